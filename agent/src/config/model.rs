@@ -1,0 +1,328 @@
+//! The checked configuration. Static parts hold for the life of the process, [`Dynamic`] is reloaded.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use wayspan_proxy::rule::Rule;
+use wayspan_proxy::snapshot::{HeaderEdits, Limits, Timeouts};
+
+/// Everything in the file given to `wayspan run --config`.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Parts that need a restart to change.
+    pub fixed: Static,
+    /// Parts that are reloaded.
+    pub dynamic: Dynamic,
+}
+
+/// Parts that need a restart to change.
+#[derive(Debug, Clone, Default)]
+pub struct Static {
+    /// `tracing`; `None` switches tracing off.
+    pub tracing: Option<Tracing>,
+    /// `api`; `None`: no api, no dashboard.
+    pub api: Option<Api>,
+    /// `ping`: `/ping` on the api's address, and on an entry point where one is named.
+    pub ping: Option<Ping>,
+    /// `metrics.prometheus`; `/metrics` on the api's address.
+    pub metrics: Option<Metrics>,
+    /// `log`.
+    pub log: Log,
+    /// `probes`.
+    pub probes: Probes,
+    /// `attribution`.
+    pub attribution: Attribution,
+    /// `workers`.
+    pub workers: Workers,
+    /// `providers.file`.
+    pub file_provider: Option<FileProvider>,
+}
+
+/// Entry points, routers, services, middlewares.
+#[derive(Debug, Clone, Default)]
+pub struct Dynamic {
+    /// By name, in the file's order. Listeners open and close with reloads.
+    pub entry_points: Vec<EntryPoint>,
+    /// By name.
+    pub routers: Vec<Router>,
+    /// By name.
+    pub services: Vec<Service>,
+    /// By name.
+    pub middlewares: Vec<Middleware>,
+}
+
+/// `entryPoints.<name>`.
+#[derive(Debug, Clone)]
+pub struct EntryPoint {
+    /// The key.
+    pub name: String,
+    /// `address`: `:8000` is both families.
+    pub addresses: Vec<SocketAddr>,
+    /// `transport.respondingTimeouts`, `http.maxHeaderBytes` and ours.
+    pub limits: Limits,
+    /// `forwardedHeaders.trustedIPs`.
+    pub trusted: Vec<IpNet>,
+    /// `forwardedHeaders.insecure`.
+    pub trust_all: bool,
+    /// `transport.lifeCycle.requestAcceptGraceTimeout`.
+    pub accept_grace: Duration,
+    /// `transport.lifeCycle.graceTimeOut`.
+    pub grace: Duration,
+    /// `observability`.
+    pub observability: Observability,
+}
+
+/// `observability` of an entry point or router; `None` inherits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Observability {
+    /// `tracing`.
+    pub tracing: Option<bool>,
+    /// `metrics`.
+    pub metrics: Option<bool>,
+    /// `traceVerbosity`.
+    pub verbosity: Option<Verbosity>,
+}
+
+/// `traceVerbosity`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Verbosity {
+    /// SERVER and CLIENT spans.
+    #[default]
+    Minimal,
+    /// Adds Router, middleware and Service spans.
+    Detailed,
+}
+
+/// `http.routers.<name>`.
+#[derive(Debug, Clone)]
+pub struct Router {
+    /// The key.
+    pub name: String,
+    /// `rule`, parsed.
+    pub rule: Rule,
+    /// `priority`; 0: the rule's length.
+    pub priority: i64,
+    /// `entryPoints`; empty: all.
+    pub entry_points: Vec<String>,
+    /// `middlewares`.
+    pub middlewares: Vec<String>,
+    /// `service`; the internal ones are `api@internal`, `ping@internal`.
+    pub service: String,
+    /// `observability`.
+    pub observability: Observability,
+}
+
+/// `http.services.<name>.loadBalancer`.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// The key.
+    pub name: String,
+    /// `servers`.
+    pub servers: Vec<Server>,
+    /// `passHostHeader`.
+    pub pass_host: bool,
+    /// `serversTransport.forwardingTimeouts`.
+    pub timeouts: Timeouts,
+    /// `serversTransport.maxIdleConnsPerHost`, per worker.
+    pub idle_max: usize,
+}
+
+/// `servers[]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// `url` as written.
+    pub url: String,
+    /// Its host: an address or a name.
+    pub host: String,
+    /// Its port, 80 by default.
+    pub port: u16,
+    /// Its path without the last slash.
+    pub path_prefix: String,
+    /// `weight`, 1 by default.
+    pub weight: u32,
+}
+
+/// `http.middlewares.<name>`.
+#[derive(Debug, Clone)]
+pub struct Middleware {
+    /// The key.
+    pub name: String,
+    /// What it does.
+    pub kind: MiddlewareKind,
+}
+
+/// The middlewares that exist so far.
+#[derive(Debug, Clone)]
+pub enum MiddlewareKind {
+    /// `headers.customRequestHeaders`, `headers.customResponseHeaders`.
+    Headers(Arc<HeaderEdits>),
+}
+
+/// `tracing`.
+#[derive(Debug, Clone)]
+pub struct Tracing {
+    /// `serviceName`.
+    pub service_name: String,
+    /// `resourceAttributes`.
+    pub resource_attributes: Vec<(String, String)>,
+    /// `sampleRate`, 0 to 1.
+    pub sample_rate: f64,
+    /// `addInternals`: spans for dashboard and ping.
+    pub add_internals: bool,
+    /// `capturedRequestHeaders`, lower-case.
+    pub captured_request_headers: Vec<String>,
+    /// `capturedResponseHeaders`, lower-case.
+    pub captured_response_headers: Vec<String>,
+    /// `safeQueryParams`: others' values become `REDACTED`.
+    pub safe_query_params: Vec<String>,
+    /// `otlp`; `None`: spans are made for the dashboard only.
+    pub otlp: Option<Otlp>,
+    /// `jaeger.samplingServerURL`: Jaeger's remote sampling.
+    pub sampling_server: Option<SamplingServer>,
+}
+
+/// `tracing.jaeger`.
+#[derive(Debug, Clone)]
+pub struct SamplingServer {
+    /// `samplingServerURL`.
+    pub url: String,
+    /// How often it is asked (ours: `sampling.pollInterval`), 60 s by default.
+    pub interval: Duration,
+}
+
+/// `tracing.otlp`.
+#[derive(Debug, Clone)]
+pub struct Otlp {
+    /// `grpc` or `http`.
+    pub protocol: OtlpProtocol,
+    /// Whole URL: `http://127.0.0.1:4317`, or `https://host:4318/v1/traces`.
+    pub endpoint: String,
+    /// `headers`.
+    pub headers: Vec<(String, String)>,
+    /// Spans waiting for export at most; beyond, the newest are lost and counted.
+    pub queue_spans: usize,
+    /// Spans per request.
+    pub batch_spans: usize,
+    /// How long a span waits for its batch to fill.
+    pub interval: Duration,
+    /// Per request to the collector.
+    pub timeout: Duration,
+}
+
+/// How spans travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtlpProtocol {
+    /// `otlp.grpc`.
+    Grpc,
+    /// `otlp.http`, protobuf.
+    Http,
+}
+
+/// `api`.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// `dashboard`.
+    pub dashboard: bool,
+    /// `address`.
+    pub address: SocketAddr,
+    /// `jaegerQuery`: where Jaeger's query API answers.
+    pub jaeger_query: Option<String>,
+    /// `allowedHosts`: further Host names, beside localhost and addresses (DNS rebinding).
+    pub allowed_hosts: Vec<String>,
+}
+
+/// `ping`.
+#[derive(Debug, Clone, Default)]
+pub struct Ping {
+    /// `entryPoint`, where it is not the api's address.
+    pub entry_point: Option<String>,
+}
+
+/// `metrics.prometheus`.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// `buckets`, seconds; empty: OpenTelemetry's.
+    pub buckets: Vec<f64>,
+}
+
+/// `log`.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// `level`: a tracing-subscriber filter, `info` by default.
+    pub level: String,
+    /// `format: json`.
+    pub json: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), json: false }
+    }
+}
+
+/// `probes`: `off`, or a section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probes {
+    /// `probes: off` says false.
+    pub enabled: bool,
+    /// `required`: refuse to start where they cannot be loaded, instead of going on without.
+    pub required: bool,
+    /// `slots`: connections watched at once.
+    pub slots: u32,
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        // 16,384 slots of 320 bytes: 5 MiB of kernel memory, more connections than one node's ingress usually holds.
+        Self { enabled: true, required: false, slots: 16_384 }
+    }
+}
+
+/// `attribution`.
+#[derive(Debug, Clone)]
+pub struct Attribution {
+    /// `spans`: which phases become child spans.
+    pub spans: PhaseSpans,
+    /// `notable.duration`.
+    pub notable_duration: Duration,
+    /// `notable.share`, 0 to 1.
+    pub notable_share: f64,
+}
+
+impl Default for Attribution {
+    fn default() -> Self {
+        Self { spans: PhaseSpans::Notable, notable_duration: Duration::from_millis(1), notable_share: 0.05 }
+    }
+}
+
+/// Which phases become child spans; all are attributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PhaseSpans {
+    /// None.
+    Attributes,
+    /// Those above the thresholds.
+    Notable,
+    /// All that are longer than zero.
+    All,
+}
+
+/// `workers`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Workers {
+    /// `count`; 0: from affinity and cgroup quota.
+    pub count: usize,
+    /// `pin`.
+    pub pin: bool,
+}
+
+/// `providers.file`.
+#[derive(Debug, Clone)]
+pub struct FileProvider {
+    /// `filename` or `directory`.
+    pub path: PathBuf,
+    /// `watch`, true by default.
+    pub watch: bool,
+}

@@ -1,0 +1,8 @@
+//! The node agent: loads probes, merges records with the kernel's marks, exports spans, serves the api and dashboard.
+//!
+//! `app` is the only composition root. Only `probes` knows aya and `unsafe`; only `export` knows OTLP; wall time
+//! exists only in `export`.
+
+pub mod catalog;
+pub mod config;
+pub mod merge;

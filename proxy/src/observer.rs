@@ -1,0 +1,109 @@
+//! What the proxy asks of whoever watches its sockets in the kernel, and the answer where nobody does.
+//!
+//! The proxy calls these on its workers, on the hot path: an implementation must neither block nor allocate in
+//! `marks`, and costs one system call per connection elsewhere.
+
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+
+use crate::clock::MonoNs;
+
+/// Watches sockets. Statically dispatched: the agent's probes, or [`Off`].
+pub trait SocketObserver: Clone + Send + 'static {
+    /// A socket was bound and is about to listen; its children inherit the watch.
+    fn listening(&self, socket: BorrowedFd<'_>);
+    /// A connection was accepted from a watched listener.
+    fn accepted(&self, socket: BorrowedFd<'_>) -> Token;
+    /// A socket is about to connect to an upstream.
+    fn connecting(&self, socket: BorrowedFd<'_>) -> Token;
+    /// When the bytes at these stream offsets became readable (offset 0 is the connection's first byte). Called right
+    /// after the read that consumed them. An empty range asks for the connection's own times only.
+    fn marks(&self, token: Token, bytes: Range<u64>) -> Marks;
+    /// The proxy has closed the socket and will not ask again on its own behalf.
+    fn closed(&self, token: Token);
+    /// Why there is nothing to see, for coverage; `Missing::NOTHING` when the watch is on.
+    fn absence(&self) -> Missing;
+}
+
+/// Names one use of one slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// The slot's generation when it was given out.
+    pub generation: u64,
+    /// The slot, or [`Token::NONE`]'s.
+    pub slot: u32,
+}
+
+impl Token {
+    /// No slot: observation is off, or there was none free.
+    pub const NONE: Self = Self { generation: 0, slot: u32::MAX };
+}
+
+/// The kernel's times for a range of bytes. [`MonoNs::UNKNOWN`] where `missing` says why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The range's first byte became readable.
+    pub first: MonoNs,
+    /// The range's last byte became readable.
+    pub last: MonoNs,
+    /// The connection reached ESTABLISHED: it was acceptable.
+    pub established: MonoNs,
+    /// Why times are missing.
+    pub missing: Missing,
+}
+
+/// A set of reasons why a time is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Missing(pub u8);
+
+impl Missing {
+    /// Everything asked for is known.
+    pub const NOTHING: Self = Self(0);
+    /// The probes are off by configuration.
+    pub const OFF: Self = Self(1);
+    /// The probes could not be loaded, or lost their rights.
+    pub const UNAVAILABLE: Self = Self(1 << 1);
+    /// No slot was free when the connection began.
+    pub const NO_SLOT: Self = Self(1 << 2);
+    /// More events came than the ring holds, and the one asked for is gone.
+    pub const OVERWRITTEN: Self = Self(1 << 3);
+    /// The slot belongs to another connection by now.
+    pub const REUSED: Self = Self(1 << 4);
+    /// The watch began while the connection lived.
+    pub const JOINED_LATE: Self = Self(1 << 5);
+    /// The kernel has not reported these bytes.
+    pub const UNSEEN: Self = Self(1 << 6);
+
+    /// The union.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether a reason is in the set.
+    #[must_use]
+    pub fn has(self, reason: Self) -> bool {
+        self.0 & reason.0 != 0
+    }
+}
+
+/// Nobody watches: the lawful state without eBPF.
+#[derive(Clone, Copy, Debug)]
+pub struct Off(pub Missing);
+
+impl SocketObserver for Off {
+    fn listening(&self, _: BorrowedFd<'_>) {}
+    fn accepted(&self, _: BorrowedFd<'_>) -> Token {
+        Token::NONE
+    }
+    fn connecting(&self, _: BorrowedFd<'_>) -> Token {
+        Token::NONE
+    }
+    fn marks(&self, _: Token, _: Range<u64>) -> Marks {
+        Marks { missing: self.0, ..Marks::default() }
+    }
+    fn closed(&self, _: Token) {}
+    fn absence(&self) -> Missing {
+        self.0
+    }
+}

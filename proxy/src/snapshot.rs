@@ -1,0 +1,239 @@
+//! What the agent tells the workers: entry points, routes, services and servers, as immutable values swapped part by
+//! part. Ids are stable across snapshots, so pools, balancing and counters that live beside it survive a swap.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::route::RouteTable;
+
+/// The whole routing state.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Listening points, each with its table.
+    pub entry_points: Vec<Arc<EntryPoint>>,
+    /// Lower-case names of request headers that records keep.
+    pub captured_request_headers: Arc<[Box<str>]>,
+    /// Lower-case names of response headers that records keep.
+    pub captured_response_headers: Arc<[Box<str>]>,
+}
+
+/// A place to listen.
+#[derive(Debug, Clone)]
+pub struct EntryPoint {
+    /// Stable id: the same name keeps it.
+    pub id: u32,
+    /// Its name in the configuration.
+    pub name: Box<str>,
+    /// Addresses to bind; `:8000` was expanded by the agent to `[::]:8000`, dual-stack.
+    pub addresses: Vec<SocketAddr>,
+    /// Times and sizes that hold for its connections.
+    pub limits: Limits,
+    /// Peers whose X-Forwarded-* are believed.
+    pub trusted: Vec<IpNet>,
+    /// Believe everyone (Traefik's `forwardedHeaders.insecure`).
+    pub trust_all: bool,
+    /// Whether its requests are traced at all.
+    pub traced: bool,
+    /// Its routes.
+    pub routes: Arc<RouteTable>,
+}
+
+/// Times and sizes for an entry point's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From a request's first byte (or the accept) to the end of its head; zero: none.
+    pub head_timeout: Duration,
+    /// From a request's first byte to the end of its body; zero: none.
+    pub read_timeout: Duration,
+    /// Between requests; zero: none.
+    pub idle_timeout: Duration,
+    /// Bytes of a request's head.
+    pub head_bytes_max: usize,
+    /// Header fields of a request.
+    pub headers_max: usize,
+    /// Open connections per entry point in this process.
+    pub connections_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Traefik's readTimeout and idleTimeout; the head's is Envoy's advice for an edge.
+            head_timeout: Duration::from_secs(30),
+            read_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(180),
+            // Traefik's 1 MiB lets one client hold 1 MiB a connection; 64 KiB holds every real head.
+            head_bytes_max: 64 * 1024,
+            headers_max: 100,
+            connections_max: 50_000,
+        }
+    }
+}
+
+/// One router: what a matched request gets.
+#[derive(Debug)]
+pub struct Route {
+    /// Stable id.
+    pub id: u32,
+    /// Its name in the configuration.
+    pub name: Box<str>,
+    /// Whether its requests are traced.
+    pub traced: bool,
+    /// Run in order on the request, in reverse on the response.
+    pub middlewares: Box<[Middleware]>,
+    /// Where it goes.
+    pub target: Target,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A service's servers.
+    Service(Arc<Service>),
+    /// An answer of the agent's own (ping on an entry point), given without an upstream.
+    Fixed(Arc<Fixed>),
+}
+
+/// An answer of our own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fixed {
+    /// Status code.
+    pub status: u16,
+    /// `Content-Type`.
+    pub content_type: &'static str,
+    /// Body.
+    pub body: bytes::Bytes,
+}
+
+/// What a route does to requests and responses on their way. An enum with an enum body: statically dispatched, and the
+/// list is empty for most routes. Kinds come with the issues that name them.
+#[derive(Debug, Clone)]
+pub enum Middleware {
+    /// Sets or removes fixed headers.
+    Headers(Arc<HeaderEdits>),
+}
+
+/// Traefik's `headers` middleware, its custom part: an empty value removes the header.
+#[derive(Debug, Clone, Default)]
+pub struct HeaderEdits {
+    /// On the request.
+    pub request: Vec<(http::HeaderName, Option<http::HeaderValue>)>,
+    /// On the response.
+    pub response: Vec<(http::HeaderName, Option<http::HeaderValue>)>,
+}
+
+/// A group of servers for a route.
+#[derive(Debug)]
+pub struct Service {
+    /// Stable id.
+    pub id: u32,
+    /// Its name in the configuration.
+    pub name: Box<str>,
+    /// Its servers; empty when none is known (503).
+    pub servers: Box<[Arc<Server>]>,
+    /// Indices into `servers` in the order of smooth weighted round-robin: one full turn. Empty when `servers` is.
+    pub turn: Box<[u16]>,
+    /// Whether the client's Host goes on (Traefik's `passHostHeader`, default true).
+    pub pass_host: bool,
+    /// Times for its connections and responses.
+    pub timeouts: Timeouts,
+    /// Idle connections kept per server and worker.
+    pub idle_max: usize,
+}
+
+/// Times for an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To connect (Traefik's `dialTimeout`); zero: none.
+    pub connect: Duration,
+    /// From the request's head written to the response's head read (`responseHeaderTimeout`); zero: none.
+    pub response_head: Duration,
+    /// The whole exchange with the upstream, streaming included; zero: none.
+    pub request: Duration,
+    /// How long a pooled connection may idle (`idleConnTimeout`).
+    pub idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(30),
+            response_head: Duration::ZERO,
+            request: Duration::ZERO,
+            idle: Duration::from_secs(90),
+        }
+    }
+}
+
+/// One server of a service.
+#[derive(Debug)]
+pub struct Server {
+    /// Stable id: the same service and URL keep it.
+    pub id: u32,
+    /// The URL as configured, for display and `server.address`.
+    pub url: Box<str>,
+    /// Host and port as they go into `Host` where the client's is not passed, and into `url.full`.
+    pub authority: Box<str>,
+    /// Host alone, for `server.address`.
+    pub host: Box<str>,
+    /// Path prefix of the URL without its last slash; empty for most.
+    pub path_prefix: Box<str>,
+    /// Where to connect. Names are resolved by the agent; empty while a name does not resolve (502).
+    pub addresses: Box<[SocketAddr]>,
+}
+
+/// One turn of smooth weighted round-robin (nginx's algorithm): index `i` appears `weights[i]` times, spread out.
+/// Weights are divided by their greatest common divisor; a turn longer than 4096 is scaled down to fit.
+#[must_use]
+pub fn turn(weights: &[u32]) -> Box<[u16]> {
+    const TURN_MAX: u64 = 4096;
+    fn gcd(a: u64, b: u64) -> u64 {
+        if b == 0 { a } else { gcd(b, a % b) }
+    }
+    let divisor = weights.iter().fold(0, |acc, weight| gcd(acc, u64::from(*weight))).max(1);
+    let mut scaled: Vec<u64> = weights.iter().map(|weight| u64::from(*weight) / divisor).collect();
+    let total: u64 = scaled.iter().sum();
+    if total > TURN_MAX {
+        for weight in &mut scaled {
+            // A server that is wanted at all stays in the turn.
+            *weight = if *weight == 0 { 0 } else { (*weight * TURN_MAX / total).max(1) };
+        }
+    }
+    let total: i64 = scaled.iter().map(|weight| i64::try_from(*weight).unwrap_or(0)).sum();
+    let mut current = vec![0_i64; scaled.len()];
+    (0..total)
+        .filter_map(|_| {
+            for (score, weight) in current.iter_mut().zip(&scaled) {
+                *score += i64::try_from(*weight).unwrap_or(0);
+            }
+            let best = (0..current.len()).filter(|i| scaled.get(*i) != Some(&0)).rev().max_by_key(|i| current.get(*i))?;
+            if let Some(score) = current.get_mut(best) {
+                *score -= total;
+            }
+            u16::try_from(best).ok()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_spread_by_weight() {
+        assert_eq!(*turn(&[5, 1, 1]), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(*turn(&[10, 10]), [0, 1]);
+        assert_eq!(*turn(&[0, 3]), [1]);
+        assert!(turn(&[]).is_empty() && turn(&[0]).is_empty());
+    }
+
+    #[test]
+    fn heavy_weights_are_scaled_and_nobody_vanishes() {
+        let turn = turn(&[1_000_003, 1]);
+        assert!(turn.len() <= 4097);
+        assert!(turn.contains(&1));
+    }
+}
