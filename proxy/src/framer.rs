@@ -375,10 +375,9 @@ impl Framer {
     }
 
     /// Judges the first line of `lines`, which begins at `at`, and returns its length; `None` when it is not complete.
-    #[inline]
     fn line(&mut self, lines: &[u8], at: u64, on_event: &mut impl FnMut(Event)) -> Judged<Option<usize>> {
         match self.state {
-            State::Headers => self.field_line(lines, at, on_event),
+            State::Headers => self.field_lines(lines, at, on_event),
             State::Trailers => self.trailer_line(lines, at, on_event),
             State::ChunkLine => self.chunk_line(lines, at),
             _ => self.start_line(lines, at),
@@ -409,26 +408,42 @@ impl Framer {
         }
     }
 
-    #[inline]
-    fn field_line(&mut self, lines: &[u8], at: u64, on_event: &mut impl FnMut(Event)) -> Judged<Option<usize>> {
-        match scan::field_line(lines) {
-            Line::Field { name, value, length } => {
-                self.within_cap(at + length as u64)?;
-                self.count_field(at)?;
-                self.field(name, value).map_err(|reason| (at, reason))?;
-                Ok(Some(length))
+    /// Judges all header lines that are complete; their length together.
+    fn field_lines(&mut self, lines: &[u8], at: u64, on_event: &mut impl FnMut(Event)) -> Judged<Option<usize>> {
+        let mut rest = lines;
+        let mut line_at = at;
+        // The caps by themselves: the loop below is the hottest of this file.
+        let end_max = self.section + self.limits.head_bytes;
+        loop {
+            match scan::field_line(rest) {
+                Line::Field { name, value, length } => {
+                    let Some(behind) = rest.get(length..) else { break };
+                    let line_end = line_at + length as u64;
+                    if line_end > end_max {
+                        self.within_cap(line_end)?;
+                    }
+                    self.count_field(line_at)?;
+                    self.field(name, value).map_err(|reason| (line_at, reason))?;
+                    line_at = line_end;
+                    rest = behind;
+                }
+                Line::Empty => {
+                    line_at += 2;
+                    self.within_cap(line_at)?;
+                    self.head_end(line_at, on_event)?;
+                    break;
+                }
+                Line::Partial => break,
+                Line::Bad { offset, reason } => match self.bad::<()>(rest, line_at, offset, reason)? {
+                    Some(()) | None => break,
+                },
             }
-            Line::Empty => {
-                let end = at + 2;
-                self.within_cap(end)?;
-                self.head_end(end, on_event)?;
-                Ok(Some(2))
-            }
-            Line::Partial => Ok(None),
-            Line::Bad { offset, reason } => self.bad(lines, at, offset, reason),
         }
+        let used = usize::try_from(line_at - at).unwrap_or(usize::MAX);
+        Ok((used > 0).then_some(used))
     }
 
+    #[inline]
     fn count_field(&mut self, at: u64) -> Judged<()> {
         self.head.fields += 1;
         if self.head.fields > self.limits.headers { Err((at, Reason::TooManyHeaders)) } else { Ok(()) }
@@ -457,10 +472,16 @@ impl Framer {
         if std::mem::replace(&mut self.head.host, true) {
             return Err(Reason::ManyHosts);
         }
-        if value.iter().all(|byte| scan::is_host_byte(*byte)) { Ok(()) } else { Err(Reason::BadHost) }
+        // Without an early exit: hosts are nearly always good, and the loop has no branch to wait for.
+        let good = value.iter().fold(true, |good, byte| good & scan::is_host_byte(*byte));
+        if good { Ok(()) } else { Err(Reason::BadHost) }
     }
 
     fn connection(&mut self, value: &[u8]) {
+        if let b" keep-alive" | b" Keep-Alive" = value {
+            self.head.connection_keep_alive = true;
+            return;
+        }
         for option in value.split(|byte| *byte == b',').map(scan::trim) {
             match option.len() {
                 5 if option.eq_ignore_ascii_case(b"close") => self.head.connection_close = true,
