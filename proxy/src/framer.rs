@@ -118,9 +118,13 @@ pub struct Framer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Between messages.
-    Between { empty_lines: u8 },
+    Between {
+        empty_lines: u8,
+    },
     /// Between messages, behind a CR.
-    BetweenCr { empty_lines: u8 },
+    BetweenCr {
+        empty_lines: u8,
+    },
     StartLine,
     Headers,
     /// Bytes to come of a body with a length.
@@ -280,13 +284,7 @@ impl Framer {
         }
     }
 
-    fn between(
-        &mut self,
-        rest: &[u8],
-        at: u64,
-        empty_lines: u8,
-        on_event: &mut impl FnMut(Event),
-    ) -> Judged<usize> {
+    fn between(&mut self, rest: &[u8], at: u64, empty_lines: u8, on_event: &mut impl FnMut(Event)) -> Judged<usize> {
         if self.responses && self.asked.is_none() {
             return Err((at, Reason::Unasked));
         }
@@ -529,8 +527,8 @@ impl Framer {
             return Err((end - 2, Reason::NoHost));
         }
         let asked = self.asked.unwrap_or(Asked::Other);
-        let tunnel = self.responses
-            && (seen.status == 101 || (asked == Asked::Connect && (200..300).contains(&seen.status)));
+        let tunnel =
+            self.responses && (seen.status == 101 || (asked == Asked::Connect && (200..300).contains(&seen.status)));
         let bodiless = self.responses && (asked == Asked::Head || matches!(seen.status, 100..200 | 204 | 304));
         let body = match seen.length {
             _ if tunnel || bodiless => Body::None,

@@ -213,7 +213,7 @@ impl Seen {
 fn is_managed(name: &str) -> bool {
     let same = |(byte, managed): (u8, u8)| byte == managed || (byte == b'_' && managed == b'-');
     let is = |managed: &&str| name.len() == managed.len() && name.bytes().zip(managed.bytes()).all(same);
-    matches!(name.as_bytes(), [b'x', b'-' | b'_', ..]) && MANAGED.iter().any(|managed| is(&managed))
+    matches!(name.as_bytes(), [b'x', b'-' | b'_', ..]) && MANAGED.iter().any(is)
 }
 
 /// Removes an untrusted peer's managed headers; rare enough to collect their names.
@@ -257,7 +257,9 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
     let mut values = headers.get_all(header::CONNECTION).iter();
     // Nearly always there is one value and it is one of these.
     if let (Some(value), None) = (values.next(), values.next())
-        && ["keep-alive", "close", "upgrade"].iter().any(|usual| value.as_bytes().eq_ignore_ascii_case(usual.as_bytes()))
+        && ["keep-alive", "close", "upgrade"]
+            .iter()
+            .any(|usual| value.as_bytes().eq_ignore_ascii_case(usual.as_bytes()))
     {
         return;
     }
@@ -532,7 +534,11 @@ mod tests {
         check(&[], EVERYONE, &USUAL);
         check(&[("x-forwarded-for", ""), ("x-real-ip", "")], EVERYONE, &USUAL);
         check(
-            &[("x-forwarded-for", "10.0.0.4, 10.0.0.3"), ("x-forwarded-for", "10.0.0.2"), ("x-forwarded-for", "10.0.0.0")],
+            &[
+                ("x-forwarded-for", "10.0.0.4, 10.0.0.3"),
+                ("x-forwarded-for", "10.0.0.2"),
+                ("x-forwarded-for", "10.0.0.0"),
+            ],
             EVERYONE,
             &with(vec![("x-forwarded-for", "10.0.0.4, 10.0.0.3, 10.0.0.2, 10.0.0.0, 192.0.2.7")]),
         );
@@ -557,7 +563,8 @@ mod tests {
             ("x-forwarded-method", "GET"),
             ("x-real-ip", "10.0.0.1"),
         ];
-        let names = protected.map(|(name, _)| name).join(", ") + ", X-Forwarded-For, X_Forwarded_Proto,X-FORWARDED-PORT";
+        let names =
+            protected.map(|(name, _)| name).join(", ") + ", X-Forwarded-For, X_Forwarded_Proto,X-FORWARDED-PORT";
         let came = [&protected[..], &[("connection", names.as_str())]].concat();
         let mut headers = map(&came);
         prepare_request(&mut headers, &peer("192.0.2.7", EVERYONE, false));
@@ -582,7 +589,10 @@ mod tests {
             (&[("connection", "keep-alive, transfer-encoding"), ("transfer-encoding", "chunked")], &[]),
             (&[("keep-alive", "timeout=5"), ("proxy-connection", "keep-alive")], &[]),
             (&[("transfer-encoding", "chunked"), ("content-type", "a/b")], &[("content-type", "a/b")]),
-            (&[("proxy-authenticate", "Basic"), ("proxy-authorization", "Basic x"), ("pragma", "no")], &[("pragma", "no")]),
+            (
+                &[("proxy-authenticate", "Basic"), ("proxy-authorization", "Basic x"), ("pragma", "no")],
+                &[("pragma", "no")],
+            ),
             (&[("te", "gzip")], &[]),
             (&[("upgrade", "h2c"), ("connection", "Upgrade, HTTP2-Settings"), ("http2-settings", "AA")], &[]),
             (&[("http2-settings", "AA"), ("trailer", "x-sum")], &[("trailer", "x-sum")]),
@@ -598,9 +608,13 @@ mod tests {
 
     #[test]
     fn te_keeps_trailers_and_nothing_else() {
-        for (te, kept) in
-            [("trailers", true), ("Trailers", true), ("gzip;q=0.5, trailers", true), ("trailers;q=1", true), ("deflate", false)]
-        {
+        for (te, kept) in [
+            ("trailers", true),
+            ("Trailers", true),
+            ("gzip;q=0.5, trailers", true),
+            ("trailers;q=1", true),
+            ("deflate", false),
+        ] {
             let expected: Pairs<'_> = if kept { &[("te", "trailers")] } else { &[] };
             check_untrusted(&[("te", te)], expected);
             check_untrusted(&[("te", te), ("connection", "TE")], expected);
@@ -624,7 +638,9 @@ mod tests {
             (&["websocket/13"], &["Upgrade"], false),
             (&[], &["Upgrade"], false),
         ] {
-            for (https, proto) in [(false, if passed { "ws" } else { "http" }), (true, if passed { "wss" } else { "https" })] {
+            for (https, proto) in
+                [(false, if passed { "ws" } else { "http" }), (true, if passed { "wss" } else { "https" })]
+            {
                 let mut headers = HeaderMap::new();
                 for value in upgrade {
                     headers.append("upgrade", value.parse().unwrap());
@@ -664,7 +680,8 @@ mod tests {
             ("x-forwarded-for", "the application's"),
             ("x_real_ip", "too"),
         ];
-        let mut headers = map(&[own, &[("connection", "content-length, keep-alive"), ("keep-alive", "timeout=5")]].concat());
+        let mut headers =
+            map(&[own, &[("connection", "content-length, keep-alive"), ("keep-alive", "timeout=5")]].concat());
         prepare_response(&mut headers, false);
         assert_eq!(sorted(&headers), sorted(&map(own)));
     }
@@ -706,7 +723,8 @@ mod tests {
         let values = |_| {
             let mut headers = map(&[("host", "a:8000")]);
             prepare_request(&mut headers, &peer);
-            ["x-real-ip", "x-forwarded-for", "x-forwarded-port"].map(|name| headers.get(name).unwrap().as_bytes().as_ptr())
+            ["x-real-ip", "x-forwarded-for", "x-forwarded-port"]
+                .map(|name| headers.get(name).unwrap().as_bytes().as_ptr())
         };
         assert_eq!(values(1), values(2));
     }

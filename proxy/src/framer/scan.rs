@@ -6,12 +6,19 @@ use super::Reason;
 /// A field line or the empty line that ends a section.
 pub(super) enum Line<'a> {
     /// `value` still has its optional whitespace; `length` counts the line's end too.
-    Field { name: &'a [u8], value: &'a [u8], length: usize },
+    Field {
+        name: &'a [u8],
+        value: &'a [u8],
+        length: usize,
+    },
     Empty,
     /// No fault so far, but no end either.
     Partial,
     /// Wrong at this offset in the line.
-    Bad { offset: usize, reason: Reason },
+    Bad {
+        offset: usize,
+        reason: Reason,
+    },
 }
 
 /// A request line or a status line.
@@ -147,7 +154,9 @@ fn not_a_version<T>(line: &[u8], at: usize) -> Scanned<T> {
         Err((offset, reason)) => return Err((at + offset, reason)),
     };
     match rest.get(..end) {
-        Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit() => {
+        Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
             Err((at, Reason::UnsupportedVersion))
         }
         Some(text) if text.contains(&b' ') || text.is_empty() => Err((at, Reason::BadRequestLine)),
@@ -162,7 +171,8 @@ pub(super) fn status_line(line: &[u8]) -> Scanned<StartLine> {
         Ok(None) => return Ok(None),
         Err(fault) => return Err(fault),
     };
-    let Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor, b' ', hundreds, tens, ones, rest @ ..]) = line.get(..end)
+    let Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor, b' ', hundreds, tens, ones, rest @ ..]) =
+        line.get(..end)
     else {
         return Err((0, Reason::BadStatusLine));
     };
@@ -212,7 +222,8 @@ pub(super) fn decimal(text: &[u8]) -> Result<u64, Reason> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return Err(Reason::BadLength);
     }
-    let number = text.iter().try_fold(0_u64, |number, digit| number.checked_mul(10)?.checked_add(u64::from(*digit - b'0')));
+    let number =
+        text.iter().try_fold(0_u64, |number, digit| number.checked_mul(10)?.checked_add(u64::from(*digit - b'0')));
     number.filter(|number| i64::try_from(*number).is_ok()).ok_or(Reason::LengthOverflow)
 }
 
@@ -310,8 +321,8 @@ fn odd_bytes(word: u64) -> u64 {
 #[inline]
 fn low_bytes<const LIMIT: u8>(word: u64) -> u64 {
     // One more, in seven bits, brings DEL to zero: then one comparison finds both.
-    let turned = (word & !HIGH_BITS) + every(1) & !HIGH_BITS;
-    !(turned + every(0x7f - LIMIT) | word) & HIGH_BITS
+    let turned = ((word & !HIGH_BITS) + every(1)) & !HIGH_BITS;
+    !((turned + every(0x7f - LIMIT)) | word) & HIGH_BITS
 }
 
 /// Offset of the first byte that is below `LIMIT` or DEL, sixteen bytes at a time.
