@@ -5,11 +5,13 @@
 //! Lines are judged when they are complete, so the way in which the stream is cut into reads changes neither events nor
 //! refusals. A line that spans reads is kept in a small buffer; a head that comes in one read is scanned in place.
 
+mod event;
 mod refusal;
 mod scan;
 
 use memchr::memchr;
 
+pub use event::{Asked, Body, Event, Head, Limits};
 pub use refusal::{Part, Reason, Refusal};
 use scan::{Line, StartLine};
 
@@ -21,82 +23,6 @@ const TRAILER_BYTES_MAX: u64 = 16 * 1024;
 const EMPTY_LINES_MAX: u8 = 4;
 /// A split line's buffer up to this size is kept for the next one.
 const CARRY_KEPT: usize = 512;
-
-/// Caps on a head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes from the first of the start line to the last of the empty line.
-    pub head_bytes: u64,
-    /// Header fields; trailers are counted anew by the same cap.
-    pub headers: u32,
-}
-
-impl Limits {
-    /// For answers of upstreams: looser than for clients, under hyper's own caps.
-    pub const UPSTREAM: Self = Self { head_bytes: 256 * 1024, headers: 100 };
-}
-
-/// What the scanner has found. Offsets are stream offsets; an end is the offset behind the last byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The first byte of a head is here. Empty lines before a request line are not part of the message.
-    MessageStart {
-        /// Of that byte.
-        offset: u64,
-    },
-    /// A head is complete and was accepted.
-    HeadEnd(Head),
-    /// An interim response (1xx but 101) is complete; the response proper is still to come, with a start of its own.
-    Interim(Head),
-    /// The message is complete. A message without a body ends with its head.
-    BodyEnd {
-        /// Behind its last byte.
-        offset: u64,
-    },
-}
-
-/// A complete head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// Offset of its first byte.
-    pub start: u64,
-    /// Offset behind its empty line.
-    pub end: u64,
-    /// How the body is framed.
-    pub body: Body,
-    /// The status; 0 for a request.
-    pub status: u16,
-    /// HTTP/1.`minor`.
-    pub minor: u8,
-    /// A request: `Connection: upgrade` with an `Upgrade` field, or CONNECT. A response: the connection is a tunnel now.
-    pub upgrade: bool,
-    /// Whether the connection may carry another message by what this head says.
-    pub keep_alive: bool,
-}
-
-/// How a body is framed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Body {
-    /// There is none.
-    None,
-    /// By Content-Length.
-    Length(u64),
-    /// By chunks.
-    Chunked,
-    /// A response that ends with its connection.
-    UntilClose,
-}
-
-/// The request that a response answers, as far as it changes the response's framing (RFC 9112 6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// HEAD: the response has no body whatever its fields say.
-    Head,
-    /// CONNECT: a 2xx makes a tunnel.
-    Connect,
-    /// Any other.
-    Other,
-}
 
 /// The scanner of one direction of one connection.
 #[derive(Debug)]
