@@ -130,8 +130,14 @@ fn improve(entries: &[u32], holds: &impl Fn(u32) -> bool, best: &mut u32) {
 /// Entries come in ascending order, so the lists are sorted by themselves.
 #[derive(Debug, Default)]
 struct PathsBuilder {
-    nodes: HashMap<Box<[u8]>, (Vec<u32>, Vec<u32>)>,
+    nodes: HashMap<Box<[u8]>, Entries>,
     rest: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    whole: Vec<u32>,
+    below: Vec<u32>,
 }
 
 impl PathsBuilder {
@@ -140,7 +146,7 @@ impl PathsBuilder {
             None => self.rest.push(entry),
             Some((text, whole)) => {
                 let lists = self.nodes.entry(text).or_default();
-                if whole { lists.0.push(entry) } else { lists.1.push(entry) }
+                if whole { lists.whole.push(entry) } else { lists.below.push(entry) }
             }
         }
     }
@@ -151,7 +157,7 @@ impl PathsBuilder {
         let mut nodes: Vec<Node> = Vec::with_capacity(sorted.len());
         // The chain of texts that the last one begins with: in sorted order a text's parent is always on it.
         let mut chain: Vec<u32> = Vec::new();
-        for (index, (text, (whole, below))) in (0_u32..).zip(sorted) {
+        for (index, (text, Entries { whole, below })) in (0_u32..).zip(sorted) {
             let node_at = |index: &u32| usize::try_from(*index).ok().and_then(|index| nodes.get(index));
             while chain.last().and_then(node_at).is_some_and(|node| !text.starts_with(&node.text)) {
                 chain.pop();

@@ -482,12 +482,12 @@ fn count_remedy(name: &str, kind: Kind, values: &[Value<'_>]) -> String {
     }
 }
 
-/// The known matcher that differs by at most three letters.
+/// The known matcher that differs by at most three letters, and by no more than half of them.
 fn nearest(name: &str) -> Option<&'static str> {
     KINDS
         .into_iter()
         .map(|(known, ..)| (distance(&name.to_lowercase(), &known.to_lowercase()), known))
-        .filter(|(distance, known)| *distance <= 3 && *distance < known.len())
+        .filter(|(distance, known)| *distance <= 3 && *distance * 2 <= known.len())
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, known)| known)
 }

@@ -106,7 +106,7 @@ impl Translator<'_> {
             }
             'p' | 'P' | 'x' => self.braced(c),
             '0'..='7' => self.octal(c),
-            c if c.is_ascii_punctuation() => self.literal(c),
+            c if c.is_ascii() && !c.is_ascii_alphanumeric() => self.literal(c),
             c => {
                 self.out.push('\\');
                 self.out.push(c);

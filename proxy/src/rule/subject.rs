@@ -44,6 +44,7 @@ pub(crate) struct Canonical<'a> {
 }
 
 /// Lower-case text.
+#[expect(clippy::large_enum_variant, reason = "it lives on the stack of one call; a box would be the allocation saved")]
 enum Lower<'a> {
     /// It was lower case already.
     As(&'a str),
