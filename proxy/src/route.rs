@@ -160,11 +160,16 @@ struct Branch {
 }
 
 impl Branch {
-    /// The index takes the first host and the most exact literal path; whatever else there is must be asked.
+    /// The index takes the most exact host and literal path; whatever else there is must be asked.
     fn of(mut literals: Vec<Literal>) -> Self {
         let by_regex =
             literals.iter().any(|literal| matches!(literal.matcher, Matcher::PathRegexp(_)) && !literal.negated);
-        let host = take(&mut literals, |literal| matches!(literal, Matcher::Host(_)).then_some(()));
+        let host = take(&mut literals, |literal| match literal {
+            Matcher::Host(HostName::Exact(name)) => Some((2, name.len())),
+            Matcher::Host(HostName::Wild(suffix)) => Some((1, suffix.len())),
+            Matcher::Host(HostName::Deep(suffix)) => Some((0, suffix.len())),
+            _ => None,
+        });
         let path = take(&mut literals, |literal| match literal {
             Matcher::Path(path) => Some((true, path.len())),
             Matcher::PathPrefix(path) => Some((false, path.len())),
@@ -204,14 +209,13 @@ impl Branch {
     }
 }
 
-/// Takes out the positive literal with the greatest rank, the first among equals.
+/// Takes out the positive literal with the greatest rank.
 fn take<R: Ord>(literals: &mut Vec<Literal>, rank: impl Fn(&Matcher) -> Option<R>) -> Option<Matcher> {
     let (position, _) = literals
         .iter()
         .enumerate()
         .filter(|(_, literal)| !literal.negated)
         .filter_map(|(position, literal)| Some((position, rank(&literal.matcher)?)))
-        .rev()
         .max_by(|(_, a), (_, b)| a.cmp(b))?;
     Some(literals.remove(position).matcher)
 }

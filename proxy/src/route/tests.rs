@@ -78,6 +78,8 @@ fn branches_name_operation_and_pattern() {
         ("Host(`*.h`)", "a.h", "/", (0, "*.h/", "/")),
         ("Host(`**.h`) && Path(`/`)", "b.a.h", "/", (0, "**.h/", "/")),
         ("Host(`*`)", "a", "/", (0, "*/", "/")),
+        ("Host(`**.h`) && Host(`*.h`) && Host(`a.h`)", "a.h", "/", (0, "a.h/", "/")),
+        ("Host(`**.h`) && Host(`**.a.h`)", "b.a.h", "/", (0, "**.a.h/", "/")),
         ("HostRegexp(`h`) && PathPrefix(`/api`)", "h", "/api", (0, "/api/*", "/api/*")),
         ("HostRegexp(`h`)", "h", "/api", (0, "router", "")),
         ("Host(`h`) && PathRegexp(`^/users/[0-9]+$`)", "h", "/users/7", (0, "router", "")),

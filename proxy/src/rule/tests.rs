@@ -374,7 +374,7 @@ fn limits_hold() {
     assert!(Rule::parse(&regexes(REGEXES_MAX + 1)).unwrap_err().fault.contains("too many"));
 }
 
-/// Pattern, texts that match, texts that do not: all as Go 1.24 has them.
+/// Pattern, texts that match, texts that do not: all as Go 1.26 has them.
 const PATTERNS: &[Case] = &[
     (r"^\d+$", &["12"], &["١", ""]),
     (r"^\w$", &["a", "_", "Z"], &["é"]),
