@@ -801,8 +801,7 @@ mod tests {
     #[test]
     fn a_record_reads_back_as_it_was_written() {
         let (head, attempts) = sample();
-        let texts =
-            Texts { host: "hotrod.localhost:8000", path: "/dispatch", query: "customer=392", ..Texts::default() };
+        let texts = Texts { host: "hotrod.localhost:8000", path: "/dispatch", query: "customer=392", ..Texts::default() };
         let mut bytes = Vec::new();
         assert!(!encode(&mut bytes, &head, &attempts, &texts, [("x-a", b"1".as_slice())], []));
         let record = Record::decode(&bytes).unwrap();
