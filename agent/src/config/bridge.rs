@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use wayspan_proxy::route::RouteTable;
 use wayspan_proxy::rule::Rule;
+use wayspan_proxy::snapshot::Route;
 
 /// Parses a rule of Traefik's language; the message says what is wrong with it.
 pub(super) fn parse_rule(text: &str) -> Result<Rule, String> {
@@ -12,7 +14,7 @@ pub(super) fn parse_rule(text: &str) -> Result<Rule, String> {
     Ok(Rule { text: text.into() })
 }
 
-/// What spans call the branches of a rule: operations without their method, and path patterns.
-pub(super) fn branches(_rule: &Rule, router: &str) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
-    (vec![router.into()], vec!["".into()])
+/// What spans call the branches of each route of a table: its id, operations without their method, path patterns.
+pub(super) fn names(_table: &RouteTable, routes: &[Arc<Route>]) -> Vec<(u32, Vec<Arc<str>>, Vec<Arc<str>>)> {
+    routes.iter().map(|route| (route.id, vec![(*route.name).into()], vec!["".into()])).collect()
 }

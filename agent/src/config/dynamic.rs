@@ -52,7 +52,8 @@ pub(super) fn read(sources: &[Source], around: Around<'_>, faults: &mut Faults) 
         read.transports.insert(part.item.name.clone(), transport(&place));
     }
     let main = sources.first().map(|source| &source.root);
-    let default_transport = transport(&Cursor::new(main.and_then(|root| root.get("serversTransport")), "serversTransport"));
+    let default_transport =
+        transport(&Cursor::new(main.and_then(|root| root.get("serversTransport")), "serversTransport"));
     for part in &order {
         match part.item.section {
             Section::EntryPoint => dynamic.entry_points.extend(read.entry_point(part, &mut taken)),
@@ -192,12 +193,15 @@ impl<'s> Read<'_, 's> {
         for (line, name) in place.lines("entryPoints") {
             self.refer(part, "entryPoints", line, Section::EntryPoint, name);
         }
-        let middlewares: Vec<String> =
-            place.lines("middlewares").into_iter().map(|(line, name)| {
+        let middlewares: Vec<String> = place
+            .lines("middlewares")
+            .into_iter()
+            .map(|(line, name)| {
                 let name = local(name);
                 self.refer(part, "middlewares", line, Section::Middleware, name);
                 name.to_owned()
-            }).collect();
+            })
+            .collect();
         let router = Router {
             name: part.item.name.clone(),
             rule: rule.ok()?,
@@ -288,9 +292,8 @@ impl<'s> Read<'_, 's> {
         for (index, node) in nodes.iter().enumerate() {
             let place = Cursor::new(Some(node), "http.services.<name>.loadBalancer.servers[]");
             match place.node("url").and_then(Node::text) {
-                Some(text) => servers.extend(
-                    value::server(text).map(|server| Server { weight: place.integer("weight"), ..server }),
-                ),
+                Some(text) => servers
+                    .extend(value::server(text).map(|server| Server { weight: place.integer("weight"), ..server })),
                 None => {
                     let key = format!("loadBalancer.servers[{index}].url");
                     self.fault(part, &key, node.line, "is missing; write http://host:port".to_owned());
@@ -340,9 +343,10 @@ fn observability(place: &Cursor<'_>) -> Observability {
     Observability {
         tracing: place.optional_boolean("observability.tracing"),
         metrics: place.optional_boolean("observability.metrics"),
-        verbosity: place.node("observability.traceVerbosity").and_then(Node::text).map(|text| {
-            if text.eq_ignore_ascii_case("detailed") { Verbosity::Detailed } else { Verbosity::Minimal }
-        }),
+        verbosity: place
+            .node("observability.traceVerbosity")
+            .and_then(Node::text)
+            .map(|text| if text.eq_ignore_ascii_case("detailed") { Verbosity::Detailed } else { Verbosity::Minimal }),
     }
 }
 

@@ -11,7 +11,7 @@ use super::dynamic::{self, Around, Source};
 use super::fault::{Fault, Faults, Item, Section};
 use super::model::{Config, Dynamic, FileProvider, Static};
 use super::walk::{self, Role};
-use super::yaml::{self, FILE_BYTES_MAX, Node};
+use super::yaml::{self, FILE_BYTES_MAX, Node, Value};
 use super::{fixed, schema};
 
 /// Files of a directory at most.
@@ -60,7 +60,8 @@ pub(super) struct Before<'b> {
 
 /// Reads all files. In a reload the further files are those of the static part that holds.
 pub(super) fn read(main: &Path, before: Option<Before<'_>>) -> Parsed {
-    let mut load = Load { before, faults: Faults::default(), texts: Texts::new(), sources: Vec::new(), incomplete: false };
+    let mut load =
+        Load { before, faults: Faults::default(), texts: Texts::new(), sources: Vec::new(), incomplete: false };
     load.add(main, Role::Main);
     let fixed = match load.sources.first() {
         Some(source) => fixed::read(main, &source.root, &mut load.faults),
@@ -111,7 +112,11 @@ impl Load<'_> {
     /// Reads one file, or takes its last good text.
     fn add(&mut self, file: &Path, role: Role) {
         let read = text(file).and_then(|text| match yaml::parse(&text) {
-            Ok(root) => Ok((text, root)),
+            Ok(root) if matches!(root.value, Value::Map(_)) => Ok((text, root)),
+            Ok(root) => {
+                let message = format!("the file must be a section of keys, not {}", root.what());
+                Err(Fault::file(file, root.line, message))
+            }
             Err(error) => Err(Fault::file(file, error.line, error.message)),
         });
         match read {

@@ -84,10 +84,9 @@ impl Read<'_> {
             captured_response_headers: lower("tracing.capturedResponseHeaders"),
             safe_query_params: top.texts("tracing.safeQueryParams"),
             otlp: if top.present("tracing.otlp") { self.otlp() } else { None },
-            sampling_server: top.text("tracing.jaeger.samplingServerURL").map(|url| SamplingServer {
-                url,
-                interval: self.positive("sampling.pollInterval"),
-            }),
+            sampling_server: top
+                .text("tracing.jaeger.samplingServerURL")
+                .map(|url| SamplingServer { url, interval: self.positive("sampling.pollInterval") }),
         }
     }
 
@@ -160,7 +159,8 @@ impl Read<'_> {
     }
 
     fn file_provider(&mut self) -> Option<FileProvider> {
-        let (filename, directory) = (self.top.text("providers.file.filename"), self.top.text("providers.file.directory"));
+        let (filename, directory) =
+            (self.top.text("providers.file.filename"), self.top.text("providers.file.directory"));
         let path = match (filename, directory) {
             (Some(_), Some(_)) => {
                 self.fault("providers.file", "names both filename and directory; keep one");

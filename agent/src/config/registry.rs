@@ -3,6 +3,8 @@
 //! did not change keep their `Arc`s, so that a swap touches only what changed. Pure: time is an argument.
 
 mod ids;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -74,9 +76,7 @@ struct Row {
 
 impl PartialEq for Row {
     fn eq(&self, other: &Self) -> bool {
-        self.rule.text == other.rule.text
-            && self.priority == other.priority
-            && Arc::ptr_eq(&self.route, &other.route)
+        self.rule.text == other.rule.text && self.priority == other.priority && Arc::ptr_eq(&self.route, &other.route)
     }
 }
 
@@ -101,13 +101,21 @@ impl Registry {
             inputs,
             registry: self,
             now: Built::default(),
+            names: HashMap::new(),
             unmetered: HashSet::new(),
         };
         let rows = build.rows();
-        let entry_points =
-            inputs.dynamic.entry_points.iter().zip(rows).map(|(entry_point, rows)| build.entry_point(entry_point, rows));
+        let entry_points = inputs
+            .dynamic
+            .entry_points
+            .iter()
+            .zip(rows)
+            .map(|(entry_point, rows)| build.entry_point(entry_point, rows));
         let entry_points = entry_points.collect();
-        let Build { now, unmetered, .. } = build;
+        let Build { now, unmetered, names, .. } = build;
+        for (key, names) in names.into_values() {
+            self.routes.says(&key, Arc::new(names));
+        }
         self.last = now;
         let [captured_request_headers, captured_response_headers] = self.headers.clone();
         let catalog = Catalog {
@@ -134,6 +142,8 @@ struct Build<'b> {
     services: HashMap<&'b str, &'b model::Service>,
     middlewares: HashMap<&'b str, &'b model::Middleware>,
     now: Built,
+    /// By route's id: its key, and its names without those of branches until the tables are built.
+    names: HashMap<u32, ((String, usize), RouteNames)>,
     unmetered: HashSet<u32>,
 }
 
@@ -202,18 +212,19 @@ impl<'b> Build<'b> {
         };
         let middlewares = router.middlewares.iter().filter_map(|name| self.middlewares.get(name.as_str()).copied());
         let middlewares: Vec<&model::Middleware> = middlewares.collect();
-        let (operations, patterns) = bridge::branches(&router.rule, &router.name);
         let names = RouteNames {
             router: router.name.as_str().into(),
             service: router.service.as_str().into(),
             rule: (*router.rule.text).into(),
-            operations,
-            patterns,
+            operations: Vec::new(),
+            patterns: Vec::new(),
             middlewares: middlewares.iter().map(|one| (one.name.as_str().into(), kind_name(&one.kind))).collect(),
             detailed: observed.detailed,
             internal: router.service.ends_with("@internal"),
         };
-        let id = self.registry.routes.id((router.name.clone(), variant), names);
+        let key = (router.name.clone(), variant);
+        let id = self.registry.routes.id(key.clone());
+        self.names.insert(id, (key, names));
         if !observed.metered {
             self.unmetered.insert(id);
         }
@@ -265,7 +276,7 @@ impl<'b> Build<'b> {
     }
 
     fn service(&mut self, service: &model::Service) -> Arc<snapshot::Service> {
-        let id = self.registry.services.id(service.name.clone(), Arc::from(service.name.as_str()));
+        let id = self.registry.services.named(service.name.clone(), service.name.as_str());
         if let Some(built) = self.now.services.get(&id) {
             return Arc::clone(built);
         }
@@ -301,7 +312,7 @@ impl<'b> Build<'b> {
             path_prefix: server.path_prefix.as_str().into(),
             addresses: addresses.clone(),
         };
-        let id = self.registry.servers.id(key, names);
+        let id = self.registry.servers.named(key, names);
         let built = snapshot::Server {
             id,
             url: server.url.as_str().into(),
@@ -316,7 +327,7 @@ impl<'b> Build<'b> {
     }
 
     fn entry_point(&mut self, entry_point: &model::EntryPoint, rows: Vec<Row>) -> Arc<snapshot::EntryPoint> {
-        let id = self.registry.entry_points.id(entry_point.name.clone(), Arc::from(entry_point.name.as_str()));
+        let id = self.registry.entry_points.named(entry_point.name.clone(), entry_point.name.as_str());
         let routes = match self.registry.last.tables.get(&id) {
             Some((old, table)) if *old == rows => Arc::clone(table),
             _ => {
@@ -324,6 +335,12 @@ impl<'b> Build<'b> {
                 Arc::new(RouteTable::build(rows.collect()))
             }
         };
+        let in_table: Vec<Arc<Route>> = rows.iter().map(|row| Arc::clone(&row.route)).collect();
+        for (route, operations, patterns) in bridge::names(&routes, &in_table) {
+            if let Some((_, names)) = self.names.get_mut(&route) {
+                (names.operations, names.patterns) = (operations, patterns);
+            }
+        }
         self.now.tables.insert(id, (rows, Arc::clone(&routes)));
         let built = snapshot::EntryPoint {
             id,

@@ -98,7 +98,8 @@ pub fn merge_reload(previous: &Dynamic, new: Parsed) -> (Dynamic, Vec<Fault>) {
     let is_broken = |section, name: &str| broken.contains(&Item::new(section, name));
 
     let kept = previous.entry_points.iter().filter(|old| {
-        let free = old.addresses.iter().all(|address| next.entry_points.iter().all(|ep| !ep.addresses.contains(address)));
+        let free =
+            old.addresses.iter().all(|address| next.entry_points.iter().all(|ep| !ep.addresses.contains(address)));
         free && is_broken(Section::EntryPoint, &old.name)
     });
     let kept: Vec<_> = kept.cloned().collect();

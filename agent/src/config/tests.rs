@@ -1,6 +1,5 @@
 //! The configuration from outside: files in, configuration or faults out; reloads; the registry over them.
 
-mod build;
 mod faults;
 mod reloads;
 
@@ -64,7 +63,7 @@ impl Files {
     }
 }
 
-fn good(main: &str) -> Config {
+pub(super) fn good(main: &str) -> Config {
     let files = Files::new(main);
     files.check().unwrap_or_else(|faults| panic!("{:#?}", files.lines(&faults)))
 }

@@ -235,11 +235,7 @@ pub(super) fn server(text: &str) -> Result<Server, String> {
     if !valid {
         return Err(format!("`{host}` is not a host name"));
     }
-    let port = match authority.port() {
-        Some(port) => port.as_str().parse::<u16>().ok().filter(|port| *port > 0),
-        None => Some(80),
-    };
-    let port = port.ok_or_else(|| format!("`{text}` has a bad port"))?;
+    let port = port(authority, 80).ok_or_else(|| format!("`{text}` has a bad port"))?;
     Ok(Server {
         url: text.to_owned(),
         host: host.to_ascii_lowercase(),
@@ -258,16 +254,23 @@ pub(super) fn endpoint(text: &str) -> Result<(Option<&str>, &str, &str), String>
         None => (None, text),
     };
     let (authority, path) = rest.find('/').and_then(|at| rest.split_at_checked(at)).unwrap_or((rest, ""));
-    let parsed: http::uri::Authority =
-        authority.parse().map_err(|_| format!("`{text}` has no host; {example}"))?;
-    let port_ok = match parsed.port() {
-        Some(port) => port.as_str().parse::<u16>().is_ok_and(|port| port > 0),
-        None => scheme.is_some(),
-    };
+    let parsed: http::uri::Authority = authority.parse().map_err(|_| format!("`{text}` has no host; {example}"))?;
+    // A URL may leave the port to its scheme; 0 stands for none.
+    let port_ok = port(&parsed, u16::from(scheme.is_some())).is_some();
     if parsed.host().is_empty() || authority.contains('@') || !port_ok {
         return Err(format!("`{text}` has no host and port; {example}"));
     }
     Ok((scheme, authority, path))
+}
+
+/// An authority's port, or the default where it names none; `None`: it is not a port. `Authority::port` would take a
+/// number that does not fit for no port at all.
+fn port(authority: &http::uri::Authority, default: u16) -> Option<u16> {
+    let port = match authority.as_str().strip_prefix(authority.host())? {
+        "" => default,
+        port => port.strip_prefix(':')?.parse().ok()?,
+    };
+    (port > 0).then_some(port)
 }
 
 /// Traefik's level words as a filter's.
@@ -319,7 +322,7 @@ mod tests {
         check("127.0.0.1:8000", Some(&["127.0.0.1:8000"]));
         check("[::1]:8000", Some(&["[::1]:8000"]));
         check("localhost:80", Some(&["127.0.0.1:80", "[::1]:80"]));
-        check(":8000/tcp", Some(&[ "[::]:8000"]));
+        check(":8000/tcp", Some(&["[::]:8000"]));
         for bad in ["8000", ":", ":99999", "::1:80", "host:80", ":8000/udp", "[127.0.0.1]:80", ""] {
             check(bad, None);
         }
@@ -356,6 +359,9 @@ mod tests {
             ("a", None),
             ("ftp://a:1", None),
             ("a:x", None),
+            ("a:99999", None),
+            ("http://a:99999", None),
+            ("a:0", None),
             ("", None),
             ("http://", None),
         ] {

@@ -22,10 +22,6 @@ pub(super) enum Role {
 /// says otherwise.
 pub(super) fn check(file: &Path, role: Role, root: &mut Node, faults: &mut Faults) {
     let mut walk = Walk { file, faults, path: String::new(), item: None };
-    if !matches!(root.value, Value::Map(_)) {
-        walk.fault(root.line, format!("the file must be a section of keys, not {}", root.what()));
-        return;
-    }
     if role == Role::Further {
         walk.only_http(root);
     }

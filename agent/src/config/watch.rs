@@ -160,9 +160,7 @@ mod tests {
     #[test]
     fn strangers_in_the_directory_are_not_our_business() {
         let interest = Interest { names: [OsString::from("c.yaml")].into(), below: Some("/w/more".into()) };
-        let touches = |path: &str| {
-            interest.touches(&Event::new(EventKind::Any).add_path(path.into()))
-        };
+        let touches = |path: &str| interest.touches(&Event::new(EventKind::Any).add_path(path.into()));
         assert!(touches("/w/c.yaml") && touches("/w/..data") && touches("/w/more/a/b.yml") && touches("/w/more/a"));
         assert!(!touches("/w/other.yaml") && !touches("/w/more/a.swp"));
     }

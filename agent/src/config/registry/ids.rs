@@ -17,7 +17,7 @@ pub(super) struct Ids<K, V> {
 #[derive(Debug)]
 struct Entry<V> {
     id: u32,
-    value: V,
+    value: Option<V>,
     /// Named in the build under way.
     used: bool,
     /// When it was first missed.
@@ -30,30 +30,39 @@ impl<K, V> Default for Ids<K, V> {
     }
 }
 
-impl<K: Eq + Hash, V: Clone> Ids<K, V> {
+impl<K: Eq + Hash, V: Clone + PartialEq> Ids<K, V> {
     /// Begins a build: nothing is named yet.
     pub(super) fn begin(&mut self) {
         self.entries.values_mut().for_each(|entry| entry.used = false);
     }
 
-    /// The id of a name, with what it stands for from now on. A value that is the same stays in place.
-    pub(super) fn id<W>(&mut self, key: K, value: W) -> u32
-    where
-        W: Into<V>,
-        V: PartialEq,
-    {
-        let value = value.into();
+    /// The id of a name.
+    pub(super) fn id(&mut self, key: K) -> u32 {
         let given = &mut self.given;
         let entry = self.entries.entry(key).or_insert_with(|| {
             // Four billion names of one sort outlast any process; record::NO_ID is never reached.
             *given = given.saturating_add(1);
-            Entry { id: *given, value: value.clone(), used: true, left: None }
+            Entry { id: *given, value: None, used: true, left: None }
         });
         (entry.used, entry.left) = (true, None);
-        if entry.value != value {
-            entry.value = value;
-        }
         entry.id
+    }
+
+    /// The id of a name with what it stands for from now on; a value that is the same stays in place.
+    pub(super) fn named(&mut self, key: K, value: impl Into<V>) -> u32
+    where
+        K: Clone,
+    {
+        let id = self.id(key.clone());
+        self.says(&key, value.into());
+        id
+    }
+
+    /// What a name stands for from now on.
+    pub(super) fn says(&mut self, key: &K, value: V) {
+        if let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.value.as_ref() != Some(&value)) {
+            entry.value = Some(value);
+        }
     }
 
     /// The id of a name that was named before.
@@ -74,6 +83,6 @@ impl<K: Eq + Hash, V: Clone> Ids<K, V> {
             let left = *entry.left.get_or_insert(now);
             u128::from(now.0.saturating_sub(left.0)) < STAY.as_nanos()
         });
-        self.entries.values().map(|entry| (entry.id, entry.value.clone())).collect()
+        self.entries.values().filter_map(|entry| Some((entry.id, entry.value.clone()?))).collect()
     }
 }

@@ -154,7 +154,10 @@ fn keys_of_traefiks_are_told_apart_from_unknown_ones() {
             "main.yaml:4: accessLog: not supported yet",
         ],
     );
-    check_with("api: {insecure: true}", &["main.yaml:2: api.insecure: not supported yet: use api.address, e.g. 127.0.0.1:9000"]);
+    check_with(
+        "api: {insecure: true}",
+        &["main.yaml:2: api.insecure: not supported yet: use api.address, e.g. 127.0.0.1:9000"],
+    );
     check_with(
         "http: {middlewares: {a: {stripPrefix: {prefixes: [/a]}}}}\ntcp: {}",
         &["main.yaml:2: http.middlewares.a.stripPrefix: not supported yet", "main.yaml:3: tcp: not supported yet"],
@@ -173,7 +176,9 @@ fn keys_of_traefiks_are_told_apart_from_unknown_ones() {
     check("entryPoints: {web: {address: ':1', http3: {}}}", &["main.yaml:1: entryPoints.web.http3: not supported yet"]);
     check_with(
         "tracing:\n  jaeger:\n    samplingServerURL: http://localhost:5778/sampling\n    localAgentHostPort: localhost:6831",
-        &["main.yaml:5: tracing.jaeger.localAgentHostPort: not supported yet: Wayspan exports OTLP only: use tracing.otlp.grpc.endpoint"],
+        &[
+            "main.yaml:5: tracing.jaeger.localAgentHostPort: not supported yet: Wayspan exports OTLP only: use tracing.otlp.grpc.endpoint",
+        ],
     );
 }
 
@@ -243,7 +248,10 @@ fn values_are_refused_with_what_was_wanted() {
 
 #[test]
 fn parts_that_do_not_fit_together_are_told() {
-    check("http: {}", &["main.yaml: entryPoints: there is none; write e.g. `entryPoints: {web: {address: \":8000\"}}`"]);
+    check(
+        "http: {}",
+        &["main.yaml: entryPoints: there is none; write e.g. `entryPoints: {web: {address: \":8000\"}}`"],
+    );
     check(
         "entryPoints:\n  a: {address: ':8000'}\n  b: {address: '0.0.0.0:8000'}\n  c: {}\n  d: {address: ':1', forwardedHeaders: {trustedIPs: [10.0.0.0/33]}}",
         &[
@@ -277,7 +285,8 @@ fn parts_that_do_not_fit_together_are_told() {
 #[test]
 fn files_that_are_no_configuration_are_told_as_a_whole() {
     check("", &["main.yaml: the file is empty; write `http: {}` where nothing is meant"]);
-    check("- a", &["main.yaml:1: the file must be a section of keys, not a list", "main.yaml: entryPoints: there is none; write e.g. `entryPoints: {web: {address: \":8000\"}}`"]);
+    check("- a", &["main.yaml:1: the file must be a section of keys, not a list"]);
+    check("a", &["main.yaml:1: the file must be a section of keys, not a value"]);
     let files = Files::new("a: 'x");
     assert!(files.lines(&files.check().unwrap_err())[0].starts_with("main.yaml:1: not YAML: "));
     let faults = crate::config::check(&files.path("none.yaml")).unwrap_err();
@@ -296,17 +305,18 @@ fn further_files_hold_http_only_and_names_must_differ() {
     let config = files.check().unwrap_or_else(|faults| panic!("{:?}", files.lines(&faults)));
     assert_eq!(config.dynamic.routers.iter().map(|router| router.name.as_str()).collect::<Vec<_>>(), ["hotrod", "x"]);
     assert_eq!(config.dynamic.services.len(), 2);
-    files.write("more/a.yml", "http:\n  routers:\n    hotrod: {rule: Path(`/x`), service: hotrod}\napi: {}\ntls: {}\nfoo: 1\n");
-    let root = files.root.path().display();
+    files.write(
+        "more/a.yml",
+        "http:\n  routers:\n    hotrod: {rule: Path(`/x`), service: hotrod}\napi: {}\ntls: {}\nloq: 1\n",
+    );
     assert_eq!(
         files.lines(&files.check().unwrap_err()),
         [
-            "more/a.yml:3: http.routers.hotrod: this router stands in main.yaml already; rename one".to_owned(),
-            "more/a.yml:4: api: belongs into the file of --config; a further file holds `http`".to_owned(),
-            "more/a.yml:5: tls: not supported yet".to_owned(),
-            "more/a.yml:6: foo: unknown key; did you mean `log`?".to_owned(),
-        ],
-        "{root}"
+            "more/a.yml:3: http.routers.hotrod: this router stands in main.yaml already; rename one",
+            "more/a.yml:4: api: belongs into the file of --config; a further file holds `http`",
+            "more/a.yml:5: tls: not supported yet",
+            "more/a.yml:6: loq: unknown key; did you mean `log`?",
+        ]
     );
 }
 
@@ -314,10 +324,58 @@ fn further_files_hold_http_only_and_names_must_differ() {
 #[test]
 fn no_text_makes_the_reader_panic() {
     const PIECES: &[&str] = &[
-        "\n", " ", "  ", ": ", "- ", "{", "}", "[", "]", ",", "'", "\"", "&a ", "*a", "<<: *a", "? ", "|\n", ">-\n", "!!str ",
-        "---\n", "...\n", "%YAML 9.9\n", "#", "`", "\t", "\u{0}", "\u{feff}", "é", "💥", "~", "null", "-1", "1e999", ".nan",
-        "99999999999999999999", "http", "routers", "service", "entryPoints", "Host(`", "`)", "((((", "&& ", "@internal",
-        "http://", "[::", ":0", "s", "10s", "providers: {file: {directory: .}}", "\\", "\r",
+        "\n",
+        " ",
+        "  ",
+        ": ",
+        "- ",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        "'",
+        "\"",
+        "&a ",
+        "*a",
+        "<<: *a",
+        "? ",
+        "|\n",
+        ">-\n",
+        "!!str ",
+        "---\n",
+        "...\n",
+        "%YAML 9.9\n",
+        "#",
+        "`",
+        "\t",
+        "\u{0}",
+        "\u{feff}",
+        "é",
+        "💥",
+        "~",
+        "null",
+        "-1",
+        "1e999",
+        ".nan",
+        "99999999999999999999",
+        "http",
+        "routers",
+        "service",
+        "entryPoints",
+        "Host(`",
+        "`)",
+        "((((",
+        "&& ",
+        "@internal",
+        "http://",
+        "[::",
+        ":0",
+        "s",
+        "10s",
+        "providers: {file: {directory: .}}",
+        "\\",
+        "\r",
     ];
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
@@ -346,7 +404,10 @@ fn no_text_makes_the_reader_panic() {
 
 #[test]
 fn a_million_faults_are_told_as_a_thousand() {
-    let files = Files::new(&format!("entryPoints: {{web: {{address: ':1'}}}}\nhttp:\n  routers:\n{}", (0..3000).map(|i| format!("    r{i}: {{rule: x}}\n")).collect::<String>()));
+    let files = Files::new(&format!(
+        "entryPoints: {{web: {{address: ':1'}}}}\nhttp:\n  routers:\n{}",
+        (0..3000).map(|i| format!("    r{i}: {{rule: x}}\n")).collect::<String>()
+    ));
     let faults = files.check().unwrap_err();
     assert_eq!((faults.len(), faults.last().unwrap().message.as_str()), (1001, "and 2000 more faults"));
 }

@@ -68,12 +68,20 @@ fn reloads_take_what_is_good_and_keep_the_last_good_of_the_rest() {
     then(&[router("a", "Path(`/b`)", "s")], &[service("s", "http://s2")], &["a Path(`/b`) -> s", "s http://s2"], 0);
     then(&[], std::slice::from_ref(&s), &["s http://s1"], 0);
     // A bad router keeps its last good version; a new bad one is left out; the rest applies.
-    then(&[router("a", "", "s"), router("b", "Path(`/b`)", "s")], &[service("s", "http://s2")],
-        &["a Path(`/a`) -> s", "b Path(`/b`) -> s", "s http://s2"], 1);
+    then(
+        &[router("a", "", "s"), router("b", "Path(`/b`)", "s")],
+        &[service("s", "http://s2")],
+        &["a Path(`/a`) -> s", "b Path(`/b`) -> s", "s http://s2"],
+        1,
+    );
     then(&[a.clone(), router("b", "", "s")], std::slice::from_ref(&s), last_good, 1);
     // A bad service keeps its last good version, for changed and new routers too.
-    then(&[router("a", "Path(`/b`)", "s"), router("b", "Path(`/c`)", "s")], &[service("s", "ftp://s2")],
-        &["a Path(`/b`) -> s", "b Path(`/c`) -> s", "s http://s1"], 1);
+    then(
+        &[router("a", "Path(`/b`)", "s"), router("b", "Path(`/c`)", "s")],
+        &[service("s", "ftp://s2")],
+        &["a Path(`/b`) -> s", "b Path(`/c`) -> s", "s http://s1"],
+        1,
+    );
     // A router that names a service which is gone keeps its last good version, with the service it had.
     then(std::slice::from_ref(&a), &[], last_good, 1);
     then(&[router("a", "Path(`/a`)", "t")], std::slice::from_ref(&s), last_good, 1);
@@ -97,8 +105,13 @@ fn entry_points_open_close_and_keep_their_last_good_version() {
         let mut reloader = Reloader::load(&files.main()).unwrap();
         files.write("main.yaml", after);
         let reload = reloader.reload_now();
-        let got: String =
-            reloader.config().dynamic.entry_points.iter().map(|one| format!("{} {:?} ", one.name, one.addresses)).collect();
+        let got: String = reloader
+            .config()
+            .dynamic
+            .entry_points
+            .iter()
+            .map(|one| format!("{} {:?} ", one.name, one.addresses))
+            .collect();
         assert_eq!((got.as_str(), reload.faults.len()), (want, faults), "{after}: {:?}", files.lines(&reload.faults));
     }
 }
