@@ -14,7 +14,23 @@ pub(super) fn parse_rule(text: &str) -> Result<Rule, String> {
     Ok(Rule { text: text.into() })
 }
 
-/// What spans call the branches of each route of a table: its id, operations without their method, path patterns.
-pub(super) fn names(_table: &RouteTable, routes: &[Arc<Route>]) -> Vec<(u32, Vec<Arc<str>>, Vec<Arc<str>>)> {
-    routes.iter().map(|route| (route.id, vec![(*route.name).into()], vec!["".into()])).collect()
+/// What spans call the branches of a route's rule.
+#[derive(Debug)]
+pub(super) struct Branches {
+    /// The route's id.
+    pub route: u32,
+    /// By branch: the operation without its method.
+    pub operations: Vec<Arc<str>>,
+    /// By branch: the path's pattern.
+    pub patterns: Vec<Arc<str>>,
+}
+
+/// The branches of all routes of a table.
+pub(super) fn branches(_table: &RouteTable, routes: &[Arc<Route>]) -> Vec<Branches> {
+    let of = |route: &Arc<Route>| Branches {
+        route: route.id,
+        operations: vec![(*route.name).into()],
+        patterns: vec!["".into()],
+    };
+    routes.iter().map(of).collect()
 }

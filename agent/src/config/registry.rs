@@ -336,7 +336,7 @@ impl<'b> Build<'b> {
             }
         };
         let in_table: Vec<Arc<Route>> = rows.iter().map(|row| Arc::clone(&row.route)).collect();
-        for (route, operations, patterns) in bridge::names(&routes, &in_table) {
+        for bridge::Branches { route, operations, patterns } in bridge::branches(&routes, &in_table) {
             if let Some((_, names)) = self.names.get_mut(&route) {
                 (names.operations, names.patterns) = (operations, patterns);
             }

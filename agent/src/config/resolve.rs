@@ -139,10 +139,11 @@ impl Resolver {
     }
 }
 
+type Lookup = BoxFuture<'static, io::Result<Vec<IpAddr>>>;
 type Answer = (Box<str>, io::Result<Vec<IpAddr>>);
 
 struct Task {
-    lookup: Box<dyn Fn(Box<str>) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send>,
+    lookup: Box<dyn Fn(Box<str>) -> Lookup + Send>,
     wanted: watch::Receiver<Arc<Names>>,
     publish: watch::Sender<Arc<Resolved>>,
     states: BTreeMap<Box<str>, State>,

@@ -307,6 +307,6 @@ mod tests {
             let error = parse(text).expect_err(want);
             assert!(error.message.contains(want), "{want}: {}", error.message);
         }
-        assert_eq!(parse("a: 1\nb: [\n").unwrap_err().line, 3);
+        assert_eq!(parse("a: 1\nb: [\n").unwrap_err().line, 2);
     }
 }

@@ -39,10 +39,8 @@ fn defaults_are_those_of_the_parts_that_use_them() {
     assert!((tracing.sample_rate - 1.0).abs() < f64::EPSILON && tracing.otlp.is_none());
 }
 
-#[test]
-fn every_key_is_read_as_it_is_written() {
-    let config = good(
-        r#"
+/// Every key once, in one of its spellings.
+const EVERYTHING: &str = r#"
 entrypoints:   # Traefik does not mind case
   web:
     address: 127.0.0.1:8000
@@ -90,8 +88,11 @@ log: {level: DEBUG, format: json}
 probes: off
 attribution: {spans: all, notable: {duration: 2ms, share: 0.1}}
 workers: {count: 3, pin: true}
-"#,
-    );
+"#;
+
+#[test]
+fn every_key_is_read_as_it_is_written() {
+    let config = good(EVERYTHING);
     let dynamic = &config.dynamic;
     let web = &dynamic.entry_points[0];
     assert_eq!(web.limits.head_timeout, Duration::from_secs(5));
@@ -320,63 +321,65 @@ fn further_files_hold_http_only_and_names_must_differ() {
     );
 }
 
+/// Pieces of YAML and of our words.
+const PIECES: &[&str] = &[
+    "\n",
+    " ",
+    "  ",
+    ": ",
+    "- ",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    "'",
+    "\"",
+    "&a ",
+    "*a",
+    "<<: *a",
+    "? ",
+    "|\n",
+    ">-\n",
+    "!!str ",
+    "---\n",
+    "...\n",
+    "%YAML 9.9\n",
+    "#",
+    "`",
+    "\t",
+    "\u{0}",
+    "\u{feff}",
+    "é",
+    "💥",
+    "~",
+    "null",
+    "-1",
+    "1e999",
+    ".nan",
+    "99999999999999999999",
+    "http",
+    "routers",
+    "service",
+    "entryPoints",
+    "Host(`",
+    "`)",
+    "((((",
+    "&& ",
+    "@internal",
+    "http://",
+    "[::",
+    ":0",
+    "s",
+    "10s",
+    "providers: {file: {directory: .}}",
+    "\\",
+    "\r",
+];
+
 /// Hostile texts: pieces of a good file and of YAML's grammar, mixed by a seeded generator.
 #[test]
 fn no_text_makes_the_reader_panic() {
-    const PIECES: &[&str] = &[
-        "\n",
-        " ",
-        "  ",
-        ": ",
-        "- ",
-        "{",
-        "}",
-        "[",
-        "]",
-        ",",
-        "'",
-        "\"",
-        "&a ",
-        "*a",
-        "<<: *a",
-        "? ",
-        "|\n",
-        ">-\n",
-        "!!str ",
-        "---\n",
-        "...\n",
-        "%YAML 9.9\n",
-        "#",
-        "`",
-        "\t",
-        "\u{0}",
-        "\u{feff}",
-        "é",
-        "💥",
-        "~",
-        "null",
-        "-1",
-        "1e999",
-        ".nan",
-        "99999999999999999999",
-        "http",
-        "routers",
-        "service",
-        "entryPoints",
-        "Host(`",
-        "`)",
-        "((((",
-        "&& ",
-        "@internal",
-        "http://",
-        "[::",
-        ":0",
-        "s",
-        "10s",
-        "providers: {file: {directory: .}}",
-        "\\",
-        "\r",
-    ];
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     let files = Files::new("");
