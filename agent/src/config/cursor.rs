@@ -44,7 +44,9 @@ impl<'n> Cursor<'n> {
         let given = self.node(key).and_then(Node::text).and_then(&parse);
         given.or_else(|| {
             let dot = if self.path.is_empty() { "" } else { "." };
-            let row = schema::row(&format!("{}{dot}{key}", self.path))?;
+            let row = schema::row(&format!("{}{dot}{key}", self.path));
+            debug_assert!(row.is_some(), "{}{dot}{key} is read but not listed", self.path);
+            let row = row?;
             (!row.default.is_empty()).then(|| parse(row.default))?
         })
     }
