@@ -2,16 +2,12 @@
 
 use std::sync::Arc;
 
-use wayspan_proxy::route::RouteTable;
+use wayspan_proxy::route::{Names, RouteTable};
 use wayspan_proxy::rule::Rule;
-use wayspan_proxy::snapshot::Route;
 
-/// Parses a rule of Traefik's language; the message says what is wrong with it.
+/// Parses a rule of Traefik's language; the message says where it is wrong and what to write.
 pub(super) fn parse_rule(text: &str) -> Result<Rule, String> {
-    if text.trim().is_empty() {
-        return Err("is empty".to_owned());
-    }
-    Ok(Rule { text: text.into() })
+    Rule::parse(text).map_err(|error| error.to_string())
 }
 
 /// What spans call the branches of a route's rule.
@@ -26,11 +22,11 @@ pub(super) struct Branches {
 }
 
 /// The branches of all routes of a table.
-pub(super) fn branches(_table: &RouteTable, routes: &[Arc<Route>]) -> Vec<Branches> {
-    let of = |route: &Arc<Route>| Branches {
-        route: route.id,
-        operations: vec![(*route.name).into()],
-        patterns: vec!["".into()],
+pub(super) fn branches(table: &RouteTable) -> Vec<Branches> {
+    let of = |names: &Names| Branches {
+        route: names.route,
+        operations: names.operations.clone(),
+        patterns: names.patterns.clone(),
     };
-    routes.iter().map(of).collect()
+    table.names().map(of).collect()
 }

@@ -335,8 +335,7 @@ impl<'b> Build<'b> {
                 Arc::new(RouteTable::build(rows.collect()))
             }
         };
-        let in_table: Vec<Arc<Route>> = rows.iter().map(|row| Arc::clone(&row.route)).collect();
-        for bridge::Branches { route, operations, patterns } in bridge::branches(&routes, &in_table) {
+        for bridge::Branches { route, operations, patterns } in bridge::branches(&routes) {
             if let Some((_, names)) = self.names.get_mut(&route) {
                 (names.operations, names.patterns) = (operations, patterns);
             }
