@@ -211,7 +211,7 @@ fn values_are_refused_with_what_was_wanted() {
         "providers: {file: {}}",
         "providers: {file: {filename: a, directory: b}}",
         "http: []",
-        "http: {routers: {a@b: {rule: x, service: api@internal}}}\napi: {}",
+        "http: {routers: {a@b: {rule: Path(`/`), service: api@internal}}}\napi: {}",
     ] {
         let files = Files::new(&format!("entryPoints: {{web: {{address: ':8000'}}}}\n{text}"));
         let faults = files.check().err().unwrap_or_default();
@@ -409,7 +409,7 @@ fn no_text_makes_the_reader_panic() {
 fn a_million_faults_are_told_as_a_thousand() {
     let files = Files::new(&format!(
         "entryPoints: {{web: {{address: ':1'}}}}\nhttp:\n  routers:\n{}",
-        (0..3000).map(|i| format!("    r{i}: {{rule: x}}\n")).collect::<String>()
+        (0..3000).map(|i| format!("    r{i}: {{rule: Path(`/`)}}\n")).collect::<String>()
     ));
     let faults = files.check().unwrap_err();
     assert_eq!((faults.len(), faults.last().unwrap().message.as_str()), (1001, "and 2000 more faults"));
