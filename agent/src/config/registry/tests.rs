@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wayspan_proxy::clock::MonoNs;
+use wayspan_proxy::route::RequestView;
 use wayspan_proxy::snapshot::{Route, Service, Snapshot, Target};
 
 use super::{Inputs, Registry, STAY};
@@ -213,4 +214,35 @@ fn middlewares_and_names_stand_in_the_routers_order() {
     let names = &catalog.routes[&route.id];
     assert_eq!(names.middlewares, [("b".into(), "Headers"), ("a".into(), "Headers")]);
     assert_eq!((&*names.service, names.operations.len(), names.patterns.len()), ("s", 1, 1));
+}
+
+/// The router that a request finds on an entry point.
+fn found(snapshot: &Snapshot, path: &str) -> Option<(String, String)> {
+    let headers = http::HeaderMap::new();
+    let view = RequestView {
+        method: "GET",
+        host: "hotrod.localhost",
+        path,
+        query: "",
+        headers: &headers,
+        client_ip: [127, 0, 0, 1].into(),
+    };
+    let found = snapshot.entry_points[0].routes.find(&view)?;
+    Some((found.route.name.to_string(), found.operation().to_owned()))
+}
+
+#[test]
+fn requests_find_their_routes_and_ping_comes_first() {
+    let mut world = World::default();
+    let router =
+        "h: {rule: 'Host(`hotrod.localhost`) && (Path(`/a`) || PathPrefix(`/p`))', priority: 9999999, service: s}";
+    let (snapshot, catalog) = world.build(&file(router, S));
+    let want = |router: &str, operation: &str| Some((router.to_owned(), operation.to_owned()));
+    assert_eq!(found(&snapshot, "/a"), want("h", "hotrod.localhost/a"));
+    assert_eq!(found(&snapshot, "/pxx"), want("h", "hotrod.localhost/p*"));
+    assert_eq!(found(&snapshot, "/ping"), want("ping@internal", "/ping"));
+    assert_eq!(found(&snapshot, "/none"), None);
+    let names = &catalog.routes[&id_of(&catalog, "h")];
+    assert_eq!(names.operations, ["hotrod.localhost/a".into(), "hotrod.localhost/p*".into()]);
+    assert_eq!(names.patterns, ["/a".into(), "/p*".into()]);
 }

@@ -284,6 +284,16 @@ fn parts_that_do_not_fit_together_are_told() {
 }
 
 #[test]
+fn rules_are_told_with_the_column_of_their_fault() {
+    check_with(
+        "http:\n  routers:\n    a: {rule: 'Host(`a`) && Pathh(`/`)', service: s}\n  services: {s: {loadBalancer: {servers: []}}}",
+        &[
+            "main.yaml:4: http.routers.a.rule: `Host(`a`) && Pathh(`/`)`: column 14: unknown matcher Pathh: did you mean Path?",
+        ],
+    );
+}
+
+#[test]
 fn files_that_are_no_configuration_are_told_as_a_whole() {
     check("", &["main.yaml: the file is empty; write `http: {}` where nothing is meant"]);
     check("- a", &["main.yaml:1: the file must be a section of keys, not a list"]);

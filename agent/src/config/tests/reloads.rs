@@ -152,3 +152,54 @@ fn merging_nothing_faulty_is_taking_the_new() {
     let (next, faults) = reload::merge_reload(&Default::default(), parsed);
     assert_eq!((next.routers.len(), next.services.len(), next.entry_points.len(), faults.len()), (1, 1, 1, 0));
 }
+#[test]
+fn measure_ten_thousand() {
+    let mut text = "entryPoints: {web: {address: ':8000'}}\nhttp:\n  routers:\n".to_owned();
+    for i in 0..10_000 {
+        text.push_str(&format!(
+            "    r{i}:\n      rule: \"Host(`h{i}.example`) && PathPrefix(`/api`)\"\n      service: s{i}\n"
+        ));
+    }
+    text.push_str("  services:\n");
+    for i in 0..10_000 {
+        text.push_str(&format!("    s{i}: {{loadBalancer: {{servers: [{{url: \"http://10.0.0.1:80\"}}]}}}}\n"));
+    }
+    let files = Files::new(&text);
+    let rss = || {
+        std::fs::read_to_string("/proc/self/status")
+            .unwrap()
+            .lines()
+            .find(|l| l.starts_with("VmRSS"))
+            .unwrap()
+            .to_owned()
+    };
+    let t = tokio::time::Instant::now();
+    let r0 = rss();
+    let mut r = Reloader::load(&files.main()).unwrap();
+    eprintln!("load {:?} {} {}", t.elapsed(), r0, rss());
+    let mut reg = crate::config::Registry::default();
+    for _ in 0..2 {
+        let t = tokio::time::Instant::now();
+        let c = r.config().clone();
+        let out = reg.build(&crate::config::Inputs {
+            fixed: &c.fixed,
+            dynamic: &c.dynamic,
+            resolved: &Default::default(),
+            api: None,
+            now: wayspan_proxy::clock::MonoNs(1),
+        });
+        eprintln!("build {:?} {} {}", t.elapsed(), out.1.routes.len(), rss());
+    }
+    let t = tokio::time::Instant::now();
+    files.write("main.yaml", &text.replace("10.0.0.1", "10.0.0.2"));
+    assert!(r.reload_now().changed);
+    eprintln!("reload {:?} {}", t.elapsed(), rss());
+    files.write("main.yaml", &text.replace("10.0.0.1", "^"));
+    let t = tokio::time::Instant::now();
+    let f = r.reload_now();
+    eprintln!("bad reload {:?} {} {}", t.elapsed(), f.faults.len(), rss());
+    let t = tokio::time::Instant::now();
+    files.write("main.yaml", &text.replace("service: s", "service: q"));
+    let f = r.reload_now();
+    eprintln!("bad refs {:?} {} {}", t.elapsed(), f.faults.len(), rss());
+}
