@@ -132,7 +132,8 @@ impl<'s> Read<'_, 's> {
         }
         let noun = section.noun();
         let known = self.parts.keys().filter(|item| item.section == section).map(|item| item.name.as_str());
-        let message = match schema::nearest(name, known) {
+        let near = if self.faults.suggest() { schema::nearest(name, known) } else { None };
+        let message = match near {
             Some(near) => format!("there is no {noun} `{name}`; did you mean `{near}`?"),
             None => format!("there is no {noun} `{name}`; define it under {}", section.path()),
         };

@@ -130,6 +130,11 @@ impl Faults {
         self.broken.insert(item);
     }
 
+    /// Whether a suggestion is worth its time: nobody reads the hundredth, and each costs a look at all names.
+    pub(super) fn suggest(&self) -> bool {
+        self.list.len() < 100
+    }
+
     pub(super) fn is_broken(&self, item: &Item) -> bool {
         self.broken.contains(item)
     }

@@ -446,15 +446,16 @@ pub(super) fn row(path: &str) -> Option<&'static Key> {
 pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     // Beyond a thousand names a suggestion costs more than it helps.
     const CANDIDATES_MAX: usize = 1000;
+    const DISTANCE_MAX: usize = 4;
     if word.len() > 64 {
         return None;
     }
-    let near = |other: &&str| other.len() <= 64;
+    let word = word.to_ascii_lowercase();
     known
         .take(CANDIDATES_MAX)
-        .filter(near)
-        .map(|other| (distance(&word.to_ascii_lowercase(), &other.to_ascii_lowercase()), other))
-        .filter(|(distance, other)| *distance <= (other.len().max(word.len()) / 2).min(4))
+        .filter(|other| other.len() <= 64 && other.len().abs_diff(word.len()) <= DISTANCE_MAX)
+        .map(|other| (distance(&word, &other.to_ascii_lowercase()), other))
+        .filter(|(distance, other)| *distance <= (other.len().max(word.len()) / 2).min(DISTANCE_MAX))
         .min()
         .map(|(_, other)| other)
 }
