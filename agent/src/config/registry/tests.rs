@@ -239,10 +239,10 @@ fn requests_find_their_routes_and_ping_comes_first() {
     let (snapshot, catalog) = world.build(&file(router, S));
     let want = |router: &str, operation: &str| Some((router.to_owned(), operation.to_owned()));
     assert_eq!(found(&snapshot, "/a"), want("h", "hotrod.localhost/a"));
-    assert_eq!(found(&snapshot, "/pxx"), want("h", "hotrod.localhost/p*"));
+    assert_eq!(found(&snapshot, "/pxx"), want("h", "hotrod.localhost/p/*"));
     assert_eq!(found(&snapshot, "/ping"), want("ping@internal", "/ping"));
     assert_eq!(found(&snapshot, "/none"), None);
     let names = &catalog.routes[&id_of(&catalog, "h")];
-    assert_eq!(names.operations, ["hotrod.localhost/a".into(), "hotrod.localhost/p*".into()]);
-    assert_eq!(names.patterns, ["/a".into(), "/p*".into()]);
+    assert_eq!(names.operations, ["hotrod.localhost/a".into(), "hotrod.localhost/p/*".into()]);
+    assert_eq!(names.patterns, ["/a".into(), "/p/*".into()]);
 }
