@@ -98,8 +98,9 @@ pub fn merge_reload(previous: &Dynamic, new: Parsed) -> (Dynamic, Vec<Fault>) {
     let is_broken = |section, name: &str| broken.contains(&Item::new(section, name));
 
     let kept = previous.entry_points.iter().filter(|old| {
-        let free =
-            old.addresses.iter().all(|address| next.entry_points.iter().all(|ep| !ep.addresses.contains(address)));
+        // Port 0 is another port each time.
+        let mut fixed = old.addresses.iter().filter(|address| address.port() != 0);
+        let free = fixed.all(|address| next.entry_points.iter().all(|new| !new.addresses.contains(address)));
         free && is_broken(Section::EntryPoint, &old.name)
     });
     let kept: Vec<_> = kept.cloned().collect();

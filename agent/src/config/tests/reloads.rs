@@ -117,6 +117,15 @@ fn entry_points_open_close_and_keep_their_last_good_version() {
 }
 
 #[test]
+fn entry_points_on_any_port_do_not_take_each_others_place() {
+    let files = Files::new("entryPoints: {web: {address: '127.0.0.1:0'}}");
+    let mut reloader = Reloader::load(&files.main()).unwrap();
+    files.write("main.yaml", "entryPoints: {web: {address: x}, two: {address: '127.0.0.1:0'}}");
+    assert_eq!(reloader.reload_now().faults.len(), 1);
+    assert_eq!(reloader.config().dynamic.entry_points.len(), 2);
+}
+
+#[test]
 fn static_changes_wait_for_a_restart() {
     let files = Files::new(STATIC);
     files.write("more/a.yml", "http: {}");
