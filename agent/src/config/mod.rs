@@ -1,4 +1,35 @@
-//! The configuration: [`model`] is what the rest of the agent sees, checked and with defaults. Reading files, finding
-//! faults and watching for changes are this module's other parts.
+//! The configuration: [`model`] is what the rest of the agent sees, checked and with defaults.
+//!
+//! A file becomes a tree with lines ([`yaml`]), is held against the table of known keys ([`schema`], [`unsupported`],
+//! [`walk`]) and read part by part ([`fixed`], [`dynamic`]); which files those are is [`files`]'s, what a reload keeps
+//! is [`reload`]'s, and [`watch`] says when. [`resolve`] looks names up, and [`registry`] turns it all into what the
+//! proxy runs on. Reading a configuration has no effect but its result.
 
+mod bridge;
+mod cursor;
+mod dynamic;
+mod fault;
+mod files;
+mod fixed;
 pub mod model;
+mod reference;
+mod registry;
+mod reload;
+mod resolve;
+mod schema;
+mod unsupported;
+mod value;
+mod walk;
+mod watch;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+pub use fault::Fault;
+pub use files::{Parsed, check};
+pub use reference::reference;
+pub use registry::{Inputs, Registry, STAY};
+pub use reload::{Reload, Reloader, merge_reload};
+pub use resolve::{Names, Resolved, Resolver, names};
+pub use watch::Watcher;

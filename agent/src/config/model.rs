@@ -162,7 +162,7 @@ pub enum MiddlewareKind {
 }
 
 /// `tracing`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Tracing {
     /// `serviceName`.
     pub service_name: String,
@@ -185,7 +185,7 @@ pub struct Tracing {
 }
 
 /// `tracing.jaeger`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SamplingServer {
     /// `samplingServerURL`.
     pub url: String,
@@ -194,7 +194,7 @@ pub struct SamplingServer {
 }
 
 /// `tracing.otlp`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Otlp {
     /// `grpc` or `http`.
     pub protocol: OtlpProtocol,
@@ -222,7 +222,7 @@ pub enum OtlpProtocol {
 }
 
 /// `api`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Api {
     /// `dashboard`.
     pub dashboard: bool,
@@ -235,21 +235,21 @@ pub struct Api {
 }
 
 /// `ping`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Ping {
     /// `entryPoint`, where it is not the api's address.
     pub entry_point: Option<String>,
 }
 
 /// `metrics.prometheus`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metrics {
     /// `buckets`, seconds; empty: OpenTelemetry's.
     pub buckets: Vec<f64>,
 }
 
 /// `log`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Log {
     /// `level`: a tracing-subscriber filter, `info` by default.
     pub level: String,
@@ -282,7 +282,7 @@ impl Default for Probes {
 }
 
 /// `attribution`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Attribution {
     /// `spans`: which phases become child spans.
     pub spans: PhaseSpans,
@@ -319,7 +319,7 @@ pub struct Workers {
 }
 
 /// `providers.file`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FileProvider {
     /// `filename` or `directory`.
     pub path: PathBuf,

@@ -1,0 +1,167 @@
+//! What is wrong with a configuration, said so that it can be mended: file, line, key path, remedy.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Faults reported of one load at most; a hostile file may hold a million.
+pub(super) const FAULTS_MAX: usize = 1000;
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The file it stands in.
+    pub file: PathBuf,
+    /// The key's full path, empty where it is the whole file.
+    pub path: String,
+    /// From 1; 0 where it is the whole file.
+    pub line: u32,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// The part that cannot be used because of it; `None`: a static part, or the whole file.
+    pub(super) item: Option<Item>,
+}
+
+/// A named part that is accepted or refused as one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Item {
+    pub section: Section,
+    pub name: String,
+}
+
+/// Where named parts live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Section {
+    EntryPoint,
+    Router,
+    Service,
+    Transport,
+    Middleware,
+}
+
+impl Section {
+    /// The section's path.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::EntryPoint => "entryPoints",
+            Self::Router => "http.routers",
+            Self::Service => "http.services",
+            Self::Transport => "http.serversTransports",
+            Self::Middleware => "http.middlewares",
+        }
+    }
+
+    /// One of it, for messages.
+    pub(super) fn noun(self) -> &'static str {
+        match self {
+            Self::EntryPoint => "entry point",
+            Self::Router => "router",
+            Self::Service => "service",
+            Self::Transport => "servers transport",
+            Self::Middleware => "middleware",
+        }
+    }
+
+    pub(super) const ALL: [Self; 5] =
+        [Self::EntryPoint, Self::Router, Self::Service, Self::Transport, Self::Middleware];
+}
+
+impl Item {
+    pub(super) fn new(section: Section, name: &str) -> Self {
+        Self { section, name: name.to_owned() }
+    }
+
+    pub(super) fn path(&self) -> String {
+        format!("{}.{}", self.section.path(), self.name)
+    }
+}
+
+impl Fault {
+    /// A fault of a whole file.
+    pub(super) fn file(file: &Path, line: u32, message: String) -> Self {
+        Self { file: file.to_owned(), path: String::new(), line, message, item: None }
+    }
+}
+
+impl fmt::Display for Fault {
+    /// One line: `file:line: key.path: message`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Plain(&self.file.to_string_lossy()))?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        f.write_str(": ")?;
+        if !self.path.is_empty() {
+            write!(f, "{}: ", Plain(&self.path))?;
+        }
+        write!(f, "{}", Plain(&self.message))
+    }
+}
+
+/// Keys and values come from files: what would break a line or a terminal is escaped.
+struct Plain<'t>(&'t str);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|char| {
+            if char.is_control() { write!(f, "{}", char.escape_default()) } else { write!(f, "{char}") }
+        })
+    }
+}
+
+/// Collects the faults of one load, up to [`FAULTS_MAX`].
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    list: Vec<Fault>,
+    more: usize,
+    broken: std::collections::HashSet<Item>,
+}
+
+impl Faults {
+    /// Adds one. Its item counts as broken even where the fault itself is one too many to list.
+    pub(super) fn push(&mut self, fault: Fault) {
+        if let Some(item) = &fault.item {
+            self.broken.insert(item.clone());
+        }
+        if self.list.len() < FAULTS_MAX { self.list.push(fault) } else { self.more += 1 }
+    }
+
+    /// Marks a part as unusable where the reason is told elsewhere.
+    pub(super) fn break_item(&mut self, item: Item) {
+        self.broken.insert(item);
+    }
+
+    /// Whether a suggestion is worth its time: nobody reads the hundredth, and each costs a look at all names.
+    pub(super) fn suggest(&self) -> bool {
+        self.list.len() < 100
+    }
+
+    pub(super) fn is_broken(&self, item: &Item) -> bool {
+        self.broken.contains(item)
+    }
+
+    /// The list, in the order of file and line, and the broken parts.
+    pub(super) fn finish(mut self, file: &Path) -> (Vec<Fault>, std::collections::HashSet<Item>) {
+        self.list.sort_by(|a, b| (a.file != file, &a.file, a.line).cmp(&(b.file != file, &b.file, b.line)));
+        if self.more > 0 {
+            self.list.push(Fault::file(file, 0, format!("and {} more faults", self.more)));
+        }
+        (self.list, self.broken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_one_line_whatever_the_file_holds() {
+        let fault = Fault {
+            file: "a.yaml".into(),
+            path: "http.x\n\u{1b}[31m".to_owned(),
+            line: 7,
+            message: "bad".to_owned(),
+            item: None,
+        };
+        assert_eq!(fault.to_string(), r"a.yaml:7: http.x\n\u{1b}[31m: bad");
+    }
+}

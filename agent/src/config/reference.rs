@@ -1,0 +1,73 @@
+//! The reference page of all keys, written from the table that the reader uses.
+
+use std::fmt::Write as _;
+
+use super::schema::{KEYS, Kind};
+use super::value::wanted;
+
+const HEAD: &str = "\
+# Configuration
+
+One YAML file, given by `wayspan run --config FILE`; `wayspan check FILE` reports every fault at once. The words are
+Traefik v3's, static and dynamic ones in one file; keys marked + are Wayspan's own. Upper and lower case of keys do not
+matter. A key that is not known is a fault, with the nearest known one; a key of Traefik's that is not listed here is
+`not supported yet`.
+
+Durations are written as `10s`, `1m30s`, `200ms`, or in seconds. Lists may be written as one text with commas.
+
+`entryPoints`, `http` and `serversTransport` are reloaded when a file changes and on SIGHUP; the rest needs a restart. A
+file that cannot be parsed keeps its last good state. A faulty router, service, middleware or entry point keeps its last
+good version, or is left out where it has none, and the rest applies.
+
+    entryPoints:
+      web: {address: \":8000\"}
+    http:
+      routers:
+        hotrod: {rule: \"Host(`hotrod.localhost`)\", service: hotrod}
+      services:
+        hotrod: {loadBalancer: {servers: [{url: \"http://127.0.0.1:8080\"}]}}
+    tracing:
+      serviceName: wayspan
+      sampleRate: 1.0
+      otlp: {grpc: {endpoint: \"127.0.0.1:4317\", insecure: true}}
+    api: {dashboard: true, address: \"127.0.0.1:9000\", jaegerQuery: \"http://127.0.0.1:16686\"}
+";
+
+/// The page, as it stands in docs/configuration.md.
+#[must_use]
+pub fn reference() -> String {
+    let mut page = HEAD.to_owned();
+    let mut section = "";
+    for key in KEYS {
+        let first = key.path.split('.').next().unwrap_or_default();
+        let group = if first == "http" { key.path.split(".<name>").next().unwrap_or(first) } else { first };
+        if group != section {
+            section = group;
+            let _ = write!(page, "\n## `{section}`\n\n| key | value | default | meaning |\n|---|---|---|---|\n");
+        }
+        let ours = if key.ours { " +" } else { "" };
+        let default = match (key.default, key.kind) {
+            ("", _) => String::new(),
+            (default, _) => format!("`{default}`"),
+        };
+        let value = if key.kind == Kind::Section { "a section, may be empty".to_owned() } else { wanted(key.kind) };
+        let meaning = key.meaning.replace('|', "\\|");
+        let _ = writeln!(page, "| `{}`{ours} | {value} | {default} | {meaning} |", key.path);
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    /// Run with `UPDATE_DOCS=1` to write the page anew.
+    #[test]
+    fn the_reference_page_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+        #[expect(clippy::disallowed_methods, reason = "a switch of this test, not a part of the configuration")]
+        if std::env::var("UPDATE_DOCS").is_ok() {
+            std::fs::write(path, super::reference()).unwrap();
+        }
+        let page = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(page == super::reference(), "docs/configuration.md is old; run the tests with UPDATE_DOCS=1");
+    }
+}

@@ -1,0 +1,441 @@
+//! Builds what the workers run on ([`Snapshot`]) and what spans call it ([`Catalog`]), and owns the stable ids of both.
+//! A name keeps its id for as long as it is in the configuration and [`STAY`] beyond; no id is given twice. Parts that
+//! did not change keep their `Arc`s, so that a swap touches only what changed. Pure: time is an argument.
+
+mod ids;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use wayspan_proxy::clock::MonoNs;
+use wayspan_proxy::route::RouteTable;
+use wayspan_proxy::snapshot::{self, Fixed, HeaderEdits, Route, Snapshot, Target};
+
+use self::ids::Ids;
+use super::bridge;
+use super::model::{self, Dynamic, MiddlewareKind, Observability, Static, Verbosity};
+use super::resolve::Resolved;
+use crate::catalog::{Catalog, RouteNames, ServerNames};
+
+/// How long names that left stay known: records of their last requests are still on their way. Requests may stream
+/// for minutes.
+pub const STAY: Duration = Duration::from_secs(300);
+
+const API: &str = "api@internal";
+const PING: &str = "ping@internal";
+
+/// What a build is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'i> {
+    /// The static part that holds.
+    pub fixed: &'i Static,
+    /// The reloadable part.
+    pub dynamic: &'i Dynamic,
+    /// Addresses of names.
+    pub resolved: &'i Resolved,
+    /// Where the api is bound, for routers that lead to it.
+    pub api: Option<SocketAddr>,
+    /// The time, for names that left.
+    pub now: MonoNs,
+}
+
+/// The owner of the ids.
+#[derive(Debug, Default)]
+pub struct Registry {
+    entry_points: Ids<String, Arc<str>>,
+    /// By router and variant: a router is two routes where entry points differ in what they observe.
+    routes: Ids<(String, usize), Arc<RouteNames>>,
+    services: Ids<String, Arc<str>>,
+    /// By service, URL, and how often the URL stood in the service before.
+    servers: Ids<(String, String, usize), Arc<ServerNames>>,
+    last: Built,
+    headers: [Arc<[Box<str>]>; 2],
+}
+
+/// The parts of a snapshot by id.
+#[derive(Debug, Default)]
+struct Built {
+    entry_points: HashMap<u32, Arc<snapshot::EntryPoint>>,
+    tables: HashMap<u32, (Vec<Row>, Arc<RouteTable>)>,
+    routes: HashMap<u32, Arc<Route>>,
+    services: HashMap<u32, Arc<snapshot::Service>>,
+    servers: HashMap<u32, Arc<snapshot::Server>>,
+}
+
+/// One route in a table.
+#[derive(Debug, Clone)]
+struct Row {
+    rule: wayspan_proxy::rule::Rule,
+    priority: i64,
+    route: Arc<Route>,
+}
+
+impl PartialEq for Row {
+    fn eq(&self, other: &Self) -> bool {
+        self.rule.text == other.rule.text && self.priority == other.priority && Arc::ptr_eq(&self.route, &other.route)
+    }
+}
+
+impl Registry {
+    /// Builds both. What is not in `dynamic` any more stays in the catalog for [`STAY`].
+    pub fn build(&mut self, inputs: &Inputs<'_>) -> (Snapshot, Catalog) {
+        self.entry_points.begin();
+        self.routes.begin();
+        self.services.begin();
+        self.servers.begin();
+        let headers = inputs.fixed.tracing.as_ref().map_or([&[][..], &[][..]], |tracing| {
+            [tracing.captured_request_headers.as_slice(), tracing.captured_response_headers.as_slice()]
+        });
+        for (held, wanted) in self.headers.iter_mut().zip(headers) {
+            if !held.iter().map(|name| &**name).eq(wanted.iter().map(String::as_str)) {
+                *held = wanted.iter().map(|name| name.as_str().into()).collect();
+            }
+        }
+        let mut build = Build {
+            services: inputs.dynamic.services.iter().map(|service| (service.name.as_str(), service)).collect(),
+            middlewares: inputs.dynamic.middlewares.iter().map(|one| (one.name.as_str(), one)).collect(),
+            inputs,
+            registry: self,
+            now: Built::default(),
+            names: HashMap::new(),
+            unmetered: HashSet::new(),
+        };
+        let rows = build.rows();
+        let entry_points = inputs
+            .dynamic
+            .entry_points
+            .iter()
+            .zip(rows)
+            .map(|(entry_point, rows)| build.entry_point(entry_point, rows));
+        let entry_points = entry_points.collect();
+        let Build { now, unmetered, names, .. } = build;
+        for (key, names) in names.into_values() {
+            self.routes.says(&key, Arc::new(names));
+        }
+        self.last = now;
+        let [captured_request_headers, captured_response_headers] = self.headers.clone();
+        let catalog = Catalog {
+            entry_points: self.entry_points.finish(inputs.now),
+            routes: self.routes.finish(inputs.now),
+            services: self.services.finish(inputs.now),
+            servers: self.servers.finish(inputs.now),
+            unmetered_routes: unmetered,
+            unmetered_entry_points: inputs
+                .dynamic
+                .entry_points
+                .iter()
+                .filter(|entry_point| entry_point.observability.metrics == Some(false))
+                .filter_map(|entry_point| self.entry_points.known(&entry_point.name))
+                .collect(),
+        };
+        (Snapshot { entry_points, captured_request_headers, captured_response_headers }, catalog)
+    }
+}
+
+struct Build<'b> {
+    inputs: &'b Inputs<'b>,
+    registry: &'b mut Registry,
+    services: HashMap<&'b str, &'b model::Service>,
+    middlewares: HashMap<&'b str, &'b model::Middleware>,
+    now: Built,
+    /// By route's id: its key, and its names without those of branches until the tables are built.
+    names: HashMap<u32, ((String, usize), RouteNames)>,
+    unmetered: HashSet<u32>,
+}
+
+/// What is observed of a route, when its router and entry point have had their say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Observed {
+    traced: bool,
+    detailed: bool,
+    metered: bool,
+}
+
+impl<'b> Build<'b> {
+    /// The rows of each entry point's table.
+    fn rows(&mut self) -> Vec<Vec<Row>> {
+        let dynamic = self.inputs.dynamic;
+        let mut rows: Vec<Vec<Row>> = dynamic.entry_points.iter().map(|_| Vec::new()).collect();
+        for router in &dynamic.routers {
+            let mut variants: Vec<(Observed, Option<Arc<Route>>)> = Vec::new();
+            for (entry_point, rows) in dynamic.entry_points.iter().zip(&mut rows) {
+                if !router.entry_points.is_empty() && !router.entry_points.contains(&entry_point.name) {
+                    continue;
+                }
+                let observed = self.observed(router, &entry_point.observability);
+                let known = variants.iter().position(|(other, _)| *other == observed);
+                let variant = known.unwrap_or_else(|| {
+                    variants.push((observed, self.route(router, variants.len(), observed)));
+                    variants.len() - 1
+                });
+                if let Some((_, Some(route))) = variants.get(variant) {
+                    let (rule, route) = (router.rule.clone(), Arc::clone(route));
+                    rows.push(Row { rule, priority: router.priority, route });
+                }
+            }
+        }
+        let ping = self.inputs.fixed.ping.as_ref().and_then(|ping| ping.entry_point.as_deref());
+        let at = dynamic.entry_points.iter().zip(&mut rows).find(|(entry_point, _)| Some(&*entry_point.name) == ping);
+        if let Some((entry_point, rows)) = at
+            && let Ok(rule) = bridge::parse_rule("Path(`/ping`)")
+        {
+            let router = ping_router(rule);
+            let observed = self.observed(&router, &entry_point.observability);
+            let route = self.route(&router, 0, observed);
+            rows.extend(route.map(|route| Row { rule: router.rule, priority: router.priority, route }));
+        }
+        rows
+    }
+
+    fn observed(&self, router: &model::Router, entry_point: &Observability) -> Observed {
+        let own = &router.observability;
+        let tracing = self.inputs.fixed.tracing.as_ref();
+        let wanted = own.tracing.or(entry_point.tracing).unwrap_or(true);
+        let internal = router.service.ends_with("@internal");
+        Observed {
+            traced: wanted && tracing.is_some_and(|tracing| tracing.add_internals || !internal),
+            detailed: own.verbosity.or(entry_point.verbosity).unwrap_or_default() == Verbosity::Detailed,
+            metered: own.metrics.or(entry_point.metrics).unwrap_or(true),
+        }
+    }
+
+    /// `None`: the router leads to a service that is not there; a reload has reported it.
+    fn route(&mut self, router: &'_ model::Router, variant: usize, observed: Observed) -> Option<Arc<Route>> {
+        let target = match router.service.as_str() {
+            PING => Target::Fixed(self.pong(router, variant)),
+            API => Target::Service(self.api()),
+            name => Target::Service(self.service(self.services.get(name).copied()?)),
+        };
+        let middlewares = router.middlewares.iter().filter_map(|name| self.middlewares.get(name.as_str()).copied());
+        let middlewares: Vec<&model::Middleware> = middlewares.collect();
+        let names = RouteNames {
+            router: router.name.as_str().into(),
+            service: router.service.as_str().into(),
+            rule: (*router.rule.text).into(),
+            operations: Vec::new(),
+            patterns: Vec::new(),
+            middlewares: middlewares.iter().map(|one| (one.name.as_str().into(), kind_name(&one.kind))).collect(),
+            detailed: observed.detailed,
+            internal: router.service.ends_with("@internal"),
+        };
+        let key = (router.name.clone(), variant);
+        let id = self.registry.routes.id(key.clone());
+        self.names.insert(id, (key, names));
+        if !observed.metered {
+            self.unmetered.insert(id);
+        }
+        let route = Route {
+            id,
+            name: router.name.as_str().into(),
+            traced: observed.traced,
+            middlewares: middlewares
+                .iter()
+                .map(|one| match &one.kind {
+                    MiddlewareKind::Headers(edits) => snapshot::Middleware::Headers(Arc::clone(edits)),
+                })
+                .collect(),
+            target,
+        };
+        let route = kept(self.registry.last.routes.get(&id), route, same_route);
+        self.now.routes.insert(id, Arc::clone(&route));
+        Some(route)
+    }
+
+    /// The answer to a ping; the one of last time, so that its route does not change.
+    fn pong(&self, router: &model::Router, variant: usize) -> Arc<Fixed> {
+        let id = self.registry.routes.known(&(router.name.clone(), variant));
+        let route = id.and_then(|id| self.registry.last.routes.get(&id));
+        match route.map(|route| &route.target) {
+            Some(Target::Fixed(fixed)) => Arc::clone(fixed),
+            _ => Arc::new(Fixed { status: 200, content_type: "text/plain", body: bytes::Bytes::from_static(b"OK") }),
+        }
+    }
+
+    /// The api as a service with one server: so the dashboard works through an entry point too.
+    fn api(&mut self) -> Arc<snapshot::Service> {
+        let address = self.inputs.api.map(reachable);
+        let servers = address.map(|address| model::Server {
+            url: format!("http://{address}"),
+            host: address.ip().to_string(),
+            port: address.port(),
+            path_prefix: String::new(),
+            weight: 1,
+        });
+        self.service(&model::Service {
+            name: API.to_owned(),
+            servers: servers.into_iter().collect(),
+            // The api answers to its own address, not to every name that someone's DNS points at it.
+            pass_host: false,
+            timeouts: snapshot::Timeouts::default(),
+            idle_max: 4,
+        })
+    }
+
+    fn service(&mut self, service: &model::Service) -> Arc<snapshot::Service> {
+        let id = self.registry.services.named(service.name.clone(), service.name.as_str());
+        if let Some(built) = self.now.services.get(&id) {
+            return Arc::clone(built);
+        }
+        let mut times: HashMap<&str, usize> = HashMap::new();
+        let servers = service.servers.iter().map(|server| {
+            let nth = times.entry(&server.url).or_default();
+            let key = (service.name.clone(), server.url.clone(), *nth);
+            *nth += 1;
+            self.server(key, server)
+        });
+        let servers = servers.collect();
+        let weights: Vec<u32> = service.servers.iter().map(|server| server.weight).collect();
+        let built = snapshot::Service {
+            id,
+            name: service.name.as_str().into(),
+            servers,
+            turn: snapshot::turn(&weights),
+            pass_host: service.pass_host,
+            timeouts: service.timeouts,
+            idle_max: service.idle_max,
+        };
+        let built = kept(self.registry.last.services.get(&id), built, same_service);
+        self.now.services.insert(id, Arc::clone(&built));
+        built
+    }
+
+    fn server(&mut self, key: (String, String, usize), server: &model::Server) -> Arc<snapshot::Server> {
+        let addresses = self.inputs.resolved.addresses(&server.host, server.port);
+        let names = ServerNames {
+            url: server.url.as_str().into(),
+            host: server.host.as_str().into(),
+            port: server.port,
+            path_prefix: server.path_prefix.as_str().into(),
+            addresses: addresses.clone(),
+        };
+        let id = self.registry.servers.named(key, names);
+        let built = snapshot::Server {
+            id,
+            url: server.url.as_str().into(),
+            authority: authority(&server.host, server.port).into(),
+            host: server.host.as_str().into(),
+            path_prefix: server.path_prefix.as_str().into(),
+            addresses: addresses.into(),
+        };
+        let built = kept(self.registry.last.servers.get(&id), built, same_server);
+        self.now.servers.insert(id, Arc::clone(&built));
+        built
+    }
+
+    fn entry_point(&mut self, entry_point: &model::EntryPoint, rows: Vec<Row>) -> Arc<snapshot::EntryPoint> {
+        let id = self.registry.entry_points.named(entry_point.name.clone(), entry_point.name.as_str());
+        let routes = match self.registry.last.tables.get(&id) {
+            Some((old, table)) if *old == rows => Arc::clone(table),
+            _ => {
+                let rows = rows.iter().map(|row| (row.rule.clone(), row.priority, Arc::clone(&row.route)));
+                Arc::new(RouteTable::build(rows.collect()))
+            }
+        };
+        for bridge::Branches { route, operations, patterns } in bridge::branches(&routes) {
+            if let Some((_, names)) = self.names.get_mut(&route) {
+                (names.operations, names.patterns) = (operations, patterns);
+            }
+        }
+        self.now.tables.insert(id, (rows, Arc::clone(&routes)));
+        let built = snapshot::EntryPoint {
+            id,
+            name: entry_point.name.as_str().into(),
+            addresses: entry_point.addresses.clone(),
+            limits: entry_point.limits,
+            trusted: entry_point.trusted.clone(),
+            trust_all: entry_point.trust_all,
+            traced: self.inputs.fixed.tracing.is_some() && entry_point.observability.tracing.unwrap_or(true),
+            routes,
+        };
+        let built = kept(self.registry.last.entry_points.get(&id), built, same_entry_point);
+        self.now.entry_points.insert(id, Arc::clone(&built));
+        built
+    }
+}
+
+fn ping_router(rule: wayspan_proxy::rule::Rule) -> model::Router {
+    model::Router {
+        name: PING.to_owned(),
+        rule,
+        priority: i64::MAX,
+        entry_points: Vec::new(),
+        middlewares: Vec::new(),
+        service: PING.to_owned(),
+        observability: Observability::default(),
+    }
+}
+
+/// Traefik's span name of a middleware's kind.
+fn kind_name(kind: &MiddlewareKind) -> &'static str {
+    match kind {
+        MiddlewareKind::Headers(_) => "Headers",
+    }
+}
+
+/// A listener on every address is reached on loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v4.port()).into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, v6.port()).into(),
+        _ => address,
+    }
+}
+
+/// `Host`: HTTP's own port is left out, an IPv6 address stands in brackets.
+fn authority(host: &str, port: u16) -> String {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    if port == 80 { host } else { format!("{host}:{port}") }
+}
+
+fn kept<T>(old: Option<&Arc<T>>, new: T, same: fn(&T, &T) -> bool) -> Arc<T> {
+    match old {
+        Some(old) if same(old, &new) => Arc::clone(old),
+        _ => Arc::new(new),
+    }
+}
+
+// The four below name every field: a new one must be thought of.
+
+fn same_entry_point(a: &snapshot::EntryPoint, b: &snapshot::EntryPoint) -> bool {
+    let snapshot::EntryPoint { id, name, addresses, limits, trusted, trust_all, traced, routes } = a;
+    (id, name, addresses, limits, trusted) == (&b.id, &b.name, &b.addresses, &b.limits, &b.trusted)
+        && (trust_all, traced) == (&b.trust_all, &b.traced)
+        && Arc::ptr_eq(routes, &b.routes)
+}
+
+fn same_route(a: &Route, b: &Route) -> bool {
+    let Route { id, name, traced, middlewares, target } = a;
+    let same_target = match (target, &b.target) {
+        (Target::Service(a), Target::Service(b)) => Arc::ptr_eq(a, b),
+        (Target::Fixed(a), Target::Fixed(b)) => a == b,
+        _ => false,
+    };
+    let same_edits = |(a, b): (&snapshot::Middleware, &snapshot::Middleware)| match (a, b) {
+        (snapshot::Middleware::Headers(a), snapshot::Middleware::Headers(b)) => {
+            let (a, b): (&HeaderEdits, &HeaderEdits) = (a, b);
+            (&a.request, &a.response) == (&b.request, &b.response)
+        }
+    };
+    (id, name, traced) == (&b.id, &b.name, &b.traced)
+        && same_target
+        && middlewares.len() == b.middlewares.len()
+        && middlewares.iter().zip(&b.middlewares).all(same_edits)
+}
+
+fn same_service(a: &snapshot::Service, b: &snapshot::Service) -> bool {
+    let snapshot::Service { id, name, servers, turn, pass_host, timeouts, idle_max } = a;
+    (id, name, turn, pass_host) == (&b.id, &b.name, &b.turn, &b.pass_host)
+        && (timeouts, idle_max) == (&b.timeouts, &b.idle_max)
+        && servers.len() == b.servers.len()
+        && servers.iter().zip(&b.servers).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+fn same_server(a: &snapshot::Server, b: &snapshot::Server) -> bool {
+    let snapshot::Server { id, url, authority, host, path_prefix, addresses } = a;
+    (id, url, authority, host) == (&b.id, &b.url, &b.authority, &b.host)
+        && (path_prefix, addresses) == (&b.path_prefix, &b.addresses)
+}

@@ -1,0 +1,248 @@
+//! The registry over several configurations: ids, what is kept, what leaves.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wayspan_proxy::clock::MonoNs;
+use wayspan_proxy::route::RequestView;
+use wayspan_proxy::snapshot::{Route, Service, Snapshot, Target};
+
+use super::{Inputs, Registry, STAY};
+use crate::catalog::Catalog;
+use crate::config::resolve::{Resolved, names};
+use crate::config::tests::good;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A registry fed with files.
+#[derive(Default)]
+struct World {
+    registry: Registry,
+    resolved: Resolved,
+    now: MonoNs,
+}
+
+impl World {
+    fn build(&mut self, main: &str) -> (Snapshot, Catalog) {
+        let config = good(main);
+        let api = config.fixed.api.as_ref().map(|api| SocketAddr::new(api.address.ip(), 9123));
+        let (fixed, dynamic) = (&config.fixed, &config.dynamic);
+        self.registry.build(&Inputs { fixed, dynamic, resolved: &self.resolved, api, now: self.now })
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.0 += u64::try_from(time.as_nanos()).unwrap();
+    }
+}
+
+fn file(routers: &str, services: &str) -> String {
+    format!(
+        "entryPoints: {{web: {{address: ':8000'}}, two: {{address: ':8001', observability: {{traceVerbosity: detailed}}}}}}\n\
+         http:\n  routers: {{{routers}}}\n  services: {{{services}}}\n\
+         tracing: {{capturedRequestHeaders: [A]}}\napi: {{}}\nping: {{entryPoint: web}}\n"
+    )
+}
+
+const A: &str = "a: {rule: Path(`/a`), service: s, entryPoints: [web]}";
+const S: &str =
+    "s: {loadBalancer: {servers: [{url: 'http://10.0.0.1', weight: 2}, {url: 'http://db:81/x', weight: 1}]}}";
+
+#[test]
+fn the_same_configuration_is_the_same_parts() {
+    let mut world = World::default();
+    let (first, names) = world.build(&file(A, S));
+    world.pass(Duration::from_secs(1));
+    let (second, again) = world.build(&file(A, S));
+    for (a, b) in first.entry_points.iter().zip(&second.entry_points) {
+        assert!(Arc::ptr_eq(a, b), "{}", a.name);
+    }
+    assert!(Arc::ptr_eq(&first.captured_request_headers, &second.captured_request_headers));
+    assert_eq!(*first.captured_request_headers, ["a".into()]);
+    assert_eq!((names.routes, names.services), (again.routes, again.services));
+}
+
+#[test]
+fn a_change_touches_only_its_entry_point() {
+    let mut world = World::default();
+    let (first, _) = world.build(&file(A, S));
+    let (second, _) = world.build(&file(&format!("{A}, b: {{rule: Path(`/b`), service: s, entryPoints: [two]}}"), S));
+    let same: Vec<_> =
+        first.entry_points.iter().zip(&second.entry_points).map(|(a, b)| (a.id == b.id, Arc::ptr_eq(a, b))).collect();
+    assert_eq!(same, [(true, true), (true, false)]);
+    // Another rule or priority is another table with the same route.
+    let (third, catalog) = world.build(&file("a: {rule: Path(`/z`), service: s, entryPoints: [web]}", S));
+    assert!(!Arc::ptr_eq(&second.entry_points[0].routes, &third.entry_points[0].routes));
+    let a = catalog.routes.values().find(|names| &*names.router == "a").unwrap();
+    assert_eq!(&*a.rule, "Path(`/z`)");
+}
+
+fn route_of(world: &World, router: &str) -> Arc<Route> {
+    Arc::clone(world.registry.last.routes.values().find(|route| &*route.name == router).expect(router))
+}
+
+fn service_of(world: &World, router: &str) -> Arc<Service> {
+    match &route_of(world, router).target {
+        Target::Service(service) => Arc::clone(service),
+        Target::Fixed(_) => panic!("{router} leads to no service"),
+    }
+}
+
+fn id_of(catalog: &Catalog, router: &str) -> u32 {
+    *catalog.routes.iter().find(|(_, names)| &*names.router == router).expect(router).0
+}
+
+#[test]
+fn names_keep_their_ids_and_leave_after_a_while() {
+    let mut world = World::default();
+    let (_, catalog) = world.build(&file(A, S));
+    let (a, services, servers) = (id_of(&catalog, "a"), catalog.services.clone(), catalog.servers.len());
+    assert_eq!(servers, 2);
+    let (_, gone) = world.build(&file("", ""));
+    assert_eq!((id_of(&gone, "a"), &gone.services, gone.servers.len()), (a, &services, 2));
+    world.pass(STAY - Duration::from_nanos(1));
+    let (_, still) = world.build(&file("", ""));
+    assert_eq!(id_of(&still, "a"), a);
+    // Back in time: the same id, and the time begins anew.
+    let (_, back) = world.build(&file(A, S));
+    assert_eq!(id_of(&back, "a"), a);
+    world.build(&file("", ""));
+    world.pass(STAY);
+    let (_, left) = world.build(&file("", ""));
+    assert!(left.routes.values().all(|names| &*names.router != "a") && left.services.is_empty());
+    // Back too late: a new id, never one that was given.
+    let (_, late) = world.build(&file(A, S));
+    assert!(id_of(&late, "a") > a);
+    assert_eq!(world.now.0, 2 * 300 * SECOND - 1);
+}
+
+#[test]
+fn addresses_of_names_are_filled_in_as_they_become_known() {
+    let mut world = World::default();
+    assert_eq!(names(&good(&file(A, S)).dynamic), ["db".into()].into());
+    let server = |world: &World, n: usize| Arc::clone(&service_of(world, "a").servers[n]);
+    world.build(&file(A, S));
+    let (fixed, unknown) = (server(&world, 0), server(&world, 1));
+    assert_eq!((&*fixed.authority, fixed.addresses.len()), ("10.0.0.1", 1));
+    assert_eq!((&*unknown.authority, &*unknown.path_prefix, unknown.addresses.len()), ("db:81", "/x", 0));
+    world.resolved = Resolved::of([("db".into(), vec!["10.9.9.9".parse().unwrap(), "::9".parse().unwrap()])]);
+    let (_, catalog) = world.build(&file(A, S));
+    let known = server(&world, 1);
+    assert_eq!((known.id, known.addresses.len()), (unknown.id, 2));
+    assert!(Arc::ptr_eq(&fixed, &server(&world, 0)));
+    assert_eq!(catalog.servers[&known.id].addresses.len(), 2);
+}
+
+#[test]
+fn servers_take_turns_by_weight_and_equal_urls_are_two_servers() {
+    let mut world = World::default();
+    let twice = "s: {loadBalancer: {servers: [{url: 'http://10.0.0.1'}, {url: 'http://10.0.0.1'}]}}";
+    world.build(&file(A, twice));
+    let service = service_of(&world, "a");
+    assert_ne!(service.servers[0].id, service.servers[1].id);
+    world.build(&file(A, S));
+    let again = service_of(&world, "a");
+    assert_eq!((again.id, again.servers[0].id), (service.id, service.servers[0].id));
+    assert_eq!(*again.turn, [0, 1, 0]);
+}
+
+#[test]
+fn observability_is_the_routers_then_the_entry_points_then_the_default() {
+    let head = "entryPoints: {a: {address: ':1', observability: {tracing: false, traceVerbosity: detailed, metrics: false}}, b: {address: ':2'}}\n";
+    let services = "services: {s: {loadBalancer: {servers: []}}}";
+    let tracing = "\ntracing: {}";
+    // (the router's own, what else the file has, then traced, detailed and counted by variant)
+    for (own, rest, want) in [
+        ("{}", tracing, vec![("r", false, true, false), ("r", true, false, true)]),
+        ("{tracing: true}", tracing, vec![("r", true, false, true), ("r", true, true, false)]),
+        ("{tracing: true, traceVerbosity: minimal, metrics: true}", tracing, vec![("r", true, false, true)]),
+        ("{}", "", vec![("r", false, false, true), ("r", false, true, false)]),
+    ] {
+        let mut world = World::default();
+        let router = format!("routers: {{r: {{rule: Path(`/`), service: s, observability: {own}}}}}");
+        let (snapshot, catalog) = world.build(&format!("{head}http: {{{router}, {services}}}{rest}"));
+        let mut got: Vec<_> = world
+            .registry
+            .last
+            .routes
+            .values()
+            .map(|route| {
+                let names = &catalog.routes[&route.id];
+                (&*route.name, route.traced, names.detailed, !catalog.unmetered_routes.contains(&route.id))
+            })
+            .collect();
+        got.sort();
+        assert_eq!(got, want, "{own}");
+        let traced: Vec<_> = snapshot.entry_points.iter().map(|one| one.traced).collect();
+        assert_eq!(traced, [false, !rest.is_empty()]);
+        assert_eq!(catalog.unmetered_entry_points, [snapshot.entry_points[0].id].into());
+    }
+}
+
+#[test]
+fn the_agents_own_routes_are_internal_and_traced_only_when_asked() {
+    for add_internals in [false, true] {
+        let mut world = World::default();
+        let (_, catalog) = world.build(&format!(
+            "entryPoints: {{web: {{address: ':1'}}}}\nhttp: {{routers: {{dash: {{rule: Path(`/d`), service: api@internal}}}}}}\n\
+             tracing: {{addInternals: {add_internals}}}\napi: {{address: ':9000'}}\nping: {{entryPoint: web}}"
+        ));
+        for router in ["dash", "ping@internal"] {
+            let route = route_of(&world, router);
+            assert_eq!((route.traced, catalog.routes[&route.id].internal), (add_internals, true), "{router}");
+        }
+        let api = service_of(&world, "dash");
+        assert_eq!((&*api.name, api.pass_host, &*api.servers[0].url), ("api@internal", false, "http://[::1]:9123"));
+        assert_eq!(api.servers[0].addresses[0].to_string(), "[::1]:9123");
+        let Target::Fixed(pong) = &route_of(&world, "ping@internal").target else { panic!("ping is answered here") };
+        assert_eq!((pong.status, &*pong.body), (200, &b"OK"[..]));
+        let (_, (rows, _)) = world.registry.last.tables.iter().next().unwrap();
+        let ping = rows.iter().find(|row| &*row.route.name == "ping@internal").unwrap();
+        assert_eq!((ping.priority, &*ping.rule.text), (i64::MAX, "Path(`/ping`)"));
+    }
+}
+
+#[test]
+fn middlewares_and_names_stand_in_the_routers_order() {
+    let mut world = World::default();
+    let (_, catalog) = world.build(
+        "entryPoints: {web: {address: ':1'}}\nhttp:\n  routers: {r: {rule: Path(`/`), service: s, middlewares: [b, a]}}\n  \
+         services: {s: {loadBalancer: {servers: []}}}\n  middlewares: {a: {headers: {customRequestHeaders: {X: '1'}}}, b: {headers: {customResponseHeaders: {Y: ''}}}}",
+    );
+    let route = route_of(&world, "r");
+    assert_eq!(route.middlewares.len(), 2);
+    let names = &catalog.routes[&route.id];
+    assert_eq!(names.middlewares, [("b".into(), "Headers"), ("a".into(), "Headers")]);
+    assert_eq!((&*names.service, names.operations.len(), names.patterns.len()), ("s", 1, 1));
+}
+
+/// The router that a request finds on an entry point.
+fn found(snapshot: &Snapshot, path: &str) -> Option<(String, String)> {
+    let headers = http::HeaderMap::new();
+    let view = RequestView {
+        method: "GET",
+        host: "hotrod.localhost",
+        path,
+        query: "",
+        headers: &headers,
+        client_ip: [127, 0, 0, 1].into(),
+    };
+    let found = snapshot.entry_points[0].routes.find(&view)?;
+    Some((found.route.name.to_string(), found.operation().to_owned()))
+}
+
+#[test]
+fn requests_find_their_routes_and_ping_comes_first() {
+    let mut world = World::default();
+    let router =
+        "h: {rule: 'Host(`hotrod.localhost`) && (Path(`/a`) || PathPrefix(`/p`))', priority: 9999999, service: s}";
+    let (snapshot, catalog) = world.build(&file(router, S));
+    let want = |router: &str, operation: &str| Some((router.to_owned(), operation.to_owned()));
+    assert_eq!(found(&snapshot, "/a"), want("h", "hotrod.localhost/a"));
+    assert_eq!(found(&snapshot, "/pxx"), want("h", "hotrod.localhost/p/*"));
+    assert_eq!(found(&snapshot, "/ping"), want("ping@internal", "/ping"));
+    assert_eq!(found(&snapshot, "/none"), None);
+    let names = &catalog.routes[&id_of(&catalog, "h")];
+    assert_eq!(names.operations, ["hotrod.localhost/a".into(), "hotrod.localhost/p/*".into()]);
+    assert_eq!(names.patterns, ["/a".into(), "/p/*".into()]);
+}
