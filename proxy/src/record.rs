@@ -626,8 +626,11 @@ impl<'a> Reader<'a> {
         Some(text)
     }
     fn headers(&mut self) -> Option<Vec<(&'a str, &'a str)>> {
-        let count = self.u8()?;
-        (0..count).map(|_| Some((self.text()?, self.text()?))).collect()
+        // Most records have none.
+        match self.u8()? {
+            0 => Some(Vec::new()),
+            count => (0..count).map(|_| Some((self.text()?, self.text()?))).collect(),
+        }
     }
     fn record(&mut self) -> Option<Record<'a>> {
         let truncated = self.bool()?;

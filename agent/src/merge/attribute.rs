@@ -38,7 +38,8 @@ pub fn attribute<'a>(record: &'a Record<'a>) -> Attributed<'a> {
         }
     }
     let body = response(&mut walk, head, &clock, middleware_ns);
-    let (blame, dominant) = largest(&walk.phases);
+    let (blame, dominant) =
+        (largest(&Blame::ALL, &walk.groups, Blame::Proxy), largest(&Phase::ALL, &walk.phases, Phase::ProxyResponse));
     Attributed {
         record,
         start,
@@ -149,13 +150,14 @@ struct Walk {
     at: MonoNs,
     at_us: u64,
     phases: [u64; Phase::COUNT],
+    groups: [u64; Blame::COUNT],
     stretches: Vec<Stretch>,
 }
 
 impl Walk {
     fn new(start: MonoNs, end: MonoNs) -> Self {
         let stretches = Vec::with_capacity(STRETCHES_USUAL);
-        Self { start, end, at: start, at_us: 0, phases: [0; Phase::COUNT], stretches }
+        Self { start, end, at: start, at_us: 0, phases: [0; Phase::COUNT], groups: [0; Blame::COUNT], stretches }
     }
 
     /// Where a point lies, if it is known.
@@ -174,6 +176,9 @@ impl Walk {
 
     fn add(&mut self, phase: Phase, us: u64) {
         if let Some(sum) = self.phases.get_mut(phase as usize) {
+            *sum += us;
+        }
+        if let Some(sum) = self.groups.get_mut(phase.blame() as usize) {
             *sum += us;
         }
     }
@@ -284,25 +289,15 @@ fn divide<const N: usize>(total_us: u64, parts_ns: [u64; N]) -> ([u64; N], u64) 
     (quotas.map(|(us, _)| us), rest.0)
 }
 
-/// The group and the phase with the most time; of equals the one that stands first. An instant is the proxy's.
-fn largest(phases: &[u64; Phase::COUNT]) -> (Blame, Phase) {
-    let mut groups = [0_u64; Blame::COUNT];
-    let mut dominant = (0, Phase::ProxyResponse);
-    for (phase, us) in Phase::ALL.into_iter().zip(*phases) {
-        if us > dominant.0 {
-            dominant = (us, phase);
-        }
-        if let Some(sum) = groups.get_mut(phase.blame() as usize) {
-            *sum += us;
+/// The one with the most time; of equals the one that stands first, `instant` where nothing took any.
+fn largest<T: Copy, const N: usize>(all: &[T; N], us: &[u64; N], instant: T) -> T {
+    let mut most = (0, instant);
+    for (one, us) in all.iter().zip(us) {
+        if *us > most.0 {
+            most = (*us, *one);
         }
     }
-    let mut blame = (0, Blame::Proxy);
-    for (group, us) in Blame::ALL.into_iter().zip(groups) {
-        if us > blame.0 {
-            blame = (us, group);
-        }
-    }
-    (blame.1, dominant.1)
+    most.1
 }
 
 /// Texts per reason: on the client's side, on the upstream's.

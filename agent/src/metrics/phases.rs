@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::merge::phase::{Attributed, Phase};
 
 /// Upper bounds in microseconds: from what a probe can tell apart to what a person waits for.
-pub const BOUNDS_US: [u64; 16] = [
+pub(crate) const BOUNDS_US: [u64; 16] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
     5_000_000, 10_000_000,
 ];
 /// Buckets: one per bound, and one for the rest.
-pub const BUCKETS: usize = BOUNDS_US.len() + 1;
+pub(crate) const BUCKETS: usize = BOUNDS_US.len() + 1;
 
 #[derive(Debug, Default)]
 struct Cells {
@@ -29,11 +29,11 @@ pub struct PhaseReader(Arc<[Cells; Phase::COUNT]>);
 
 /// One phase's histogram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PhaseReading {
+pub(crate) struct PhaseReading {
     /// Sum, microseconds.
-    pub sum_us: u64,
+    pub(crate) sum_us: u64,
     /// By bound, not cumulative; the last is above all bounds.
-    pub buckets: [u64; BUCKETS],
+    pub(crate) buckets: [u64; BUCKETS],
 }
 
 /// One writer per cell: no locked instruction is needed.
@@ -67,12 +67,11 @@ impl PhaseWriter {
 impl PhaseReader {
     /// All phases, by [`Phase`] as index.
     #[must_use]
-    pub fn read(&self) -> [PhaseReading; Phase::COUNT] {
+    pub(crate) fn read(&self) -> [PhaseReading; Phase::COUNT] {
         let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        self.0.each_ref().map(|cells| PhaseReading {
-            sum_us: load(&cells.sum_us),
-            buckets: cells.buckets.each_ref().map(load),
-        })
+        self.0
+            .each_ref()
+            .map(|cells| PhaseReading { sum_us: load(&cells.sum_us), buckets: cells.buckets.each_ref().map(load) })
     }
 }
 

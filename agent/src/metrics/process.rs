@@ -60,7 +60,10 @@ mod tests {
     fn fields_are_found_by_name_and_strange_names_of_processes_do_no_harm() {
         let status = "Name:\tx\nVmSize:\t  1000 kB\nVmRSS:\t    20 kB\nThreads:\t3\n";
         assert_eq!((field(status, "VmRSS:"), field(status, "Threads:")), (Some(20), Some(3)));
-        assert_eq!(field("Max open files            1024                 4096   files\n", "Max open files"), Some(1024));
+        assert_eq!(
+            field("Max open files            1024                 4096   files\n", "Max open files"),
+            Some(1024)
+        );
         assert_eq!(field("Max open files            unlimited\n", "Max open files"), None);
         let own = "7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 250 20";
         assert_eq!(started_s(own, "cpu 1\nbtime 1000\n"), Some(1002.5));

@@ -23,7 +23,9 @@ impl Format {
             let mut parts = range.split(';').map(str::trim);
             let format = match parts.next() {
                 Some(kind) if kind.eq_ignore_ascii_case("application/openmetrics-text") => Self::OpenMetrics,
-                Some(kind) if ["text/plain", "text/*", "*/*"].iter().any(|k| kind.eq_ignore_ascii_case(k)) => Self::Classic,
+                Some(kind) if ["text/plain", "text/*", "*/*"].iter().any(|k| kind.eq_ignore_ascii_case(k)) => {
+                    Self::Classic
+                }
                 _ => continue,
             };
             let quality = parts.find_map(|part| part.strip_prefix("q=")).map_or(1000, thousandths);
@@ -209,8 +211,7 @@ mod tests {
         let open = Gauge::<i64>::default();
         open.set(3);
         registry.register("open", "Open", open);
-        let seconds =
-            Family::<Vec<(String, String)>, Histogram>::new_with_constructor(|| Histogram::new([0.25, 1.0]));
+        let seconds = Family::<Vec<(String, String)>, Histogram>::new_with_constructor(|| Histogram::new([0.25, 1.0]));
         for value in [0.25, 0.5, 1.0, 3.75] {
             seconds.get_or_create(&vec![("phase".into(), "x".into())]).observe(value);
         }
