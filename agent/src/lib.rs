@@ -6,3 +6,5 @@
 pub mod catalog;
 pub mod config;
 pub mod merge;
+pub mod metrics;
+pub mod recent;

@@ -12,10 +12,12 @@
 //! Must not know eBPF, Kubernetes, OpenTelemetry, files or the environment.
 
 pub mod clock;
+pub mod counters;
 pub mod framer;
 pub mod headers;
 pub mod observer;
 pub mod record;
+pub mod ring;
 pub mod route;
 pub mod rule;
 pub mod sampling;

@@ -175,7 +175,7 @@ pub struct BodyClock {
 }
 
 /// Known methods (the list of OpenTelemetry's HTTP conventions); others keep their text in [`Record::method_other`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 #[expect(missing_docs, reason = "the names are the methods")]
 pub enum Method {
@@ -556,38 +556,64 @@ struct Reader<'a> {
     at: usize,
 }
 
+/// Length of an encoded head, without the truncated flag before it.
+const HEAD_BYTES: usize = 305;
+/// Length of an encoded attempt.
+const ATTEMPT_BYTES: usize = 127;
+
+// `inline(always)`: the fixed parts are read behind one check of their length each, which the compiler sees only once
+// all is in one function: 70 checks fewer a record.
 impl<'a> Reader<'a> {
+    /// Reads a part of fixed length.
+    #[inline(always)]
+    fn fixed<T>(&mut self, length: usize, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        let end = self.at.checked_add(length)?;
+        let mut part = Reader { all: self.all.get(self.at..end)?, at: 0 };
+        let value = read(&mut part);
+        self.at += part.at;
+        value
+    }
+    #[inline(always)]
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let end = self.at.checked_add(N)?;
         let bytes = self.all.get(self.at..end)?.try_into().ok()?;
         self.at = end;
         Some(bytes)
     }
+    #[inline(always)]
     fn u8(&mut self) -> Option<u8> {
         self.take::<1>().map(|[byte]| byte)
     }
+    #[inline(always)]
     fn bool(&mut self) -> Option<bool> {
         self.u8().map(|byte| byte != 0)
     }
+    #[inline(always)]
     fn u16(&mut self) -> Option<u16> {
         self.take().map(u16::from_le_bytes)
     }
+    #[inline(always)]
     fn u32(&mut self) -> Option<u32> {
         self.take().map(u32::from_le_bytes)
     }
+    #[inline(always)]
     fn u64(&mut self) -> Option<u64> {
         self.take().map(u64::from_le_bytes)
     }
+    #[inline(always)]
     fn at(&mut self) -> Option<MonoNs> {
         self.u64().map(MonoNs)
     }
+    #[inline(always)]
     fn code<T: Copy>(&mut self, all: &[T]) -> Option<T> {
         let code = self.u8()?;
         all.get(usize::from(code)).copied()
     }
+    #[inline(always)]
     fn token(&mut self) -> Option<Token> {
         Some(Token { generation: self.u64()?, slot: self.u32()? })
     }
+    #[inline(always)]
     fn address(&mut self) -> Option<SocketAddr> {
         let ip = Ipv6Addr::from(self.take::<16>()?);
         Some(SocketAddr::new(ip.to_canonical(), self.u16()?))
@@ -600,15 +626,20 @@ impl<'a> Reader<'a> {
         Some(text)
     }
     fn headers(&mut self) -> Option<Vec<(&'a str, &'a str)>> {
-        let count = self.u8()?;
-        (0..count).map(|_| Some((self.text()?, self.text()?))).collect()
+        // Most records have none.
+        match self.u8()? {
+            0 => Some(Vec::new()),
+            count => (0..count).map(|_| Some((self.text()?, self.text()?))).collect(),
+        }
     }
     fn record(&mut self) -> Option<Record<'a>> {
         let truncated = self.bool()?;
-        let mut head = self.head()?;
-        head.truncated = truncated;
+        let head = self.fixed(HEAD_BYTES, |r| r.head(truncated))?;
         let count = self.u8()?;
-        let attempts = (0..count).map(|_| self.attempt()).collect::<Option<Vec<_>>>()?;
+        let mut attempts = Vec::with_capacity(usize::from(count).min(ATTEMPTS_MAX));
+        for _ in 0..count {
+            attempts.push(self.fixed(ATTEMPT_BYTES, Self::attempt)?);
+        }
         let texts = Texts {
             host: self.text()?,
             path: self.text()?,
@@ -620,7 +651,8 @@ impl<'a> Reader<'a> {
         };
         Some(Record { head, attempts, texts, request_headers: self.headers()?, response_headers: self.headers()? })
     }
-    fn head(&mut self) -> Option<Head> {
+    #[inline(always)]
+    fn head(&mut self, truncated: bool) -> Option<Head> {
         const REASONS: [Reason; 5] =
             [Reason::Parent, Reason::Probabilistic, Reason::RateLimiting, Reason::LowerBound, Reason::Off];
         Some(Head {
@@ -642,7 +674,7 @@ impl<'a> Reader<'a> {
             end: self.code(&End::ALL)?,
             error: self.code(&ErrorKind::ALL)?,
             status: self.u16()?,
-            truncated: false,
+            truncated,
             peer: self.address()?,
             local: self.address()?,
             connection_id: self.u64()?,
@@ -676,6 +708,7 @@ impl<'a> Reader<'a> {
             attempts_made: self.u16()?,
         })
     }
+    #[inline(always)]
     fn attempt(&mut self) -> Option<Attempt> {
         Some(Attempt {
             span_id: SpanId(self.take()?),
@@ -807,6 +840,19 @@ mod tests {
         let record = Record::decode(&bytes).unwrap();
         assert_eq!((record.head, &record.attempts, record.texts), (head, &attempts, texts));
         assert_eq!(record.request_headers, [("x-a", "1")]);
+    }
+
+    #[test]
+    fn fixed_parts_have_their_length() {
+        let (head, attempts) = sample();
+        let length = |attempts: &[Attempt]| {
+            let mut bytes = Vec::new();
+            encode(&mut bytes, &head, attempts, &Texts::default(), [], []);
+            bytes.len()
+        };
+        // The truncated flag, the count of attempts, seven empty texts, two counts of headers.
+        assert_eq!(length(&[]), 1 + HEAD_BYTES + 1 + 7 * 2 + 2);
+        assert_eq!(length(&attempts) - length(&[]), ATTEMPT_BYTES);
     }
 
     #[test]

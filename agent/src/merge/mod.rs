@@ -1,3 +1,6 @@
-//! Records and marks to attributed requests: pure and deterministic, no clock, no IO. Writing spans is `export`'s.
+//! Records and marks to attributed requests: pure and deterministic, no clock, no IO. The thread that pumps records
+//! through it is `pump`. Writing spans is `export`'s.
 
+pub mod attribute;
 pub mod phase;
+pub mod pump;

@@ -1,0 +1,354 @@
+//! From a record to phases that sum exactly: pure, no clock, no IO. The vocabulary is `phase`'s, spans are `export`'s.
+//!
+//! Points form one ordered list; each is clamped into [previous present point, end] and rounded to a microsecond
+//! relative to the start before it is subtracted, so the phases telescope to the duration. Whatever a peer, the kernel
+//! or a fault of ours wrote into the times, nothing underflows and nothing lies outside the request.
+
+use wayspan_proxy::clock::MonoNs;
+use wayspan_proxy::observer::Missing;
+use wayspan_proxy::record::{Attempt, BodyClock, End, Head, Record};
+
+use super::phase::{Attributed, Blame, Coverage, Phase, Stretch};
+
+/// Stretches of an ordinary request: one allocation holds them.
+const STRETCHES_USUAL: usize = 12;
+
+/// Divides a request's time among phases.
+#[must_use]
+pub fn attribute<'a>(record: &'a Record<'a>) -> Attributed<'a> {
+    let head = &record.head;
+    let first = [head.first_readable, head.first_read, head.head_readable, head.head_read, head.accepted];
+    let start = first.into_iter().find_map(MonoNs::known).unwrap_or(head.ended);
+    let end = head.ended.max(start);
+    let mut walk = Walk::new(start, end);
+    // What the clock counted and no earlier phase has taken yet.
+    let mut clock = head.body;
+    let mut middleware_ns = head.middleware_wait_ns;
+    if client_side(&mut walk, head) {
+        match (record.attempts.first(), record.attempts.last()) {
+            (Some(first), Some(last)) => {
+                let wanted = head.upstream_wanted.known().unwrap_or(first.begun);
+                walk.share(wanted, [(Phase::MiddlewareWait, std::mem::take(&mut middleware_ns))], Phase::ProxyRequest);
+                if head.attempts_made > 1 || record.attempts.len() > 1 {
+                    walk.to(last.begun, Phase::RetryWait);
+                }
+                upstream_side(&mut walk, head, last, &mut clock);
+            }
+            _ => without_upstream(&mut walk, head, &mut middleware_ns),
+        }
+    }
+    let body = response(&mut walk, head, &clock, middleware_ns);
+    let (blame, dominant) =
+        (largest(&Blame::ALL, &walk.groups, Blame::Proxy), largest(&Phase::ALL, &walk.phases, Phase::ProxyResponse));
+    Attributed {
+        record,
+        start,
+        end,
+        duration_us: walk.at_us,
+        phases: walk.phases,
+        stretches: walk.stretches,
+        body,
+        blame,
+        dominant,
+        coverage: coverage(head, record.attempts.last()),
+    }
+}
+
+/// p0 to p4. `false` when the request ended before its head was whole.
+fn client_side(walk: &mut Walk, head: &Head) -> bool {
+    if head.request_index == 0 && head.first_readable.known().is_some() {
+        walk.to(head.accepted, Phase::AcceptWait);
+    }
+    // A refused head is never whole: what was read of it decided.
+    let read = head.head_read.known().or((head.end == End::Refused).then_some(head.first_read));
+    walk.to(head.head_readable, Phase::ClientSend);
+    let Some(read) = read else {
+        let open = if head.head_readable.known().is_some() { Phase::ReadWait } else { Phase::ClientSend };
+        walk.to(walk.end, open);
+        return false;
+    };
+    walk.to(read, Phase::ReadWait);
+    walk.to(head.previous_written, Phase::PipelineWait);
+    true
+}
+
+/// From p4 on, where nothing was tried: answers of our own, or cut off before.
+fn without_upstream(walk: &mut Walk, head: &Head, middleware_ns: &mut u64) {
+    let cut = head.head_written.known().is_none() && !matches!(head.end, End::Complete | End::Refused);
+    if let Some(wanted) = head.upstream_wanted.known() {
+        walk.share(wanted, [(Phase::MiddlewareWait, std::mem::take(middleware_ns))], Phase::ProxyRequest);
+        if cut {
+            walk.to(walk.end, Phase::PoolWait);
+        }
+    } else if cut {
+        walk.share(walk.end, [(Phase::MiddlewareWait, std::mem::take(middleware_ns))], Phase::ProxyRequest);
+    }
+}
+
+/// p5 to p14, by the last attempt.
+fn upstream_side(walk: &mut Walk, head: &Head, attempt: &Attempt, clock: &mut BodyClock) {
+    // A reused connection was ready when it was chosen.
+    let ready = |at: MonoNs, before: MonoNs| if attempt.reused { at.known().unwrap_or(before) } else { at };
+    let connected = ready(attempt.connected, attempt.chosen);
+    let secured = ready(attempt.secured, connected);
+    let points = [
+        (attempt.chosen, Phase::PoolWait),
+        (connected, Phase::UpstreamConnect),
+        (secured, Phase::UpstreamTls),
+        (attempt.head_written, Phase::UpstreamWrite),
+    ];
+    for (point, phase) in points {
+        walk.to(point, phase);
+    }
+    if attempt.first_read.known().is_some() {
+        if attempt.first_readable.known().is_some() {
+            walk.wait(attempt.first_readable, attempt.request_written, clock);
+            walk.to(attempt.first_read, Phase::UpstreamReadWait);
+        } else {
+            walk.wait(attempt.first_read, attempt.request_written, clock);
+        }
+        return;
+    }
+    // No answer: the open phase runs until the attempt was given up, which our own answer's head tells at the latest.
+    let given_up = attempt.ended.known().or(head.head_written.known()).unwrap_or(walk.end);
+    let open = points.iter().rposition(|(point, _)| point.known().is_some()).map_or(0, |last| last + 1);
+    match points.get(open) {
+        Some((_, phase)) => walk.to(given_up, *phase),
+        None if attempt.first_readable.known().is_some() => {
+            walk.wait(attempt.first_readable, attempt.request_written, clock);
+            walk.to(given_up, Phase::UpstreamReadWait);
+        }
+        None => walk.wait(given_up, attempt.request_written, clock),
+    }
+}
+
+/// What is left until p16, by the body's state clock. Returns the stretch of the relay where it took time.
+fn response(walk: &mut Walk, head: &Head, clock: &BodyClock, middleware_ns: u64) -> Option<(u64, u64)> {
+    let mut rest = Phase::ProxyResponse;
+    if head.status == 101 {
+        walk.to(head.head_written, Phase::ProxyResponse);
+        rest = Phase::Tunnel;
+    }
+    let parts = [
+        (Phase::MiddlewareWait, middleware_ns),
+        (Phase::UpstreamBody, clock.upstream_body),
+        (Phase::UpstreamReadWait, clock.upstream_read_wait),
+        (Phase::ClientDrain, clock.client_drain),
+        // An upload may go on while the response comes.
+        (Phase::ClientBody, clock.client_body),
+        (Phase::UpstreamDrain, clock.upstream_drain),
+    ];
+    let from = walk.at_us;
+    let split = walk.share(walk.end, parts, rest);
+    split.then_some((from, walk.at_us))
+}
+
+/// Goes along the points.
+struct Walk {
+    start: MonoNs,
+    end: MonoNs,
+    at: MonoNs,
+    at_us: u64,
+    phases: [u64; Phase::COUNT],
+    groups: [u64; Blame::COUNT],
+    stretches: Vec<Stretch>,
+}
+
+impl Walk {
+    fn new(start: MonoNs, end: MonoNs) -> Self {
+        let stretches = Vec::with_capacity(STRETCHES_USUAL);
+        Self { start, end, at: start, at_us: 0, phases: [0; Phase::COUNT], groups: [0; Blame::COUNT], stretches }
+    }
+
+    /// Where a point lies, if it is known.
+    fn clamped(&self, point: MonoNs) -> Option<MonoNs> {
+        point.known().map(|point| point.max(self.at).min(self.end))
+    }
+
+    /// Goes on to a point and says between which microseconds that was; nothing if the point is unknown.
+    fn advance(&mut self, point: MonoNs) -> Option<(u64, u64)> {
+        let at = self.clamped(point)?;
+        let from_us = self.at_us;
+        self.at = at;
+        self.at_us = rounded_us(at.since(self.start));
+        (self.at_us > from_us).then_some((from_us, self.at_us))
+    }
+
+    fn add(&mut self, phase: Phase, us: u64) {
+        if let Some(sum) = self.phases.get_mut(phase as usize) {
+            *sum += us;
+        }
+        if let Some(sum) = self.groups.get_mut(phase.blame() as usize) {
+            *sum += us;
+        }
+    }
+
+    /// The time up to a point is one phase.
+    fn to(&mut self, point: MonoNs, phase: Phase) {
+        if let Some((from_us, to_us)) = self.advance(point) {
+            self.add(phase, to_us - from_us);
+            self.stretches.push(Stretch { phase, from_us, to_us });
+        }
+    }
+
+    /// The time up to a point is divided among parts of known length and a rest. Says whether any part got some.
+    fn share<const N: usize>(&mut self, point: MonoNs, parts: [(Phase, u64); N], rest: Phase) -> bool {
+        if parts.iter().all(|(_, ns)| *ns == 0) {
+            self.to(point, rest);
+            return false;
+        }
+        let Some((from_us, to_us)) = self.advance(point) else { return false };
+        let (shares, rest_us) = divide(to_us - from_us, parts.map(|(_, ns)| ns));
+        self.add(rest, rest_us);
+        let mut most = (rest_us, rest);
+        for ((phase, _), us) in parts.into_iter().zip(shares) {
+            self.add(phase, us);
+            if us > most.0 {
+                most = (us, phase);
+            }
+        }
+        self.stretches.push(Stretch { phase: most.1, from_us, to_us });
+        rest_us < to_us - from_us
+    }
+
+    /// p9 to p13: waiting for the upstream, less what the request's body took. Takes from the clock what it has used.
+    fn wait(&mut self, point: MonoNs, request_written: MonoNs, clock: &mut BodyClock) {
+        let Some(to) = self.clamped(point) else { return };
+        if clock.client_body == 0 && clock.upstream_drain == 0 && clock.proxy_request == 0 {
+            return self.to(to, Phase::UpstreamWait);
+        }
+        let room_ns = to.since(self.at);
+        let written = self.clamped(request_written).unwrap_or(to).min(to);
+        let waited = clock.client_body.saturating_add(clock.upstream_drain);
+        let body_ns = scaled(clock.client_body, room_ns, waited);
+        let drain_ns = if waited > room_ns { room_ns - body_ns } else { clock.upstream_drain };
+        let taken_ns = body_ns.saturating_add(drain_ns);
+        // The proxy is busy with the body only until its last byte was written.
+        let busy_ns = clock.proxy_request.min(written.since(self.at).saturating_sub(taken_ns));
+        clock.client_body -= body_ns.min(clock.client_body);
+        clock.upstream_drain -= drain_ns.min(clock.upstream_drain);
+        let parts = [(Phase::ClientBody, body_ns), (Phase::UpstreamDrain, drain_ns), (Phase::ProxyRequest, busy_ns)];
+        // The upload is a stretch of its own where all its states lie before its last byte. They need not: a client
+        // that stops half-way is waited for after the last write.
+        if taken_ns <= written.since(self.at) {
+            self.share(written, parts, Phase::UpstreamWait);
+            self.to(to, Phase::UpstreamWait);
+        } else {
+            self.share(to, parts, Phase::UpstreamWait);
+        }
+    }
+}
+
+/// Nearest microsecond.
+fn rounded_us(ns: u64) -> u64 {
+    ns / 1000 + u64::from(ns % 1000 >= 500)
+}
+
+/// `part`, or where the `sum` of parts is more than the room, its share of the room (rounded down).
+fn scaled(part: u64, room: u64, sum: u64) -> u64 {
+    if sum <= room {
+        return part;
+    }
+    u64::try_from(u128::from(part) * u128::from(room) / u128::from(sum)).unwrap_or(room).min(room)
+}
+
+/// Divides microseconds among parts of so many nanoseconds and a rest, by the largest remainder: the sum is exact.
+/// Parts that are longer together than the whole are scaled down.
+fn divide<const N: usize>(total_us: u64, parts_ns: [u64; N]) -> ([u64; N], u64) {
+    let sum_ns: u128 = parts_ns.iter().map(|ns| u128::from(*ns)).sum();
+    let room_ns = u128::from(total_us) * 1000;
+    let mut left = total_us;
+    let mut quota = |ns: u64| {
+        let (us, remainder) = if sum_ns <= room_ns {
+            (ns / 1000, u128::from(ns % 1000))
+        } else {
+            let product = u128::from(ns) * u128::from(total_us);
+            (u64::try_from(product / sum_ns).unwrap_or(0), product % sum_ns)
+        };
+        left = left.saturating_sub(us);
+        (us, remainder)
+    };
+    let mut quotas = parts_ns.map(&mut quota);
+    let rest_ns = u64::try_from(room_ns.saturating_sub(sum_ns)).unwrap_or(u64::MAX);
+    let mut rest = if sum_ns <= room_ns { quota(rest_ns) } else { (0, 0) };
+    // At most one microsecond a part is left; the rest stands first in ties, then the earlier part.
+    while left > 0 {
+        let mut largest = &mut rest;
+        for candidate in &mut quotas {
+            if candidate.1 > largest.1 {
+                largest = candidate;
+            }
+        }
+        if largest.1 == 0 {
+            largest.0 += left;
+            break;
+        }
+        *largest = (largest.0 + 1, 0);
+        left -= 1;
+    }
+    (quotas.map(|(us, _)| us), rest.0)
+}
+
+/// The one with the most time; of equals the one that stands first, `instant` where nothing took any.
+fn largest<T: Copy, const N: usize>(all: &[T; N], us: &[u64; N], instant: T) -> T {
+    let mut most = (0, instant);
+    for (one, us) in all.iter().zip(us) {
+        if *us > most.0 {
+            most = (*us, *one);
+        }
+    }
+    most.1
+}
+
+/// Texts per reason: on the client's side, on the upstream's.
+const REASONS: [(Missing, &str, &str); 7] = [
+    (Missing::OFF, "probes off", "probes off"),
+    (Missing::UNAVAILABLE, "probes unavailable", "probes unavailable"),
+    (Missing::NO_SLOT, "no slot for the client connection", "no slot for the upstream connection"),
+    (Missing::OVERWRITTEN, "client marks overwritten", "upstream marks overwritten"),
+    (Missing::REUSED, "client slot reused", "upstream slot reused"),
+    (Missing::JOINED_LATE, "client connection older than the probes", "upstream connection older than the probes"),
+    (Missing::UNSEEN, "client bytes unseen", "upstream bytes unseen"),
+];
+
+/// Which of the kernel's points that this request can have are known, and why others are not.
+fn coverage(head: &Head, attempt: Option<&Attempt>) -> Coverage {
+    let known = |at: MonoNs| at.known().is_some();
+    // The last byte of a head that never was whole has no point, nor has a response that never came.
+    let whole = known(head.head_read);
+    let answered = attempt.filter(|attempt| known(attempt.first_read));
+    let client_seen = usize::from(known(head.first_readable)) + usize::from(whole && known(head.head_readable));
+    let upstream_seen = usize::from(answered.is_some_and(|attempt| known(attempt.first_readable)));
+    let client_lacks = client_seen < 1 + usize::from(whole);
+    let upstream_lacks = upstream_seen < usize::from(answered.is_some());
+    if !client_lacks && !upstream_lacks {
+        return Coverage::Full;
+    }
+    let mut text = String::new();
+    let mut say = |reason: &str| {
+        if !text.contains(reason) {
+            text.push_str(if text.is_empty() { "" } else { ", " });
+            text.push_str(reason);
+        }
+    };
+    let client = if client_lacks { head.client_missing } else { Missing::NOTHING };
+    let upstream = answered.filter(|_| upstream_lacks).map_or(Missing::NOTHING, |attempt| attempt.missing);
+    for (reason, of_client, of_upstream) in REASONS {
+        if client.has(reason) {
+            say(of_client);
+        }
+        if upstream.has(reason) {
+            say(of_upstream);
+        }
+    }
+    if client_lacks && client == Missing::NOTHING {
+        say("client marks missing");
+    }
+    if upstream_lacks && upstream == Missing::NOTHING {
+        say("upstream marks missing");
+    }
+    if client_seen + upstream_seen == 0 { Coverage::None(text) } else { Coverage::Partial(text) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+//! The merge's thread: takes records from the workers' rings on a timer, attributes them, hands them to a sink. What
+//! the sink does with them (spans, histograms, recent requests) is its owner's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use wayspan_proxy::record::Record;
+use wayspan_proxy::ring::RecordReader;
+
+use super::attribute::attribute;
+use super::phase::Attributed;
+
+/// Records taken from one ring before the next ring has its turn: a quarter of a millisecond of work.
+const TURN_MAX: usize = 512;
+/// Between turns while records come: 250 records a turn at 50,000 a second, 2 % of a ring.
+const NAP_BUSY: Duration = Duration::from_millis(5);
+/// Between turns while none come: a burst at 50,000 a second fills a quarter of a ring meanwhile.
+const NAP_IDLE: Duration = Duration::from_millis(50);
+
+/// What the merge has counted.
+#[derive(Debug, Default)]
+pub struct PumpCounts {
+    /// Records attributed.
+    pub merged: AtomicU64,
+    /// Bytes in a ring that were no record: a fault of ours.
+    pub undecodable: AtomicU64,
+}
+
+/// Where attributed requests go.
+pub trait Sink: Send + 'static {
+    /// One request.
+    fn request(&mut self, attributed: &Attributed<'_>);
+    /// All rings have had a turn: a moment to send what waits. Comes every 5 to 50 ms, also without requests.
+    fn turn_over(&mut self) {}
+}
+
+impl<F: FnMut(&Attributed<'_>) + Send + 'static> Sink for F {
+    fn request(&mut self, attributed: &Attributed<'_>) {
+        self(attributed);
+    }
+}
+
+/// Takes records from its rings, a turn at a time.
+#[derive(Debug)]
+pub struct Pump<S> {
+    readers: Vec<RecordReader>,
+    sink: S,
+    counts: Arc<PumpCounts>,
+    scratch: Vec<u8>,
+}
+
+/// How a turn went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Nothing was waiting.
+    Idle,
+    /// All that waited was taken.
+    Drained,
+    /// A ring had more than its turn.
+    More,
+}
+
+impl<S: Sink> Pump<S> {
+    /// A pump over these rings.
+    pub fn new(readers: Vec<RecordReader>, counts: Arc<PumpCounts>, sink: S) -> Self {
+        Self { readers, sink, counts, scratch: Vec::with_capacity(4096) }
+    }
+
+    fn turn(&mut self) -> Turn {
+        let mut turn = Turn::Idle;
+        let mut merged = 0;
+        for reader in &mut self.readers {
+            let mut taken = 0;
+            while taken < TURN_MAX {
+                let Some(bytes) = reader.next(&mut self.scratch) else { break };
+                taken += 1;
+                match Record::decode(bytes) {
+                    Ok(record) => {
+                        merged += 1;
+                        self.sink.request(&attribute(&record));
+                    }
+                    Err(error) => {
+                        // One line tells of the fault, the counter of its extent.
+                        if self.counts.undecodable.fetch_add(1, Ordering::Relaxed) == 0 {
+                            tracing::error!(worker = reader.worker(), %error, "undecodable record");
+                        }
+                    }
+                }
+            }
+            turn = match taken {
+                TURN_MAX => Turn::More,
+                1.. if turn == Turn::Idle => Turn::Drained,
+                _ => turn,
+            };
+        }
+        self.counts.merged.fetch_add(merged, Ordering::Relaxed);
+        self.sink.turn_over();
+        turn
+    }
+
+    /// Runs until `stop` is set and the rings are empty. The one who stops it has ended the workers before, so that
+    /// no record comes later.
+    fn run(mut self, stop: &AtomicBool) -> S {
+        let mut nap = NAP_BUSY;
+        loop {
+            // Read before the turn: what was pushed before the flag is seen by the turn after it.
+            let stopping = stop.load(Ordering::Acquire);
+            match self.turn() {
+                Turn::More => continue,
+                _ if stopping && self.readers.iter().all(RecordReader::is_finished) => return self.sink,
+                Turn::Idle if stopping => return self.sink,
+                Turn::Drained => nap = NAP_BUSY,
+                Turn::Idle => nap = (nap * 2).min(NAP_IDLE),
+            }
+            if !stopping {
+                std::thread::park_timeout(nap);
+            }
+        }
+    }
+}
+
+/// The running merge.
+#[derive(Debug)]
+pub struct MergeThread<S> {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<S>,
+}
+
+/// Starts the merge on a thread of its own.
+///
+/// # Errors
+/// Where the system gives no thread.
+pub fn spawn<S: Sink>(name: &str, pump: Pump<S>) -> std::io::Result<MergeThread<S>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || pump.run(&flag))?;
+    Ok(MergeThread { stop, thread })
+}
+
+impl<S> MergeThread<S> {
+    /// Ends it after all that waits was merged; the workers have ended before. Gives the sink back, or nothing where
+    /// the thread panicked. Blocks for the time of the rest, some milliseconds.
+    pub fn stop(self) -> Option<S> {
+        self.stop.store(true, Ordering::Release);
+        self.thread.thread().unpark();
+        self.thread.join().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wayspan_proxy::record::{Head, Texts, encode};
+    use wayspan_proxy::ring::{RecordWriter, ring};
+
+    use super::*;
+
+    fn write(writer: &mut RecordWriter, id: u64) {
+        let head = Head { connection_id: id, ..Head::default() };
+        writer.write(|out| {
+            encode(out, &head, &[], &Texts::default(), [], []);
+        });
+    }
+
+    struct Ids(Vec<u64>);
+    impl Sink for Ids {
+        fn request(&mut self, attributed: &Attributed<'_>) {
+            self.0.push(attributed.record.head.connection_id);
+        }
+    }
+
+    #[test]
+    fn all_records_of_all_rings_arrive_in_order_before_it_stops() {
+        let (mut writers, readers): (Vec<_>, Vec<_>) = (0..3).map(|worker| ring(worker, 1 << 22)).unzip();
+        let counts = Arc::new(PumpCounts::default());
+        let merge = spawn("merge", Pump::new(readers, Arc::clone(&counts), Ids(Vec::new()))).unwrap();
+        for id in 0..2_000 {
+            for (worker, writer) in (0..).zip(&mut writers) {
+                write(writer, worker * 1_000_000 + id);
+            }
+        }
+        drop(writers);
+        let ids = merge.stop().unwrap().0;
+        assert_eq!(ids.len(), 6_000);
+        for worker in 0..3 {
+            let own: Vec<_> = ids.iter().filter(|id| **id / 1_000_000 == worker).map(|id| id % 1_000_000).collect();
+            assert!(own.is_sorted() && own.len() == 2_000);
+        }
+        assert_eq!(counts.merged.load(Ordering::Relaxed), 6_000);
+    }
+
+    #[test]
+    fn a_full_ring_does_not_starve_its_neighbour() {
+        let (mut busy, busy_reader) = ring(0, 1 << 22);
+        let (mut quiet, quiet_reader) = ring(1, 1 << 20);
+        for id in 0..2_000 {
+            write(&mut busy, id);
+        }
+        write(&mut quiet, 1_000_000);
+        let mut pump = Pump::new(vec![busy_reader, quiet_reader], Arc::default(), Ids(Vec::new()));
+        assert_eq!(pump.turn(), Turn::More);
+        assert_eq!(pump.sink.0.len(), TURN_MAX + 1);
+        assert_eq!(pump.sink.0.last(), Some(&1_000_000));
+        while pump.turn() != Turn::Idle {}
+        assert_eq!(pump.sink.0.len(), 2_001);
+    }
+
+    #[test]
+    fn bytes_that_are_no_record_are_counted_and_skipped() {
+        let (mut writer, reader) = ring(0, 1 << 16);
+        writer.write(|out| out.extend(b"nonsense"));
+        write(&mut writer, 7);
+        let counts = Arc::new(PumpCounts::default());
+        let mut pump = Pump::new(vec![reader], Arc::clone(&counts), Ids(Vec::new()));
+        assert_eq!(pump.turn(), Turn::Drained);
+        assert_eq!((pump.sink.0.as_slice(), counts.undecodable.load(Ordering::Relaxed)), ([7].as_slice(), 1));
+        assert_eq!(pump.turn(), Turn::Idle);
+    }
+
+    #[test]
+    fn a_closure_is_a_sink() {
+        let (mut writer, reader) = ring(0, 1 << 16);
+        write(&mut writer, 7);
+        let (send, receive) = std::sync::mpsc::sync_channel(1);
+        let sink = move |a: &Attributed<'_>| send.send(a.record.head.connection_id).unwrap();
+        let merge = spawn("merge", Pump::new(vec![reader], Arc::default(), sink)).unwrap();
+        assert_eq!(receive.recv().unwrap(), 7);
+        assert!(merge.stop().is_some());
+    }
+}
