@@ -4,12 +4,12 @@ use core::ffi::c_void;
 use core::ptr;
 
 use abi::{Free, NO_SLOT, Slot, Tag, counter};
+use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, PerCpuArray, Queue};
-use aya_ebpf::Global;
 
 // Offsets in the kernel's structs: rustc emits no CO-RE relocations, so the loader reads them from the running
 // kernel's BTF. The map is frozen, so to the verifier they are constants.

@@ -52,7 +52,6 @@ pub(super) struct Btf<'a> {
 
 #[derive(Clone, Copy)]
 struct Type<'a> {
-    name: u32,
     info: u32,
     /// The size of an int or struct, the target of a typedef or qualifier.
     size_or_type: u32,
@@ -92,7 +91,7 @@ impl<'a> Btf<'a> {
             let size_or_type = word(left, 8).ok_or_else(cut)?;
             let len = rest_len(info).ok_or(Error::Malformed("kind"))?;
             let rest = left.get(12..).and_then(|bytes| bytes.get(..len)).ok_or_else(cut)?;
-            let found = Type { name, info, size_or_type, rest };
+            let found = Type { info, size_or_type, rest };
             if found.kind() == KIND_STRUCT && name != 0 {
                 if let Some(name) = btf.string(name) {
                     btf.structs.entry(name).or_insert(btf.types.len());

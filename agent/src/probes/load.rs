@@ -106,7 +106,7 @@ fn attach(ebpf: &mut Ebpf, row: &Row, btf: &AyaBtf) -> Result<(), Reason> {
         error => {
             // The verifier's words are many lines, and wanted whole by whoever mends the program.
             tracing::warn!(target: "wayspan::probes", probe = row.tracepoint, error = %chain(&error), "probe refused");
-            Reason::Refused(first_line(&chain(&error)))
+            Reason::Refused(verdict(&error))
         }
     })
 }
@@ -120,7 +120,7 @@ fn refusal(error: &EbpfError) -> Reason {
     if denied && rights::is_before(&release, (5, 11)) {
         return Reason::LockedMemory(release);
     }
-    Reason::Refused(first_line(&chain(error)))
+    Reason::Refused(chain(error))
 }
 
 fn causes<'a>(
@@ -134,6 +134,12 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+/// The error and the verifier's last words before its statistics, which say what it refused.
+fn verdict(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return chain(error) };
+    let log = verifier_log.to_string();
+    let is_statistics =
+        |line: &&str| ["verification time", "stack depth", "processed"].iter().any(|word| line.starts_with(word));
+    let last = log.lines().rev().find(|line| !line.trim().is_empty() && !is_statistics(line));
+    format!("{io_error}: {}", last.unwrap_or("the verifier said nothing"))
 }

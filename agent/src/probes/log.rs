@@ -1,4 +1,5 @@
 //! Brings the programs' own few messages into the agent's log. What they say, and how seldom, is theirs.
+#![expect(unsafe_code, reason = "tokio asks for a promise about the descriptor it polls")]
 
 use aya_log::EbpfLogger;
 use tokio::io::Interest;
@@ -21,7 +22,8 @@ impl ProbeLog {
     /// # Errors
     /// The ring buffer cannot be polled.
     pub async fn run(self) -> std::io::Result<()> {
-        let mut logger = AsyncFd::with_interest(self.logger, Interest::READABLE)?;
+        // SAFETY: the logger owns its ring buffer's descriptor, which stays open and the same until it is dropped.
+        let mut logger = unsafe { AsyncFd::register_with_interest(self.logger, Interest::READABLE)? };
         logger.get_mut().flush();
         loop {
             let mut ready = logger.readable_mut().await?;
