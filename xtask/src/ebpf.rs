@@ -109,7 +109,6 @@ fn has_core(program: &str, sysroot: &[&str]) -> bool {
 }
 
 /// On PATH, or where `cargo install` puts it.
-#[expect(clippy::disallowed_methods, reason = "a tool of the developer's machine is looked for where shells do")]
 fn bpf_linker() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let cargo =

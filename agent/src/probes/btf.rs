@@ -92,10 +92,11 @@ impl<'a> Btf<'a> {
             let len = rest_len(info).ok_or(Error::Malformed("kind"))?;
             let rest = left.get(12..).and_then(|bytes| bytes.get(..len)).ok_or_else(cut)?;
             let found = Type { info, size_or_type, rest };
-            if found.kind() == KIND_STRUCT && name != 0 {
-                if let Some(name) = btf.string(name) {
-                    btf.structs.entry(name).or_insert(btf.types.len());
-                }
+            if found.kind() == KIND_STRUCT
+                && name != 0
+                && let Some(name) = btf.string(name)
+            {
+                btf.structs.entry(name).or_insert(btf.types.len());
             }
             btf.types.push(found);
             left = left.get(12 + len..).unwrap_or_default();

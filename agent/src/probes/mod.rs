@@ -4,6 +4,7 @@
 //! remedy. Joining marks with records belongs to `merge`.
 
 mod btf;
+pub mod cost;
 pub mod doctor;
 mod load;
 mod log;
@@ -31,7 +32,7 @@ pub struct Probes {
     watch: Option<Watch>,
     log: Option<ProbeLog>,
     /// Holds the programs and their links; dropped last, they are detached.
-    _ebpf: Option<Ebpf>,
+    ebpf: Option<Ebpf>,
 }
 
 impl Probes {
@@ -60,11 +61,11 @@ impl Probes {
             Ok(log) => log,
             Err(error) => return Self::off(refused(&error)),
         };
-        Self { probes, watch: Some(watch), log: Some(log), _ebpf: Some(ebpf) }
+        Self { probes, watch: Some(watch), log: Some(log), ebpf: Some(ebpf) }
     }
 
     fn off(probes: Vec<Probe>) -> Self {
-        Self { probes, watch: None, log: None, _ebpf: None }
+        Self { probes, watch: None, log: None, ebpf: None }
     }
 
     /// Each probe: on, or off and why.
