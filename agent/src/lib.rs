@@ -8,3 +8,4 @@ pub mod config;
 pub mod merge;
 pub mod metrics;
 pub mod recent;
+pub mod probes;

@@ -1,0 +1,131 @@
+//! Says what this kernel and these rights give: each probe on, or off and why, and what to do about it.
+//! Printing it belongs to `wayspan doctor`.
+
+use std::fmt;
+use std::fs;
+
+use serde::Serialize;
+
+use super::load::{self, BTF_PATH};
+use super::plan::Reason;
+use super::rights::{self, NEEDED, Rights};
+use super::{Probe, Probes};
+use crate::config::model;
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// As `uname -r`.
+    pub kernel: String,
+    /// Whether the kernel shows its types.
+    pub has_btf: bool,
+    /// Whether this binary holds the programs.
+    pub is_built: bool,
+    /// The capabilities that loading needs.
+    pub capabilities: Vec<Capability>,
+    /// The probes, in order of a connection's life.
+    pub probes: Vec<State>,
+}
+
+/// One capability.
+#[derive(Debug, Clone, Serialize)]
+pub struct Capability {
+    /// As in capabilities(7).
+    pub name: &'static str,
+    /// Whether the process has it.
+    pub held: bool,
+}
+
+/// One probe.
+#[derive(Debug, Clone, Serialize)]
+pub struct State {
+    /// Its tracepoint.
+    pub tracepoint: &'static str,
+    /// What it tells.
+    pub tells: &'static str,
+    /// The kernel that first had the tracepoint.
+    pub since: &'static str,
+    /// Loaded and attached just now.
+    pub on: bool,
+    /// Why not.
+    pub reason: Option<Reason>,
+    /// The same in words.
+    pub why: Option<String>,
+    /// What to do.
+    pub remedy: Option<&'static str>,
+}
+
+impl Report {
+    /// Whether every probe is on.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.probes.iter().all(|probe| probe.on)
+    }
+}
+
+impl From<&Probe> for State {
+    fn from(probe: &Probe) -> Self {
+        Self {
+            tracepoint: probe.row.tracepoint,
+            tells: probe.row.tells,
+            since: probe.row.since,
+            on: probe.off.is_none(),
+            why: probe.off.as_ref().map(ToString::to_string),
+            remedy: probe.off.as_ref().map(Reason::remedy),
+            reason: probe.off.clone(),
+        }
+    }
+}
+
+/// Loads and attaches the probes for a moment, with one slot, and says what came of it.
+#[must_use]
+pub fn report(config: &model::Probes) -> Report {
+    let probes = Probes::load(&model::Probes { slots: 1, ..config.clone() });
+    let rights = Rights::read();
+    Report {
+        kernel: rights::kernel_release(),
+        has_btf: fs::metadata(BTF_PATH).is_ok(),
+        is_built: load::is_built(),
+        capabilities: NEEDED.map(|needed| Capability { name: needed.name, held: rights.has(needed) }).into(),
+        probes: probes.states().iter().map(State::from).collect(),
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let yes = |value: bool| if value { "yes" } else { "no" };
+        writeln!(f, "{:<22}{}", "kernel", self.kernel)?;
+        writeln!(f, "{:<22}{}", "BTF", yes(self.has_btf))?;
+        writeln!(f, "{:<22}{}", "built with probes", yes(self.is_built))?;
+        for capability in &self.capabilities {
+            writeln!(f, "{:<22}{}", capability.name, yes(capability.held))?;
+        }
+        for probe in &self.probes {
+            let state = if probe.on { "on" } else { "off" };
+            writeln!(f, "{:<22}{state:<5}{} (since {})", probe.tracepoint, probe.tells, probe.since)?;
+            if let (Some(why), Some(remedy)) = (&probe.why, probe.remedy) {
+                writeln!(f, "{:<27}{why}: {remedy}", "")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_that_are_switched_off_say_so_and_how_to_switch_them_on() {
+        let report = report(&model::Probes { enabled: false, ..model::Probes::default() });
+        assert!(!report.is_whole());
+        let text = report.to_string();
+        for probe in &report.probes {
+            assert_eq!(probe.reason, Some(Reason::Configured));
+            assert!(text.contains(probe.tracepoint), "{text}");
+        }
+        assert!(text.contains("switched off by the configuration: remove `probes: off`"), "{text}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["probes"][0]["reason"]["kind"], "configured", "{json}");
+    }
+}
