@@ -37,7 +37,7 @@ use anyhow::{Context, Result};
 pub use agent::Agent;
 pub use jaeger::{Edge, HotRod, Jaeger, Span, Trace};
 pub use loopback::private_loopback;
-pub use process::Process;
+pub use process::{Process, tied};
 pub use time::{Deadline, PATIENCE, eventually, wait_until};
 pub use upstream::{Part, Reply, Request, Upstream};
 

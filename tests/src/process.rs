@@ -36,7 +36,7 @@ impl Process {
     /// # Errors
     /// It could not be started.
     pub fn start(name: &str, command: Command) -> Result<Self> {
-        let mut command = tied_to_us(&command);
+        let mut command = tied(&command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = spawn(command).with_context(|| format!("{name}: could not be started"))?;
         let log = Arc::new(Mutex::new(VecDeque::new()));
@@ -141,8 +141,10 @@ impl Drop for Process {
 }
 
 /// The same command under `setpriv --pdeathsig`, which ends it when we die, however we die. Setting that in the child
-/// ourselves would need `unsafe`. setpriv is part of util-linux, which every Debian has; elsewhere the command runs as it is.
-fn tied_to_us(command: &Command) -> Command {
+/// ourselves would need `unsafe`. It dies with the thread that spawns it, so spawn from one that lives on. setpriv is
+/// part of util-linux, which every Debian has; elsewhere the command runs as it is.
+#[must_use]
+pub fn tied(command: &Command) -> Command {
     static HAS_SETPRIV: OnceLock<bool> = OnceLock::new();
     let has = *HAS_SETPRIV.get_or_init(|| {
         Command::new("setpriv").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
