@@ -1,6 +1,8 @@
 //! The agent as a child process: its configuration in a directory of its own, its addresses read from its log.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -24,23 +26,32 @@ impl Agent {
     /// # Errors
     /// There is no binary, or it could not be started.
     pub fn start(config: &str) -> Result<Self> {
-        Self::start_with(config, |_| ())
+        Self::start_with(config, |binary| Ok(Command::new(binary)))
     }
 
-    /// The same, with a say in the command, e.g. to set its environment.
+    /// The same, by a command made from the binary, e.g. to run it as another user; `run --config FILE` is added to it.
     ///
     /// # Errors
     /// As [`Agent::start`].
-    pub fn start_with(config: &str, adjust: impl FnOnce(&mut Command)) -> Result<Self> {
-        let binary = crate::binary("WAYSPAN_BIN", "release/wayspan")?;
+    pub fn start_with(config: &str, command: impl FnOnce(&Path) -> Result<Command>) -> Result<Self> {
+        let binary = Self::binary()?;
         let directory = tempfile::Builder::new().prefix("wayspan-").tempdir()?;
         let path = directory.path().join("wayspan.yaml");
         std::fs::write(&path, config)?;
-        let mut command = Command::new(binary);
+        // Another user may have to read it.
+        std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
+        let mut command = command(&binary)?;
         command.arg("run").arg("--config").arg(&path).env("NO_COLOR", "1").current_dir(directory.path());
-        adjust(&mut command);
         let process = Process::start("wayspan", command)?;
         Ok(Self { process, config: path, directory })
+    }
+
+    /// The binary under test, e.g. to run `wayspan check`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn binary() -> Result<PathBuf> {
+        crate::binary("WAYSPAN_BIN", "release/wayspan")
     }
 
     /// Where an entry point (or `api`) listens, as its log says: `listening entry_point=web address=127.0.0.1:41234`.

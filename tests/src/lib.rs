@@ -6,23 +6,17 @@
 //! them they are looked for where xtask builds them; a missing one is an error, never a skipped test.
 //!
 //! ```no_run
-//! use wayspan_tests::{Agent, Reply, Upstream, eventually, http};
+//! use wayspan_tests::{Agent, Reply, Upstream, config, eventually, http};
 //!
 //! let upstream = Upstream::start(|_request| Reply::ok("hello")).unwrap();
-//! let mut agent = Agent::start(&format!(
-//!     "entryPoints: {{web: {{address: '127.0.0.1:0'}}}}
-//! http:
-//!   routers: {{all: {{rule: 'PathPrefix(`/`)', service: up}}}}
-//!   services: {{up: {{loadBalancer: {{servers: [{{url: 'http://{}'}}]}}}}}}",
-//!     upstream.address()
-//! ))
-//! .unwrap();
+//! let mut agent = Agent::start(&config::forward("PathPrefix(`/`)", upstream.address())).unwrap();
 //! let response = http::get(agent.address("web").unwrap(), "any.example", "/").unwrap();
 //! assert_eq!(response.text(), "hello");
 //! eventually("the upstream saw it", || (upstream.requests().len() == 1).then_some(()));
 //! ```
 
 mod agent;
+pub mod config;
 pub mod http;
 mod jaeger;
 mod loopback;

@@ -52,8 +52,8 @@ fn build(root: &Path, target: &Path) -> Result<()> {
     let mut build = Command::new(go);
     build.current_dir(&module).args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-o"]).arg(&fresh);
     build.args(["github.com/jaegertracing/jaeger/cmd/jaeger", "github.com/jaegertracing/jaeger/examples/hotrod"]);
-    progress::command("building Jaeger and Hot R.O.D. from their Go modules (4 min the first time)", &build)
-        .context("is the Go module proxy reachable? `go env GOPROXY` names it")?;
+    progress::command("building Jaeger and Hot R.O.D. from their Go modules, 4 min the first time", &build)
+        .context("Jaeger and Hot R.O.D. could not be built (is the Go module proxy of `go env GOPROXY` reachable?)")?;
     for name in ["jaeger", "hotrod"] {
         std::fs::rename(fresh.join(name), target.join(name))?;
     }

@@ -104,28 +104,35 @@ fn installed(package: &str) -> bool {
 
 fn install_packages(packages: &[&str]) -> Result<()> {
     let names = packages.join(" ");
-    let remedy = format!("apt-get install --no-install-recommends -y {names}");
-    if find_program("apt-get").is_none() {
-        bail!(
-            "missing: {names}. These are the names of Debian packages and this machine has no apt-get: install their like, \
-             then run this command again"
-        );
-    }
-    if !rustix::process::geteuid().is_root() {
-        bail!(
-            "missing Debian packages, and only root can install them. Run\n    sudo {remedy}\nthen this command again"
-        );
+    let has_apt = find_program("apt-get").is_some();
+    if let Some(obstacle) = obstacle(&names, has_apt, rustix::process::geteuid().is_root()) {
+        bail!(obstacle);
     }
     let mut update = Command::new("apt-get");
     update.args(["update", "-qq"]);
     progress::uninterrupted("apt-get update", update)
-        .context("the package lists could not be fetched: is the registry of /etc/apt/sources.list reachable?")?;
+        .context("the package lists could not be fetched (are the registries of /etc/apt reachable?)")?;
     let mut install = Command::new("apt-get");
     install.args(["install", "-qq", "-y", "--no-install-recommends"]).args(packages);
     install.env("DEBIAN_FRONTEND", "noninteractive");
-    progress::uninterrupted(&format!("apt-get install {names}"), install)
-        .with_context(|| format!("packages could not be installed; try by hand: {remedy}"))?;
+    progress::uninterrupted(&format!("apt-get install {names}"), install).context("packages could not be installed")?;
     Ok(())
+}
+
+/// Why packages cannot be installed here, and what to do instead.
+fn obstacle(names: &str, has_apt: bool, root: bool) -> Option<String> {
+    if !has_apt {
+        return Some(format!(
+            "missing: {names}. These are names of Debian packages and this machine has no apt-get: install their like, \
+             then run this command again"
+        ));
+    }
+    (!root).then(|| {
+        format!(
+            "missing Debian packages, and only root can install them. Run\n    \
+             sudo apt-get install --no-install-recommends -y {names}\nthen this command again"
+        )
+    })
 }
 
 /// `cargo install` of a tool unless that version is there; `extra` gives further arguments and environment.
@@ -141,7 +148,7 @@ fn cargo_tool(root: &Path, name: &str, version: &str, extra: &Command) -> Result
     // Not the workspace's target directory: that would block builds that run meanwhile.
     install.env("CARGO_TARGET_DIR", wayspan_tests::target_dir().join("tools"));
     progress::command(&format!("cargo install {name} {version}"), &install)
-        .with_context(|| format!("{name} could not be built: is the crates registry reachable?"))?;
+        .with_context(|| format!("{name} could not be built (is the crates registry reachable?)"))?;
     Ok(())
 }
 
@@ -168,7 +175,8 @@ fn browser_modules(root: &Path) -> Result<()> {
     }
     let mut npm = Command::new("npm");
     npm.args(["ci", "--no-audit", "--no-fund"]).current_dir(&directory).env("PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD", "1");
-    progress::command("npm ci in tests/browser", &npm).context("is the npm registry reachable?")?;
+    progress::command("npm ci in tests/browser", &npm)
+        .context("the browser test's modules could not be installed (is the npm registry reachable?)")?;
     Ok(())
 }
 
@@ -182,11 +190,11 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_package_is_named_with_its_remedy_where_we_are_not_root() {
-        if rustix::process::geteuid().is_root() && find_program("apt-get").is_some() {
-            return;
-        }
-        let error = install_packages(&["one", "two"]).unwrap_err().to_string();
-        assert!(error.contains("one two"), "{error}");
+    fn what_cannot_be_installed_is_named_with_the_remedy() {
+        assert_eq!(obstacle("one two", true, true), None);
+        let user = obstacle("one two", true, false).unwrap();
+        assert!(user.contains("sudo apt-get install") && user.contains("one two"), "{user}");
+        let elsewhere = obstacle("one two", false, true).unwrap();
+        assert!(elsewhere.contains("no apt-get") && elsewhere.contains("one two"), "{elsewhere}");
     }
 }
