@@ -196,7 +196,7 @@ fn set_up(gate: &mut Gate) -> Result<Outcome> {
 }
 
 fn format(gate: &mut Gate) -> Result<Outcome> {
-    progress::command("cargo fmt --check", &gate.cargo(&["fmt", "--all", "--", "--check"]))?;
+    progress::command("cargo fmt --check", &gate.cargo(&["fmt", "--all", "--", "--check", "--color", "never"]))?;
     passed()
 }
 
