@@ -19,6 +19,8 @@ pub const CARGO_DENY: &str = "0.20.2";
 pub enum Need {
     /// A toolchain with the sources of core, and bpf-linker.
     Ebpf,
+    /// What bpf-linker is built with.
+    BpfLinker,
     /// What the tests of the whole node call: strace, ip, setcap.
     NodeTests,
     /// The peers of the bench.
@@ -36,11 +38,9 @@ impl Need {
     /// Debian packages, each with the command that makes it unnecessary.
     fn packages(self) -> &'static [(&'static str, Option<&'static str>)] {
         match self {
-            Self::Ebpf => &[
-                ("rustc-web", None),
-                ("cargo-web", None),
-                ("rust-web-src", None),
-                // bpf-linker links against LLVM and these.
+            Self::Ebpf => &[("rustc-web", None), ("cargo-web", None), ("rust-web-src", None)],
+            Self::BpfLinker => &[
+                // It links against LLVM, and that against the others.
                 ("llvm-22-dev", None),
                 ("libzstd-dev", None),
                 ("zlib1g-dev", None),
@@ -57,8 +57,15 @@ impl Need {
 
 /// Installs what is missing of `needs`.
 pub fn ensure(root: &Path, needs: &[Need]) -> Result<()> {
+    let wanted = |need: &&Need| match need {
+        Need::Ebpf => !nightly_has_core(),
+        _ => true,
+    };
+    let linker = needs.contains(&Need::Ebpf) && !has_tool("bpf-linker", BPF_LINKER);
     let missing: Vec<&str> = needs
         .iter()
+        .filter(wanted)
+        .chain(linker.then_some(&Need::BpfLinker))
         .flat_map(|need| need.packages())
         .filter(|(package, command)| !command.is_some_and(|name| find_program(name).is_some()) && !installed(package))
         .map(|(package, _)| *package)
@@ -137,7 +144,7 @@ fn obstacle(names: &str, has_apt: bool, root: bool) -> Option<String> {
 
 /// `cargo install` of a tool unless that version is there; `extra` gives further arguments and environment.
 fn cargo_tool(root: &Path, name: &str, version: &str, extra: &Command) -> Result<()> {
-    if find_program(name).is_some_and(|program| answers_version(&program, version)) {
+    if has_tool(name, version) {
         return Ok(());
     }
     let mut install = cargo(root);
@@ -152,9 +159,19 @@ fn cargo_tool(root: &Path, name: &str, version: &str, extra: &Command) -> Result
     Ok(())
 }
 
-fn answers_version(program: &Path, version: &str) -> bool {
+fn has_tool(name: &str, version: &str) -> bool {
+    let Some(program) = find_program(name) else { return false };
     let output = Command::new(program).arg("--version").output();
     output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).split_whitespace().any(|word| word == version))
+}
+
+/// Whether rustup has a nightly with the sources of core, which the eBPF build prefers.
+fn nightly_has_core() -> bool {
+    let output = Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]).output();
+    output.is_ok_and(|output| {
+        let sysroot = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success() && Path::new(&sysroot).join("lib/rustlib/src/rust/library/core/Cargo.toml").is_file()
+    })
 }
 
 /// Cargo of this repository's toolchain, at its root.
