@@ -89,7 +89,7 @@ pub fn all(lab: &mut Lab) -> Result<Vec<Check>> {
     Ok(last)
 }
 
-/// Adds a router for one path and sends requests until one took it, as its own header shows nothing: the api does.
+/// Adds a router for one path while the agent runs, waits until the api lists it, and sends a request through it.
 pub fn add_router(lab: &mut Lab) -> Result<()> {
     lab.add_router("added", ADDED_PATH)?;
     let api = lab.api;
