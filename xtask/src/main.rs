@@ -1,16 +1,25 @@
-//! The command line of the repository.
+//! The command line of the repository: set-up, eBPF build, demo, tests. Each command is a module that does its work and
+//! reports by [`progress`]; this file only reads the arguments.
 
 #![expect(unreachable_pub, reason = "a binary has no outside: `pub` marks what a module offers the others")]
 
+mod agent;
+mod demo;
+mod deny;
 mod ebpf;
+mod peers;
+mod progress;
+mod setup;
+mod test;
+mod tidy;
 
-use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask")]
+#[command(name = "cargo xtask", about = "Set-up, builds, demo and tests of Wayspan")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -18,13 +27,40 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Install what the other commands need, by name, only what is missing.
+    Setup,
     /// Build the eBPF object from source.
     Ebpf,
+    /// The lab: Jaeger, Hot R.O.D. and Wayspan in front of it; a trace in the terminal, then links.
+    Demo(demo::Options),
+    /// The whole gate: format, lints, tests, demo, browser, licences.
+    Test(test::Options),
+    /// Check the repository's own rules: documentation, sizes, borders.
+    Tidy,
 }
 
-fn main() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
-    match Arguments::parse().command {
-        Command::Ebpf => ebpf::build(&root).map(drop),
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let root = wayspan_tests::root();
+    match command {
+        Command::Setup => setup::ensure(&root, setup::Need::ALL)?,
+        Command::Ebpf => {
+            setup::ensure(&root, &[setup::Need::Ebpf])?;
+            let object = ebpf::build(&root)?;
+            println!("{}", object.display());
+        }
+        Command::Demo(options) => return demo::run(&root, &options),
+        Command::Test(options) => return test::run(&root, &options),
+        Command::Tidy => return tidy::run(&root),
+    }
+    Ok(ExitCode::SUCCESS)
 }
