@@ -175,7 +175,7 @@ pub struct BodyClock {
 }
 
 /// Known methods (the list of OpenTelemetry's HTTP conventions); others keep their text in [`Record::method_other`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 #[expect(missing_docs, reason = "the names are the methods")]
 pub enum Method {
