@@ -1,25 +1,32 @@
 //! The tracing reverse proxy: routes requests, carries trace context, leaves one [`record`] per request.
 //!
 //! The life of a request, in the order of the modules that see it:
-//! 1. [`listen`] and [`worker`]: a connection is accepted by one worker and never leaves it.
-//! 2. [`tap`]: its bytes get stream offsets and time stamps, and the [`observer`]'s marks.
+//! 1. [`server`] and `worker`: a connection is accepted by one worker and never leaves it.
+//! 2. `client` and `upstream`: their taps give its bytes stream offsets and time stamps, and the [`observer`]'s marks.
 //! 3. [`framer`]: message boundaries are found and unsafe framing is refused, before hyper parses.
-//! 4. [`exchange`]: the route is found ([`route`]), headers are rewritten ([`headers`]), the head sampling decision is
+//! 4. `exchange`: the route is found ([`route`]), headers are rewritten ([`headers`]), the head sampling decision is
 //!    made ([`sampling`]), trace context goes on ([`trace_context`]), a server is picked and the request forwarded
-//!    over a pooled connection ([`pool`]).
+//!    over a pooled connection; `body` relays what follows.
 //! 5. [`record`]: whatever happened, one record goes up through the worker's ring.
 //!
 //! Must not know eBPF, Kubernetes, OpenTelemetry, files or the environment.
 
+mod body;
+mod client;
 pub mod clock;
 pub mod counters;
+mod exchange;
 pub mod framer;
 pub mod headers;
+mod live;
 pub mod observer;
 pub mod record;
 pub mod ring;
 pub mod route;
 pub mod rule;
 pub mod sampling;
+pub mod server;
 pub mod snapshot;
 pub mod trace_context;
+mod upstream;
+mod worker;

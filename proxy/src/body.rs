@@ -1,0 +1,202 @@
+//! Bodies on their way through: frames pass as they are, and whoever waits at the end learns how it ended.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::client::ClientConn;
+use crate::clock::MonoNs;
+use crate::live::{Live, Relay};
+use crate::observer::SocketObserver;
+use crate::record::{End, ErrorKind};
+use crate::upstream::Upstream;
+
+/// What the upstream gets.
+pub(crate) struct RequestBody {
+    incoming: Incoming,
+    live: Option<Rc<RefCell<Live>>>,
+}
+
+impl RequestBody {
+    pub(crate) fn new(incoming: Incoming, live: &Rc<RefCell<Live>>) -> Self {
+        let live = (!incoming.is_end_stream()).then(|| Rc::clone(live));
+        Self { incoming, live }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if let (Poll::Ready(Some(Ok(frame))), Some(live)) = (&polled, &self.live)
+            && let Some(data) = frame.data_ref()
+        {
+            live.borrow_mut().head.request_body_bytes += u64::try_from(data.len()).unwrap_or(0);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// What the client gets.
+pub(crate) enum ResponseBody<O: SocketObserver> {
+    /// One of our own, or none.
+    Own(Option<Bytes>),
+    /// The server's.
+    Relayed(Box<Relayed<O>>),
+}
+
+/// A server's body, and the connection that it comes over.
+pub(crate) struct Relayed<O: SocketObserver> {
+    pub(crate) incoming: Incoming,
+    pub(crate) upstream: Option<Upstream<O>>,
+    pub(crate) client: Rc<ClientConn<O>>,
+    pub(crate) live: Rc<RefCell<Live>>,
+    pub(crate) idle_max: usize,
+    /// It broke off, and hyper is told at the next poll.
+    pub(crate) broken: Option<Cut>,
+}
+
+/// Why a body broke off. hyper ends the client's connection with it, which is the only way to say so in HTTP/1.
+#[derive(Debug, thiserror::Error)]
+#[error("the response's body broke off: {0}")]
+pub(crate) struct Cut(&'static str);
+
+impl<O: SocketObserver> Body for ResponseBody<O> {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match &mut *self {
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Relayed(relayed) => relayed.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_none(),
+            Self::Relayed(relayed) => relayed.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| u64::try_from(b.len()).unwrap_or(0))),
+            Self::Relayed(relayed) => relayed.incoming.size_hint(),
+        }
+    }
+}
+
+impl<O: SocketObserver> Relayed<O> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if let Some(cut) = self.broken.take() {
+            return Poll::Ready(Some(Err(cut)));
+        }
+        if self.client.exchange_expired() {
+            return self.cut(cx, End::TimedOut, ErrorKind::ResponseTimeout, "time is up");
+        }
+        let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if polled.is_pending()
+            && let Some(upstream) = &mut self.upstream
+        {
+            // The frame comes from the connection, which nobody else drives.
+            let alive = upstream.drive(cx);
+            polled = Pin::new(&mut self.incoming).poll_frame(cx);
+            if !alive {
+                self.settle(None);
+            }
+        }
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.live.borrow_mut().head.response_body_bytes += u64::try_from(data.len()).unwrap_or(0);
+                }
+                if self.incoming.is_end_stream() {
+                    self.complete(cx);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                self.complete(cx);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(_))) => self.cut(cx, End::UpstreamCut, ErrorKind::UpstreamClosed, "the server closed"),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// The body is whole: the connection can serve the next request.
+    pub(crate) fn complete(&mut self, cx: &mut Context<'_>) {
+        self.settle(Some(cx));
+        self.live.borrow_mut().body_done = true;
+    }
+
+    /// Takes the exchange's stamps and gives the connection back, where it lives and `cx` says that it may.
+    fn settle(&mut self, cx: Option<&mut Context<'_>>) {
+        let Some(mut upstream) = self.upstream.take() else { return };
+        // The codec notices the end of the message, and is ready for the next.
+        let alive = cx.is_some_and(|cx| upstream.drive(cx));
+        {
+            let mut live = self.live.borrow_mut();
+            if let Some(attempt) = live.attempts.last_mut() {
+                upstream.settle(attempt);
+            }
+        }
+        upstream.seen.release();
+        if alive && upstream.is_ready() {
+            self.client.worker.pool.put(upstream, self.idle_max, MonoNs::now());
+        }
+    }
+
+    /// Breaks the response off. hyper throws away what it has not flushed when a body fails, so it gets one turn to
+    /// write what came before.
+    fn cut(
+        &mut self,
+        cx: &Context<'_>,
+        end: End,
+        error: ErrorKind,
+        why: &'static str,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.settle(None);
+        let mut live = self.live.borrow_mut();
+        live.fail(end, error);
+        if let Some(attempt) = live.attempts.last_mut() {
+            attempt.error = error;
+        }
+        self.broken = Some(Cut(why));
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl<O: SocketObserver> Drop for Relayed<O> {
+    /// hyper drops a body as soon as it has all that the length promised, and also when the client is gone.
+    fn drop(&mut self) {
+        let whole = self.incoming.is_end_stream();
+        if self.upstream.is_some() {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            self.settle(whole.then_some(&mut cx));
+        }
+        let mut live = self.live.borrow_mut();
+        if whole {
+            live.body_done = true;
+        } else if !live.body_done {
+            live.relay(Relay::Idle, MonoNs::now());
+        }
+    }
+}

@@ -1,0 +1,542 @@
+//! A client's connection: the tap that stamps its bytes, its deadlines, and the task that drives hyper over it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use hyper::rt::ReadBufCursor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::clock::MonoNs;
+use crate::counters::Total;
+use crate::exchange;
+use crate::framer::{self, Body, Event, Framer, Part, Refusal};
+use crate::headers::{PeerHeaders, Trust};
+use crate::live::{Live, Relay};
+use crate::observer::{Marks, Missing, SocketObserver, Token};
+use crate::record::{End, ErrorKind};
+use crate::snapshot::{EntryPoint, Limits};
+use crate::worker::Worker;
+
+/// A request's head as the tap saw it: the n-th of these belongs to hyper's n-th call of the service.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HeadSeen {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) first_read: MonoNs,
+    pub(crate) head_read: MonoNs,
+    pub(crate) marks: Marks,
+    /// Whether a body follows.
+    pub(crate) body: bool,
+}
+
+/// What the task, the tap and the exchanges of one connection share. One thread, so cells.
+pub(crate) struct ClientConn<O: SocketObserver> {
+    pub(crate) worker: Rc<Worker<O>>,
+    stream: RefCell<TcpStream>,
+    pub(crate) entry_point: u32,
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) peer_headers: PeerHeaders,
+    pub(crate) id: u64,
+    pub(crate) token: Token,
+    pub(crate) accepted: MonoNs,
+    limits: Limits,
+    framer: RefCell<Framer>,
+    read_bytes: Cell<u64>,
+    /// The head that has begun and not ended.
+    begun: Cell<Option<HeadSeen>>,
+    heads: RefCell<VecDeque<HeadSeen>>,
+    /// Requests whose response is not yet with the socket, in order.
+    lives: RefCell<VecDeque<Rc<RefCell<Live>>>>,
+    pub(crate) requests: Cell<u32>,
+    pub(crate) previous_written: Cell<MonoNs>,
+    last_written: Cell<MonoNs>,
+    /// A body is on its way in.
+    uploading: Cell<bool>,
+    refusal: RefCell<Option<Refusal>>,
+    refusal_sent: Cell<bool>,
+    /// When the connection itself has waited enough; zero: never.
+    deadline: Cell<MonoNs>,
+    /// When the running exchange has.
+    exchange_deadline: Cell<MonoNs>,
+    expired: Cell<bool>,
+    exchange_expired: Cell<bool>,
+    closing: Cell<bool>,
+    /// The status of a timed-out head; 0 if none was.
+    timed_out: Cell<u16>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl<O: SocketObserver> ClientConn<O> {
+    /// Takes over an accepted socket.
+    pub(crate) fn accept(
+        worker: &Rc<Worker<O>>,
+        entry_point: &EntryPoint,
+        stream: TcpStream,
+        peer: SocketAddr,
+        id: u64,
+    ) -> io::Result<Rc<Self>> {
+        let accepted = MonoNs::now();
+        let token = worker.observer.accepted(stream.as_fd());
+        stream.set_nodelay(true)?;
+        let local = canonical(stream.local_addr()?);
+        let peer = canonical(peer);
+        let limits = entry_point.limits;
+        let conn = Rc::new(Self {
+            worker: Rc::clone(worker),
+            stream: RefCell::new(stream),
+            entry_point: entry_point.id,
+            peer,
+            local,
+            peer_headers: PeerHeaders::new(peer.ip(), local.port(), trust(entry_point), false, worker.hostname()),
+            id,
+            token,
+            accepted,
+            limits,
+            framer: RefCell::new(Framer::requests(framer::Limits {
+                head_bytes: u64::try_from(limits.head_bytes_max).unwrap_or(u64::MAX),
+                headers: u32::try_from(limits.headers_max).unwrap_or(u32::MAX),
+            })),
+            read_bytes: Cell::new(0),
+            begun: Cell::new(None),
+            heads: RefCell::new(VecDeque::new()),
+            lives: RefCell::new(VecDeque::new()),
+            requests: Cell::new(0),
+            previous_written: Cell::new(MonoNs::UNKNOWN),
+            last_written: Cell::new(MonoNs::UNKNOWN),
+            uploading: Cell::new(false),
+            refusal: RefCell::new(None),
+            refusal_sent: Cell::new(false),
+            deadline: Cell::new(after(accepted, limits.head_timeout)),
+            exchange_deadline: Cell::new(MonoNs::UNKNOWN),
+            expired: Cell::new(false),
+            exchange_expired: Cell::new(false),
+            closing: Cell::new(false),
+            timed_out: Cell::new(0),
+            waker: RefCell::new(None),
+        });
+        Ok(conn)
+    }
+
+    /// The head that belongs to the service call that hyper makes now.
+    pub(crate) fn next_head(&self) -> HeadSeen {
+        self.heads.borrow_mut().pop_front().unwrap_or_default()
+    }
+
+    /// A request is under way from now on.
+    pub(crate) fn begin(&self, live: &Rc<RefCell<Live>>) {
+        self.lives.borrow_mut().push_back(Rc::clone(live));
+    }
+
+    /// Gives the running exchange until `at`; zero: for ever.
+    pub(crate) fn exchange_until(&self, at: MonoNs) {
+        self.exchange_expired.set(false);
+        self.exchange_deadline.set(at);
+    }
+
+    /// Whether the running exchange's time is up.
+    pub(crate) fn exchange_expired(&self) -> bool {
+        self.exchange_expired.get()
+    }
+
+    /// Whether the next response should be the connection's last.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// Called by the worker's sweep, four times a second: marks what has run out and wakes the task.
+    pub(crate) fn sweep(&self, now: MonoNs, draining: Option<MonoNs>) {
+        let past = |at: MonoNs| at.0 != 0 && at <= now;
+        let mut wake = false;
+        if past(self.exchange_deadline.get()) && !self.exchange_expired.replace(true) {
+            wake = true;
+        }
+        if past(self.deadline.get()) && !self.expired.replace(true) {
+            wake = true;
+        }
+        if let Some(hard) = draining {
+            // Idle connections get a moment to send what is on its way; then they are closed.
+            let idle_since = self.last_written.get().max(self.accepted);
+            let idle = self.lives.borrow().is_empty() && self.begun.get().is_none();
+            let quiet = now.since(idle_since) > DRAIN_IDLE_NS;
+            self.closing.set(true);
+            if (idle && quiet) || hard <= now {
+                wake |= !self.expired.replace(true);
+            }
+        }
+        if wake && let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn keep_waker(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        match waker.as_mut() {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *waker = Some(cx.waker().clone()),
+        }
+    }
+
+    /// Looks at bytes that a read returned; says how many of them may go on to hyper.
+    fn read(&self, bytes: &[u8]) -> usize {
+        let at = MonoNs::now();
+        let from = self.read_bytes.get();
+        let mut framer = self.framer.borrow_mut();
+        let judged = framer.feed(bytes, from, &mut |event| self.on_event(event, at));
+        self.read_bytes.set(from + u64::try_from(bytes.len()).unwrap_or(0));
+        if self.uploading.get()
+            && let Some(live) = self.lives.borrow().back()
+        {
+            let mut live = live.borrow_mut();
+            if live.relay_state() == Relay::ClientBody {
+                live.relay(Relay::ProxyRequest, at);
+            }
+        }
+        match judged {
+            Ok(()) => bytes.len(),
+            Err(refusal) => {
+                // What came before the bad message is still served; a bad body is cut off where it is.
+                let good = refusal.message_start.saturating_sub(from);
+                let keep = usize::try_from(good).unwrap_or(0).min(bytes.len());
+                let keep = if refusal.part == Part::Body { 0 } else { keep };
+                *self.refusal.borrow_mut() = Some(refusal);
+                keep
+            }
+        }
+    }
+
+    fn on_event(&self, event: Event, at: MonoNs) {
+        match event {
+            Event::MessageStart { offset } => {
+                self.begun.set(Some(HeadSeen { start: offset, first_read: at, ..HeadSeen::default() }));
+                if self.limits.head_timeout.as_nanos() > 0 {
+                    self.deadline.set(after(at, self.limits.head_timeout));
+                }
+                // The first byte's mark is taken by the read that consumed it; a head that ends later adds its last.
+                let marks = self.worker.observer.marks(self.token, offset..offset + 1);
+                if let Some(mut head) = self.begun.get() {
+                    head.marks = marks;
+                    self.begun.set(Some(head));
+                }
+            }
+            Event::HeadEnd(framer::Head { start, end, body, .. }) => {
+                let mut head = self.begun.take().unwrap_or_default();
+                let last = self.worker.observer.marks(self.token, end.saturating_sub(1)..end);
+                head.marks.last = last.last;
+                head.marks.missing = head.marks.missing.with(last.missing);
+                (head.start, head.end, head.head_read, head.body) = (start, end, at, body != Body::None);
+                self.uploading.set(head.body);
+                let patience = self.limits.read_timeout;
+                self.deadline.set(if head.body { after(at, patience) } else { MonoNs::UNKNOWN });
+                self.heads.borrow_mut().push_back(head);
+            }
+            Event::BodyEnd { .. } => {
+                self.uploading.set(false);
+                self.deadline.set(MonoNs::UNKNOWN);
+            }
+            Event::Interim(_) => {}
+        }
+    }
+
+    /// Nothing more may be read from this client.
+    fn poll_refused(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        // hyper may have taken a head whose service call it has not polled yet.
+        let idle = self.lives.borrow().is_empty() && self.heads.borrow().is_empty();
+        if !idle && !self.uploading.get() {
+            // The response under way ends first; `flushed` wakes us.
+            self.keep_waker(cx);
+            return Poll::Pending;
+        }
+        if idle
+            && !self.refusal_sent.replace(true)
+            && let Some(refusal) = self.refusal.borrow().as_ref()
+        {
+            self.worker.counters.borrow_mut().count(Total::RefusedRequests);
+            // An idle connection's send buffer is empty: this cannot be short.
+            let sent = self.stream.borrow().try_write(refusal.response()).is_ok();
+            let status = if sent { refusal.reason.status() } else { 0 };
+            self.leave_unserved(&self.begun.take().unwrap_or_default(), status, End::Refused, ErrorKind::BadRequest);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// A record for a request that never reached the exchange.
+    fn leave_unserved(&self, seen: &HeadSeen, status: u16, end: End, error: ErrorKind) {
+        let now = MonoNs::now();
+        let live = self.worker.live();
+        let mut live = live.borrow_mut();
+        live.head = exchange::first_stamps(self, seen);
+        live.head.status = status;
+        live.fail(end, error);
+        if status != 0 {
+            live.head.head_written = now;
+        }
+        live.end(now);
+        self.worker.leave(&live);
+    }
+
+    fn wrote(&self, at: MonoNs) {
+        self.last_written.set(at);
+        for live in self.lives.borrow().iter() {
+            let mut live = live.borrow_mut();
+            if live.responded && live.head.head_written.0 == 0 {
+                live.head.head_written = at;
+            }
+            if live.relay_state() == Relay::ClientDrain {
+                live.relay(Relay::ProxyResponse, at);
+            }
+        }
+    }
+
+    fn blocked(&self) {
+        let lives = self.lives.borrow();
+        if let Some(live) = lives.front() {
+            let mut live = live.borrow_mut();
+            if live.responded {
+                live.relay(Relay::ClientDrain, MonoNs::now());
+            }
+        }
+    }
+
+    /// The socket has taken everything that hyper had for it.
+    fn flushed(&self) {
+        loop {
+            let live = {
+                let mut lives = self.lives.borrow_mut();
+                match lives.front() {
+                    Some(live) if live.borrow().body_done => lives.pop_front(),
+                    _ => None,
+                }
+            };
+            let Some(live) = live else { return };
+            let at = self.last_written.get();
+            {
+                let mut live = live.borrow_mut();
+                live.end(at);
+                self.worker.leave(&live);
+            }
+            self.worker.recycle(live);
+            self.previous_written.set(at);
+            self.exchange_until(MonoNs::UNKNOWN);
+            if self.lives.borrow().is_empty() {
+                if self.begun.get().is_none() && self.heads.borrow().is_empty() {
+                    self.deadline.set(after(at, self.limits.idle_timeout));
+                }
+                if self.refusal.borrow().is_some()
+                    && let Some(waker) = self.waker.borrow().as_ref()
+                {
+                    waker.wake_by_ref();
+                }
+            }
+        }
+    }
+
+    /// The connection is over: whoever is still under way was cut off.
+    fn finish(&self) {
+        let now = MonoNs::now();
+        while let Some(live) = { self.lives.borrow_mut().pop_front() } {
+            let mut live = live.borrow_mut();
+            let (end, error) = if self.worker.is_stopping() {
+                (End::Shutdown, ErrorKind::ClientGone)
+            } else if self.expired.get() {
+                (End::TimedOut, ErrorKind::RequestTimeout)
+            } else {
+                (End::ClientGone, ErrorKind::ClientGone)
+            };
+            live.fail(end, error);
+            live.end(now);
+            self.worker.leave(&live);
+        }
+        // Heads that hyper had, but whose client was gone before the service ran.
+        while let Some(head) = { self.heads.borrow_mut().pop_front() } {
+            self.leave_unserved(&head, 0, End::ClientGone, ErrorKind::ClientGone);
+        }
+        if let Some(head) = self.begun.take() {
+            let (end, error) = match self.timed_out.get() {
+                0 => (End::ClientGone, ErrorKind::ClientGone),
+                _ => (End::TimedOut, ErrorKind::RequestTimeout),
+            };
+            self.leave_unserved(&head, self.timed_out.get(), end, error);
+        }
+        self.worker.observer.closed(self.token);
+        self.worker.counters.borrow_mut().count(Total::Closed);
+    }
+
+    /// Why kernel times are missing on this connection, beyond what single marks say.
+    pub(crate) fn missing(&self) -> Missing {
+        self.worker.observer.absence()
+    }
+}
+
+/// Idle time after which a draining worker closes a connection: longer than any request on its way needs.
+const DRAIN_IDLE_NS: u64 = 1_000_000_000;
+
+/// `at` plus a timeout, where zero means none.
+pub(crate) fn after(at: MonoNs, timeout: std::time::Duration) -> MonoNs {
+    if timeout.is_zero() { MonoNs::UNKNOWN } else { at + timeout }
+}
+
+/// Whose forwarding headers an entry point believes.
+pub(crate) fn trust(entry_point: &EntryPoint) -> Trust<'_> {
+    Trust { networks: &entry_point.trusted, all: entry_point.trust_all }
+}
+
+/// v4-mapped addresses as what they are.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn serve<O: SocketObserver>(conn: Rc<ClientConn<O>>) {
+    /// Ends the connection's requests however the task ends.
+    struct Finish<O: SocketObserver>(Rc<ClientConn<O>>);
+    impl<O: SocketObserver> Drop for Finish<O> {
+        fn drop(&mut self) {
+            self.0.finish();
+        }
+    }
+    let finish = Finish(Rc::clone(&conn));
+    let service = {
+        let conn = Rc::clone(&conn);
+        hyper::service::service_fn(move |request| exchange::handle(Rc::clone(&conn), request))
+    };
+    let mut http = hyper::server::conn::http1::Builder::new()
+        // hyper's own cap must lie above the framer's, which answers first.
+        .max_headers(conn.limits.headers_max.saturating_add(1))
+        .max_buf_size(conn.limits.head_bytes_max.max(8192).saturating_add(8192))
+        .serve_connection(Tap { conn: Rc::clone(&conn) }, service);
+    let ended = poll_fn(|cx| {
+        conn.keep_waker(cx);
+        if conn.expired.get() {
+            return Poll::Ready(None);
+        }
+        Pin::new(&mut http).poll(cx).map(Some)
+    })
+    .await;
+    drop(http);
+    if ended.is_none() && conn.begun.get().is_some() {
+        // RFC 9110, 15.5.9: a head that did not come in time.
+        let sent = conn.stream.borrow().try_write(REQUEST_TIMEOUT).is_ok();
+        conn.timed_out.set(if sent { 408 } else { 0 });
+    }
+    if conn.refusal_sent.get() || ended.is_none() {
+        linger(&conn).await;
+    }
+    drop(finish);
+}
+
+const REQUEST_TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 16\r\n\r\nRequest Timeout\n";
+
+/// Says goodbye and reads on for a moment: closing with unread bytes would reset the connection, and the client would
+/// lose the answer that it is about to read (RFC 9112, 9.6).
+async fn linger<O: SocketObserver>(conn: &ClientConn<O>) {
+    let mut left = 64;
+    let stop = MonoNs::now() + std::time::Duration::from_millis(500);
+    let _ = rustix::net::shutdown(conn.stream.borrow().as_fd(), rustix::net::Shutdown::Write);
+    let drain = poll_fn(|cx| {
+        let mut bytes = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut *conn.stream.borrow_mut()).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && left > 0 => left -= 1,
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    });
+    let wait = std::time::Duration::from_nanos(stop.since(MonoNs::now()));
+    let _ = tokio::time::timeout(wait, drain).await;
+}
+
+/// hyper's view of the socket.
+pub(crate) struct Tap<O: SocketObserver> {
+    conn: Rc<ClientConn<O>>,
+}
+
+impl<O: SocketObserver> hyper::rt::Read for Tap<O> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut out: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let conn = &*self.conn;
+        if conn.refusal.borrow().is_some() {
+            return conn.poll_refused(cx);
+        }
+        let mut scratch = conn.worker.scratch.borrow_mut();
+        let room = out.remaining().min(scratch.len());
+        let mut buffer = ReadBuf::new(scratch.get_mut(..room).unwrap_or_default());
+        match Pin::new(&mut *conn.stream.borrow_mut()).poll_read(cx, &mut buffer) {
+            Poll::Pending => {
+                if conn.uploading.get() {
+                    waiting_for_upload(conn);
+                }
+                return Poll::Pending;
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => {}
+        }
+        let bytes = buffer.filled();
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let good = conn.read(bytes);
+        out.put_slice(bytes.get(..good).unwrap_or_default());
+        if good == 0 { conn.poll_refused(cx) } else { Poll::Ready(Ok(())) }
+    }
+}
+
+fn waiting_for_upload<O: SocketObserver>(conn: &ClientConn<O>) {
+    if let Some(live) = conn.lives.borrow().back() {
+        let mut live = live.borrow_mut();
+        if live.relay_state() == Relay::ProxyRequest {
+            live.relay(Relay::ClientBody, MonoNs::now());
+        }
+    }
+}
+
+impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.conn.stream.borrow_mut()).poll_write(cx, bytes);
+        self.stamp(written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.conn.stream.borrow_mut()).poll_write_vectored(cx, slices);
+        self.stamp(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.conn.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.conn.flushed();
+        Pin::new(&mut *self.conn.stream.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+impl<O: SocketObserver> Tap<O> {
+    fn stamp(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Ready(Ok(_)) => self.conn.wrote(MonoNs::now()),
+            Poll::Pending => self.conn.blocked(),
+            Poll::Ready(Err(_)) => {}
+        }
+        written
+    }
+}

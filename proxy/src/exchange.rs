@@ -1,0 +1,553 @@
+//! One exchange: a request's head comes in, a response's head goes out. Finds the route, edits headers, decides
+//! sampling, injects trace context, picks a server, forwards over a pooled or new connection.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, UPGRADE, USER_AGENT};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body as _, Incoming};
+
+use crate::body::{Relayed, RequestBody, ResponseBody};
+use crate::client::{ClientConn, HeadSeen, after, trust};
+use crate::clock::MonoNs;
+use crate::framer::Asked;
+use crate::headers;
+use crate::live::{Live, Relay};
+use crate::observer::SocketObserver;
+use crate::record::{Attempt, End, ErrorKind, Head, Method};
+use crate::route::RequestView;
+use crate::sampling::{Decision, Reason};
+use crate::snapshot::{Middleware, Route, Server, Service, Snapshot, Target};
+use crate::trace_context::{self, Incoming as Caller, SpanId, TraceParent};
+use crate::upstream::Upstream;
+
+type Reply<O> = Response<ResponseBody<O>>;
+
+/// Tries at most this often per request: the pooled connections that turned out dead, and the server's addresses.
+const ATTEMPTS_MAX: u16 = 8;
+
+/// hyper's service: never fails, since every failure has a response.
+pub(crate) async fn handle<O: SocketObserver>(
+    conn: Rc<ClientConn<O>>,
+    request: Request<Incoming>,
+) -> Result<Reply<O>, Infallible> {
+    let seen = conn.next_head();
+    let live = conn.worker.live();
+    let (parts, body) = request.into_parts();
+    open(&conn, &live, &seen, &parts);
+    conn.begin(&live);
+    let mut reply = route(&conn, &live, parts, body).await;
+    if conn.is_closing() {
+        reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let mut live = live.borrow_mut();
+    live.head.status = reply.status().as_u16();
+    live.responded = true;
+    if reply.body().is_end_stream() || matches!(reply.body(), ResponseBody::Own(_)) {
+        live.body_done = true;
+    }
+    Ok(reply)
+}
+
+/// What the connection and its tap know of a request before anyone has read it.
+pub(crate) fn first_stamps<O: SocketObserver>(conn: &ClientConn<O>, seen: &HeadSeen) -> Head {
+    let request_index = conn.requests.get();
+    conn.requests.set(request_index.wrapping_add(1));
+    Head {
+        worker: conn.worker.id,
+        entry_point: conn.entry_point,
+        peer: conn.peer,
+        local: conn.local,
+        connection_id: conn.id,
+        request_index,
+        token: conn.token,
+        request_start: seen.start,
+        request_head_end: seen.end,
+        first_readable: seen.marks.first,
+        first_read: seen.first_read,
+        established: seen.marks.established,
+        accepted: conn.accepted,
+        head_readable: seen.marks.last,
+        head_read: seen.head_read,
+        previous_written: conn.previous_written.get(),
+        client_missing: seen.marks.missing.with(conn.missing()),
+        ..Head::default()
+    }
+}
+
+fn open<O: SocketObserver>(conn: &ClientConn<O>, live: &RefCell<Live>, seen: &HeadSeen, parts: &Parts) {
+    let mut live = live.borrow_mut();
+    live.head = first_stamps(conn, seen);
+    live.head.method = Method::of(parts.method.as_str());
+    if live.head.method == Method::Other {
+        live.method_other = Some(parts.method.clone());
+    }
+    live.head.version = if parts.version == Version::HTTP_10 { 10 } else { 11 };
+    live.target = parts.uri.path_and_query().cloned();
+    live.user_agent = parts.headers.get(USER_AGENT).cloned();
+}
+
+async fn route<O: SocketObserver>(
+    conn: &Rc<ClientConn<O>>,
+    live: &Rc<RefCell<Live>>,
+    mut parts: Parts,
+    body: Incoming,
+) -> Reply<O> {
+    if parts.method == http::Method::CONNECT {
+        live.borrow_mut().fail(End::Refused, ErrorKind::BadRequest);
+        return own(StatusCode::NOT_IMPLEMENTED, "Not Implemented\n");
+    }
+    let snapshot = conn.worker.snapshot();
+    let Some(entry_point) = snapshot.entry_points.iter().find(|candidate| candidate.id == conn.entry_point) else {
+        live.borrow_mut().fail(End::Complete, ErrorKind::NoRoute);
+        return own(StatusCode::NOT_FOUND, NOT_FOUND);
+    };
+    // RFC 9112, 3.2.2: an absolute target's host replaces the Host header.
+    if let Some(authority) = parts.uri.authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        parts.headers.insert(HOST, host);
+    }
+    let host = parts.headers.get(HOST).cloned();
+    capture(&parts.headers, &snapshot.captured_request_headers, &mut live.borrow_mut().request_headers);
+    let client_ip = headers::client_address(&parts.headers, conn.peer.ip(), trust(entry_point));
+    headers::prepare_request(&mut parts.headers, &conn.peer_headers);
+    // Upgrades are not relayed yet: the server is not asked for one, and answers as it would without.
+    parts.headers.remove(UPGRADE);
+    parts.headers.remove(CONNECTION);
+    {
+        let mut live = live.borrow_mut();
+        live.host.clone_from(&host);
+        if client_ip != conn.peer.ip() {
+            live.forwarded_client = HeaderValue::from_str(&client_ip.to_string()).ok();
+        }
+    }
+    let found = entry_point.routes.find(&RequestView {
+        method: parts.method.as_str(),
+        host: host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
+        path: parts.uri.path(),
+        query: parts.uri.query().unwrap_or_default(),
+        headers: &parts.headers,
+        client_ip: conn.peer.ip(),
+    });
+    {
+        let mut live = live.borrow_mut();
+        if let Some(found) = &found {
+            live.head.route = found.route.id;
+            live.head.branch = found.branch;
+        }
+        let operation = || found.as_ref().map_or_else(String::new, |found| found.operation().to_owned());
+        let traced = entry_point.traced && found.as_ref().is_none_or(|found| found.route.traced);
+        trace(conn, &mut live, &mut parts, traced, operation);
+    }
+    let Some(found) = found else {
+        live.borrow_mut().fail(End::Complete, ErrorKind::NoRoute);
+        return own(StatusCode::NOT_FOUND, NOT_FOUND);
+    };
+    let route = Arc::clone(found.route);
+    answer(conn, live, &snapshot, &route, parts, body).await
+}
+
+async fn answer<O: SocketObserver>(
+    conn: &Rc<ClientConn<O>>,
+    live: &Rc<RefCell<Live>>,
+    snapshot: &Snapshot,
+    route: &Route,
+    mut parts: Parts,
+    body: Incoming,
+) -> Reply<O> {
+    for middleware in &route.middlewares {
+        match middleware {
+            Middleware::Headers(edits) => edit(&mut parts.headers, &edits.request),
+        }
+    }
+    let mut reply = match &route.target {
+        Target::Fixed(fixed) => {
+            let mut reply = Response::new(ResponseBody::Own(Some(fixed.body.clone())));
+            *reply.status_mut() = StatusCode::from_u16(fixed.status).unwrap_or(StatusCode::OK);
+            reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(fixed.content_type));
+            reply
+        }
+        Target::Service(service) => {
+            live.borrow_mut().head.service = service.id;
+            forward(conn, live, service, parts, body).await
+        }
+    };
+    headers::prepare_response(reply.headers_mut(), false);
+    for middleware in route.middlewares.iter().rev() {
+        match middleware {
+            Middleware::Headers(edits) => edit(reply.headers_mut(), &edits.response),
+        }
+    }
+    capture(reply.headers(), &snapshot.captured_response_headers, &mut live.borrow_mut().response_headers);
+    reply
+}
+
+/// Reads the caller's context, decides, and writes ours for the upstream. The CLIENT span's id is made here, since the
+/// upstream gets it as its parent.
+fn trace<O: SocketObserver>(
+    conn: &ClientConn<O>,
+    live: &mut Live,
+    parts: &mut Parts,
+    traced: bool,
+    operation: impl FnOnce() -> String,
+) {
+    let caller = Caller::from_headers(&parts.headers);
+    let mut random = conn.worker.random.borrow_mut();
+    let head = &mut live.head;
+    let (context, parent) = match &caller {
+        Some(caller) => (caller.parent, Some(caller.parent.is_sampled())),
+        None => (TraceParent::root(&mut random), None),
+    };
+    head.trace_id = context.trace_id;
+    head.parent_id = if parent.is_some() { context.parent_id } else { SpanId::default() };
+    head.span_id = SpanId::random(&mut random);
+    let decision = if traced {
+        let name = || format!("{} {}", method_name(head.method), operation());
+        conn.worker.policy().decide(name, parent, head.trace_id, head.head_read)
+    } else {
+        Decision { sampled: parent.unwrap_or(false), reason: Reason::Off, param: 0.0 }
+    };
+    head.sampled = decision.sampled && traced;
+    (head.sampling_reason, head.sampling_param) = (decision.reason, decision.param);
+    // A request that is not traced here passes its caller's context on as it came.
+    let next = if traced { nth_client_span(head.span_id, 0) } else { context.parent_id };
+    let passed = context.passed_on(next, decision.sampled);
+    head.trace_flags = passed.flags;
+    live.trace_state = caller.and_then(|caller| caller.state);
+    trace_context::inject(&mut parts.headers, passed, live.trace_state.as_ref());
+}
+
+fn method_name(method: Method) -> &'static str {
+    if method == Method::Other { "HTTP" } else { method.name() }
+}
+
+/// The CLIENT span of an attempt: derived from the SERVER span's id, so that nothing has to be kept.
+fn nth_client_span(server: SpanId, attempt: u16) -> SpanId {
+    // A bijection of the id (SplitMix64's finaliser over an odd step): never equal for different attempts.
+    let step = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(u64::from(attempt) + 1);
+    let mut id = u64::from_be_bytes(server.0).wrapping_add(step);
+    id = (id ^ (id >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    id = (id ^ (id >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    id ^= id >> 31;
+    SpanId(if id == 0 { 1 } else { id }.to_be_bytes())
+}
+
+async fn forward<O: SocketObserver>(
+    conn: &Rc<ClientConn<O>>,
+    live: &Rc<RefCell<Live>>,
+    service: &Service,
+    parts: Parts,
+    body: Incoming,
+) -> Reply<O> {
+    let wanted = MonoNs::now();
+    live.borrow_mut().head.upstream_wanted = wanted;
+    let Some(server) = conn.worker.pick(service).and_then(|index| service.servers.get(index)) else {
+        return failed(live, ErrorKind::NoServer);
+    };
+    if server.addresses.is_empty() {
+        return failed(live, ErrorKind::NameNotResolved);
+    }
+    let request = match outgoing(parts, RequestBody::new(body, live), server, service.pass_host) {
+        Ok(request) => request,
+        Err(()) => return failed(live, ErrorKind::BadRequest),
+    };
+    let whole = after(wanted, service.timeouts.request);
+    match attempt(conn, live, service, server, request, whole).await {
+        Ok((reply, upstream)) => relay(conn, live, service, reply, upstream, whole),
+        Err(error) => failed(live, error),
+    }
+}
+
+/// The request as the server gets it: origin form, HTTP/1.1, its own Host where the client's is not passed.
+fn outgoing(
+    mut parts: Parts,
+    body: RequestBody,
+    server: &Server,
+    pass_host: bool,
+) -> Result<Request<RequestBody>, ()> {
+    let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let target = if server.path_prefix.is_empty() {
+        target
+    } else {
+        PathAndQuery::try_from(format!("{}{}", server.path_prefix, target)).map_err(|_| ())?
+    };
+    parts.uri = Uri::from(target);
+    parts.version = Version::HTTP_11;
+    if !pass_host || !parts.headers.contains_key(HOST) {
+        parts.headers.insert(HOST, HeaderValue::from_str(&server.authority).map_err(|_| ())?);
+    }
+    Ok(Request::from_parts(parts, body))
+}
+
+/// Sends the request, over pooled connections while they turn out dead, then over new ones, one address after the
+/// other. Only what was certainly not processed is sent again.
+async fn attempt<O: SocketObserver>(
+    conn: &Rc<ClientConn<O>>,
+    live: &Rc<RefCell<Live>>,
+    service: &Service,
+    server: &Server,
+    mut request: Request<RequestBody>,
+    whole: MonoNs,
+) -> Result<(Response<Incoming>, Upstream<O>), ErrorKind> {
+    let mut addresses = server.addresses.iter().copied();
+    let mut error = ErrorKind::ConnectFailed;
+    while live.borrow().attempts.made() < ATTEMPTS_MAX {
+        let pooled = conn.worker.pool.take(server.id).await;
+        let reused = pooled.is_some();
+        let Some(address) = pooled.as_ref().map(|upstream| upstream.seen.address).or_else(|| addresses.next()) else {
+            return Err(error);
+        };
+        begin_attempt(live, server, reused, address);
+        let upstream = match pooled {
+            Some(upstream) => upstream,
+            None => {
+                match connect(conn, live, service, server.id, address, whole).await {
+                    Ok(upstream) => upstream,
+                    Err(kind) => {
+                        error = kind;
+                        continue;
+                    }
+                }
+            }
+        };
+        match send(conn, live, service, upstream, request, whole).await {
+            Ok(answered) => return Ok(answered),
+            Err(Sent::Never(again)) if reused => {
+                note_failure(live, ErrorKind::UpstreamClosed);
+                request = *again;
+            }
+            Err(Sent::Never(_)) => return Err(note_failure(live, ErrorKind::UpstreamClosed)),
+            Err(Sent::Failed(kind)) => return Err(note_failure(live, kind)),
+        }
+    }
+    Err(error)
+}
+
+fn begin_attempt(live: &RefCell<Live>, server: &Server, reused: bool, address: SocketAddr) {
+    let mut live = live.borrow_mut();
+    let number = live.attempts.made();
+    // The first is wanted and chosen at the same moment unless a connection had to be waited for.
+    let now = if number == 0 { live.head.upstream_wanted } else { MonoNs::now() };
+    let span_id = nth_client_span(live.head.span_id, number);
+    let (server, connected) = (server.id, if reused { now } else { MonoNs::UNKNOWN });
+    let mut attempt = Attempt { span_id, server, reused, address, begun: now, chosen: now, ..Attempt::default() };
+    (attempt.connected, attempt.secured) = (connected, connected);
+    live.attempts.push(attempt);
+}
+
+fn note_failure(live: &RefCell<Live>, kind: ErrorKind) -> ErrorKind {
+    if let Some(attempt) = live.borrow_mut().attempts.last_mut() {
+        attempt.error = kind;
+        if attempt.ended.0 == 0 {
+            attempt.ended = MonoNs::now();
+        }
+    }
+    kind
+}
+
+async fn connect<O: SocketObserver>(
+    conn: &Rc<ClientConn<O>>,
+    live: &Rc<RefCell<Live>>,
+    service: &Service,
+    server: u32,
+    address: SocketAddr,
+    whole: MonoNs,
+) -> Result<Upstream<O>, ErrorKind> {
+    let begun = MonoNs::now();
+    conn.exchange_until(sooner(after(begun, service.timeouts.connect), whole));
+    let mut connecting = pin!(Upstream::connect(&conn.worker, server, address));
+    let connected = poll_fn(|cx| {
+        if conn.exchange_expired() {
+            return Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut)));
+        }
+        connecting.as_mut().poll(cx)
+    })
+    .await;
+    let now = MonoNs::now();
+    let upstream = connected.map_err(|error| {
+        note_failure(
+            live,
+            match error.kind() {
+                io::ErrorKind::TimedOut => ErrorKind::ConnectTimeout,
+                io::ErrorKind::ConnectionRefused => ErrorKind::ConnectionRefused,
+                _ => ErrorKind::ConnectFailed,
+            },
+        )
+    })?;
+    if let Some(attempt) = live.borrow_mut().attempts.last_mut() {
+        (attempt.connected, attempt.secured) = (now, now);
+    }
+    conn.worker.counters.borrow().count(crate::counters::Total::Connected);
+    Ok(upstream)
+}
+
+/// How far a request came that has no response.
+enum Sent {
+    /// Not one byte was taken: it can go over another connection.
+    Never(Box<Request<RequestBody>>),
+    /// Perhaps processed.
+    Failed(ErrorKind),
+}
+
+async fn send<O: SocketObserver>(
+    conn: &Rc<ClientConn<O>>,
+    live: &Rc<RefCell<Live>>,
+    service: &Service,
+    mut upstream: Upstream<O>,
+    request: Request<RequestBody>,
+    whole: MonoNs,
+) -> Result<(Response<Incoming>, Upstream<O>), Sent> {
+    if let Some(attempt) = live.borrow_mut().attempts.last_mut() {
+        attempt.token = upstream.seen.token;
+    }
+    let patience = service.timeouts.response_head;
+    conn.exchange_until(if patience.is_zero() { whole } else { sooner(after(MonoNs::now(), patience), whole) });
+    let asked = if request.method() == http::Method::HEAD { Asked::Head } else { Asked::Other };
+    upstream.seen.begin(live, asked);
+    let mut answer = pin!(upstream.send.try_send_request(request));
+    let driver = &mut upstream.driver;
+    let answered = poll_fn(|cx| {
+        if conn.exchange_expired() {
+            return Poll::Ready(None);
+        }
+        // The connection first: it writes the request, and reads what the answer waits for.
+        let _ = std::pin::Pin::new(&mut *driver).poll(cx);
+        answer.as_mut().poll(cx).map(Some)
+    })
+    .await;
+    let failure = match answered {
+        Some(Ok(reply)) => return Ok((reply, upstream)),
+        Some(Err(mut error)) => match error.take_message() {
+            Some(request) => Sent::Never(Box::new(request)),
+            None if upstream.seen.refused() => Sent::Failed(ErrorKind::UpstreamProtocol),
+            None if is_reset(error.error()) => Sent::Failed(ErrorKind::UpstreamReset),
+            None if error.error().is_parse() => Sent::Failed(ErrorKind::UpstreamProtocol),
+            None => Sent::Failed(ErrorKind::UpstreamClosed),
+        },
+        None => Sent::Failed(ErrorKind::ResponseTimeout),
+    };
+    if let Some(attempt) = live.borrow_mut().attempts.last_mut() {
+        upstream.settle(attempt);
+    }
+    upstream.seen.release();
+    Err(failure)
+}
+
+fn is_reset(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|source| source.kind() == io::ErrorKind::ConnectionReset)
+}
+
+/// The response on its way to the client.
+fn relay<O: SocketObserver>(
+    conn: &Rc<ClientConn<O>>,
+    live: &Rc<RefCell<Live>>,
+    service: &Service,
+    reply: Response<Incoming>,
+    upstream: Upstream<O>,
+    whole: MonoNs,
+) -> Reply<O> {
+    conn.exchange_until(whole);
+    {
+        let mut live = live.borrow_mut();
+        if let Some(attempt) = live.attempts.last_mut() {
+            attempt.status = reply.status().as_u16();
+            upstream.settle(attempt);
+        }
+    }
+    let (parts, incoming) = reply.into_parts();
+    let empty = incoming.is_end_stream();
+    let mut relayed = Relayed {
+        incoming,
+        upstream: Some(upstream),
+        client: Rc::clone(conn),
+        live: Rc::clone(live),
+        idle_max: service.idle_max,
+        broken: None,
+    };
+    let body = if empty {
+        relayed.complete(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        ResponseBody::Own(None)
+    } else {
+        ResponseBody::Relayed(Box::new(relayed))
+    };
+    Response::from_parts(parts, body)
+}
+
+/// A response of our own in place of the server's.
+fn failed<O: SocketObserver>(live: &RefCell<Live>, error: ErrorKind) -> Reply<O> {
+    let (status, text) = match error {
+        ErrorKind::NoServer => (StatusCode::SERVICE_UNAVAILABLE, "no available server\n"),
+        ErrorKind::ConnectTimeout | ErrorKind::ResponseTimeout => (StatusCode::GATEWAY_TIMEOUT, "Gateway Timeout\n"),
+        ErrorKind::BadRequest => (StatusCode::BAD_REQUEST, "Bad Request\n"),
+        _ => (StatusCode::BAD_GATEWAY, "Bad Gateway\n"),
+    };
+    let mut live = live.borrow_mut();
+    live.relay(Relay::Idle, MonoNs::now());
+    live.fail(End::Complete, error);
+    own(status, text)
+}
+
+const NOT_FOUND: &str = "404 page not found\n";
+
+fn own<O: SocketObserver>(status: StatusCode, text: &'static str) -> Reply<O> {
+    let mut reply = Response::new(ResponseBody::Own(Some(Bytes::from_static(text.as_bytes()))));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    reply
+}
+
+fn sooner(a: MonoNs, b: MonoNs) -> MonoNs {
+    match (a.known(), b.known()) {
+        (Some(a), Some(b)) => a.min(b),
+        (a, b) => a.or(b).unwrap_or_default(),
+    }
+}
+
+fn edit(headers: &mut HeaderMap, edits: &[(http::HeaderName, Option<HeaderValue>)]) {
+    for (name, value) in edits {
+        match value {
+            Some(value) => drop(headers.insert(name, value.clone())),
+            None => drop(headers.remove(name)),
+        }
+    }
+}
+
+fn capture(headers: &HeaderMap, names: &[Box<str>], into: &mut Vec<(u16, HeaderValue)>) {
+    for (index, name) in names.iter().enumerate() {
+        let Ok(index) = u16::try_from(index) else { return };
+        into.extend(headers.get_all(&**name).iter().map(|value| (index, value.clone())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_have_span_ids_of_their_own() {
+        let server = SpanId(7_u64.to_be_bytes());
+        let ids: std::collections::HashSet<_> = (0..100).map(|n| nth_client_span(server, n)).collect();
+        assert_eq!(ids.len(), 100);
+        assert!(!ids.contains(&server));
+    }
+
+    #[test]
+    fn the_sooner_deadline_counts_and_none_is_none() {
+        assert_eq!(sooner(MonoNs(5), MonoNs(3)), MonoNs(3));
+        assert_eq!(sooner(MonoNs(0), MonoNs(3)), MonoNs(3));
+        assert_eq!(sooner(MonoNs(0), MonoNs(0)), MonoNs(0));
+    }
+}

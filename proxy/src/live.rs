@@ -1,0 +1,226 @@
+//! The request under way: its stamps, its body's state clock, and what it leaves when it ends. Whoever learns a time
+//! writes it here; [`Live::finish`] turns it into the record, once.
+
+use http::HeaderValue;
+use http::uri::PathAndQuery;
+
+use crate::clock::MonoNs;
+use crate::counters::Key;
+use crate::record::{self, ATTEMPTS_MAX, Attempt, BodyClock, End, ErrorKind, Head, Texts};
+use crate::snapshot::Snapshot;
+
+/// A request from its head to its last byte.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    pub(crate) head: Head,
+    pub(crate) attempts: Attempts,
+    pub(crate) host: Option<HeaderValue>,
+    pub(crate) target: Option<PathAndQuery>,
+    pub(crate) user_agent: Option<HeaderValue>,
+    pub(crate) forwarded_client: Option<HeaderValue>,
+    pub(crate) trace_state: Option<HeaderValue>,
+    pub(crate) method_other: Option<http::Method>,
+    /// Captured request headers: index into the snapshot's list, value.
+    pub(crate) request_headers: Vec<(u16, HeaderValue)>,
+    /// Captured response headers likewise.
+    pub(crate) response_headers: Vec<(u16, HeaderValue)>,
+    /// The response's head was handed to hyper.
+    pub(crate) responded: bool,
+    /// The response's body was handed to hyper, whole or cut.
+    pub(crate) body_done: bool,
+    clock: Clock,
+}
+
+/// The attempts that a record keeps: the first ones, and always the last.
+#[derive(Debug, Default)]
+pub(crate) struct Attempts {
+    all: Vec<Attempt>,
+    made: u16,
+}
+
+/// What the body's relay is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) enum Relay {
+    /// The clock does not run.
+    #[default]
+    Idle,
+    UpstreamBody,
+    UpstreamReadWait,
+    ClientDrain,
+    ProxyResponse,
+    ClientBody,
+    UpstreamDrain,
+    ProxyRequest,
+}
+
+#[derive(Debug, Default)]
+struct Clock {
+    state: Relay,
+    since: MonoNs,
+}
+
+impl Attempts {
+    pub(crate) fn push(&mut self, attempt: Attempt) {
+        self.made = self.made.saturating_add(1);
+        if self.all.len() == ATTEMPTS_MAX {
+            self.all.pop();
+        }
+        self.all.push(attempt);
+    }
+
+    pub(crate) fn last_mut(&mut self) -> Option<&mut Attempt> {
+        self.all.last_mut()
+    }
+
+    pub(crate) fn made(&self) -> u16 {
+        self.made
+    }
+
+    fn clear(&mut self) {
+        self.all.clear();
+        self.made = 0;
+    }
+}
+
+impl Live {
+    /// Enters a state of the body's relay; the time since the last change belongs to the state before.
+    pub(crate) fn relay(&mut self, next: Relay, at: MonoNs) {
+        let Clock { state, since } = self.clock;
+        if state == next {
+            return;
+        }
+        if let Some(bucket) = self.bucket(state) {
+            *bucket += at.since(since);
+        }
+        self.clock = Clock { state: next, since: at };
+    }
+
+    /// Like [`Live::relay`], where the bytes that end a wait had been readable since `readable`.
+    pub(crate) fn relay_read(&mut self, next: Relay, readable: MonoNs, at: MonoNs) {
+        if self.clock.state == Relay::UpstreamBody && readable.0 != 0 && readable < at {
+            let seen = readable.max(self.clock.since);
+            self.relay(Relay::UpstreamReadWait, seen);
+        }
+        self.relay(next, at);
+    }
+
+    pub(crate) fn relay_state(&self) -> Relay {
+        self.clock.state
+    }
+
+    fn bucket(&mut self, state: Relay) -> Option<&mut u64> {
+        let BodyClock {
+            upstream_body,
+            upstream_read_wait,
+            client_drain,
+            proxy_response,
+            client_body,
+            upstream_drain,
+            proxy_request,
+        } = &mut self.head.body;
+        match state {
+            Relay::Idle => None,
+            Relay::UpstreamBody => Some(upstream_body),
+            Relay::UpstreamReadWait => Some(upstream_read_wait),
+            Relay::ClientDrain => Some(client_drain),
+            Relay::ProxyResponse => Some(proxy_response),
+            Relay::ClientBody => Some(client_body),
+            Relay::UpstreamDrain => Some(upstream_drain),
+            Relay::ProxyRequest => Some(proxy_request),
+        }
+    }
+
+    /// Says how the request goes wrong; the first cause stays.
+    pub(crate) fn fail(&mut self, end: End, error: ErrorKind) {
+        if self.head.error == ErrorKind::None {
+            self.head.error = error;
+        }
+        if self.head.end == End::Complete {
+            self.head.end = end;
+        }
+    }
+
+    /// Makes it new, keeping its memory.
+    pub(crate) fn reset(&mut self) {
+        let (mut attempts, mut requests, mut responses) = (
+            std::mem::take(&mut self.attempts),
+            std::mem::take(&mut self.request_headers),
+            std::mem::take(&mut self.response_headers),
+        );
+        attempts.clear();
+        requests.clear();
+        responses.clear();
+        *self = Self { attempts, request_headers: requests, response_headers: responses, ..Self::default() };
+    }
+
+    /// Ends the clock and the request.
+    pub(crate) fn end(&mut self, at: MonoNs) {
+        self.relay(Relay::Idle, at);
+        self.head.ended = at;
+        self.head.attempts_made = self.attempts.made();
+    }
+
+    /// The counters' key of this request.
+    pub(crate) fn key(&self) -> Key {
+        let Head { entry_point, route, service, method, status, .. } = self.head;
+        Key { entry_point, route, service, method, code: status }
+    }
+
+    /// Appends the record. The snapshot names the captured headers.
+    pub(crate) fn encode(&self, snapshot: &Snapshot, out: &mut Vec<u8>) {
+        fn text(value: Option<&HeaderValue>) -> &str {
+            value.and_then(|value| value.to_str().ok()).unwrap_or_default()
+        }
+        let texts = Texts {
+            host: text(self.host.as_ref()),
+            path: self.target.as_ref().map_or("", PathAndQuery::path),
+            query: self.target.as_ref().and_then(PathAndQuery::query).unwrap_or_default(),
+            user_agent: text(self.user_agent.as_ref()),
+            forwarded_client: text(self.forwarded_client.as_ref()),
+            trace_state: text(self.trace_state.as_ref()),
+            method_other: self.method_other.as_ref().map_or("", http::Method::as_str),
+        };
+        record::encode(
+            out,
+            &self.head,
+            &self.attempts.all,
+            &texts,
+            named(&self.request_headers, &snapshot.captured_request_headers),
+            named(&self.response_headers, &snapshot.captured_response_headers),
+        );
+    }
+}
+
+fn named<'h>(
+    values: &'h [(u16, HeaderValue)],
+    names: &'h [Box<str>],
+) -> impl Iterator<Item = (&'h str, &'h [u8])> + use<'h> {
+    values.iter().filter_map(|(index, value)| Some((&**names.get(usize::from(*index))?, value.as_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_relay_clock_gives_every_nanosecond_to_one_state() {
+        let mut live = Live::default();
+        live.relay(Relay::ProxyResponse, MonoNs(100));
+        live.relay(Relay::UpstreamBody, MonoNs(110));
+        live.relay_read(Relay::ProxyResponse, MonoNs(150), MonoNs(175));
+        live.relay(Relay::ClientDrain, MonoNs(180));
+        live.relay(Relay::ProxyResponse, MonoNs(280));
+        live.end(MonoNs(300));
+        let body = live.head.body;
+        assert_eq!((body.upstream_body, body.upstream_read_wait), (40, 25));
+        assert_eq!((body.client_drain, body.proxy_response), (100, 10 + 5 + 20));
+    }
+
+    #[test]
+    fn the_first_cause_of_a_failure_stays() {
+        let mut live = Live::default();
+        live.fail(End::UpstreamCut, ErrorKind::UpstreamReset);
+        live.fail(End::ClientGone, ErrorKind::ClientGone);
+        assert_eq!((live.head.end, live.head.error), (End::UpstreamCut, ErrorKind::UpstreamReset));
+    }
+}

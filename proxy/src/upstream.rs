@@ -1,0 +1,354 @@
+//! Connections to servers: the tap that stamps their bytes, and the pool that keeps them. A connection is driven by
+//! whoever uses it, inside the client connection's task: no task of its own, no wake-up between tasks.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use hyper::client::conn::http1;
+use hyper::rt::ReadBufCursor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::body::RequestBody;
+use crate::clock::MonoNs;
+use crate::framer::{Asked, Event, Framer, Limits};
+use crate::live::{Live, Relay};
+use crate::observer::{Missing, SocketObserver, Token};
+use crate::record::Attempt;
+use crate::worker::Worker;
+
+/// An open connection to a server, ready for one request at a time.
+pub(crate) struct Upstream<O: SocketObserver> {
+    pub(crate) send: http1::SendRequest<RequestBody>,
+    pub(crate) driver: http1::Connection<Tap<O>, RequestBody>,
+    pub(crate) seen: Rc<Seen<O>>,
+    pub(crate) server: u32,
+    idle_since: MonoNs,
+}
+
+/// What the tap of an upstream connection saw of the exchange under way.
+pub(crate) struct Seen<O: SocketObserver> {
+    worker: Rc<Worker<O>>,
+    stream: RefCell<TcpStream>,
+    pub(crate) address: SocketAddr,
+    pub(crate) token: Token,
+    framer: RefCell<Framer>,
+    read_bytes: Cell<u64>,
+    live: RefCell<Option<Rc<RefCell<Live>>>>,
+    head_written: Cell<MonoNs>,
+    last_written: Cell<MonoNs>,
+    first_read: Cell<MonoNs>,
+    first_readable: Cell<MonoNs>,
+    missing: Cell<Missing>,
+    response_start: Cell<u64>,
+    ended: Cell<MonoNs>,
+    /// The server's bytes cannot be trusted to frame a response.
+    refused: Cell<bool>,
+}
+
+impl<O: SocketObserver> Upstream<O> {
+    /// Connects. The observer knows the socket before its first packet.
+    pub(crate) async fn connect(worker: &Rc<Worker<O>>, server: u32, address: SocketAddr) -> io::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let token = worker.observer.connecting(socket.as_fd());
+        let stream = match socket.connect(address).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                worker.observer.closed(token);
+                return Err(error);
+            }
+        };
+        stream.set_nodelay(true)?;
+        let seen = Rc::new(Seen {
+            worker: Rc::clone(worker),
+            stream: RefCell::new(stream),
+            address,
+            token,
+            framer: RefCell::new(Framer::responses(Limits::UPSTREAM)),
+            read_bytes: Cell::new(0),
+            live: RefCell::new(None),
+            head_written: Cell::default(),
+            last_written: Cell::default(),
+            first_read: Cell::default(),
+            first_readable: Cell::default(),
+            missing: Cell::default(),
+            response_start: Cell::new(0),
+            ended: Cell::default(),
+            refused: Cell::new(false),
+        });
+        let (send, driver) = http1::Builder::new()
+            .max_headers(101)
+            .handshake(Tap { seen: Rc::clone(&seen) })
+            .await
+            .map_err(io::Error::other)?;
+        Ok(Self { send, driver, seen, server, idle_since: MonoNs::UNKNOWN })
+    }
+
+    /// Lets the connection do what it can; `false` when it is over.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> bool {
+        Pin::new(&mut self.driver).poll(cx).is_pending()
+    }
+
+    /// Whether a request may be sent over it now.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.send.is_ready() && !self.seen.refused.get()
+    }
+
+    /// Takes the stamps of the exchange that ended into its attempt.
+    pub(crate) fn settle(&self, attempt: &mut Attempt) {
+        self.seen.settle(attempt);
+    }
+}
+
+impl<O: SocketObserver> Seen<O> {
+    /// An exchange begins: its stamps are new.
+    pub(crate) fn begin(&self, live: &Rc<RefCell<Live>>, asked: Asked) {
+        for cell in [&self.head_written, &self.last_written, &self.first_read, &self.first_readable, &self.ended] {
+            cell.set(MonoNs::UNKNOWN);
+        }
+        self.missing.set(Missing::NOTHING);
+        self.response_start.set(self.read_bytes.get());
+        self.framer.borrow_mut().expect(asked);
+        *self.live.borrow_mut() = Some(Rc::clone(live));
+    }
+
+    /// The exchange is over: later bytes belong to nobody.
+    pub(crate) fn release(&self) {
+        *self.live.borrow_mut() = None;
+    }
+
+    /// Whether bytes of the response were read.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.first_read.get().0 != 0
+    }
+
+    pub(crate) fn refused(&self) -> bool {
+        self.refused.get()
+    }
+
+    pub(crate) fn settle(&self, attempt: &mut Attempt) {
+        attempt.head_written = self.head_written.get();
+        attempt.request_written = self.last_written.get();
+        attempt.first_read = self.first_read.get();
+        attempt.first_readable = self.first_readable.get();
+        attempt.missing = self.missing.get();
+        attempt.response_start = self.response_start.get();
+        attempt.ended = self.ended.get();
+    }
+
+    fn read(&self, bytes: &[u8]) -> io::Result<()> {
+        let at = MonoNs::now();
+        let from = self.read_bytes.get();
+        let to = from + u64::try_from(bytes.len()).unwrap_or(0);
+        self.read_bytes.set(to);
+        let answered_before = self.has_answered();
+        let live = self.live.borrow();
+        if let (true, Some(live)) = (answered_before, live.as_ref()) {
+            let mut live = live.borrow_mut();
+            if live.relay_state() == Relay::UpstreamBody {
+                let readable = self.worker.observer.marks(self.token, from..from + 1).first;
+                live.relay_read(Relay::ProxyResponse, readable, at);
+            }
+        }
+        let judged = self.framer.borrow_mut().feed(bytes, from, &mut |event| self.on_event(event, at));
+        if let (false, true, Some(live)) = (answered_before, self.has_answered(), live.as_ref()) {
+            live.borrow_mut().relay(Relay::ProxyResponse, at);
+        }
+        judged.map_err(|refusal| {
+            self.refused.set(true);
+            io::Error::new(io::ErrorKind::InvalidData, refusal.reason.text())
+        })
+    }
+
+    fn on_event(&self, event: Event, at: MonoNs) {
+        match event {
+            Event::MessageStart { offset } => {
+                let marks = self.worker.observer.marks(self.token, offset..offset + 1);
+                self.response_start.set(offset);
+                self.first_read.set(at);
+                self.first_readable.set(marks.first);
+                self.missing.set(marks.missing);
+            }
+            // The final response is still to come: its first byte is the one that counts.
+            Event::Interim(_) => {
+                self.first_read.set(MonoNs::UNKNOWN);
+                self.first_readable.set(MonoNs::UNKNOWN);
+            }
+            Event::BodyEnd { .. } => self.ended.set(at),
+            Event::HeadEnd(_) => {}
+        }
+    }
+
+    fn wrote(&self) {
+        let at = MonoNs::now();
+        self.last_written.set(at);
+        let first = self.head_written.get().0 == 0;
+        if first {
+            self.head_written.set(at);
+        }
+        if let Some(live) = self.live.borrow().as_ref() {
+            let mut live = live.borrow_mut();
+            if (first && live.head.request_body_bytes != 0) || live.relay_state() == Relay::UpstreamDrain {
+                live.relay(Relay::ProxyRequest, at);
+            }
+        }
+    }
+
+    fn blocked(&self) {
+        if let Some(live) = self.live.borrow().as_ref() {
+            let mut live = live.borrow_mut();
+            if !live.responded && self.head_written.get().0 != 0 {
+                live.relay(Relay::UpstreamDrain, MonoNs::now());
+            }
+        }
+    }
+
+    fn nothing_readable(&self) {
+        if !self.has_answered() || self.ended.get().0 != 0 {
+            return;
+        }
+        if let Some(live) = self.live.borrow().as_ref() {
+            let mut live = live.borrow_mut();
+            if live.relay_state() == Relay::ProxyResponse {
+                live.relay(Relay::UpstreamBody, MonoNs::now());
+            }
+        }
+    }
+}
+
+impl<O: SocketObserver> Drop for Seen<O> {
+    fn drop(&mut self) {
+        self.worker.observer.closed(self.token);
+    }
+}
+
+/// Idle connections of one worker, by server. Last in, first out: the warmest is used, the rest age out.
+pub(crate) struct Pool<O: SocketObserver> {
+    idle: RefCell<HashMap<u32, Vec<Upstream<O>>>>,
+}
+
+impl<O: SocketObserver> Default for Pool<O> {
+    fn default() -> Self {
+        Self { idle: RefCell::new(HashMap::new()) }
+    }
+}
+
+impl<O: SocketObserver> Pool<O> {
+    /// A connection that is alive as far as this side can know.
+    pub(crate) async fn take(&self, server: u32) -> Option<Upstream<O>> {
+        loop {
+            let mut upstream = self.idle.borrow_mut().get_mut(&server)?.pop()?;
+            let alive = poll_fn(|cx| Poll::Ready(upstream.drive(cx))).await;
+            if alive && upstream.is_ready() {
+                return Some(upstream);
+            }
+        }
+    }
+
+    /// Keeps a connection for the next request.
+    pub(crate) fn put(&self, mut upstream: Upstream<O>, idle_max: usize, now: MonoNs) {
+        upstream.idle_since = now;
+        let mut idle = self.idle.borrow_mut();
+        let kept = idle.entry(upstream.server).or_default();
+        if kept.len() < idle_max {
+            kept.push(upstream);
+        }
+    }
+
+    /// Drops what has idled since before `oldest`, and what the server has closed.
+    pub(crate) fn sweep(&self, oldest: MonoNs) {
+        let waker = std::task::Waker::noop();
+        let mut cx = Context::from_waker(waker);
+        self.idle.borrow_mut().retain(|_, kept| {
+            kept.retain_mut(|upstream| upstream.idle_since > oldest && upstream.drive(&mut cx));
+            !kept.is_empty()
+        });
+    }
+
+    /// Drops everything.
+    pub(crate) fn clear(&self) {
+        self.idle.borrow_mut().clear();
+    }
+}
+
+/// hyper's view of the socket.
+pub(crate) struct Tap<O: SocketObserver> {
+    seen: Rc<Seen<O>>,
+}
+
+impl<O: SocketObserver> hyper::rt::Read for Tap<O> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut out: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let seen = &*self.seen;
+        let mut scratch = seen.worker.scratch.borrow_mut();
+        let room = out.remaining().min(scratch.len());
+        let mut buffer = ReadBuf::new(scratch.get_mut(..room).unwrap_or_default());
+        match Pin::new(&mut *seen.stream.borrow_mut()).poll_read(cx, &mut buffer) {
+            Poll::Pending => {
+                seen.nothing_readable();
+                return Poll::Pending;
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => {}
+        }
+        let bytes = buffer.filled();
+        if bytes.is_empty() {
+            // The end of a response that has no length of its own.
+            let at = seen.read_bytes.get();
+            if seen.framer.borrow_mut().end_of_stream(at).is_some() {
+                seen.ended.set(MonoNs::now());
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if let Err(error) = seen.read(bytes) {
+            return Poll::Ready(Err(error));
+        }
+        out.put_slice(bytes);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.seen.stream.borrow_mut()).poll_write(cx, bytes);
+        self.stamp(written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.seen.stream.borrow_mut()).poll_write_vectored(cx, slices);
+        self.stamp(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.seen.stream.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+impl<O: SocketObserver> Tap<O> {
+    fn stamp(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Ready(Ok(_)) => self.seen.wrote(),
+            Poll::Pending => self.seen.blocked(),
+            Poll::Ready(Err(_)) => {}
+        }
+        written
+    }
+}

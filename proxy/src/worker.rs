@@ -1,0 +1,305 @@
+//! A worker: one OS thread with a runtime of its own, its listeners, its upstream pool, and everything that its
+//! connections share without a lock.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Cache};
+use http::HeaderValue;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+
+use crate::client::{self, ClientConn};
+use crate::clock::MonoNs;
+use crate::counters::{Total, WorkerCounters};
+use crate::live::Live;
+use crate::observer::SocketObserver;
+use crate::ring::RecordWriter;
+use crate::sampling::Policy;
+use crate::snapshot::{EntryPoint, Service, Snapshot};
+use crate::upstream::Pool;
+
+/// What all workers of a process share.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(crate) policy: Arc<ArcSwap<Policy>>,
+    /// For X-Forwarded-Server.
+    pub(crate) hostname: Option<HeaderValue>,
+    pub(crate) connections: AtomicU64,
+    /// Open connections by entry point, counted against its cap.
+    pub(crate) open: ArcSwap<HashMap<u32, Arc<AtomicUsize>>>,
+    pub(crate) stopping: AtomicBool,
+    /// When draining ends whatever is left; 0 while not draining.
+    pub(crate) drain_until: AtomicU64,
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Accept from this listener, for the entry point with this id.
+    Listen { entry_point: u32, key: u64, listener: std::net::TcpListener },
+    /// Stop accepting from it.
+    Close { key: u64 },
+    /// Stop accepting from all, finish what is open, end.
+    Drain,
+}
+
+/// One worker's state, shared by its tasks.
+pub(crate) struct Worker<O: SocketObserver> {
+    pub(crate) id: u16,
+    pub(crate) observer: O,
+    pub(crate) process: Arc<Process>,
+    snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    policy: RefCell<Cache<Arc<ArcSwap<Policy>>, Arc<Policy>>>,
+    /// Reads land here first: one hot buffer for all connections.
+    pub(crate) scratch: RefCell<Box<[u8]>>,
+    pub(crate) random: RefCell<fastrand::Rng>,
+    records: RefCell<RecordWriter>,
+    pub(crate) counters: RefCell<WorkerCounters>,
+    pub(crate) pool: Pool<O>,
+    turns: RefCell<HashMap<u32, usize>>,
+    connections: RefCell<Vec<Weak<ClientConn<O>>>>,
+    spare: RefCell<Vec<Rc<RefCell<Live>>>>,
+    open: Cell<usize>,
+}
+
+/// Reads of up to this much: what one skb run of GRO brings.
+const SCRATCH_BYTES: usize = 64 * 1024;
+/// Requests kept for reuse of their memory.
+const SPARE_MAX: usize = 64;
+/// How often deadlines are looked at: their resolution.
+pub(crate) const SWEEP: Duration = Duration::from_millis(250);
+/// Idle upstream connections are dropped after this long.
+const POOL_IDLE: Duration = Duration::from_secs(90);
+
+impl<O: SocketObserver> Worker<O> {
+    pub(crate) fn new(
+        id: u16,
+        observer: O,
+        process: Arc<Process>,
+        records: RecordWriter,
+        counters: WorkerCounters,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            observer,
+            snapshot: RefCell::new(Cache::new(Arc::clone(&process.snapshot))),
+            policy: RefCell::new(Cache::new(Arc::clone(&process.policy))),
+            process,
+            scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+            random: RefCell::new(fastrand::Rng::new()),
+            records: RefCell::new(records),
+            counters: RefCell::new(counters),
+            pool: Pool::default(),
+            turns: RefCell::new(HashMap::new()),
+            connections: RefCell::new(Vec::new()),
+            spare: RefCell::new(Vec::new()),
+            open: Cell::new(0),
+        })
+    }
+
+    /// The routing state of this moment: one atomic load unless it changed.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(self.snapshot.borrow_mut().load())
+    }
+
+    /// The sampling policy of this moment.
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        Arc::clone(self.policy.borrow_mut().load())
+    }
+
+    /// What X-Forwarded-Server says.
+    pub(crate) fn hostname(&self) -> Option<HeaderValue> {
+        self.process.hostname.clone()
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.process.stopping.load(Ordering::Relaxed)
+    }
+
+    /// The next server in a service's turn.
+    pub(crate) fn pick(&self, service: &Service) -> Option<usize> {
+        if service.turn.len() <= 1 {
+            return service.turn.first().map(|server| usize::from(*server));
+        }
+        let mut turns = self.turns.borrow_mut();
+        // Workers start at different places, so that few requests over many workers spread too.
+        let cursor = turns.entry(service.id).or_insert(usize::from(self.id));
+        let server = service.turn.get(*cursor % service.turn.len());
+        *cursor = cursor.wrapping_add(1);
+        server.map(|server| usize::from(*server))
+    }
+
+    /// A request's state, from the spares where there is one.
+    pub(crate) fn live(&self) -> Rc<RefCell<Live>> {
+        self.spare.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Keeps a request's memory for the next, if nobody else holds it.
+    pub(crate) fn recycle(&self, mut live: Rc<RefCell<Live>>) {
+        if let Some(unshared) = Rc::get_mut(&mut live) {
+            unshared.get_mut().reset();
+            let mut spare = self.spare.borrow_mut();
+            if spare.len() < SPARE_MAX {
+                spare.push(live);
+            }
+        }
+    }
+
+    /// A request has ended: counts it and sends its record up.
+    pub(crate) fn leave(&self, live: &Live) {
+        let head = &live.head;
+        let start = [head.first_readable, head.first_read, head.ended].into_iter().find_map(MonoNs::known);
+        let duration = head.ended.since(start.unwrap_or(head.ended));
+        self.counters.borrow_mut().request(live.key(), duration, head.request_body_bytes, head.response_body_bytes);
+        let snapshot = self.snapshot();
+        self.records.borrow_mut().write(|out| live.encode(&snapshot, out));
+    }
+
+    fn sweep(&self) {
+        let now = MonoNs::now();
+        let until = self.process.drain_until.load(Ordering::Relaxed);
+        let draining = (until != 0).then_some(MonoNs(until));
+        // Waking is all that a sweep does, so no connection comes or goes meanwhile.
+        self.connections.borrow_mut().retain(|conn| match conn.upgrade() {
+            Some(conn) => {
+                conn.sweep(now, draining);
+                true
+            }
+            None => false,
+        });
+        self.pool.sweep(MonoNs(now.0.saturating_sub(u64::try_from(POOL_IDLE.as_nanos()).unwrap_or(0))));
+    }
+}
+
+/// Runs a worker until it is drained. Called on the worker's own thread, inside its local runtime.
+pub(crate) async fn run<O: SocketObserver>(worker: Rc<Worker<O>>, mut commands: mpsc::Receiver<Command>) {
+    let mut tasks = JoinSet::new();
+    let mut accepting: HashMap<u64, Rc<Notify>> = HashMap::new();
+    let (arrivals, mut arrived) = mpsc::channel(256);
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            command = commands.recv(), if !draining => match command {
+                Some(Command::Listen { entry_point, key, listener }) => {
+                    let Ok(listener) = TcpListener::from_std(listener) else { continue };
+                    let stop = Rc::new(Notify::new());
+                    accepting.insert(key, Rc::clone(&stop));
+                    tasks.spawn_local(accept(Rc::clone(&worker), entry_point, listener, arrivals.clone(), stop));
+                }
+                Some(Command::Close { key }) => {
+                    if let Some(stop) = accepting.remove(&key) {
+                        stop.notify_one();
+                    }
+                }
+                Some(Command::Drain) | None => {
+                    draining = true;
+                    for (_, stop) in accepting.drain() {
+                        stop.notify_one();
+                    }
+                }
+            },
+            Some(conn) = arrived.recv() => {
+                tasks.spawn_local(serve(Rc::clone(&worker), conn));
+            }
+            _ = sweep.tick() => worker.sweep(),
+            Some(_) = tasks.join_next() => {}
+        }
+        if draining {
+            worker.sweep();
+            if worker.open.get() == 0 && arrived.is_empty() && tasks.is_empty() {
+                break;
+            }
+        }
+    }
+    worker.pool.clear();
+}
+
+/// A connection and the guard of its place under the cap.
+struct Arrival<O: SocketObserver> {
+    conn: Rc<ClientConn<O>>,
+    place: Place,
+}
+
+/// One connection's place under its entry point's cap.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn serve<O: SocketObserver>(worker: Rc<Worker<O>>, arrival: Arrival<O>) {
+    let Arrival { conn, place } = arrival;
+    client::serve(conn).await;
+    worker.open.set(worker.open.get().saturating_sub(1));
+    drop(place);
+}
+
+/// Accepts until it is told to stop, and then what has already arrived.
+async fn accept<O: SocketObserver>(
+    worker: Rc<Worker<O>>,
+    entry_point: u32,
+    listener: TcpListener,
+    arrivals: mpsc::Sender<Arrival<O>>,
+    stop: Rc<Notify>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            // In this order: the listener closes only when its backlog is empty.
+            biased;
+            accepted = listener.accept() => accepted,
+            () = stop.notified() => return,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            // Out of descriptors or memory: the backlog keeps the connection until there is room again.
+            Err(error) if is_exhaustion(&error) => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+            // The client was gone before we came (accept(2): treat network errors as a retry).
+            Err(_) => continue,
+        };
+        worker.counters.borrow().count(Total::Accepted);
+        let snapshot = worker.snapshot();
+        let found = snapshot.entry_points.iter().find(|candidate| candidate.id == entry_point);
+        let Some(entry_point) = found else { continue };
+        let Some(place) = place(&worker, entry_point) else {
+            worker.counters.borrow().count(Total::Refused);
+            continue;
+        };
+        let id = worker.process.connections.fetch_add(1, Ordering::Relaxed);
+        let Ok(conn) = ClientConn::accept(&worker, entry_point, stream, peer, id) else { continue };
+        worker.connections.borrow_mut().push(Rc::downgrade(&conn));
+        worker.open.set(worker.open.get() + 1);
+        if let Err(error) = arrivals.send(Arrival { conn, place }).await {
+            // Only when the worker ends: the connection closes with the arrival.
+            drop(error);
+            return;
+        }
+    }
+}
+
+fn place<O: SocketObserver>(worker: &Worker<O>, entry_point: &EntryPoint) -> Option<Place> {
+    let open = Arc::clone(worker.process.open.load().get(&entry_point.id)?);
+    let place = Place(open);
+    let before = place.0.fetch_add(1, Ordering::Relaxed);
+    (before < entry_point.limits.connections_max).then_some(place)
+}
+
+/// EMFILE, ENFILE, ENOBUFS, ENOMEM.
+fn is_exhaustion(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| exhausted.contains(&errno))
+}

