@@ -3,9 +3,10 @@
 //! `app` is the only composition root. Only `probes` knows aya and `unsafe`; only `export` knows OTLP; wall time
 //! exists only in `export`.
 
+pub mod app;
 pub mod catalog;
 pub mod config;
 pub mod merge;
 pub mod metrics;
-pub mod recent;
 pub mod probes;
+pub mod recent;
