@@ -271,12 +271,7 @@ async fn forward<O: SocketObserver>(
 }
 
 /// The request as the server gets it: origin form, HTTP/1.1, its own Host where the client's is not passed.
-fn outgoing(
-    mut parts: Parts,
-    body: RequestBody,
-    server: &Server,
-    pass_host: bool,
-) -> Result<Request<RequestBody>, ()> {
+fn outgoing(mut parts: Parts, body: RequestBody, server: &Server, pass_host: bool) -> Result<Request<RequestBody>, ()> {
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let target = if server.path_prefix.is_empty() {
         target
@@ -312,15 +307,13 @@ async fn attempt<O: SocketObserver>(
         begin_attempt(live, server, reused, address);
         let upstream = match pooled {
             Some(upstream) => upstream,
-            None => {
-                match connect(conn, live, service, server.id, address, whole).await {
-                    Ok(upstream) => upstream,
-                    Err(kind) => {
-                        error = kind;
-                        continue;
-                    }
+            None => match connect(conn, live, service, server.id, address, whole).await {
+                Ok(upstream) => upstream,
+                Err(kind) => {
+                    error = kind;
+                    continue;
                 }
-            }
+            },
         };
         match send(conn, live, service, upstream, request, whole).await {
             Ok(answered) => return Ok(answered),

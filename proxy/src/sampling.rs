@@ -96,7 +96,13 @@ pub enum Reason {
 impl Policy {
     /// Decides for one request. `parent` is the caller's sampled flag where a valid context came in.
     #[must_use]
-    pub fn decide(&self, operation: impl FnOnce() -> String, parent: Option<bool>, trace: TraceId, now: MonoNs) -> Decision {
+    pub fn decide(
+        &self,
+        operation: impl FnOnce() -> String,
+        parent: Option<bool>,
+        trace: TraceId,
+        now: MonoNs,
+    ) -> Decision {
         if let (true, Some(sampled)) = (self.parent_based, parent) {
             return Decision { sampled, reason: Reason::Parent, param: 1.0 };
         }

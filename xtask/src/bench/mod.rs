@@ -15,11 +15,13 @@ use contenders::{Contender, Site};
 use measure::Sample;
 
 /// How to run it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Options {
     /// Fewer and shorter rounds, for a look.
+    #[arg(long)]
     pub(crate) quick: bool,
     /// JSON instead of a table.
+    #[arg(long)]
     pub(crate) json: bool,
 }
 
@@ -59,8 +61,13 @@ struct Report {
     doubts: Vec<String>,
 }
 
-/// Runs the bench. `bin` holds what was built for it: `wayspan` and `otlp-sink`.
-pub(crate) fn run(root: &Path, bin: &Path, options: Options) -> Result<()> {
+/// Builds what is measured, in release, and measures it.
+pub(crate) fn run(root: &Path, options: Options) -> Result<()> {
+    crate::ebpf::build(root)?;
+    let mut build = crate::setup::cargo(root);
+    build.args(["build", "--release", "--package", "wayspan-agent", "--bins", "--example", "otlp_sink"]);
+    crate::progress::command("building wayspan and the span receiver", &build)?;
+    let bin = &wayspan_tests::target_dir().join("release");
     let (rounds, seconds) = if options.quick { (2, 2) } else { (5, 4) };
     let scratch = root.join("target/bench");
     std::fs::create_dir_all(&scratch)?;
@@ -157,7 +164,9 @@ fn print(report: &Report) {
         "Linux {}, {} connections, {} rounds of {} s, medians; CPU is the proxy's whole process",
         report.kernel, report.connections, report.rounds, report.seconds_per_round
     );
-    println!("| proxy | CPU us/request | x HAProxy | machine us/request | requests/s | p50 us | p99 us | switches/request | MB | spans/request |");
+    println!(
+        "| proxy | CPU us/request | x HAProxy | machine us/request | requests/s | p50 us | p99 us | switches/request | MB | spans/request |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for line in &report.lines {
         #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]

@@ -53,7 +53,8 @@ async fn serve() -> anyhow::Result<()> {
     }
 }
 
-type Reply = Response<StreamBody<futures_util::stream::Iter<std::array::IntoIter<Result<Frame<Bytes>, Infallible>, 2>>>>;
+type Reply =
+    Response<StreamBody<futures_util::stream::Iter<std::array::IntoIter<Result<Frame<Bytes>, Infallible>, 2>>>>;
 
 async fn export(request: Request<Incoming>, spans: Arc<AtomicU64>) -> Result<Reply, hyper::Error> {
     let body = request.into_body().collect().await?.to_bytes();

@@ -1,0 +1,458 @@
+//! The bytes of a record: how it is written by a worker and read by the merge. The layout is private to this module;
+//! what the fields mean is [`super`]'s.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use super::*;
+
+/// Appends a record to `out`, without a length prefix. Returns whether a string had to be cut (also stored).
+pub fn encode<'h>(
+    out: &mut Vec<u8>,
+    head: &Head,
+    attempts: &[Attempt],
+    texts: &Texts<'_>,
+    request_headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
+    response_headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
+) -> bool {
+    let truncated_at = out.len();
+    out.push(0);
+    let mut w = Writer { out, truncated: head.truncated };
+    w.head(head);
+    let kept = attempts.len().min(ATTEMPTS_MAX);
+    w.u8(u8::try_from(kept).unwrap_or(0));
+    for attempt in attempts.iter().rev().take(kept).rev() {
+        w.attempt(attempt);
+    }
+    let Texts { host, path, query, user_agent, forwarded_client, trace_state, method_other } = texts;
+    for text in [host, path, query, user_agent, forwarded_client, trace_state, method_other] {
+        w.text(text.as_bytes());
+    }
+    w.headers(request_headers);
+    w.headers(response_headers);
+    let truncated = w.truncated;
+    if let Some(flag) = out.get_mut(truncated_at) {
+        *flag = u8::from(truncated);
+    }
+    truncated
+}
+
+impl<'a> Record<'a> {
+    /// Reads one record.
+    ///
+    /// # Errors
+    /// Where the bytes end early, hold an unknown code, or text that is not UTF-8.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, NotARecord> {
+        let mut r = Reader { all: bytes, at: 0 };
+        r.record().ok_or(NotARecord { at: r.at })
+    }
+}
+
+struct Writer<'o> {
+    out: &'o mut Vec<u8>,
+    truncated: bool,
+}
+
+impl Writer<'_> {
+    fn u8(&mut self, value: u8) {
+        self.out.push(value);
+    }
+    fn u16(&mut self, value: u16) {
+        self.out.extend_from_slice(&value.to_le_bytes());
+    }
+    fn u32(&mut self, value: u32) {
+        self.out.extend_from_slice(&value.to_le_bytes());
+    }
+    fn u64(&mut self, value: u64) {
+        self.out.extend_from_slice(&value.to_le_bytes());
+    }
+    fn token(&mut self, token: Token) {
+        self.u64(token.generation);
+        self.u32(token.slot);
+    }
+    fn address(&mut self, address: SocketAddr) {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        self.out.extend_from_slice(&ip.octets());
+        self.u16(address.port());
+    }
+    fn text(&mut self, text: &[u8]) {
+        let mut length = text.len().min(TEXT_MAX);
+        if length < text.len() {
+            self.truncated = true;
+            // Cut between characters, so that what was UTF-8 stays UTF-8.
+            while length > 0 && text.get(length).is_some_and(|byte| byte & 0xC0 == 0x80) {
+                length -= 1;
+            }
+        }
+        let kept = text.get(..length).unwrap_or_default();
+        self.u16(u16::try_from(kept.len()).unwrap_or(0));
+        self.out.extend_from_slice(kept);
+    }
+    fn headers<'h>(&mut self, headers: impl IntoIterator<Item = (&'h str, &'h [u8])>) {
+        let count_at = self.out.len();
+        self.u8(0);
+        let mut count = 0_u8;
+        for (name, value) in headers {
+            if usize::from(count) == CAPTURED_MAX {
+                self.truncated = true;
+                break;
+            }
+            self.text(name.as_bytes());
+            // Header values may hold bytes above 0x7F that are no UTF-8 (RFC 9110, 5.5): replaced, as Jaeger would.
+            match std::str::from_utf8(value) {
+                Ok(text) => self.text(text.as_bytes()),
+                Err(_) => self.text(String::from_utf8_lossy(value).as_bytes()),
+            }
+            count += 1;
+        }
+        if let Some(slot) = self.out.get_mut(count_at) {
+            *slot = count;
+        }
+    }
+    fn head(&mut self, head: &Head) {
+        self.out.extend_from_slice(&head.trace_id.0);
+        self.out.extend_from_slice(&head.span_id.0);
+        self.out.extend_from_slice(&head.parent_id.0);
+        let flags = [head.trace_flags, u8::from(head.sampled), head.sampling_reason as u8];
+        self.out.extend_from_slice(&flags);
+        self.u64(head.sampling_param.to_bits());
+        self.u16(head.worker);
+        self.u32(head.entry_point);
+        self.u32(head.route);
+        self.u16(head.branch);
+        self.u32(head.service);
+        let codes = [head.method as u8, head.version, u8::from(head.https), head.end as u8, head.error as u8];
+        self.out.extend_from_slice(&codes);
+        self.u16(head.status);
+        self.address(head.peer);
+        self.address(head.local);
+        self.u64(head.connection_id);
+        self.u32(head.request_index);
+        self.token(head.token);
+        let BodyClock {
+            upstream_body,
+            upstream_read_wait,
+            client_drain,
+            proxy_response,
+            client_body,
+            upstream_drain,
+            proxy_request,
+        } = head.body;
+        for value in [
+            head.request_start,
+            head.request_head_end,
+            head.first_readable.0,
+            head.first_read.0,
+            head.established.0,
+            head.accepted.0,
+            head.head_readable.0,
+            head.head_read.0,
+            head.previous_written.0,
+            head.upstream_wanted.0,
+            head.middleware_wait_ns,
+            head.head_written.0,
+            head.ended.0,
+            upstream_body,
+            upstream_read_wait,
+            client_drain,
+            proxy_response,
+            client_body,
+            upstream_drain,
+            proxy_request,
+            head.request_body_bytes,
+            head.response_body_bytes,
+        ] {
+            self.u64(value);
+        }
+        self.u8(head.client_missing.0);
+        self.u16(head.attempts_made);
+    }
+    fn attempt(&mut self, attempt: &Attempt) {
+        self.out.extend_from_slice(&attempt.span_id.0);
+        self.u32(attempt.server);
+        self.u8(u8::from(attempt.reused));
+        self.address(attempt.address);
+        self.token(attempt.token);
+        self.u16(attempt.status);
+        self.u8(attempt.error as u8);
+        for at in [
+            attempt.begun,
+            attempt.chosen,
+            attempt.connected,
+            attempt.secured,
+            attempt.head_written,
+            attempt.request_written,
+            attempt.first_readable,
+            attempt.first_read,
+            attempt.ended,
+        ] {
+            self.u64(at.0);
+        }
+        self.u64(attempt.response_start);
+        self.u8(attempt.missing.0);
+    }
+}
+
+struct Reader<'a> {
+    all: &'a [u8],
+    at: usize,
+}
+
+/// Length of an encoded head, without the truncated flag before it.
+const HEAD_BYTES: usize = 305;
+/// Length of an encoded attempt.
+const ATTEMPT_BYTES: usize = 127;
+
+// `inline(always)`: the fixed parts are read behind one check of their length each, which the compiler sees only once
+// all is in one function: 70 checks fewer a record.
+impl<'a> Reader<'a> {
+    /// Reads a part of fixed length.
+    #[inline(always)]
+    fn fixed<T>(&mut self, length: usize, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        let end = self.at.checked_add(length)?;
+        let mut part = Reader { all: self.all.get(self.at..end)?, at: 0 };
+        let value = read(&mut part);
+        self.at += part.at;
+        value
+    }
+    #[inline(always)]
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let end = self.at.checked_add(N)?;
+        let bytes = self.all.get(self.at..end)?.try_into().ok()?;
+        self.at = end;
+        Some(bytes)
+    }
+    #[inline(always)]
+    fn u8(&mut self) -> Option<u8> {
+        self.take::<1>().map(|[byte]| byte)
+    }
+    #[inline(always)]
+    fn bool(&mut self) -> Option<bool> {
+        self.u8().map(|byte| byte != 0)
+    }
+    #[inline(always)]
+    fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_le_bytes)
+    }
+    #[inline(always)]
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+    #[inline(always)]
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+    #[inline(always)]
+    fn at(&mut self) -> Option<MonoNs> {
+        self.u64().map(MonoNs)
+    }
+    #[inline(always)]
+    fn code<T: Copy>(&mut self, all: &[T]) -> Option<T> {
+        let code = self.u8()?;
+        all.get(usize::from(code)).copied()
+    }
+    #[inline(always)]
+    fn token(&mut self) -> Option<Token> {
+        Some(Token { generation: self.u64()?, slot: self.u32()? })
+    }
+    #[inline(always)]
+    fn address(&mut self) -> Option<SocketAddr> {
+        let ip = Ipv6Addr::from(self.take::<16>()?);
+        Some(SocketAddr::new(ip.to_canonical(), self.u16()?))
+    }
+    fn text(&mut self) -> Option<&'a str> {
+        let length = usize::from(self.u16()?);
+        let end = self.at.checked_add(length)?;
+        let text = std::str::from_utf8(self.all.get(self.at..end)?).ok()?;
+        self.at = end;
+        Some(text)
+    }
+    fn headers(&mut self) -> Option<Vec<(&'a str, &'a str)>> {
+        // Most records have none.
+        match self.u8()? {
+            0 => Some(Vec::new()),
+            count => (0..count).map(|_| Some((self.text()?, self.text()?))).collect(),
+        }
+    }
+    fn record(&mut self) -> Option<Record<'a>> {
+        let truncated = self.bool()?;
+        let head = self.fixed(HEAD_BYTES, |r| r.head(truncated))?;
+        let count = self.u8()?;
+        let mut attempts = Vec::with_capacity(usize::from(count).min(ATTEMPTS_MAX));
+        for _ in 0..count {
+            attempts.push(self.fixed(ATTEMPT_BYTES, Self::attempt)?);
+        }
+        let texts = Texts {
+            host: self.text()?,
+            path: self.text()?,
+            query: self.text()?,
+            user_agent: self.text()?,
+            forwarded_client: self.text()?,
+            trace_state: self.text()?,
+            method_other: self.text()?,
+        };
+        Some(Record { head, attempts, texts, request_headers: self.headers()?, response_headers: self.headers()? })
+    }
+    #[inline(always)]
+    fn head(&mut self, truncated: bool) -> Option<Head> {
+        const REASONS: [Reason; 5] =
+            [Reason::Parent, Reason::Probabilistic, Reason::RateLimiting, Reason::LowerBound, Reason::Off];
+        Some(Head {
+            trace_id: TraceId(self.take()?),
+            span_id: SpanId(self.take()?),
+            parent_id: SpanId(self.take()?),
+            trace_flags: self.u8()?,
+            sampled: self.bool()?,
+            sampling_reason: self.code(&REASONS)?,
+            sampling_param: f64::from_bits(self.u64()?),
+            worker: self.u16()?,
+            entry_point: self.u32()?,
+            route: self.u32()?,
+            branch: self.u16()?,
+            service: self.u32()?,
+            method: self.code(&Method::ALL)?,
+            version: self.u8()?,
+            https: self.bool()?,
+            end: self.code(&End::ALL)?,
+            error: self.code(&ErrorKind::ALL)?,
+            status: self.u16()?,
+            truncated,
+            peer: self.address()?,
+            local: self.address()?,
+            connection_id: self.u64()?,
+            request_index: self.u32()?,
+            token: self.token()?,
+            request_start: self.u64()?,
+            request_head_end: self.u64()?,
+            first_readable: self.at()?,
+            first_read: self.at()?,
+            established: self.at()?,
+            accepted: self.at()?,
+            head_readable: self.at()?,
+            head_read: self.at()?,
+            previous_written: self.at()?,
+            upstream_wanted: self.at()?,
+            middleware_wait_ns: self.u64()?,
+            head_written: self.at()?,
+            ended: self.at()?,
+            body: BodyClock {
+                upstream_body: self.u64()?,
+                upstream_read_wait: self.u64()?,
+                client_drain: self.u64()?,
+                proxy_response: self.u64()?,
+                client_body: self.u64()?,
+                upstream_drain: self.u64()?,
+                proxy_request: self.u64()?,
+            },
+            request_body_bytes: self.u64()?,
+            response_body_bytes: self.u64()?,
+            client_missing: Missing(self.u8()?),
+            attempts_made: self.u16()?,
+        })
+    }
+    #[inline(always)]
+    fn attempt(&mut self) -> Option<Attempt> {
+        Some(Attempt {
+            span_id: SpanId(self.take()?),
+            server: self.u32()?,
+            reused: self.bool()?,
+            address: self.address()?,
+            token: self.token()?,
+            status: self.u16()?,
+            error: self.code(&ErrorKind::ALL)?,
+            begun: self.at()?,
+            chosen: self.at()?,
+            connected: self.at()?,
+            secured: self.at()?,
+            head_written: self.at()?,
+            request_written: self.at()?,
+            first_readable: self.at()?,
+            first_read: self.at()?,
+            ended: self.at()?,
+            response_start: self.u64()?,
+            missing: Missing(self.u8()?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> (Head, Vec<Attempt>) {
+        let head = Head {
+            trace_id: TraceId([7; 16]),
+            sampling_reason: Reason::Probabilistic,
+            sampling_param: 0.25,
+            method: Method::Get,
+            peer: "192.0.2.1:4711".parse().unwrap(),
+            local: "[2001:db8::1]:8000".parse().unwrap(),
+            first_readable: MonoNs(5),
+            body: BodyClock { client_drain: 9, ..BodyClock::default() },
+            attempts_made: 1,
+            ..Head::default()
+        };
+        let attempt = Attempt { server: 3, address: "127.0.0.1:8080".parse().unwrap(), ..Attempt::default() };
+        (head, vec![attempt])
+    }
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written() {
+        let (head, attempts) = sample();
+        let texts =
+            Texts { host: "hotrod.localhost:8000", path: "/dispatch", query: "customer=392", ..Texts::default() };
+        let mut bytes = Vec::new();
+        assert!(!encode(&mut bytes, &head, &attempts, &texts, [("x-a", b"1".as_slice())], []));
+        let record = Record::decode(&bytes).unwrap();
+        assert_eq!((record.head, &record.attempts, record.texts), (head, &attempts, texts));
+        assert_eq!(record.request_headers, [("x-a", "1")]);
+    }
+
+    #[test]
+    fn fixed_parts_have_their_length() {
+        let (head, attempts) = sample();
+        let length = |attempts: &[Attempt]| {
+            let mut bytes = Vec::new();
+            encode(&mut bytes, &head, attempts, &Texts::default(), [], []);
+            bytes.len()
+        };
+        // The truncated flag, the count of attempts, seven empty texts, two counts of headers.
+        assert_eq!(length(&[]), 1 + HEAD_BYTES + 1 + 7 * 2 + 2);
+        assert_eq!(length(&attempts) - length(&[]), ATTEMPT_BYTES);
+    }
+
+    #[test]
+    fn long_and_broken_text_is_cut_and_replaced() {
+        let (head, attempts) = sample();
+        let long = "ä".repeat(TEXT_MAX);
+        let texts = Texts { path: &long, ..Texts::default() };
+        let mut bytes = Vec::new();
+        assert!(encode(&mut bytes, &head, &attempts, &texts, [], [("x", b"\xff".as_slice())]));
+        let record = Record::decode(&bytes).unwrap();
+        assert!(record.head.truncated);
+        assert_eq!(record.texts.path.len(), TEXT_MAX);
+        assert_eq!(record.response_headers, [("x", "\u{fffd}")]);
+    }
+
+    #[test]
+    fn more_attempts_than_fit_keep_the_last() {
+        let (head, _) = sample();
+        let attempts: Vec<_> = (0..7).map(|server| Attempt { server, ..Attempt::default() }).collect();
+        let mut bytes = Vec::new();
+        encode(&mut bytes, &head, &attempts, &Texts::default(), [], []);
+        let kept: Vec<_> = Record::decode(&bytes).unwrap().attempts.iter().map(|a| a.server).collect();
+        assert_eq!(kept, [3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn no_prefix_of_a_record_is_a_record() {
+        let (head, attempts) = sample();
+        let mut bytes = Vec::new();
+        encode(&mut bytes, &head, &attempts, &Texts { path: "/x", ..Texts::default() }, [], []);
+        for end in 0..bytes.len() {
+            assert!(Record::decode(&bytes[..end]).is_err(), "prefix of {end} bytes");
+        }
+    }
+}
