@@ -3,6 +3,7 @@
 //! `app` is the only composition root. Only `probes` knows aya and `unsafe`; only `export` knows OTLP; wall time
 //! exists only in `export`.
 
+pub mod api;
 pub mod app;
 pub mod catalog;
 pub mod config;

@@ -76,6 +76,12 @@ impl Item {
 }
 
 impl Fault {
+    /// The named part that it concerns: its section's path and its name, e.g. `("http.routers", "hotrod")`.
+    #[must_use]
+    pub fn part(&self) -> Option<(&'static str, &str)> {
+        self.item.as_ref().map(|item| (item.section.path(), item.name.as_str()))
+    }
+
     /// A fault of a whole file.
     pub(super) fn file(file: &Path, line: u32, message: String) -> Self {
         Self { file: file.to_owned(), path: String::new(), line, message, item: None }

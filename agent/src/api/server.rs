@@ -1,0 +1,162 @@
+//! The listener and its connections: how many, how long, how large. What is answered is [`super::answers`]'s.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+use wayspan_proxy::clock::MonoNs;
+
+use super::jaeger::Jaeger;
+use super::reply::{self, Reply};
+use super::{ApiRequest, State, answers, host};
+use crate::config::model;
+
+/// A browser opens six, a scraper and the kubelet one each. More wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 256;
+/// For a head to arrive, and between requests: hyper's timer runs while it waits for either.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Heads are small; this is room for cookies that other things on localhost have set.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// A connection is asked to end after so long, which also bounds one who reads an answer without end.
+const CONNECTION_LIFE: Duration = Duration::from_secs(300);
+/// What an answer under way gets when its connection is to end.
+const GRACE: Duration = Duration::from_secs(2);
+/// After accept has failed for want of descriptors, trying again at once would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The api, bound to its address.
+#[derive(Debug)]
+pub struct Api {
+    listener: TcpListener,
+    address: SocketAddr,
+    context: Arc<Context>,
+}
+
+/// What every request is answered from.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) config: model::Api,
+    pub(super) state: State,
+    pub(super) jaeger: Option<Jaeger>,
+    pub(super) kernel: String,
+}
+
+impl Api {
+    /// Binds the address. Nothing is answered before [`Api::serve`]. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// The address is taken or not ours, or `api.jaegerQuery` is not a URL that can be asked.
+    pub fn bind(config: &model::Api, state: State) -> io::Result<Self> {
+        let jaeger = config.jaeger_query.as_deref().map(Jaeger::parse).transpose();
+        let jaeger = jaeger.map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
+        let listener = std::net::TcpListener::bind(config.address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        // Absent where /proc is; then the dashboard leaves it out.
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let context = Context { config: config.clone(), state, jaeger, kernel: kernel.trim().to_owned() };
+        Ok(Self { listener: TcpListener::from_std(listener)?, address, context: Arc::new(context) })
+    }
+
+    /// Where it is bound.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `shutdown` is done, then finishes what is under way. All its tasks have ended when it returns.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        let mut connections = JoinSet::new();
+        let (closing, _) = watch::channel(false);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                Some(_) = connections.join_next() => {}
+                accepted = self.listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                    Ok((stream, peer)) => {
+                        let context = Arc::clone(&self.context);
+                        connections.spawn(connection(stream, peer, context, closing.subscribe()));
+                    }
+                    Err(error) => {
+                        warn!(%error, "the api cannot accept connections");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        drop(self.listener);
+        // No receiver is an api without connections.
+        let _ = closing.send(true);
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+/// Serves one connection until it ends, its life is over, or the api closes.
+async fn connection(stream: TcpStream, peer: SocketAddr, context: Arc<Context>, mut closing: watch::Receiver<bool>) {
+    // Answers are written whole; a delayed last segment would only be slower.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let context = Arc::clone(&context);
+        async move { Ok::<_, std::convert::Infallible>(answer(request, peer, &context).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => Some(ended),
+        _ = closing.wait_for(|closing| *closing) => None,
+        () = tokio::time::sleep(CONNECTION_LIFE) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(GRACE, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%peer, %error, "an api connection broke");
+    }
+}
+
+async fn answer(request: Request<Incoming>, peer: SocketAddr, context: &Context) -> Reply {
+    let started = MonoNs::now();
+    let has_body = !request.body().is_end_stream();
+    let (head, _) = request.into_parts();
+    let (route, mut reply) = if has_body {
+        // Unread, so that hyper closes the connection instead of reading it to its end.
+        ("", reply::error(StatusCode::PAYLOAD_TOO_LARGE, "the api takes no bodies", "ask with GET and no body"))
+    } else {
+        answers::answer(&head, context).await
+    };
+    if has_body {
+        reply.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+    }
+    (context.state.on_request)(&ApiRequest {
+        path: head.uri.path().to_owned(),
+        host: host::named(&head).to_owned(),
+        method: head.method,
+        route,
+        status: reply.status().as_u16(),
+        started,
+        ended: MonoNs::now(),
+        peer,
+    });
+    reply
+}
