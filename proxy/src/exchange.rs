@@ -113,6 +113,9 @@ async fn route<O: SocketObserver>(
         live.borrow_mut().fail(End::Complete, ErrorKind::NoRoute);
         return own(StatusCode::NOT_FOUND, NOT_FOUND);
     };
+    if let Some(target) = sanitized(&parts.uri) {
+        parts.uri = target;
+    }
     // RFC 9112, 3.2.2: an absolute target's host replaces the Host header.
     if let Some(authority) = parts.uri.authority()
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
@@ -157,6 +160,18 @@ async fn route<O: SocketObserver>(
     };
     let route = Arc::clone(found.route);
     answer(conn, live, &snapshot, &route, parts, body).await
+}
+
+/// The target with its path in its one spelling, where it differs. The authority of an absolute target stays.
+fn sanitized(uri: &Uri) -> Option<Uri> {
+    let std::borrow::Cow::Owned(path) = crate::path::sanitize(uri.path()) else { return None };
+    let target = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(target).ok()?);
+    Uri::from_parts(parts).ok()
 }
 
 async fn answer<O: SocketObserver>(

@@ -20,6 +20,7 @@ pub mod framer;
 pub mod headers;
 mod live;
 pub mod observer;
+pub mod path;
 pub mod record;
 pub mod ring;
 pub mod route;

@@ -76,6 +76,12 @@ impl RecordReader {
         self.lost.load(Ordering::Relaxed)
     }
 
+    /// The same count for whoever reports it.
+    #[must_use]
+    pub fn lost_reader(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.lost)
+    }
+
     /// Whether the worker is gone and everything was read.
     #[must_use]
     pub fn is_finished(&self) -> bool {

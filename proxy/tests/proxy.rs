@@ -248,6 +248,19 @@ fn pipelined_requests_are_answered_in_order_with_exact_boundaries() {
 }
 
 #[test]
+fn the_path_that_is_routed_is_the_path_that_is_forwarded() {
+    let mut world = Setup::to(upstream(|head, stream| {
+        let path = head.split(' ').nth(1).unwrap().to_owned();
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{path}", path.len()).is_ok()
+    }))
+    .start();
+    let mut client = world.connect();
+    client.write_all(get("/a/%2e%2e//b?x=/../y").as_bytes()).unwrap();
+    assert_eq!(response(&mut client).1, b"/b?x=/../y");
+    assert_eq!(world.records(1)[0].path, "/a/%2e%2e//b", "the record keeps what came");
+}
+
+#[test]
 fn bodies_stream_both_ways() {
     const SIZE: usize = 3_000_000;
     let mut world = Setup::to(upstream(|head, stream| {
