@@ -7,6 +7,7 @@ pub mod api;
 pub mod app;
 pub mod catalog;
 pub mod config;
+pub mod export;
 pub mod merge;
 pub mod metrics;
 pub mod probes;

@@ -1,0 +1,171 @@
+//! One connection to a receiver of spans: opens it when needed, sends one request at a time, and says what became of
+//! it. Whether to try again is `sender`'s.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, buf::Chain};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use prost::Message;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::grpc::{self, H2};
+use super::target::Target;
+use crate::config::model::OtlpProtocol;
+
+/// Of a receiver's answer to OTLP/HTTP: an error message, or a count.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// A request: what goes before the spans, and the spans. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) head: Bytes,
+    pub(super) spans: Bytes,
+}
+
+/// What became of one request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Acknowledged, less so many spans.
+    Accepted { rejected: u64 },
+    /// Refused for good.
+    Refused(String),
+    /// Not taken, and may be tried again; not before the time that the receiver named.
+    Later { after: Option<Duration>, why: String },
+    /// Sent, and no answer came.
+    Unknown(String),
+}
+
+type HttpBody = Full<Chain<Bytes, Bytes>>;
+
+/// The open part of a connection.
+enum Live {
+    Grpc(H2),
+    Http(http1::SendRequest<HttpBody>),
+}
+
+/// A connection that may be closed at the moment.
+pub(super) struct Connection {
+    target: Arc<Target>,
+    live: Option<Live>,
+    /// Runs the open connection; it ends with its owner.
+    driver: JoinSet<()>,
+}
+
+impl Connection {
+    pub(super) fn new(target: Arc<Target>) -> Self {
+        Self { target, live: None, driver: JoinSet::new() }
+    }
+
+    /// Sends one request. After anything but an answer the connection is closed.
+    pub(super) async fn send(&mut self, message: &Request) -> Outcome {
+        let live = match timeout(self.target.connect_timeout, self.ready()).await {
+            Ok(Ok(live)) => live,
+            Ok(Err(why)) => return Outcome::Later { after: None, why },
+            Err(_) => return Outcome::Later { after: None, why: "no connection in time".to_owned() },
+        };
+        let (outcome, live) = match live {
+            Live::Grpc(h2) => {
+                let outcome = timed(&self.target, grpc::export(h2.clone(), &self.target, message)).await;
+                (outcome, Live::Grpc(h2))
+            }
+            Live::Http(mut http) => {
+                (timed(&self.target, export(&mut http, &self.target, message)).await, Live::Http(http))
+            }
+        };
+        if !matches!(outcome, Outcome::Unknown(_)) {
+            self.live = Some(live);
+        }
+        outcome
+    }
+
+    /// Takes the open connection, or opens one.
+    async fn ready(&mut self) -> Result<Live, String> {
+        let usable = match self.live.take() {
+            Some(Live::Grpc(mut h2)) => h2.0.ready().await.is_ok().then_some(Live::Grpc(h2)),
+            Some(Live::Http(mut http)) => http.ready().await.is_ok().then_some(Live::Http(http)),
+            None => None,
+        };
+        match usable {
+            Some(live) => Ok(live),
+            None => self.open().await.map_err(|error| error.to_string()),
+        }
+    }
+
+    async fn open(&mut self) -> Result<Live, Box<dyn std::error::Error + Send + Sync>> {
+        self.driver.abort_all();
+        let socket = TcpStream::connect((self.target.host.as_str(), self.target.port)).await?;
+        socket.set_nodelay(true)?;
+        let io = TokioIo::new(socket);
+        Ok(match self.target.protocol {
+            OtlpProtocol::Grpc => {
+                let builder = http2::Builder::new(TokioExecutor::new()).timer(TokioTimer::new()).to_owned();
+                let (sender, connection) = builder.handshake(io).await?;
+                // Its errors reach whoever waits for an answer.
+                self.driver.spawn(async { drop(connection.await) });
+                Live::Grpc(H2(sender))
+            }
+            OtlpProtocol::Http => {
+                let (sender, connection) = http1::handshake(io).await?;
+                self.driver.spawn(async { drop(connection.await) });
+                Live::Http(sender)
+            }
+        })
+    }
+}
+
+async fn timed(target: &Target, request: impl Future<Output = Outcome>) -> Outcome {
+    let late = || Outcome::Unknown(format!("no answer within {:?}", target.timeout));
+    timeout(target.timeout, request).await.unwrap_or_else(|_| late())
+}
+
+/// OTLP/HTTP with protobuf (OTLP 1.x, "OTLP/HTTP Response").
+async fn export(http: &mut http1::SendRequest<HttpBody>, target: &Target, message: &Request) -> Outcome {
+    let mut request = http::Request::new(Full::new(message.head.clone().chain(message.spans.clone())));
+    *request.method_mut() = http::Method::POST;
+    let path = target.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    *request.uri_mut() = path.parse().unwrap_or_default();
+    let headers = request.headers_mut();
+    headers.clone_from(&target.headers);
+    if let Some(host) = target.uri.authority().and_then(|host| http::HeaderValue::try_from(host.as_str()).ok()) {
+        headers.insert(http::header::HOST, host);
+    }
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/x-protobuf"));
+    let response = match http.try_send_request(request).await {
+        Ok(response) => response,
+        Err(error) if error.message().is_some() => {
+            return Outcome::Later { after: None, why: error.error().to_string() };
+        }
+        Err(error) => return Outcome::Unknown(error.error().to_string()),
+    };
+    let status = response.status();
+    let after = retry_after(response.headers());
+    let body = match Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await {
+        Ok(body) => body.to_bytes(),
+        // The status is an answer only where it says that the spans were not taken.
+        Err(error) if status.is_success() => return Outcome::Unknown(error.to_string()),
+        Err(_) => Bytes::new(),
+    };
+    match status.as_u16() {
+        200..=299 => Outcome::Accepted {
+            rejected: ExportTraceServiceResponse::decode(body).map_or(0, |answer| rejected(&answer)),
+        },
+        429 | 502..=504 => Outcome::Later { after, why: status.to_string() },
+        _ => Outcome::Refused(status.to_string()),
+    }
+}
+
+/// Spans that a receiver says it did not take.
+pub(super) fn rejected(answer: &ExportTraceServiceResponse) -> u64 {
+    answer.partial_success.as_ref().map_or(0, |partial| u64::try_from(partial.rejected_spans).unwrap_or(0))
+}
+
+/// `Retry-After` in seconds. A date needs a wall clock that both agree on: the backoff does as well.
+fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
+    headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}

@@ -1,0 +1,22 @@
+//! Attributed requests to OTLP: encoding, queueing, sending, counting. Only this module knows OTLP and the wall clock.
+//! What a request's time was spent on is `merge`'s.
+//!
+//! The way of a span: [`span`] encodes it on the merge's thread into the batch that [`queue`] fills, `sender` delivers
+//! batches on the control runtime, [`counts`] says at any instant what became of every span.
+
+mod child_ids;
+pub mod clock;
+mod connection;
+pub mod counts;
+mod grpc;
+pub mod names;
+mod proto;
+pub mod queue;
+pub mod resource;
+pub mod sender;
+mod side;
+pub mod span;
+pub mod target;
+#[cfg(test)]
+mod testing;
+mod text;

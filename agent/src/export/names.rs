@@ -1,0 +1,17 @@
+//! Attribute names of ours and of Traefik's. OpenTelemetry's come from its crate of conventions.
+#![expect(missing_docs, reason = "the values are the names")]
+
+pub const ENTRY_POINT: &str = "entry_point";
+pub const ROUTER: &str = "traefik.router.name";
+pub const SERVICE: &str = "traefik.service.name";
+pub const MIDDLEWARE: &str = "traefik.middleware.name";
+pub const SAMPLER_TYPE: &str = "sampler.type";
+pub const SAMPLER_PARAM: &str = "sampler.param";
+pub const PHASE_PREFIX: &str = "wayspan.phase.";
+pub const BLAME: &str = "wayspan.blame";
+pub const DOMINANT_PHASE: &str = "wayspan.dominant_phase";
+pub const COVERAGE: &str = "wayspan.coverage";
+pub const TRUNCATED: &str = "wayspan.truncated";
+pub const CONNECTION_REQUEST: &str = "wayspan.connection.request_index";
+pub const CONNECTION_ACCEPT_WAIT: &str = "wayspan.connection.accept_wait";
+pub const CONNECTION_REUSED: &str = "wayspan.connection.reused";

@@ -1,0 +1,210 @@
+//! Batches between the merge and the sender: filled on the merge's thread, bounded by spans and bytes, never waited
+//! for. What does not fit is lost and counted, the newest first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use wayspan_proxy::clock::MonoNs;
+
+use super::counts::{Bounds, Loss, SpanCounts, Ticket};
+use crate::config::model::Otlp;
+
+/// Encoded spans kept at most. An ordinary span takes 1 KiB; long paths and captured headers can make one fifty times
+/// as long, and a queue full of those must not eat the node's memory.
+const PENDING_BYTES_MAX: u64 = 64 << 20;
+/// Batches in the channel at most: at the default interval they are seconds of time even where each holds one span.
+pub(super) const BATCHES_MAX: usize = 256;
+/// A batch is sent off early at this size: receivers refuse messages above 4 MiB (gRPC's default in Go and Rust).
+const BATCH_BYTES_MAX: usize = 2 << 20;
+
+/// What a batch holds.
+#[derive(Debug)]
+pub(super) enum Payload {
+    /// `ScopeSpans.spans` fields.
+    Spans(Bytes),
+    /// A whole `ExportTraceServiceRequest`.
+    Request(Bytes),
+}
+
+/// Spans to be delivered together.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) payload: Payload,
+    pub(super) ticket: Ticket,
+}
+
+/// The sending end of the queue, and its bounds.
+#[derive(Clone, Debug)]
+pub(super) struct Entrance {
+    batches: mpsc::Sender<Batch>,
+    counts: Arc<SpanCounts>,
+    bounds: Bounds,
+}
+
+impl Entrance {
+    pub(super) fn new(otlp: &Otlp, counts: Arc<SpanCounts>) -> (Self, mpsc::Receiver<Batch>) {
+        let (batches, exit) = mpsc::channel(BATCHES_MAX);
+        let bounds = Bounds { spans: otlp.queue_spans as u64, bytes: PENDING_BYTES_MAX };
+        (Self { batches, counts, bounds }, exit)
+    }
+
+    /// A ticket for spans to be admitted.
+    pub(super) fn ticket(&self) -> Ticket {
+        Ticket::new(Arc::clone(&self.counts))
+    }
+
+    /// Admits a whole request of so many spans.
+    pub(super) fn push_request(&self, spans: u64, request: Bytes) {
+        let mut ticket = self.ticket();
+        if ticket.admit(spans, request.len() as u64, self.bounds) {
+            self.push(Batch { payload: Payload::Request(request), ticket });
+        }
+    }
+
+    fn push(&self, batch: Batch) {
+        match self.batches.try_send(batch) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(batch)) => batch.ticket.lost(Loss::QueueFull),
+            Err(mpsc::error::TrySendError::Closed(batch)) => batch.ticket.lost(Loss::Shutdown),
+        }
+    }
+}
+
+/// Fills batches; one per thread. Dropped, it sends off what it holds.
+#[derive(Debug)]
+pub struct BatchWriter {
+    entrance: Entrance,
+    batch_spans: u64,
+    interval: Duration,
+    spans: Vec<u8>,
+    /// The size of the largest batch so far, to allocate the next at once.
+    usual_bytes: usize,
+    ticket: Ticket,
+    /// When the turn ended in which the batch got its first span.
+    opened: Option<MonoNs>,
+}
+
+impl BatchWriter {
+    pub(super) fn new(entrance: Entrance, otlp: &Otlp) -> Self {
+        let ticket = entrance.ticket();
+        let batch_spans = otlp.batch_spans.max(1) as u64;
+        Self { entrance, batch_spans, interval: otlp.interval, spans: Vec::new(), usual_bytes: 0, ticket, opened: None }
+    }
+
+    /// Lets `encode` append spans as `ScopeSpans.spans` fields and say how many.
+    pub fn push(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> u32) {
+        let before = self.spans.len();
+        let spans = encode(&mut self.spans);
+        if spans == 0 {
+            return;
+        }
+        let bytes = (self.spans.len() - before) as u64;
+        if !self.ticket.admit(spans.into(), bytes, self.entrance.bounds) {
+            self.spans.truncate(before);
+        } else if self.ticket.spans() >= self.batch_spans || self.spans.len() >= BATCH_BYTES_MAX {
+            self.flush();
+        }
+    }
+
+    /// A turn of the merge is over: sends off a batch that has waited for its interval.
+    pub fn turn_over(&mut self, now: MonoNs) {
+        if self.ticket.spans() == 0 {
+            return;
+        }
+        let opened = *self.opened.get_or_insert(now);
+        if now >= opened + self.interval {
+            self.flush();
+        }
+    }
+
+    /// Sends off what there is.
+    pub fn flush(&mut self) {
+        self.opened = None;
+        if self.ticket.spans() == 0 {
+            return;
+        }
+        self.usual_bytes = self.usual_bytes.max(self.spans.len());
+        let spans = if self.spans.len() < self.usual_bytes / 2 {
+            // A small batch must not hold a large one's memory while it waits.
+            let copy = Bytes::copy_from_slice(&self.spans);
+            self.spans.clear();
+            copy
+        } else {
+            std::mem::replace(&mut self.spans, Vec::with_capacity(self.usual_bytes)).into()
+        };
+        let ticket = std::mem::replace(&mut self.ticket, self.entrance.ticket());
+        self.entrance.push(Batch { payload: Payload::Spans(spans), ticket });
+    }
+}
+
+impl Drop for BatchWriter {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::testing::otlp;
+
+    fn writer(otlp: &Otlp) -> (BatchWriter, mpsc::Receiver<Batch>, Arc<SpanCounts>) {
+        let counts = Arc::new(SpanCounts::default());
+        let (entrance, exit) = Entrance::new(otlp, Arc::clone(&counts));
+        (BatchWriter::new(entrance, otlp), exit, counts)
+    }
+
+    fn push(writer: &mut BatchWriter, spans: u32) {
+        writer.push(|out| {
+            out.extend_from_slice(&[1; 10]);
+            spans
+        });
+    }
+
+    #[test]
+    fn a_batch_leaves_when_full_or_when_its_interval_is_over() {
+        let (mut writer, mut exit, _) = writer(&Otlp { batch_spans: 4, ..otlp("http://127.0.0.1:1") });
+        push(&mut writer, 2);
+        assert!(exit.try_recv().is_err());
+        push(&mut writer, 2);
+        assert_eq!(exit.try_recv().unwrap().ticket.spans(), 4);
+        let start = MonoNs(1_000);
+        push(&mut writer, 1);
+        writer.turn_over(start);
+        writer.turn_over(MonoNs(writer.interval.as_nanos() as u64 + 999));
+        assert!(exit.try_recv().is_err());
+        writer.turn_over(start + writer.interval);
+        assert_eq!(exit.try_recv().unwrap().ticket.spans(), 1);
+        push(&mut writer, 3);
+        drop(writer);
+        assert_eq!(exit.try_recv().unwrap().ticket.spans(), 3);
+    }
+
+    #[test]
+    fn beyond_the_bounds_the_newest_are_lost_and_their_bytes_gone() {
+        let (mut writer, mut exit, counts) =
+            writer(&Otlp { batch_spans: 4, queue_spans: 9, ..otlp("http://127.0.0.1:1") });
+        (0..6).for_each(|_| push(&mut writer, 2));
+        let totals = counts.read();
+        assert_eq!((totals.made, totals.pending(), totals.lost_by[Loss::QueueFull as usize]), (12, 8, 4));
+        let batch = exit.try_recv().unwrap();
+        assert!(matches!(&batch.payload, Payload::Spans(bytes) if bytes.len() == 20));
+        batch.ticket.acknowledged(0);
+        push(&mut writer, 2);
+        assert_eq!(counts.read().pending(), 6);
+        drop((writer, exit));
+        assert_eq!((counts.read().pending(), counts.read().pending_bytes, counts.read().sent), (0, 0, 4));
+    }
+
+    #[test]
+    fn a_full_channel_loses_batches_without_waiting() {
+        let (mut writer, exit, counts) = writer(&Otlp { batch_spans: 1, ..otlp("http://127.0.0.1:1") });
+        (0..BATCHES_MAX + 3).for_each(|_| push(&mut writer, 1));
+        assert_eq!(counts.read().lost_by[Loss::QueueFull as usize], 3);
+        drop(exit);
+        push(&mut writer, 1);
+        assert_eq!((counts.read().pending(), counts.read().lost()), (0, BATCHES_MAX as u64 + 4));
+    }
+}
