@@ -4,23 +4,32 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use wayspan_proxy::clock::MonoNs;
+use wayspan_proxy::ring::RecordReader;
 use wayspan_proxy::sampling::Policy;
 use wayspan_proxy::server::{Proxy, Settings};
 
+use crate::api::{self, Api};
 use crate::catalog::Catalog;
-use crate::config::model::{Log, Static, Workers};
+use crate::config::model::{Dynamic, Log, Static, Workers};
 use crate::config::{Fault, Inputs, Registry, Reloader, Resolver, Watcher, names};
 use crate::merge::phase::Attributed;
 use crate::merge::pump::{self, Pump, PumpCounts, Sink};
-use crate::metrics::PhaseWriter;
+use crate::export::clock::WallClock;
+use crate::export::queue::BatchWriter;
+use crate::export::resource::{HostFacts, Resource};
+use crate::export::sender::Exporter;
+use crate::export::span::SpanEncoder;
+use crate::metrics::{self, PhaseReader, PhaseWriter};
 use crate::probes::Probes;
 use crate::recent::Recent;
 
@@ -55,8 +64,19 @@ struct Routing {
     reloader: Reloader,
     registry: Registry,
     resolver: Resolver,
-    catalog: Arc<ArcSwap<Catalog>>,
     proxy: Proxy,
+    /// The bound address of the api.
+    api: Option<std::net::SocketAddr>,
+    shown: Shown,
+}
+
+/// What the api and the merge see of the configuration of this moment.
+#[derive(Clone, Default)]
+struct Shown {
+    catalog: Arc<ArcSwap<Catalog>>,
+    dynamic: Arc<ArcSwap<Dynamic>>,
+    faults: Arc<ArcSwap<Vec<Fault>>>,
+    reloads: Arc<AtomicU64>,
 }
 
 impl Routing {
@@ -68,12 +88,13 @@ impl Routing {
             fixed: &config.fixed,
             dynamic: &config.dynamic,
             resolved: &resolved,
-            api: None,
+            api: self.api,
             now: MonoNs::now(),
         };
         let (snapshot, catalog) = self.registry.build(&inputs);
         // Names first: a record can come before the swap has returned.
-        self.catalog.store(Arc::new(catalog));
+        self.shown.catalog.store(Arc::new(catalog));
+        self.shown.dynamic.store(Arc::new(config.dynamic.clone()));
         let before = self.proxy.addresses();
         let faults = self.proxy.apply(snapshot).await;
         for fault in &faults {
@@ -89,18 +110,17 @@ impl Routing {
 
     async fn reload(&mut self) {
         let reload = self.reloader.reload_now();
-        report(&reload.faults);
+        for fault in &reload.faults {
+            error!(%fault, "configuration");
+        }
+        let faults = reload.faults.len();
+        self.shown.faults.store(Arc::new(reload.faults));
+        self.shown.reloads.fetch_add(1, Ordering::Relaxed);
         if reload.changed {
             self.resolver.want(names(&self.reloader.config().dynamic));
             self.apply().await;
-            info!(faults = reload.faults.len(), "configuration reloaded");
+            info!(faults, "configuration reloaded");
         }
-    }
-}
-
-fn report(faults: &[Fault]) {
-    for fault in faults {
-        error!(%fault, "configuration");
     }
 }
 
@@ -109,18 +129,88 @@ struct Telemetry {
     catalog: Arc<ArcSwap<Catalog>>,
     recent: Arc<Recent>,
     phases: PhaseWriter,
+    wall: WallClock,
+    spans: Option<(SpanEncoder, BatchWriter)>,
 }
 
 impl Sink for Telemetry {
     fn request(&mut self, attributed: &Attributed<'_>) {
+        let catalog = self.catalog.load();
         self.phases.observe(attributed);
-        self.recent.offer(attributed, &self.catalog.load());
+        self.recent.offer(attributed, &catalog);
+        if let Some((encoder, writer)) = &mut self.spans {
+            let wall = self.wall.offset(attributed.end);
+            writer.push(|out| encoder.encode(out, attributed, &catalog, wall));
+        }
+    }
+
+    fn turn_over(&mut self) {
+        if let Some((_, writer)) = &mut self.spans {
+            writer.turn_over(MonoNs::now());
+        }
     }
 }
 
 async fn serve(reloader: Reloader) -> Result<ExitCode> {
-    let fixed = reloader.config().fixed.clone();
+    let fixed = Arc::new(reloader.config().fixed.clone());
     let mut tasks = JoinSet::new();
+    let probes = load_probes(&fixed, &mut tasks)?;
+    let share = fixed.tracing.as_ref().map_or(0.0, |tracing| tracing.sample_rate);
+    let policy = Arc::new(ArcSwap::from_pointee(Policy::ratio(share)));
+    let stop = CancellationToken::new();
+    let (proxy, readers) =
+        Proxy::start(&settings(&fixed), probes.observer(), policy).context("starting the workers")?;
+    let shown = Shown::default();
+    let exporter = start_export(&fixed)?;
+    let recent = Arc::new(Recent::default());
+    let phases = PhaseWriter::default();
+    let meters = Meters {
+        shown: shown.clone(),
+        counters: proxy.counters(),
+        lost: readers.iter().map(RecordReader::lost_reader).collect(),
+        pump: Arc::new(PumpCounts::default()),
+        phases: vec![phases.reader()],
+        spans: exporter.as_ref().map(Exporter::counts),
+        probes: Arc::new(probes),
+    };
+    let spans = fixed.tracing.as_ref().zip(exporter.as_ref());
+    let spans = spans.map(|(tracing, exporter)| (SpanEncoder::new(tracing, &fixed.attribution), exporter.writer()));
+    let telemetry = Telemetry {
+        catalog: Arc::clone(&shown.catalog),
+        recent: Arc::clone(&recent),
+        phases,
+        wall: WallClock::new(MonoNs::now()),
+        spans,
+    };
+    let pump = Pump::new(readers, Arc::clone(&meters.pump), telemetry);
+    let merge = pump::spawn("merge", pump).context("starting the merge")?;
+    let draining = Arc::new(AtomicBool::new(false));
+    let api = start_api(&fixed, &meters, &recent, &draining, &mut tasks, &stop)?;
+    let (mut resolver, resolving) = Resolver::new();
+    tasks.spawn(resolving);
+    resolver.want(names(&reloader.config().dynamic));
+    resolver.settle(Duration::from_secs(2)).await;
+    let mut routing = Routing { reloader, registry: Registry::default(), resolver, proxy, api, shown };
+    if routing.apply().await > 0 {
+        bail!("not every address could be opened");
+    }
+    let grace = until_told(&mut routing, &fixed, &draining).await?;
+    routing.proxy.drain(grace).await;
+    stop.cancel();
+    // The workers are gone: what they left in the rings is all there is.
+    tokio::task::spawn_blocking(move || merge.stop().map(drop)).await?;
+    if let Some(exporter) = exporter {
+        exporter.shutdown(EXPORT_GRACE).await;
+    }
+    tasks.shutdown().await;
+    info!("ended");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How long the last spans may take to reach the collector: Traefik's.
+const EXPORT_GRACE: Duration = Duration::from_secs(5);
+
+fn load_probes(fixed: &Static, tasks: &mut JoinSet<()>) -> Result<Probes> {
     let mut probes = Probes::load(&fixed.probes);
     if let Some(reason) = probes.reason() {
         if fixed.probes.required {
@@ -135,37 +225,127 @@ async fn serve(reloader: Reloader) -> Result<ExitCode> {
             }
         });
     }
-    let share = fixed.tracing.as_ref().map_or(0.0, |tracing| tracing.sample_rate);
-    let policy = Arc::new(ArcSwap::from_pointee(Policy::ratio(share)));
-    let settings = settings(&fixed);
-    let (proxy, readers) = Proxy::start(&settings, probes.observer(), policy).context("starting the workers")?;
-    let catalog = Arc::new(ArcSwap::from_pointee(Catalog::default()));
-    let telemetry = Telemetry {
-        catalog: Arc::clone(&catalog),
-        recent: Arc::new(Recent::default()),
-        phases: PhaseWriter::default(),
-    };
-    let counts = Arc::new(PumpCounts::default());
-    let merge = pump::spawn("merge", Pump::new(readers, counts, telemetry)).context("starting the merge")?;
-    let (mut resolver, resolving) = Resolver::new();
-    tasks.spawn(resolving);
-    resolver.want(names(&reloader.config().dynamic));
-    resolver.settle(Duration::from_secs(2)).await;
-    let mut routing = Routing { reloader, registry: Registry::default(), resolver, catalog, proxy };
-    if routing.apply().await > 0 {
-        bail!("not every address could be opened");
+    Ok(probes)
+}
+
+fn start_export(fixed: &Static) -> Result<Option<Exporter>> {
+    let Some(tracing) = &fixed.tracing else { return Ok(None) };
+    let Some(otlp) = &tracing.otlp else { return Ok(None) };
+    #[expect(clippy::disallowed_methods, reason = "OpenTelemetry's own variable, read once by the composition root")]
+    let environment = std::env::var("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+    let resource = Resource::new(tracing, &HostFacts::read(), &environment);
+    let exporter = Exporter::start(otlp, &resource, fastrand::u64(..), &tokio::runtime::Handle::current());
+    Ok(Some(exporter.context("tracing.otlp")?))
+}
+
+/// What `/metrics` and `/api/status` read.
+#[derive(Clone)]
+struct Meters {
+    shown: Shown,
+    counters: wayspan_proxy::counters::Counters,
+    lost: Vec<Arc<AtomicU64>>,
+    pump: Arc<PumpCounts>,
+    phases: Vec<PhaseReader>,
+    spans: Option<Arc<crate::export::counts::SpanCounts>>,
+    probes: Arc<Probes>,
+}
+
+impl Meters {
+    fn spans(&self) -> metrics::SpanCounts {
+        let Some(spans) = &self.spans else { return metrics::SpanCounts::default() };
+        let totals = spans.read();
+        metrics::SpanCounts { made: totals.made, sent: totals.sent, lost: totals.lost(), pending: totals.pending() }
     }
-    let grace = until_told(&mut routing, &fixed).await?;
-    routing.proxy.drain(grace).await;
-    // The workers are gone: what they left in the rings is all there is.
-    tokio::task::spawn_blocking(move || merge.stop()).await?;
-    tasks.shutdown().await;
-    info!("ended");
-    Ok(ExitCode::SUCCESS)
+
+    fn text(&self, format: metrics::Format) -> String {
+        let (series, totals) = self.counters.read();
+        let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        let counters = self.probes.counters();
+        let inputs = metrics::Inputs {
+            catalog: &self.shown.catalog.load(),
+            series: &series,
+            totals,
+            records: metrics::RecordCounts {
+                merged: load(&self.pump.merged),
+                lost: self.lost.iter().map(|lost| load(lost)).sum(),
+                undecodable: load(&self.pump.undecodable),
+            },
+            phases: &self.phases,
+            spans: self.spans(),
+            probes: &by_probe(&counters),
+            probe_refusals: counters.no_slot,
+            config: metrics::ReloadCounts {
+                reloads: 1 + load(&self.shown.reloads),
+                last_succeeded: self.shown.faults.load().is_empty(),
+            },
+        };
+        metrics::render(&inputs, format)
+    }
+}
+
+fn by_probe(counters: &crate::probes::Counters) -> [metrics::ProbeCounts; 3] {
+    let probe = |name: &str, hits, misses| metrics::ProbeCounts { name: name.to_owned(), hits, misses };
+    [
+        probe("sk_data_ready", counters.data_ready_hits, counters.data_ready_misses),
+        probe("inet_sock_set_state", counters.state_hits, counters.state_misses),
+        probe("tcp_destroy_sock", counters.destroy_hits, counters.destroy_misses),
+    ]
+}
+
+/// Each probe for the dashboard: whether it is on, or why not and what helps.
+fn probe_list(probes: &Probes) -> serde_json::Value {
+    let each = probes.states().iter().map(|probe| {
+        serde_json::json!({
+            "name": probe.row.tracepoint,
+            "tells": probe.row.tells,
+            "on": probe.off.is_none(),
+            "why": probe.off.as_ref().map(ToString::to_string),
+            "remedy": probe.off.as_ref().map(crate::probes::Reason::remedy),
+        })
+    });
+    each.collect()
+}
+
+fn start_api(
+    fixed: &Arc<Static>,
+    meters: &Meters,
+    recent: &Arc<Recent>,
+    draining: &Arc<AtomicBool>,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> Result<Option<std::net::SocketAddr>> {
+    let Some(config) = &fixed.api else { return Ok(None) };
+    let (recent, for_probes, for_spans, for_text) =
+        (Arc::clone(recent), meters.clone(), meters.clone(), meters.clone());
+    let metrics: api::Metrics = Arc::new(move |accept| {
+        let format = metrics::Format::accepted(Some(accept));
+        (format.content_type(), for_text.text(format))
+    });
+    let state = api::State {
+        fixed: Arc::clone(fixed),
+        dynamic: Arc::clone(&meters.shown.dynamic),
+        faults: Arc::clone(&meters.shown.faults),
+        catalog: Arc::clone(&meters.shown.catalog),
+        requests: Arc::new(move || serde_json::json!(recent.list(MonoNs::now()))),
+        probes: Arc::new(move || probe_list(&for_probes.probes)),
+        span_counts: Arc::new(move || {
+            let metrics::SpanCounts { made, sent, lost, pending } = for_spans.spans();
+            serde_json::json!({"made": made, "sent": sent, "lost": lost, "pending": pending})
+        }),
+        metrics: Some(metrics),
+        on_request: Arc::new(|_| {}),
+        draining: Arc::clone(draining),
+    };
+    let api = Api::bind(config, state).with_context(|| format!("api.address: cannot listen on {}", config.address))?;
+    let address = api.address();
+    info!("listening entry_point=api address={address}");
+    let stop = stop.clone();
+    tasks.spawn(api.serve(async move { stop.cancelled().await }));
+    Ok(Some(address))
 }
 
 /// Reloads as files change until SIGTERM or SIGINT; gives the time that what is open may take.
-async fn until_told(routing: &mut Routing, fixed: &Static) -> Result<Duration> {
+async fn until_told(routing: &mut Routing, fixed: &Static, draining: &AtomicBool) -> Result<Duration> {
     let mut watcher = if fixed.file_provider.as_ref().is_none_or(|provider| provider.watch) {
         match Watcher::new(routing.reloader.main(), fixed.file_provider.as_ref()) {
             Ok(watcher) => Some(watcher),
@@ -196,6 +376,7 @@ async fn until_told(routing: &mut Routing, fixed: &Static) -> Result<Duration> {
             _ = interrupt.recv() => break,
         }
     }
+    draining.store(true, Ordering::Relaxed);
     let entry_points = &routing.reloader.config().dynamic.entry_points;
     let longest = |time: fn(&crate::config::model::EntryPoint) -> Duration| {
         entry_points.iter().map(time).max().unwrap_or_default()
