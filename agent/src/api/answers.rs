@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 use wayspan_proxy::clock::MonoNs;
 
+use super::assets;
 use super::host::{self, Refusal};
 use super::jaeger::{Answer, Jaeger};
 use super::reply::{self, Reply};
 use super::server::Context;
 use super::shapes::{self, Page, View};
-use super::assets;
 
 /// The pattern that answered, and the answer.
 pub(super) async fn answer(head: &Parts, context: &Context) -> (&'static str, Reply) {
@@ -51,7 +51,9 @@ async fn api(segments: &[&str], query: &str, context: &Context) -> (&'static str
         ["overview"] => ("/api/overview", reply::json(&shapes::overview(&view))),
         ["version"] => ("/api/version", reply::json(&version())),
         ["entrypoints"] => ("/api/entrypoints", list(shapes::entry_points(&view, &page(query)))),
-        ["entrypoints", name] => ("/api/entrypoints/{name}", one(shapes::entry_point(&view, name), "entry point", name)),
+        ["entrypoints", name] => {
+            ("/api/entrypoints/{name}", one(shapes::entry_point(&view, name), "entry point", name))
+        }
         ["http", "routers"] => ("/api/http/routers", list(shapes::routers(&view, &page(query)))),
         ["http", "routers", name] => ("/api/http/routers/{name}", one(shapes::router(&view, name), "router", name)),
         ["http", "services"] => ("/api/http/services", list(shapes::services(&view, &page(query)))),
@@ -221,7 +223,11 @@ async fn ask(jaeger: Option<&Jaeger>, target: &str, missing: &str) -> Reply {
 
 fn passed_on(answer: Answer, jaeger: &Jaeger, missing: &str) -> Reply {
     if answer.status == StatusCode::NOT_FOUND {
-        return reply::error(StatusCode::NOT_FOUND, missing, "spans arrive some seconds after their request; ask again");
+        return reply::error(
+            StatusCode::NOT_FOUND,
+            missing,
+            "spans arrive some seconds after their request; ask again",
+        );
     }
     if !answer.status.is_success() || !answer.is_json() {
         let message = format!("Jaeger at {} answered {} instead of JSON", jaeger.url, answer.status);

@@ -78,7 +78,9 @@ impl Error {
     pub(super) fn remedy(&self) -> &'static str {
         match self {
             Self::Away { .. } => "start Jaeger, or set api.jaegerQuery to where its query API answers (port 16686)",
-            Self::Broken { .. } => "see whether api.jaegerQuery names Jaeger's query port (16686), and Jaeger's own log",
+            Self::Broken { .. } => {
+                "see whether api.jaegerQuery names Jaeger's query port (16686), and Jaeger's own log"
+            }
             Self::Slow { .. } => "ask again; if it stays, see Jaeger's own log and storage",
             Self::Huge { .. } => "open the trace in Jaeger itself",
             Self::Busy => "ask again in a moment",
@@ -213,7 +215,11 @@ mod tests {
     #[test]
     fn a_ui_loads_its_bundle_and_a_placeholder_does_not() {
         for (kind, body, expected) in [
-            ("text/html; charset=utf-8", r#"<script type="module" crossorigin src="./static/index.js"></script>"#, true),
+            (
+                "text/html; charset=utf-8",
+                r#"<script type="module" crossorigin src="./static/index.js"></script>"#,
+                true,
+            ),
             ("text/html", "<script>const JAEGER_CONFIG = {src: 1}</script> src=", false),
             ("text/html", "<h1>This is not the Jaeger UI you are looking for!</h1>", false),
             ("application/json", r#"<script src="x">"#, false),

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 pub(super) type Reply = Response<Full<Bytes>>;
 
 /// Scripts and styles come from here only, none stand in the page: text that slips past escaping still cannot run.
-const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'";
+const POLICY: &str =
+    "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'";
 
 /// Any answer.
 pub(super) fn content(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Reply {
@@ -61,8 +62,11 @@ pub(super) fn redirect(target: &'static str) -> Reply {
 
 /// Only reading is possible.
 pub(super) fn method_not_allowed() -> Reply {
-    let mut reply =
-        error(StatusCode::METHOD_NOT_ALLOWED, "the api only reads", "ask with GET or HEAD; change the configuration file");
+    let mut reply = error(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "the api only reads",
+        "ask with GET or HEAD; change the configuration file",
+    );
     reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     reply
 }
