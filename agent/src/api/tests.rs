@@ -1,1 +1,3 @@
+//! The api over real sockets: every endpoint, and everything it refuses.
+
 
