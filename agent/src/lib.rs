@@ -7,3 +7,4 @@ pub mod catalog;
 pub mod config;
 pub mod export;
 pub mod merge;
+pub mod sampling;
