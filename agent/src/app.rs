@@ -22,16 +22,18 @@ use crate::api::{self, Api};
 use crate::catalog::Catalog;
 use crate::config::model::{Dynamic, Log, Static, Workers};
 use crate::config::{Fault, Inputs, Registry, Reloader, Resolver, Watcher, names};
-use crate::merge::phase::Attributed;
-use crate::merge::pump::{self, Pump, PumpCounts, Sink};
 use crate::export::clock::WallClock;
+use crate::export::internal::{InternalRequest, InternalSpans, InternalTask};
 use crate::export::queue::BatchWriter;
 use crate::export::resource::{HostFacts, Resource};
 use crate::export::sender::Exporter;
 use crate::export::span::SpanEncoder;
+use crate::merge::phase::Attributed;
+use crate::merge::pump::{self, Pump, PumpCounts, Sink};
 use crate::metrics::{self, PhaseReader, PhaseWriter};
 use crate::probes::Probes;
 use crate::recent::Recent;
+use crate::sampling::client::RemoteSampling;
 
 /// Runs the agent with a configuration file until it is told to end.
 ///
@@ -157,12 +159,10 @@ async fn serve(reloader: Reloader) -> Result<ExitCode> {
     let probes = load_probes(&fixed, &mut tasks)?;
     let share = fixed.tracing.as_ref().map_or(0.0, |tracing| tracing.sample_rate);
     let policy = Arc::new(ArcSwap::from_pointee(Policy::ratio(share)));
-    let stop = CancellationToken::new();
+    let mut traces = Traces::start(&fixed, &policy)?;
     let (proxy, readers) =
         Proxy::start(&settings(&fixed), probes.observer(), policy).context("starting the workers")?;
     let shown = Shown::default();
-    let exporter = start_export(&fixed)?;
-    let recent = Arc::new(Recent::default());
     let phases = PhaseWriter::default();
     let meters = Meters {
         shown: shown.clone(),
@@ -170,41 +170,97 @@ async fn serve(reloader: Reloader) -> Result<ExitCode> {
         lost: readers.iter().map(RecordReader::lost_reader).collect(),
         pump: Arc::new(PumpCounts::default()),
         phases: vec![phases.reader()],
-        spans: exporter.as_ref().map(Exporter::counts),
+        spans: traces.exporter.as_ref().map(Exporter::counts),
         probes: Arc::new(probes),
+        recent: Arc::new(Recent::default()),
+        draining: Arc::new(AtomicBool::new(false)),
     };
-    let spans = fixed.tracing.as_ref().zip(exporter.as_ref());
-    let spans = spans.map(|(tracing, exporter)| (SpanEncoder::new(tracing, &fixed.attribution), exporter.writer()));
     let telemetry = Telemetry {
         catalog: Arc::clone(&shown.catalog),
-        recent: Arc::clone(&recent),
+        recent: Arc::clone(&meters.recent),
         phases,
         wall: WallClock::new(MonoNs::now()),
-        spans,
+        spans: traces.writer(&fixed),
     };
     let pump = Pump::new(readers, Arc::clone(&meters.pump), telemetry);
     let merge = pump::spawn("merge", pump).context("starting the merge")?;
-    let draining = Arc::new(AtomicBool::new(false));
-    let api = start_api(&fixed, &meters, &recent, &draining, &mut tasks, &stop)?;
+    let stop = CancellationToken::new();
+    let api = start_api(&fixed, &meters, traces.internal.take(), &mut tasks, &stop)?;
     let (mut resolver, resolving) = Resolver::new();
     tasks.spawn(resolving);
     resolver.want(names(&reloader.config().dynamic));
-    resolver.settle(Duration::from_secs(2)).await;
+    resolver.settle(NAMES_PATIENCE).await;
     let mut routing = Routing { reloader, registry: Registry::default(), resolver, proxy, api, shown };
     if routing.apply().await > 0 {
         bail!("not every address could be opened");
     }
-    let grace = until_told(&mut routing, &fixed, &draining).await?;
+    let grace = until_told(&mut routing, &fixed, &meters.draining).await?;
     routing.proxy.drain(grace).await;
-    stop.cancel();
     // The workers are gone: what they left in the rings is all there is.
-    tokio::task::spawn_blocking(move || merge.stop().map(drop)).await?;
-    if let Some(exporter) = exporter {
-        exporter.shutdown(EXPORT_GRACE).await;
-    }
+    tokio::task::spawn_blocking(move || drop(merge.stop())).await?;
+    stop.cancel();
     tasks.shutdown().await;
+    drop(meters);
+    traces.finish().await;
     info!("ended");
     Ok(ExitCode::SUCCESS)
+}
+
+/// How long the start waits for servers' names; those that come later are applied then.
+const NAMES_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The parts that tracing needs, where it is on.
+#[derive(Default)]
+struct Traces {
+    exporter: Option<Exporter>,
+    internal: Option<InternalSpans>,
+    internal_task: Option<InternalTask>,
+    sampling: Option<RemoteSampling>,
+}
+
+impl Traces {
+    fn start(fixed: &Static, policy: &Arc<ArcSwap<Policy>>) -> Result<Self> {
+        let Some(tracing) = &fixed.tracing else { return Ok(Self::default()) };
+        let runtime = tokio::runtime::Handle::current();
+        let mut all = Self::default();
+        if let Some(server) = &tracing.sampling_server {
+            let (name, policy) = (&tracing.service_name, Arc::clone(policy));
+            let sampling = RemoteSampling::start(server, name, policy, fastrand::u64(..), &runtime);
+            all.sampling = Some(sampling.context("tracing.jaeger.samplingServerURL")?);
+        }
+        if let Some(otlp) = &tracing.otlp {
+            #[expect(clippy::disallowed_methods, reason = "OpenTelemetry's own variable, read once, here")]
+            let environment = std::env::var("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+            let resource = Resource::new(tracing, &HostFacts::read(), &environment);
+            let exporter = Exporter::start(otlp, &resource, fastrand::u64(..), &runtime).context("tracing.otlp")?;
+            if tracing.add_internals {
+                let policy = Arc::clone(policy);
+                let (internal, task) = InternalSpans::start(&exporter, &resource, policy, fastrand::u64(..), &runtime)
+                    .context("tracing.addInternals")?;
+                (all.internal, all.internal_task) = (Some(internal), Some(task));
+            }
+            all.exporter = Some(exporter);
+        }
+        Ok(all)
+    }
+
+    fn writer(&self, fixed: &Static) -> Option<(SpanEncoder, BatchWriter)> {
+        let (tracing, exporter) = (fixed.tracing.as_ref()?, self.exporter.as_ref()?);
+        Some((SpanEncoder::new(tracing, &fixed.attribution), exporter.writer()))
+    }
+
+    /// Sends what is left. Everybody who makes spans is gone.
+    async fn finish(self) {
+        if let Some(sampling) = self.sampling {
+            sampling.shutdown().await;
+        }
+        if let Some(task) = self.internal_task {
+            task.finish().await;
+        }
+        if let Some(exporter) = self.exporter {
+            exporter.shutdown(EXPORT_GRACE).await;
+        }
+    }
 }
 
 /// How long the last spans may take to reach the collector: Traefik's.
@@ -228,16 +284,6 @@ fn load_probes(fixed: &Static, tasks: &mut JoinSet<()>) -> Result<Probes> {
     Ok(probes)
 }
 
-fn start_export(fixed: &Static) -> Result<Option<Exporter>> {
-    let Some(tracing) = &fixed.tracing else { return Ok(None) };
-    let Some(otlp) = &tracing.otlp else { return Ok(None) };
-    #[expect(clippy::disallowed_methods, reason = "OpenTelemetry's own variable, read once by the composition root")]
-    let environment = std::env::var("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
-    let resource = Resource::new(tracing, &HostFacts::read(), &environment);
-    let exporter = Exporter::start(otlp, &resource, fastrand::u64(..), &tokio::runtime::Handle::current());
-    Ok(Some(exporter.context("tracing.otlp")?))
-}
-
 /// What `/metrics` and `/api/status` read.
 #[derive(Clone)]
 struct Meters {
@@ -248,6 +294,8 @@ struct Meters {
     phases: Vec<PhaseReader>,
     spans: Option<Arc<crate::export::counts::SpanCounts>>,
     probes: Arc<Probes>,
+    recent: Arc<Recent>,
+    draining: Arc<AtomicBool>,
 }
 
 impl Meters {
@@ -309,14 +357,13 @@ fn probe_list(probes: &Probes) -> serde_json::Value {
 fn start_api(
     fixed: &Arc<Static>,
     meters: &Meters,
-    recent: &Arc<Recent>,
-    draining: &Arc<AtomicBool>,
+    internal: Option<InternalSpans>,
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) -> Result<Option<std::net::SocketAddr>> {
     let Some(config) = &fixed.api else { return Ok(None) };
-    let (recent, for_probes, for_spans, for_text) =
-        (Arc::clone(recent), meters.clone(), meters.clone(), meters.clone());
+    let (for_recent, for_probes, for_spans, for_text) =
+        (Arc::clone(&meters.recent), meters.clone(), meters.clone(), meters.clone());
     let metrics: api::Metrics = Arc::new(move |accept| {
         let format = metrics::Format::accepted(Some(accept));
         (format.content_type(), for_text.text(format))
@@ -326,15 +373,19 @@ fn start_api(
         dynamic: Arc::clone(&meters.shown.dynamic),
         faults: Arc::clone(&meters.shown.faults),
         catalog: Arc::clone(&meters.shown.catalog),
-        requests: Arc::new(move || serde_json::json!(recent.list(MonoNs::now()))),
+        requests: Arc::new(move || serde_json::json!(for_recent.list(MonoNs::now()))),
         probes: Arc::new(move || probe_list(&for_probes.probes)),
         span_counts: Arc::new(move || {
             let metrics::SpanCounts { made, sent, lost, pending } = for_spans.spans();
             serde_json::json!({"made": made, "sent": sent, "lost": lost, "pending": pending})
         }),
         metrics: Some(metrics),
-        on_request: Arc::new(|_| {}),
-        draining: Arc::clone(draining),
+        on_request: Arc::new(move |request| {
+            if let Some(internal) = &internal {
+                internal.internal_request(internal_request(request));
+            }
+        }),
+        draining: Arc::clone(&meters.draining),
     };
     let api = Api::bind(config, state).with_context(|| format!("api.address: cannot listen on {}", config.address))?;
     let address = api.address();
@@ -342,6 +393,20 @@ fn start_api(
     let stop = stop.clone();
     tasks.spawn(api.serve(async move { stop.cancelled().await }));
     Ok(Some(address))
+}
+
+/// The api's word for a request in the exporter's words.
+fn internal_request(request: &api::ApiRequest) -> InternalRequest {
+    InternalRequest {
+        method: wayspan_proxy::record::Method::of(request.method.as_str()),
+        route: request.route.into(),
+        path: request.path.clone(),
+        status: request.status,
+        started: request.started,
+        ended: request.ended,
+        entry_point: "api".into(),
+        peer: request.peer,
+    }
 }
 
 /// Reloads as files change until SIGTERM or SIGINT; gives the time that what is open may take.

@@ -12,3 +12,4 @@ pub mod merge;
 pub mod metrics;
 pub mod probes;
 pub mod recent;
+pub mod sampling;

@@ -139,6 +139,7 @@ pub struct Gcra {
     next_ns: AtomicU64,
     interval_ns: u64,
     burst_ns: u64,
+    per_second: f64,
 }
 
 impl Gcra {
@@ -146,11 +147,18 @@ impl Gcra {
     #[must_use]
     pub fn new(per_second: f64) -> Self {
         if !(per_second.is_finite() && per_second > 0.0) {
-            return Self { next_ns: AtomicU64::new(0), interval_ns: 0, burst_ns: 0 };
+            return Self { next_ns: AtomicU64::new(0), interval_ns: 0, burst_ns: 0, per_second: 0.0 };
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "float to int saturates")]
         let interval_ns = ((1e9 / per_second) as u64).max(1);
-        Self { next_ns: AtomicU64::new(0), interval_ns, burst_ns: interval_ns.max(1_000_000_000) - interval_ns }
+        let burst_ns = interval_ns.max(1_000_000_000) - interval_ns;
+        Self { next_ns: AtomicU64::new(0), interval_ns, burst_ns, per_second }
+    }
+
+    /// The rate it holds, as it was given; zero for none.
+    #[must_use]
+    pub fn per_second(&self) -> f64 {
+        self.per_second
     }
 
     /// Takes one token if there is one.

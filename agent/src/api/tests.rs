@@ -1,3 +1,1 @@
 //! The api over real sockets: every endpoint, and everything it refuses.
-
-

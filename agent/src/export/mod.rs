@@ -9,6 +9,7 @@ pub mod clock;
 mod connection;
 pub mod counts;
 mod grpc;
+pub mod internal;
 pub mod names;
 mod proto;
 pub mod queue;

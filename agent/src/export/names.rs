@@ -1,6 +1,8 @@
 //! Attribute names of ours and of Traefik's. OpenTelemetry's come from its crate of conventions.
 #![expect(missing_docs, reason = "the values are the names")]
 
+use wayspan_proxy::sampling::Reason;
+
 pub const ENTRY_POINT: &str = "entry_point";
 pub const ROUTER: &str = "traefik.router.name";
 pub const SERVICE: &str = "traefik.service.name";
@@ -15,3 +17,13 @@ pub const TRUNCATED: &str = "wayspan.truncated";
 pub const CONNECTION_REQUEST: &str = "wayspan.connection.request_index";
 pub const CONNECTION_ACCEPT_WAIT: &str = "wayspan.connection.accept_wait";
 pub const CONNECTION_REUSED: &str = "wayspan.connection.reused";
+
+/// The value of `sampler.type`, in Jaeger's words: its adaptive sampling counts roots by them.
+pub(super) fn sampler_type(reason: Reason) -> Option<&'static str> {
+    match reason {
+        Reason::Probabilistic => Some("probabilistic"),
+        Reason::RateLimiting => Some("ratelimiting"),
+        Reason::LowerBound => Some("lowerbound"),
+        Reason::Parent | Reason::Off => None,
+    }
+}

@@ -63,6 +63,11 @@ impl Entrance {
         }
     }
 
+    /// Counts spans that found a queue before this one full.
+    pub(super) fn refuse(&self, spans: u64) {
+        self.counts.admit(spans, 0, Bounds { spans: 0, bytes: 0 });
+    }
+
     fn push(&self, batch: Batch) {
         match self.batches.try_send(batch) {
             Ok(()) => {}

@@ -5,7 +5,6 @@
 use opentelemetry_semantic_conventions::attribute as otel;
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::record::{Attempt, End, ErrorKind, Head, Method, NO_ADDRESS, NO_ID, Record};
-use wayspan_proxy::sampling::Reason;
 use wayspan_proxy::trace_context::SpanId;
 
 use super::child_ids::ChildIds;
@@ -94,7 +93,7 @@ struct Span<'a> {
     error: bool,
 }
 
-/// A CLIENT span's place, for the phases inside it.
+/// A span's place, for the spans inside it.
 #[derive(Clone, Copy)]
 struct Place {
     id: SpanId,
@@ -133,7 +132,7 @@ impl SpanEncoder {
         self.server(out, &request);
         let parent = match route {
             Some(route) if route.detailed => detail(out, &request, route, &mut ids, &mut spans),
-            _ => head.span_id,
+            _ => Place { id: head.span_id, from_us: 0, to_us: request.attributed.duration_us },
         };
         let last = self.attempts(out, &request, parent, &mut spans);
         self.phases(out, &request, last, &mut ids, &mut spans);
@@ -178,8 +177,9 @@ impl SpanEncoder {
             request.names(a);
             self.captured(a, request.record);
             self.attribution(a, request, |_| true, request.attributed.blame, request.attributed.dominant);
-            if root {
-                sampler(a, head);
+            if let (true, Some(kind)) = (root, names::sampler_type(head.sampling_reason)) {
+                a.text(names::SAMPLER_TYPE, kind);
+                a.double(names::SAMPLER_PARAM, head.sampling_param);
             }
         });
     }
@@ -277,7 +277,7 @@ impl SpanEncoder {
     }
 
     /// One CLIENT span per attempt; returns the last one's place.
-    fn attempts(&mut self, out: &mut Vec<u8>, request: &Request<'_>, parent: SpanId, spans: &mut u32) -> Option<Place> {
+    fn attempts(&mut self, out: &mut Vec<u8>, request: &Request<'_>, parent: Place, spans: &mut u32) -> Option<Place> {
         let attempts = &request.record.attempts;
         let dropped = usize::from(request.head.attempts_made).saturating_sub(attempts.len());
         let mut last = None;
@@ -286,10 +286,11 @@ impl SpanEncoder {
                 continue;
             }
             let next = attempts.get(index + 1);
-            let from_us = request.us(attempt.begun.known().or(attempt.chosen.known()));
+            // Not before its parent, whatever the times say.
+            let from_us = request.us(attempt.begun.known().or(attempt.chosen.known())).max(parent.from_us);
             let to = attempt.ended.known().or(next.map(|next| next.begun)).unwrap_or(request.attributed.end);
             let place = Place { id: attempt.span_id, from_us, to_us: request.us(Some(to)).max(from_us) };
-            self.client(out, request, attempt, parent, &place, dropped + index, next.is_none());
+            self.client(out, request, attempt, parent.id, &place, dropped + index, next.is_none());
             *spans += 1;
             last = Some(place);
         }
@@ -420,22 +421,23 @@ fn detail(
     route: &RouteNames,
     ids: &mut ChildIds<'_>,
     spans: &mut u32,
-) -> SpanId {
+) -> Place {
     let head = request.head;
     let to_us = request.attributed.duration_us;
     let read_us = request.us(head.head_read.known());
-    let mut parent = head.span_id;
+    let mut parent = Place { id: head.span_id, from_us: 0, to_us };
     let mut nested = |name: &str, from_us: u64, attributes: &[(&str, &str)]| {
         let id = ids.next();
         let kind = Kind::Internal;
-        let span = Span { id, parent, parent_is_remote: false, name: (name, ""), kind, from_us, to_us, error: false };
+        let (parent_is_remote, error) = (false, false);
+        let span = Span { id, parent: parent.id, parent_is_remote, name: (name, ""), kind, from_us, to_us, error };
         request.span(out, &span, |a| {
             for (key, value) in attributes {
                 a.text(key, value);
             }
         });
         *spans += 1;
-        parent = id;
+        parent = Place { id, from_us, to_us };
     };
     let router = [(names::SERVICE, &*route.service), (names::ROUTER, &*route.router), (otel::HTTP_ROUTE, &*route.rule)];
     nested("Router", read_us, &router);
@@ -523,18 +525,6 @@ impl Request<'_> {
             a.flag(names::TRUNCATED, true);
         }
     }
-}
-
-/// Why a root was kept, in Jaeger's words: its adaptive sampling counts by them.
-fn sampler(a: &mut Attributes<'_>, head: &Head) {
-    let kind = match head.sampling_reason {
-        Reason::Probabilistic => "probabilistic",
-        Reason::RateLimiting => "ratelimiting",
-        Reason::LowerBound => "lowerbound",
-        Reason::Parent | Reason::Off => return,
-    };
-    a.text(names::SAMPLER_TYPE, kind);
-    a.double(names::SAMPLER_PARAM, head.sampling_param);
 }
 
 fn span_method(method: Method) -> &'static str {
