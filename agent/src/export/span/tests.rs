@@ -52,6 +52,7 @@ fn catalog() -> Catalog {
             (2, server("https://u:p@[::1]/base", "::1", 443, "/base")),
         ]
         .into(),
+        ..Catalog::default()
     }
 }
 
