@@ -664,3 +664,40 @@ proptest! {
         check(&record, &cuts, body, spans);
     }
 }
+
+/// Prints what a span costs on the merge's thread, counting included.
+#[test]
+#[ignore = "a measurement: cargo test --release -p wayspan-agent -- --ignored --nocapture cost_of_a_span"]
+fn cost_of_a_span() {
+    let headers = Record { request_headers: vec![], response_headers: vec![], ..record(head(), vec![attempt()]) };
+    let request = attributed(&headers, 10_000, &[3, 10, 20, 20, 40, 40, 900, 2000, 5000, 9_500], false);
+    let names = catalog();
+    let counts = std::sync::Arc::new(crate::export::counts::SpanCounts::default());
+    for spans in [PhaseSpans::Attributes, PhaseSpans::Notable] {
+        let mut encoder = encoder(spans);
+        let (entrance, mut batches) = crate::export::queue::Entrance::new(
+            &crate::config::model::Otlp { queue_spans: 1 << 40, batch_spans: 512, ..crate::export::testing::otlp("x") },
+            std::sync::Arc::clone(&counts),
+        );
+        let settings = crate::config::model::Otlp { batch_spans: 512, ..crate::export::testing::otlp("x") };
+        let mut writer = crate::export::queue::BatchWriter::new(entrance, &settings);
+        for round in 0..4 {
+            let (begun, made, bytes) = (MonoNs::now(), counts.read().made, counts.read().pending_bytes);
+            let mut sum = bytes;
+            for _ in 0..200_000 {
+                writer.push(|out| {
+                    let before = out.len();
+                    let count = encoder.encode(out, &request, &names, WALL);
+                    sum += (out.len() - before) as u64;
+                    count
+                });
+                while let Ok(batch) = batches.try_recv() {
+                    batch.ticket.acknowledged(0);
+                }
+            }
+            let spans_made = counts.read().made - made;
+            let ns = MonoNs::now().since(begun);
+            println!("{spans:?} round {round}: {} ns a span, {} bytes", ns / spans_made, sum / spans_made);
+        }
+    }
+}
