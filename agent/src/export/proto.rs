@@ -52,8 +52,13 @@ pub(super) fn varint_len(value: u64) -> usize {
 /// `length_tag(field) length bytes`.
 #[inline]
 pub(super) fn bytes(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
-    out.push(tag);
-    varint(out, value.len() as u64);
+    match u8::try_from(value.len()) {
+        Ok(length @ ..0x80) => out.extend_from_slice(&[tag, length]),
+        _ => {
+            out.push(tag);
+            varint(out, value.len() as u64);
+        }
+    }
     out.extend_from_slice(value);
 }
 
@@ -109,8 +114,17 @@ impl<'o> Attributes<'o> {
     /// The key, and the head of a value that is `value_len` bytes long.
     #[inline]
     fn open(&mut self, key: &str, value_len: usize) {
-        let key_len = key.len() as u64;
-        let value_len = value_len as u64;
+        let length = 4 + key.len() + value_len;
+        if let (Ok(length @ ..0x80), Ok(key_len), Ok(value_len)) =
+            (u8::try_from(length), u8::try_from(key.len()), u8::try_from(value_len))
+        {
+            // All lengths take one byte, as for most attributes: a third of the time.
+            self.out.extend_from_slice(&[self.tag, length, KEY, key_len]);
+            self.out.extend_from_slice(key.as_bytes());
+            self.out.extend_from_slice(&[VALUE, value_len]);
+            return;
+        }
+        let (key_len, value_len) = (key.len() as u64, value_len as u64);
         let length = 1 + varint_len(key_len) as u64 + key_len + 1 + varint_len(value_len) as u64 + value_len;
         self.out.push(self.tag);
         varint(self.out, length);

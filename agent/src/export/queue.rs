@@ -178,7 +178,7 @@ mod tests {
         let start = MonoNs(1_000);
         push(&mut writer, 1);
         writer.turn_over(start);
-        writer.turn_over(MonoNs(writer.interval.as_nanos() as u64 + 999));
+        writer.turn_over(start + (writer.interval - Duration::from_nanos(1)));
         assert!(exit.try_recv().is_err());
         writer.turn_over(start + writer.interval);
         assert_eq!(exit.try_recv().unwrap().ticket.spans(), 1);

@@ -147,7 +147,7 @@ async fn persist(
     mut random: fastrand::Rng,
 ) -> Result<u64, Loss> {
     let begun = Instant::now();
-    let mut backoff = BACKOFF_FIRST;
+    let mut backoff = Backoff::default();
     loop {
         let outcome = connection.send(request).await;
         report(&outcome, healthy);
@@ -155,15 +155,29 @@ async fn persist(
             Outcome::Accepted { rejected } => return Ok(rejected),
             Outcome::Refused(_) => return Err(Loss::Refused),
             Outcome::Unknown(_) => return Err(Loss::Unknown),
-            Outcome::Later { after, .. } => after.unwrap_or(Duration::ZERO),
+            Outcome::Later { after, .. } => after,
         };
-        // Half to one and a half of it, so that many senders do not come back together.
-        let wait = backoff.mul_f64(0.5 + random.f64()).max(asked);
-        if begun.elapsed() + wait > TRIED_FOR {
-            return Err(Loss::Unavailable);
-        }
+        let wait = backoff.next(begun.elapsed(), asked, random.f64()).ok_or(Loss::Unavailable)?;
         sleep(wait).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// How long to wait between tries: pure.
+struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(BACKOFF_FIRST)
+    }
+}
+
+impl Backoff {
+    /// The next wait after so much time, not shorter than the receiver asked; nothing when the time is up. `random` is
+    /// from 0 to 1: half to one and a half of the usual wait, so that many senders do not come back together.
+    fn next(&mut self, tried_for: Duration, asked: Option<Duration>, random: f64) -> Option<Duration> {
+        let wait = self.0.mul_f64(0.5 + random).max(asked.unwrap_or_default());
+        self.0 = (self.0 * 2).min(BACKOFF_MAX);
+        (tried_for.saturating_add(wait) <= TRIED_FOR).then_some(wait)
     }
 }
 

@@ -223,58 +223,11 @@ impl Reference<'_> {
     fn server(&mut self, names: &Catalog, route: Option<&RouteNames>) {
         let record = self.request.record;
         let Head { method, branch, status, .. } = record.head;
-        let texts = &record.texts;
         let mut name = if method == Method::Other { "HTTP" } else { method.name() }.to_owned();
         if let Some(route) = route {
             name = format!("{name} {}", route.operations.get(branch as usize).unwrap_or(&route.router));
         }
-        let mut a = vec![text("http.request.method", method.name())];
-        if method == Method::Other {
-            a.push(text("http.request.method_original", texts.method_other));
-        }
-        a.push(text("url.scheme", if record.head.https { "https" } else { "http" }));
-        a.push(text("url.path", texts.path));
-        if !texts.query.is_empty() {
-            a.push(text("url.query", &redacted(texts.query)));
-        }
-        let (host, port) = match texts.host {
-            "" => ("2001:db8::1", 8000),
-            host => host
-                .split_once(':')
-                .map_or((host, if record.head.https { 443 } else { 80 }), |(host, port)| (host, port.parse().unwrap())),
-        };
-        a.push(text("server.address", host));
-        a.push(int("server.port", port));
-        let peer = record.head.peer.ip().to_string();
-        a.push(text("client.address", if texts.forwarded_client.is_empty() { &peer } else { texts.forwarded_client }));
-        a.push(text("network.peer.address", &peer));
-        a.push(int("network.peer.port", record.head.peer.port().into()));
-        a.push(text("network.protocol.version", if record.head.version == 10 { "1.0" } else { "1.1" }));
-        if !texts.user_agent.is_empty() {
-            a.push(text("user_agent.original", texts.user_agent));
-        }
-        if record.head.request_body_bytes > 0 {
-            a.push(int("http.request.body.size", record.head.request_body_bytes));
-        }
-        if record.head.response_body_bytes > 0 {
-            a.push(int("http.response.body.size", record.head.response_body_bytes));
-        }
-        if status != 0 {
-            a.push(int("http.response.status_code", status.into()));
-        }
-        let by_end = match record.head.end {
-            End::Complete | End::Refused => "",
-            End::ClientGone => "client_gone",
-            End::UpstreamCut => "upstream_closed",
-            End::TimedOut => "timeout",
-            End::Shutdown => "shutdown",
-        };
-        let named = if record.head.error == ErrorKind::None { by_end } else { record.head.error.name() };
-        if !named.is_empty() {
-            a.push(text("error.type", named));
-        } else if status >= 500 {
-            a.push(text("error.type", &status.to_string()));
-        }
+        let mut a = http_attributes(record);
         if let Some(entry_point) = names.entry_points.get(&record.head.entry_point) {
             a.push(text("entry_point", entry_point));
         }
@@ -424,6 +377,60 @@ impl Reference<'_> {
             }
         }
     }
+}
+
+/// What OpenTelemetry's conventions say of a request.
+fn http_attributes(record: &Record<'_>) -> Vec<KeyValue> {
+    let Head { method, status, .. } = record.head;
+    let texts = &record.texts;
+    let mut a = vec![text("http.request.method", method.name())];
+    if method == Method::Other {
+        a.push(text("http.request.method_original", texts.method_other));
+    }
+    a.push(text("url.scheme", if record.head.https { "https" } else { "http" }));
+    a.push(text("url.path", texts.path));
+    if !texts.query.is_empty() {
+        a.push(text("url.query", &redacted(texts.query)));
+    }
+    let (host, port) = match texts.host {
+        "" => ("2001:db8::1", 8000),
+        host => host
+            .split_once(':')
+            .map_or((host, if record.head.https { 443 } else { 80 }), |(host, port)| (host, port.parse().unwrap())),
+    };
+    a.push(text("server.address", host));
+    a.push(int("server.port", port));
+    let peer = record.head.peer.ip().to_string();
+    a.push(text("client.address", if texts.forwarded_client.is_empty() { &peer } else { texts.forwarded_client }));
+    a.push(text("network.peer.address", &peer));
+    a.push(int("network.peer.port", record.head.peer.port().into()));
+    a.push(text("network.protocol.version", if record.head.version == 10 { "1.0" } else { "1.1" }));
+    if !texts.user_agent.is_empty() {
+        a.push(text("user_agent.original", texts.user_agent));
+    }
+    if record.head.request_body_bytes > 0 {
+        a.push(int("http.request.body.size", record.head.request_body_bytes));
+    }
+    if record.head.response_body_bytes > 0 {
+        a.push(int("http.response.body.size", record.head.response_body_bytes));
+    }
+    if status != 0 {
+        a.push(int("http.response.status_code", status.into()));
+    }
+    let by_end = match record.head.end {
+        End::Complete | End::Refused => "",
+        End::ClientGone => "client_gone",
+        End::UpstreamCut => "upstream_closed",
+        End::TimedOut => "timeout",
+        End::Shutdown => "shutdown",
+    };
+    let named = if record.head.error == ErrorKind::None { by_end } else { record.head.error.name() };
+    if !named.is_empty() {
+        a.push(text("error.type", named));
+    } else if status >= 500 {
+        a.push(text("error.type", &status.to_string()));
+    }
+    a
 }
 
 fn text(key: &str, value: &str) -> KeyValue {
@@ -656,5 +663,42 @@ proptest! {
         let hidden = record.head.route == 3;
         prop_assume!(!hidden);
         check(&record, &cuts, body, spans);
+    }
+}
+
+/// Prints what a span costs on the merge's thread, counting included.
+#[test]
+#[ignore = "a measurement: cargo test --release -p wayspan-agent -- --ignored --nocapture cost_of_a_span"]
+fn cost_of_a_span() {
+    let headers = Record { request_headers: vec![], response_headers: vec![], ..record(head(), vec![attempt()]) };
+    let request = attributed(&headers, 10_000, &[3, 10, 20, 20, 40, 40, 900, 2000, 5000, 9_500], false);
+    let names = catalog();
+    let counts = std::sync::Arc::new(crate::export::counts::SpanCounts::default());
+    for spans in [PhaseSpans::Attributes, PhaseSpans::Notable] {
+        let mut encoder = encoder(spans);
+        let (entrance, mut batches) = crate::export::queue::Entrance::new(
+            &crate::config::model::Otlp { queue_spans: 1 << 40, batch_spans: 512, ..crate::export::testing::otlp("x") },
+            std::sync::Arc::clone(&counts),
+        );
+        let settings = crate::config::model::Otlp { batch_spans: 512, ..crate::export::testing::otlp("x") };
+        let mut writer = crate::export::queue::BatchWriter::new(entrance, &settings);
+        for round in 0..4 {
+            let (begun, made, bytes) = (MonoNs::now(), counts.read().made, counts.read().pending_bytes);
+            let mut sum = bytes;
+            for _ in 0..200_000 {
+                writer.push(|out| {
+                    let before = out.len();
+                    let count = encoder.encode(out, &request, &names, WALL);
+                    sum += (out.len() - before) as u64;
+                    count
+                });
+                while let Ok(batch) = batches.try_recv() {
+                    batch.ticket.acknowledged(0);
+                }
+            }
+            let spans_made = counts.read().made - made;
+            let ns = MonoNs::now().since(begun);
+            println!("{spans:?} round {round}: {} ns a span, {} bytes", ns / spans_made, sum / spans_made);
+        }
     }
 }
