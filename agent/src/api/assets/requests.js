@@ -94,7 +94,7 @@ function drawRow(request) {
   el("span", { class: "where" },
     bar(request),
     el("span", { class: "line small" },
-      "mostly ", el("code", {}, request.dominant), " ", coverageBadge(request.coverage),
+      "mostly ", el("code", {}, request.dominant), " · ", coverageBadge(request.coverage),
       request.error ? badge("bad", request.error) : null,
       request.sampled ? null : badge("quiet", "not sampled"))),
   el("span", { class: "duration" }, duration(request.duration_us))));
