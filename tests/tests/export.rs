@@ -51,6 +51,8 @@ fn spans_are_sent_lost_or_pending_and_nothing_else_while_jaeger_goes_and_comes()
     let upstream = Upstream::start(|_| Reply::ok("")).unwrap();
     let config = config::forward("PathPrefix(`/`)", upstream.address())
         + &config::traced(&jaeger)
+        // Two spans a request, whatever took long.
+        + "attribution: {spans: attributes}\n"
         + "api: {address: \"127.0.0.1:0\"}\nmetrics: {prometheus: {}}\n";
     let mut agent = Agent::start(&config).unwrap();
     let (web, api) = (agent.address("web").unwrap(), agent.address("api").unwrap());

@@ -22,24 +22,41 @@ use super::reply::{self, Reply};
 use super::{ApiRequest, State, answers, host};
 use crate::config::model;
 
-/// A browser opens six, a scraper and the kubelet one each. More wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 256;
-/// For a head to arrive, and between requests: hyper's timer runs while it waits for either.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Heads are small; this is room for cookies that other things on localhost have set.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// A connection is asked to end after so long, which also bounds one who reads an answer without end.
-const CONNECTION_LIFE: Duration = Duration::from_secs(300);
-/// What an answer under way gets when its connection is to end.
-const GRACE: Duration = Duration::from_secs(2);
 /// After accept has failed for want of descriptors, trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many, how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// A browser opens six, a scraper and the kubelet one each. More wait in the kernel's queue.
+    pub(super) connections: usize,
+    /// For a head to arrive, and between requests: hyper's timer runs while it waits for either.
+    pub(super) head: Duration,
+    /// A connection is asked to end after so long, which also bounds one who reads an answer without end.
+    pub(super) life: Duration,
+    /// What an answer under way gets when its connection is to end.
+    pub(super) grace: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            head: Duration::from_secs(30),
+            life: Duration::from_secs(300),
+            grace: Duration::from_secs(2),
+        }
+    }
+}
 
 /// The api, bound to its address.
 #[derive(Debug)]
 pub struct Api {
     listener: TcpListener,
     address: SocketAddr,
+    pub(super) bounds: Bounds,
     context: Arc<Context>,
 }
 
@@ -66,7 +83,8 @@ impl Api {
         // Absent where /proc is; then the dashboard leaves it out.
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let context = Context { config: config.clone(), state, jaeger, kernel: kernel.trim().to_owned() };
-        Ok(Self { listener: TcpListener::from_std(listener)?, address, context: Arc::new(context) })
+        let listener = TcpListener::from_std(listener)?;
+        Ok(Self { listener, address, bounds: Bounds::default(), context: Arc::new(context) })
     }
 
     /// Where it is bound.
@@ -77,6 +95,7 @@ impl Api {
 
     /// Answers until `shutdown` is done, then finishes what is under way. All its tasks have ended when it returns.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        let bounds = self.bounds;
         let mut shutdown = pin!(shutdown);
         let mut connections = JoinSet::new();
         let (closing, _) = watch::channel(false);
@@ -85,10 +104,10 @@ impl Api {
                 biased;
                 () = &mut shutdown => break,
                 Some(_) = connections.join_next() => {}
-                accepted = self.listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                accepted = self.listener.accept(), if connections.len() < bounds.connections => match accepted {
                     Ok((stream, peer)) => {
                         let context = Arc::clone(&self.context);
-                        connections.spawn(connection(stream, peer, context, closing.subscribe()));
+                        connections.spawn(connection(stream, peer, bounds, context, closing.subscribe()));
                     }
                     Err(error) => {
                         warn!(%error, "the api cannot accept connections");
@@ -105,7 +124,13 @@ impl Api {
 }
 
 /// Serves one connection until it ends, its life is over, or the api closes.
-async fn connection(stream: TcpStream, peer: SocketAddr, context: Arc<Context>, mut closing: watch::Receiver<bool>) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    bounds: Bounds,
+    context: Arc<Context>,
+    mut closing: watch::Receiver<bool>,
+) {
     // Answers are written whole; a delayed last segment would only be slower.
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
@@ -114,20 +139,20 @@ async fn connection(stream: TcpStream, peer: SocketAddr, context: Arc<Context>, 
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(bounds.head)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => Some(ended),
         _ = closing.wait_for(|closing| *closing) => None,
-        () = tokio::time::sleep(CONNECTION_LIFE) => None,
+        () = tokio::time::sleep(bounds.life) => None,
     };
     let ended = match ended {
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(GRACE, connection).await.unwrap_or(Ok(()))
+            tokio::time::timeout(bounds.grace, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {

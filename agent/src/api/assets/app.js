@@ -80,9 +80,8 @@ function jaegerTile(jaeger) {
 }
 
 function spansTile(spans) {
-  const named = Object.entries(spans ?? {}).filter(([, value]) => typeof value === "number");
   const { made, lost = 0 } = spans ?? {};
-  const rest = named.filter(([name]) => name !== "made").map(([name, value]) => `${count(value)} ${name}`);
+  const rest = ["sent", "pending", "lost"].filter((name) => spans?.[name] !== undefined).map((name) => `${count(spans[name])} ${name}`);
   return tile("spans", "Spans", made === undefined ? "–" : `${count(made)} made`, lost > 0 ? "warn" : "good", [rest.join(" · ")]);
 }
 

@@ -69,16 +69,19 @@ export function statusBadge(request) {
   return badge(kind, request.status === 0 ? "cut off" : String(request.status), request.error || undefined);
 }
 
+/** Whom it passed, in order. */
+export const way = (request) =>
+  [request.entry_point, request.router, request.service !== request.router && request.service, request.upstream]
+    .filter(Boolean).join(" → ");
+
 /** What the kernel's probes saw of it. */
 export function coverageBadge(coverage = "") {
   const [word] = coverage.split(":");
-  const kind = { full: "good", partial: "warn" }[word] ?? "quiet";
+  const kind = { full: "plain", partial: "warn" }[word] ?? "quiet";
   return badge(kind, `coverage ${word}`, coverage);
 }
 
 function drawRow(request) {
-  const way = [request.entry_point, request.router, request.service !== request.router && request.service, request.upstream]
-    .filter(Boolean).join(" → ");
   return el("li", {}, el("a", {
     class: "request",
     href: `#trace=${encodeURIComponent(request.trace_id)}&span=${encodeURIComponent(request.span_id)}`,
@@ -87,11 +90,11 @@ function drawRow(request) {
   el("span", { class: "who" },
     el("span", { class: "line" }, statusBadge(request),
       el("strong", {}, request.method), " ", el("span", { class: "path" }, request.path)),
-    el("span", { class: "line small" }, el("span", { class: "host" }, request.host), " · ", way, " · ", el("span", { class: "age" }))),
+    el("span", { class: "line small" }, el("span", { class: "host" }, request.host), " · ", way(request), " · ", el("span", { class: "age" }))),
   el("span", { class: "where" },
     bar(request),
     el("span", { class: "line small" },
-      "mostly ", el("code", {}, request.dominant), " ", coverageBadge(request.coverage),
+      "mostly ", el("code", {}, request.dominant), " · ", coverageBadge(request.coverage),
       request.error ? badge("bad", request.error) : null,
       request.sampled ? null : badge("quiet", "not sampled"))),
   el("span", { class: "duration" }, duration(request.duration_us))));

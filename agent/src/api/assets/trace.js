@@ -2,7 +2,7 @@
 
 import { ask, badge, byId, count, duration, el, hideTooltip, micros, tooltip } from "./dom.js";
 import { axis, bar, ofSpan, waterfall } from "./phases.js";
-import { coverageBadge, find, startedAt, statusBadge } from "./requests.js";
+import { coverageBadge, find, startedAt, statusBadge, way } from "./requests.js";
 
 const view = byId("trace");
 /** Spans of other services come some seconds later: asked again so often, so many times. */
@@ -83,7 +83,7 @@ function ownPart(request) {
     ["Mostly", el("code", {}, request.dominant)],
     ["Coverage", coverageBadge(request.coverage)],
     ["Began", startedAt(request).toLocaleTimeString()],
-    ["Way", [request.entry_point, request.router, request.service, request.upstream].filter(Boolean).join(" → ")],
+    ["Way", way(request)],
     request.attempts > 1 && ["Attempts", String(request.attempts)],
     request.error && ["Error", badge("bad", request.error)],
     ["Trace", el("code", {}, request.trace_id)],
@@ -198,13 +198,15 @@ function spanDetails(span, { start, processes }) {
     fields.map(({ key, value }) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`).join(" · ")));
   return [
     ...(span.warnings ?? []).map((text) => el("p", { class: "banner warn" }, text)),
-    pairs("Span", [
-      { key: "started after", value: micros(span.startTime - start) },
-      { key: "duration", value: micros(span.duration) },
-      { key: "span id", value: span.spanID },
+    pairs("Attributes", [...span.tags].sort((a, b) => a.key.localeCompare(b.key))) ?? el("div"),
+    el("div", {}, [
+      pairs("Span", [
+        { key: "started after", value: micros(span.startTime - start) },
+        { key: "duration", value: micros(span.duration) },
+        { key: "span id", value: span.spanID },
+      ]),
+      pairs("Process", processes[span.processID]?.tags),
+      logs.length ? el("div", {}, el("h3", {}, "Events"), el("ol", { class: "logs" }, logs)) : null,
     ]),
-    pairs("Attributes", [...span.tags].sort((a, b) => a.key.localeCompare(b.key))),
-    pairs("Process", processes[span.processID]?.tags),
-    logs.length ? el("div", {}, el("h3", {}, "Events"), el("ol", { class: "logs" }, logs)) : null,
   ].filter(Boolean);
 }
