@@ -76,7 +76,8 @@ impl Process {
     /// It ended before, or [`PATIENCE`] did; with the end of its log.
     pub fn wait_for_line<T>(&mut self, what: &str, mut pick: impl FnMut(&str) -> Option<T>) -> Result<T> {
         let found = wait_until(PATIENCE, || {
-            let ended = self.exited();
+            // Its last lines may still be on their way after it has ended: the two readers hold the log until then.
+            let ended = self.exited().filter(|_| Arc::strong_count(&self.log) == 1);
             match self.log().iter().find_map(|line| pick(line)) {
                 Some(value) => Some(Ok(value)),
                 None => ended.map(Err),
