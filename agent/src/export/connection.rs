@@ -14,12 +14,12 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::grpc::{self, H2};
+use super::grpc;
 use super::target::Target;
 use crate::config::model::OtlpProtocol;
 
-/// Of a receiver's answer to OTLP/HTTP: an error message, or a count.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// Of a receiver's answer: an error message, or a count.
+pub(super) const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// A request: what goes before the spans, and the spans. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -41,12 +41,13 @@ pub(super) enum Outcome {
     Unknown(String),
 }
 
-type HttpBody = Full<Chain<Bytes, Bytes>>;
+/// A request's body, without a copy of its spans.
+pub(super) type Body = Full<Chain<Bytes, Bytes>>;
 
 /// The open part of a connection.
 enum Live {
-    Grpc(H2),
-    Http(http1::SendRequest<HttpBody>),
+    Grpc(http2::SendRequest<Body>),
+    Http(http1::SendRequest<Body>),
 }
 
 /// A connection that may be closed at the moment.
@@ -64,19 +65,14 @@ impl Connection {
 
     /// Sends one request. After anything but an answer the connection is closed.
     pub(super) async fn send(&mut self, message: &Request) -> Outcome {
-        let live = match timeout(self.target.connect_timeout, self.ready()).await {
+        let mut live = match timeout(self.target.connect_timeout, self.ready()).await {
             Ok(Ok(live)) => live,
             Ok(Err(why)) => return Outcome::Later { after: None, why },
             Err(_) => return Outcome::Later { after: None, why: "no connection in time".to_owned() },
         };
-        let (outcome, live) = match live {
-            Live::Grpc(h2) => {
-                let outcome = timed(&self.target, grpc::export(h2.clone(), &self.target, message)).await;
-                (outcome, Live::Grpc(h2))
-            }
-            Live::Http(mut http) => {
-                (timed(&self.target, export(&mut http, &self.target, message)).await, Live::Http(http))
-            }
+        let outcome = match &mut live {
+            Live::Grpc(h2) => timed(&self.target, grpc::export(h2, &self.target, message)).await,
+            Live::Http(http) => timed(&self.target, export(http, &self.target, message)).await,
         };
         if !matches!(outcome, Outcome::Unknown(_)) {
             self.live = Some(live);
@@ -87,7 +83,7 @@ impl Connection {
     /// Takes the open connection, or opens one.
     async fn ready(&mut self) -> Result<Live, String> {
         let usable = match self.live.take() {
-            Some(Live::Grpc(mut h2)) => h2.0.ready().await.is_ok().then_some(Live::Grpc(h2)),
+            Some(Live::Grpc(mut h2)) => h2.ready().await.is_ok().then_some(Live::Grpc(h2)),
             Some(Live::Http(mut http)) => http.ready().await.is_ok().then_some(Live::Http(http)),
             None => None,
         };
@@ -108,7 +104,7 @@ impl Connection {
                 let (sender, connection) = builder.handshake(io).await?;
                 // Its errors reach whoever waits for an answer.
                 self.driver.spawn(async { drop(connection.await) });
-                Live::Grpc(H2(sender))
+                Live::Grpc(sender)
             }
             OtlpProtocol::Http => {
                 let (sender, connection) = http1::handshake(io).await?;
@@ -125,7 +121,7 @@ async fn timed(target: &Target, request: impl Future<Output = Outcome>) -> Outco
 }
 
 /// OTLP/HTTP with protobuf (OTLP 1.x, "OTLP/HTTP Response").
-async fn export(http: &mut http1::SendRequest<HttpBody>, target: &Target, message: &Request) -> Outcome {
+async fn export(http: &mut http1::SendRequest<Body>, target: &Target, message: &Request) -> Outcome {
     let mut request = http::Request::new(Full::new(message.head.clone().chain(message.spans.clone())));
     *request.method_mut() = http::Method::POST;
     let path = target.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);

@@ -1,71 +1,104 @@
-//! OTLP over gRPC: tonic with a codec that passes bytes as they are, over a connection of `connection`'s. Reads from a
-//! status whether the receiver gave it, and what it asks for.
+//! OTLP over gRPC: one unary call over a connection of `connection`'s. tonic's codecs would copy each message once more
+//! into fresh memory, which costs as much as encoding it; here the batch's own bytes go to the socket. tonic reads
+//! the status.
 
-use std::error::Error;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BufMut;
-use http::uri::PathAndQuery;
-use hyper::body::Incoming;
+use bytes::{Buf, BufMut, Bytes};
+use http::HeaderValue;
+use http::header::{CONTENT_TYPE, HeaderName, TE};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http2;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message;
-use tonic::Code;
-use tonic::client::Grpc;
-use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::codegen::Service;
-use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
 
-use super::connection::{Outcome, Request, rejected};
+use super::connection::{ANSWER_BYTES_MAX, Body, Outcome, Request, rejected};
 use super::target::Target;
 
 const METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+/// Before each message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
 
 /// Sends a request and classifies the answer.
-pub(super) async fn export(h2: H2, target: &Target, request: &Request) -> Outcome {
-    let codec = Raw { length: request.head.len() + request.spans.len() };
-    let mut call = tonic::Request::new(request.clone());
-    *call.metadata_mut() = MetadataMap::from_headers(target.headers.clone());
-    let mut client = Grpc::with_origin(h2, target.uri.clone());
-    match client.unary(call, PathAndQuery::from_static(METHOD), codec).await {
-        Ok(answer) => Outcome::Accepted { rejected: rejected(answer.get_ref()) },
-        Err(status) => classify(&status),
+pub(super) async fn export(h2: &mut http2::SendRequest<Body>, target: &Target, request: &Request) -> Outcome {
+    let response = match h2.try_send_request(call(target, request)).await {
+        Ok(response) => response,
+        Err(error) if error.message().is_some() => {
+            return Outcome::Later { after: None, why: error.error().to_string() };
+        }
+        Err(error) => return Outcome::Unknown(error.error().to_string()),
+    };
+    let (parts, body) = response.into_parts();
+    // An answer without a message has its status at once.
+    if let Some(status) = Status::from_header_map(&parts.headers) {
+        return classify(&status, Bytes::new());
+    }
+    if parts.status != http::StatusCode::OK {
+        return without_grpc(parts.status);
+    }
+    match Limited::new(body, ANSWER_BYTES_MAX).collect().await {
+        Ok(body) => match body.trailers().and_then(Status::from_header_map) {
+            Some(status) => classify(&status, body.to_bytes()),
+            None => Outcome::Unknown("the answer ended without a status".to_owned()),
+        },
+        Err(error) => Outcome::Unknown(error.to_string()),
     }
 }
 
-/// A status from the receiver has no source; one that tonic made of a failure has the failure as its source.
-fn classify(status: &tonic::Status) -> Outcome {
-    let why = format!("{:?}: {}", status.code(), status.message());
-    if status.source().is_some() {
-        return if was_not_sent(status) { Outcome::Later { after: None, why } } else { Outcome::Unknown(why) };
+fn call(target: &Target, request: &Request) -> http::Request<Body> {
+    let length = request.head.len() + request.spans.len();
+    let mut head = Vec::with_capacity(PREFIX + request.head.len());
+    head.put_u8(0);
+    // Batches end at a few MiB.
+    head.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    head.put_slice(&request.head);
+    let mut call = http::Request::new(Full::new(Bytes::from(head).chain(request.spans.clone())));
+    *call.method_mut() = http::Method::POST;
+    *call.version_mut() = http::Version::HTTP_2;
+    *call.uri_mut() = target.with_path(METHOD);
+    let headers = call.headers_mut();
+    headers.clone_from(&target.headers);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    let millis = target.timeout.as_millis().min(99_999_999);
+    if let Ok(timeout) = HeaderValue::try_from(format!("{millis}m")) {
+        headers.insert(HeaderName::from_static("grpc-timeout"), timeout);
     }
+    call
+}
+
+/// What a status asks for.
+fn classify(status: &Status, body: Bytes) -> Outcome {
+    let why = || format!("{:?}: {}", status.code(), status.message());
     match status.code() {
+        Code::Ok => {
+            let answer = ExportTraceServiceResponse::decode(body.slice(PREFIX.min(body.len())..));
+            Outcome::Accepted { rejected: answer.map_or(0, |answer| rejected(&answer)) }
+        }
         // The list of OTLP 1.x, "OTLP/gRPC Response".
         Code::Cancelled
         | Code::DeadlineExceeded
         | Code::Aborted
         | Code::OutOfRange
         | Code::Unavailable
-        | Code::DataLoss => Outcome::Later { after: retry_delay(status.details()), why },
+        | Code::DataLoss => Outcome::Later { after: retry_delay(status.details()), why: why() },
         // Worth a retry only where the receiver says when.
         Code::ResourceExhausted => match retry_delay(status.details()) {
-            Some(after) => Outcome::Later { after: Some(after), why },
-            None => Outcome::Refused(why),
+            Some(after) => Outcome::Later { after: Some(after), why: why() },
+            None => Outcome::Refused(why()),
         },
-        _ => Outcome::Refused(why),
+        _ => Outcome::Refused(why()),
     }
 }
 
-fn was_not_sent(error: &(dyn Error + 'static)) -> bool {
-    error.is::<NotSent>() || error.source().is_some_and(was_not_sent)
+/// An answer of something on the way, by gRPC's table "HTTP to gRPC Status Code Mapping".
+fn without_grpc(status: http::StatusCode) -> Outcome {
+    match status.as_u16() {
+        429 | 502..=504 => Outcome::Later { after: None, why: status.to_string() },
+        _ => Outcome::Refused(status.to_string()),
+    }
 }
-
-/// The request never left: it may be tried again.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection closed before the request was sent")]
-struct NotSent;
 
 /// `google.rpc.Status`, the value of `grpc-status-details-bin`, as far as needed.
 #[derive(Clone, PartialEq, Message)]
@@ -107,77 +140,6 @@ fn retry_delay(details: &[u8]) -> Option<Duration> {
     Some(Duration::new(u64::try_from(delay.seconds).ok()?, nanos))
 }
 
-/// The sending half of an HTTP/2 connection, as tonic wants it.
-#[derive(Clone)]
-pub(super) struct H2(pub(super) http2::SendRequest<tonic::body::Body>);
-
-impl Service<http::Request<tonic::body::Body>> for H2 {
-    type Response = http::Response<Incoming>;
-    type Error = tonic::codegen::StdError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx).map_err(|_| NotSent.into())
-    }
-
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        let answer = self.0.try_send_request(request);
-        Box::pin(async {
-            answer.await.map_err(|mut error| match error.take_message() {
-                Some(_) => NotSent.into(),
-                None => error.into_error().into(),
-            })
-        })
-    }
-}
-
-/// Passes the request's bytes on, reads the answer.
-#[derive(Clone, Copy)]
-struct Raw {
-    length: usize,
-}
-
-impl Codec for Raw {
-    type Encode = Request;
-    type Decode = ExportTraceServiceResponse;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Request;
-    type Error = tonic::Status;
-
-    fn encode(&mut self, request: Request, out: &mut EncodeBuf<'_>) -> Result<(), tonic::Status> {
-        out.put(request.head);
-        out.put(request.spans);
-        Ok(())
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        // The message and gRPC's prefix of five bytes in one allocation.
-        BufferSettings::new(self.length + 5, self.length + 5)
-    }
-}
-
-impl Decoder for Raw {
-    type Item = ExportTraceServiceResponse;
-    type Error = tonic::Status;
-
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, tonic::Status> {
-        let answer = ExportTraceServiceResponse::decode(bytes);
-        answer.map(Some).map_err(|error| tonic::Status::internal(error.to_string()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,19 +164,11 @@ mod tests {
             (Code::Unauthenticated, details(1), None),
             (Code::Unimplemented, Vec::new(), None),
         ] {
-            match (classify(&tonic::Status::with_details(code, "x", details.into())), expected) {
+            match (classify(&Status::with_details(code, "x", details.into()), Bytes::new()), expected) {
                 (Outcome::Later { after, .. }, Some(expected)) => assert_eq!(after, expected, "{code:?}"),
                 (Outcome::Refused(_), None) => {}
                 other => panic!("{code:?}: {other:?}"),
             }
         }
-    }
-
-    #[test]
-    fn a_failure_on_the_way_is_unknown_unless_nothing_left() {
-        let lost = tonic::Status::from_error("reset".into());
-        assert!(matches!(classify(&lost), Outcome::Unknown(_)));
-        let kept = tonic::Status::from_error(NotSent.into());
-        assert!(matches!(classify(&kept), Outcome::Later { after: None, .. }));
     }
 }

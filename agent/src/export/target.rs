@@ -79,6 +79,19 @@ impl Target {
             uri,
         })
     }
+
+    /// The endpoint's scheme and authority with its path, if it has one, before this one.
+    pub(super) fn with_path(&self, path: &'static str) -> Uri {
+        let prefix = self.uri.path().trim_end_matches('/');
+        let joined = if prefix.is_empty() {
+            Ok(PathAndQuery::from_static(path))
+        } else {
+            PathAndQuery::try_from(format!("{prefix}{path}"))
+        };
+        let mut parts = self.uri.clone().into_parts();
+        parts.path_and_query = joined.ok().or(parts.path_and_query);
+        Uri::from_parts(parts).unwrap_or_default()
+    }
 }
 
 fn headers(configured: &[(String, String)]) -> Result<HeaderMap, BadTarget> {

@@ -56,3 +56,9 @@ pub(super) fn span_data() -> SpanData {
         instrumentation_scope: super::resource::scope(),
     }
 }
+
+/// What the calling thread has used, for measurements beside others' load.
+pub(super) fn thread_cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    u64::try_from(time.tv_sec * 1_000_000_000 + time.tv_nsec).unwrap()
+}

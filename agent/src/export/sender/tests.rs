@@ -27,7 +27,7 @@ use crate::config::model::OtlpProtocol;
 use crate::export::internal::{InternalRequest, InternalSpans};
 use crate::export::proto;
 use crate::export::resource::HostFacts;
-use crate::export::testing::{otlp, tracing};
+use crate::export::testing::{otlp, thread_cpu_ns, tracing};
 
 /// What the collector does with one request, after it has read it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -411,5 +411,47 @@ async fn requests_to_the_agent_leave_spans_through_opentelemetrys_exporter() {
     );
     for key in ["entry_point", "http.route", "http.response.status_code", "sampler.type", "sampler.param"] {
         assert!(span.attributes.iter().any(|attribute| attribute.key == key), "{key}");
+    }
+}
+
+/// Prints what delivering a span costs the sender's thread.
+#[test]
+#[ignore = "a measurement: cargo test --release -p wayspan-agent -- --ignored --nocapture cost_of_delivery"]
+fn cost_of_delivery() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for protocol in [OtlpProtocol::Grpc, OtlpProtocol::Http] {
+        let collector = Arc::new(Collector::default());
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            runtime().block_on(async {
+                let (address, mut serving) = collector.serve("127.0.0.1:0", protocol).await;
+                send.send(address).unwrap();
+                serving.join_next().await
+            })
+        });
+        let address = receive.recv().unwrap();
+        runtime().block_on(async {
+            let settings = Otlp { protocol, batch_spans: 512, queue_spans: 4096, ..otlp(&format!("http://{address}")) };
+            let (exporter, counts, mut writer) = start(&settings);
+            let span = Span { name: "x".repeat(800), ..Span::default() }.encode_to_vec();
+            let mut begun = 0;
+            for batch in 0..400 {
+                if batch == 100 {
+                    begun = thread_cpu_ns();
+                }
+                while counts.read().pending() > 2048 {
+                    tokio::time::sleep(Duration::from_micros(500)).await;
+                }
+                for _ in 0..512 {
+                    writer.push(|out| {
+                        proto::bytes(out, proto::length_tag(2), &span);
+                        1
+                    });
+                }
+            }
+            drop(writer);
+            exporter.shutdown(LATE).await;
+            println!("{protocol:?}: {} ns a span, {:?}", (thread_cpu_ns() - begun) / (300 * 512), counts.read());
+        });
     }
 }
