@@ -69,7 +69,10 @@ async function json(path) {
   return response.json();
 }
 
-const picture = (page, name, fullPage = false) => page.screenshot({ path: join(output, `${name}.png`), fullPage });
+async function picture(page, name, fullPage = false) {
+  if (fullPage) await page.evaluate(() => scrollTo({ top: 0, behavior: "instant" }));
+  await page.screenshot({ path: join(output, `${name}.png`), fullPage });
+}
 
 /** Serious findings of axe on the page as it is. */
 async function accessible(page, where) {
@@ -122,7 +125,10 @@ const tests = {
     }
     const [router] = await json("http/routers");
     ok((await page.locator("#part-routers").textContent()).includes(router.rule), "the rule is not shown");
-    await page.locator("#part-probes").waitFor();
+    const probes = page.locator("#part-probes tbody tr");
+    await probes.first().waitFor();
+    const named = await probes.locator("td:first-child").allTextContents();
+    ok(named.every((name) => name), "a probe has no name");
     await picture(page, "home", true);
   }),
 

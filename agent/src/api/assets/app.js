@@ -28,7 +28,7 @@ async function refreshJaeger() {
   state.jaeger = await ask("jaeger");
   drawFeatures();
   // A view that was opened before Jaeger was known, or while it was away, gets what it lacked.
-  if (!before?.up && state.jaeger.up) show();
+  if (before?.up !== state.jaeger.up && !byId("trace").hidden) show();
   await drawMap();
 }
 
@@ -119,7 +119,7 @@ function drawNode() {
   redraw(byId("node-tables"), [probes, spans], () => [
     el("div", { class: "card", id: "part-probes" }, el("h3", {}, "Kernel probes"), probes.length
       ? table("Kernel probes", ["Tracepoint", "Tells", "State"], probes.map((probe) => [
-        el("code", {}, probe.tracepoint),
+        el("code", {}, probe.tracepoint ?? probe.name ?? ""),
         probe.tells ?? "",
         probe.on ? badge("good", "on") : [badge("warn", "off"), el("div", { class: "fault" }, [probe.why, probe.remedy].filter(Boolean).join(": "))],
       ]))
@@ -187,7 +187,7 @@ async function repeat(question) {
 byId("pause").addEventListener("click", pauseOrGoOn);
 addEventListener("hashchange", show);
 document.addEventListener("visibilitychange", () => document.hidden || questions.forEach((question) => question.now?.()));
-// The first answers come before the view, which needs them.
-await Promise.allSettled([ask("requests").then(requests.update), ask("jaeger").then((jaeger) => { state.jaeger = jaeger; })]);
+// The list comes before a view of one of its requests. Jaeger's answer may take seconds; a view is drawn again with it.
+await ask("requests").then(requests.update, () => {});
 show();
 questions.forEach(repeat);

@@ -90,7 +90,7 @@ function drawRow(request) {
   el("span", { class: "who" },
     el("span", { class: "line" }, statusBadge(request),
       el("strong", {}, request.method), " ", el("span", { class: "path" }, request.path)),
-    el("span", { class: "line small" }, el("span", { class: "host" }, request.host), " · ", way(request), " · ", el("span", { class: "age" }))),
+    el("span", { class: "line small" }, el("span", { class: "age" }), " · ", el("span", { class: "host" }, request.host), " · ", way(request))),
   el("span", { class: "where" },
     bar(request),
     el("span", { class: "line small" },

@@ -98,7 +98,8 @@ function ownPart(request) {
 
 /** The same from our span in Jaeger, for a request that is no more among the recent ones. */
 function fromJaeger(trace, own) {
-  const span = trace.spans.find(({ tags }) => tags.some(({ key }) => key === "wayspan.dominant_phase"));
+  const has = (span, key, value) => span.tags.some((tag) => tag.key === key && (value === undefined || tag.value === value));
+  const span = trace.spans.find((one) => has(one, "wayspan.dominant_phase") && has(one, "span.kind", "server"));
   const known = span && ofSpan(span.tags, span.duration);
   if (!known) return;
   view.querySelector("h1").textContent = span.operationName;
@@ -111,9 +112,9 @@ function gantt(trace) {
   const spans = trace.spans.map((span) => ({ ...span, service: trace.processes[span.processID]?.serviceName ?? "?" }));
   const start = Math.min(...spans.map((span) => span.startTime));
   const whole = Math.max(1, ...spans.map((span) => span.startTime + span.duration - start));
-  const services = [...new Set(spans.map((span) => span.service))];
-  const hue = new Map(services.map((name, i) => [name, i % 8]));
   const rows = tree(spans);
+  const services = [...new Set(rows.map(({ span }) => span.service))];
+  const hue = new Map(services.map((name, i) => [name, i % 8]));
   const warnings = spans.reduce((sum, span) => sum + (span.warnings?.length ?? 0), 0);
   const context = { start, whole, hue, processes: trace.processes };
   return [
