@@ -379,9 +379,10 @@ fn start_api(
             let metrics::SpanCounts { made, sent, lost, pending } = for_spans.spans();
             serde_json::json!({"made": made, "sent": sent, "lost": lost, "pending": pending})
         }),
-        metrics: Some(metrics),
+        metrics: fixed.metrics.is_some().then_some(metrics),
         on_request: Arc::new(move |request| {
-            if let Some(internal) = &internal {
+            // What no route matched has no name that an operator could look for.
+            if let Some(internal) = internal.as_ref().filter(|_| !request.route.is_empty()) {
                 internal.internal_request(internal_request(request));
             }
         }),
