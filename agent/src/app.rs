@@ -344,7 +344,7 @@ fn by_probe(counters: &crate::probes::Counters) -> [metrics::ProbeCounts; 3] {
 fn probe_list(probes: &Probes) -> serde_json::Value {
     let each = probes.states().iter().map(|probe| {
         serde_json::json!({
-            "name": probe.row.tracepoint,
+            "tracepoint": probe.row.tracepoint,
             "tells": probe.row.tells,
             "on": probe.off.is_none(),
             "why": probe.off.as_ref().map(ToString::to_string),
