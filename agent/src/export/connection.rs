@@ -165,3 +165,19 @@ pub(super) fn rejected(answer: &ExportTraceServiceResponse) -> u64 {
 fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
     headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receiver_may_say_when_to_come_back() {
+        for (value, expected) in
+            [("3", Some(3)), (" 0 ", Some(0)), ("-1", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None)]
+        {
+            let headers = http::HeaderMap::from_iter([(http::header::RETRY_AFTER, value.parse().unwrap())]);
+            assert_eq!(retry_after(&headers), expected.map(Duration::from_secs), "{value}");
+        }
+        assert_eq!(retry_after(&http::HeaderMap::new()), None);
+    }
+}

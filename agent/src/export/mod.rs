@@ -21,3 +21,4 @@ pub mod target;
 #[cfg(test)]
 mod testing;
 mod text;
+pub mod writer;

@@ -14,8 +14,6 @@ use crate::config::model::Otlp;
 /// Encoded spans kept at most. An ordinary span takes 1 KiB; long paths and captured headers can make one fifty times
 /// as long, and a queue full of those must not eat the node's memory.
 const PENDING_BYTES_MAX: u64 = 64 << 20;
-/// Batches in the channel at most: at the default interval they are seconds of time even where each holds one span.
-pub(super) const BATCHES_MAX: usize = 256;
 /// A batch is sent off early at this size: receivers refuse messages above 4 MiB (gRPC's default in Go and Rust).
 const BATCH_BYTES_MAX: usize = 2 << 20;
 
@@ -48,7 +46,8 @@ pub(super) struct Entrance {
 
 impl Entrance {
     pub(super) fn new(otlp: &Otlp, counts: Arc<SpanCounts>) -> (Self, mpsc::Receiver<Batch>) {
-        let (batches, exit) = mpsc::channel(BATCHES_MAX);
+        // Every batch holds a span at least, so the bound on spans is reached first. Blocks are allocated as needed.
+        let (batches, exit) = mpsc::channel(otlp.queue_spans.max(1));
         let bounds = Bounds { spans: otlp.queue_spans as u64, bytes: PENDING_BYTES_MAX };
         (Self { batches, counts, bounds }, exit)
     }
@@ -264,12 +263,23 @@ mod tests {
     }
 
     #[test]
-    fn a_full_channel_loses_batches_without_waiting() {
+    fn what_is_pushed_after_the_sender_has_gone_is_lost() {
         let (mut writer, exit, counts) = writer(&Otlp { batch_spans: 1, ..otlp("http://127.0.0.1:1") });
-        (0..BATCHES_MAX + 3).for_each(|_| push(&mut writer, 1));
-        assert_eq!(counts.read().lost_by[Loss::QueueFull as usize], 3);
+        push(&mut writer, 1);
         drop(exit);
         push(&mut writer, 1);
-        assert_eq!((counts.read().pending(), counts.read().lost()), (0, BATCHES_MAX as u64 + 4));
+        assert_eq!((counts.read().pending(), counts.read().lost_by[Loss::Shutdown as usize]), (0, 2));
+    }
+
+    #[test]
+    fn a_delivered_batchs_buffer_is_used_again() {
+        let (mut writer, mut exit, _) = writer(&Otlp { batch_spans: 1, ..otlp("http://127.0.0.1:1") });
+        let mut buffers = Vec::new();
+        for _ in 0..4 {
+            push(&mut writer, 1);
+            let Payload::Spans(bytes) = exit.try_recv().unwrap().payload else { panic!("spans") };
+            buffers.push(bytes.as_ptr());
+        }
+        assert_eq!(buffers[1], buffers[3]);
     }
 }

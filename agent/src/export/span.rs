@@ -479,14 +479,24 @@ impl Request<'_> {
                 out.extend_from_slice(second.as_bytes());
             }
             proto::number(out, KIND, span.kind as u64);
-            proto::fixed64(out, START, self.start_us.saturating_add(span.from_us).saturating_mul(1000));
-            proto::fixed64(out, END, self.start_us.saturating_add(span.to_us).saturating_mul(1000));
+            let (start_ns, end_ns) = self.unix_ns(span);
+            proto::fixed64(out, START, start_ns);
+            proto::fixed64(out, END, end_ns);
             attributes(&mut Attributes::new(out, ATTRIBUTES));
             out.extend_from_slice(if span.error { &STATUS_ERROR } else { &STATUS_UNSET });
             let remote = if span.parent_is_remote { IS_REMOTE } else { 0 };
             out.extend_from_slice(&FLAGS);
             out.extend_from_slice(&(u32::from(self.head.trace_flags) | HAS_IS_REMOTE | remote).to_le_bytes());
         });
+    }
+
+    /// When a span begins and ends. An empty one gets one nanosecond, inside its parent: Jaeger warns of empty spans.
+    fn unix_ns(&self, span: &Span<'_>) -> (u64, u64) {
+        let at = |us: u64| self.start_us.saturating_add(us).saturating_mul(1000);
+        let duration_us = self.attributed.duration_us;
+        let empty = span.from_us == span.to_us;
+        let at_end = empty && span.to_us == duration_us && duration_us > 0;
+        (at(span.from_us) - u64::from(at_end), at(span.to_us) + u64::from(empty && !at_end))
     }
 
     fn method(&self, a: &mut Attributes<'_>) {

@@ -161,6 +161,12 @@ impl Reference<'_> {
         let head = &self.request.record.head;
         let base = (1_700_000_000_000_000_123 + START + 500) / 1000;
         let at = |us: u64| -> SystemTime { UNIX_EPOCH + Duration::from_micros(base + us) };
+        let (mut start_time, mut end_time) = (at(from_us), at(to_us));
+        if from_us == to_us && to_us > 0 && to_us == self.request.duration_us {
+            start_time -= Duration::from_nanos(1);
+        } else if from_us == to_us {
+            end_time += Duration::from_nanos(1);
+        }
         let context = SpanContext::new(
             opentelemetry::TraceId::from_bytes(head.trace_id.0),
             opentelemetry::SpanId::from_bytes(id.0),
@@ -173,8 +179,8 @@ impl Reference<'_> {
             parent_span_id: opentelemetry::SpanId::from_bytes(parent.0),
             span_kind: kind,
             name: name.to_owned().into(),
-            start_time: at(from_us),
-            end_time: at(to_us),
+            start_time,
+            end_time,
             ..span_data()
         });
         self.made.last_mut().unwrap()
@@ -474,7 +480,7 @@ fn lies_right(spans: &[ProtoSpan]) {
     for span in &spans[1..] {
         let parent = spans.iter().find(|parent| parent.span_id == span.parent_span_id).unwrap();
         let inside = parent.start_time_unix_nano <= span.start_time_unix_nano
-            && span.start_time_unix_nano <= span.end_time_unix_nano
+            && span.start_time_unix_nano < span.end_time_unix_nano
             && span.end_time_unix_nano <= parent.end_time_unix_nano;
         assert!(inside, "{span:?} in {parent:?}");
     }
