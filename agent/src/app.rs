@@ -22,12 +22,10 @@ use crate::api::{self, Api};
 use crate::catalog::Catalog;
 use crate::config::model::{Dynamic, Log, Static, Workers};
 use crate::config::{Fault, Inputs, Registry, Reloader, Resolver, Watcher, names};
-use crate::export::clock::WallClock;
 use crate::export::internal::{InternalRequest, InternalSpans, InternalTask};
-use crate::export::queue::BatchWriter;
 use crate::export::resource::{HostFacts, Resource};
 use crate::export::sender::Exporter;
-use crate::export::span::SpanEncoder;
+use crate::export::writer::SpanWriter;
 use crate::merge::phase::Attributed;
 use crate::merge::pump::{self, Pump, PumpCounts, Sink};
 use crate::metrics::{self, PhaseReader, PhaseWriter};
@@ -131,8 +129,7 @@ struct Telemetry {
     catalog: Arc<ArcSwap<Catalog>>,
     recent: Arc<Recent>,
     phases: PhaseWriter,
-    wall: WallClock,
-    spans: Option<(SpanEncoder, BatchWriter)>,
+    spans: Option<SpanWriter>,
 }
 
 impl Sink for Telemetry {
@@ -140,15 +137,14 @@ impl Sink for Telemetry {
         let catalog = self.catalog.load();
         self.phases.observe(attributed);
         self.recent.offer(attributed, &catalog);
-        if let Some((encoder, writer)) = &mut self.spans {
-            let wall = self.wall.offset(attributed.end);
-            writer.push(|out| encoder.encode(out, attributed, &catalog, wall));
+        if let Some(spans) = &mut self.spans {
+            spans.request(attributed, &catalog);
         }
     }
 
     fn turn_over(&mut self) {
-        if let Some((_, writer)) = &mut self.spans {
-            writer.turn_over(MonoNs::now());
+        if let Some(spans) = &mut self.spans {
+            spans.turn_over(MonoNs::now());
         }
     }
 }
@@ -179,7 +175,6 @@ async fn serve(reloader: Reloader) -> Result<ExitCode> {
         catalog: Arc::clone(&shown.catalog),
         recent: Arc::clone(&meters.recent),
         phases,
-        wall: WallClock::new(MonoNs::now()),
         spans: traces.writer(&fixed),
     };
     let pump = Pump::new(readers, Arc::clone(&meters.pump), telemetry);
@@ -244,9 +239,9 @@ impl Traces {
         Ok(all)
     }
 
-    fn writer(&self, fixed: &Static) -> Option<(SpanEncoder, BatchWriter)> {
+    fn writer(&self, fixed: &Static) -> Option<SpanWriter> {
         let (tracing, exporter) = (fixed.tracing.as_ref()?, self.exporter.as_ref()?);
-        Some((SpanEncoder::new(tracing, &fixed.attribution), exporter.writer()))
+        Some(SpanWriter::new(tracing, &fixed.attribution, exporter.writer(), MonoNs::now()))
     }
 
     /// Sends what is left. Everybody who makes spans is gone.
