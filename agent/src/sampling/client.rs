@@ -115,7 +115,7 @@ impl Poller {
                 if self.obeyed.as_ref() != Some(&strategies) {
                     self.policy.store(Arc::new(strategies.policy(&self.policy.load())));
                     self.counts.changes.fetch_add(1, Ordering::Relaxed);
-                    tracing::info!(?strategies, "sampling strategies changed");
+                    tracing::info!(operations = strategies.operations(), "sampling strategies changed");
                     self.obeyed = Some(strategies);
                 }
                 if self.failing {

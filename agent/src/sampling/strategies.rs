@@ -64,6 +64,12 @@ impl Strategies {
         Ok(Self { default, operations: Vec::new() })
     }
 
+    /// How many operations have a rule of their own.
+    #[must_use]
+    pub fn operations(&self) -> usize {
+        self.operations.len()
+    }
+
     fn by_operation(sampling: &Map<String, Value>) -> Result<Self, BadAnswer> {
         let share = number(sampling, "defaultSamplingProbability")?;
         let at_least = number(sampling, "defaultLowerBoundTracesPerSecond")?;
