@@ -70,6 +70,10 @@ pub(crate) struct ClientConn<O: SocketObserver> {
     expired: Cell<bool>,
     exchange_expired: Cell<bool>,
     closing: Cell<bool>,
+    /// The sweep has found it idle for long enough to fold.
+    folding: Cell<bool>,
+    /// hyper has no state for it: it waits for the client's next byte.
+    folded: Cell<bool>,
     /// The status of a timed-out head; 0 if none was.
     timed_out: Cell<u16>,
     waker: RefCell<Option<Waker>>,
@@ -120,6 +124,8 @@ impl<O: SocketObserver> ClientConn<O> {
             expired: Cell::new(false),
             exchange_expired: Cell::new(false),
             closing: Cell::new(false),
+            folding: Cell::new(false),
+            folded: Cell::new(false),
             timed_out: Cell::new(0),
             waker: RefCell::new(None),
         });
@@ -162,6 +168,11 @@ impl<O: SocketObserver> ClientConn<O> {
         if past(self.deadline.get()) && !self.expired.replace(true) {
             wake = true;
         }
+        if now.since(self.last_written.get().max(self.accepted)) > FOLD_AFTER_NS && !self.folded.get() && self.is_idle()
+        {
+            self.folding.set(true);
+            wake = true;
+        }
         if let Some(hard) = draining {
             // Idle connections get a moment to send what is on its way; then they are closed.
             let idle_since = self.last_written.get().max(self.accepted);
@@ -175,6 +186,28 @@ impl<O: SocketObserver> ClientConn<O> {
         if wake && let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
+    }
+
+    /// Nothing has begun, nothing is under way, and hyper holds no byte that counts.
+    fn is_idle(&self) -> bool {
+        self.lives.borrow().is_empty()
+            && self.heads.borrow().is_empty()
+            && self.begun.get().is_none()
+            && self.refusal.borrow().is_none()
+            && self.framer.borrow().is_between_messages()
+    }
+
+    /// Waits for the client's next byte; `None` when its time is up.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<Option<()>> {
+        self.keep_waker(cx);
+        if self.expired.get() {
+            return Poll::Ready(None);
+        }
+        // Peeked at, since readiness alone may be stale: it is only cleared by a read that finds nothing.
+        let mut byte = [0];
+        let ready = self.stream.borrow().poll_peek(cx, &mut ReadBuf::new(&mut byte)).is_ready();
+        self.folded.set(!ready);
+        if ready { Poll::Ready(Some(())) } else { Poll::Pending }
     }
 
     fn keep_waker(&self, cx: &Context<'_>) {
@@ -376,6 +409,9 @@ impl<O: SocketObserver> ClientConn<O> {
     }
 }
 
+/// Idle time after which a connection is folded: longer than the pauses of a busy client, which would pay for hyper's
+/// buffers each time.
+const FOLD_AFTER_NS: u64 = 1_000_000_000;
 /// Idle time after which a draining worker closes a connection: longer than any request on its way needs.
 const DRAIN_IDLE_NS: u64 = 1_000_000_000;
 
@@ -408,20 +444,34 @@ pub(crate) async fn serve<O: SocketObserver>(conn: Rc<ClientConn<O>>) {
         let conn = Rc::clone(&conn);
         hyper::service::service_fn(move |request| exchange::handle(Rc::clone(&conn), request))
     };
-    let mut http = hyper::server::conn::http1::Builder::new()
-        // hyper's own cap must lie above the framer's, which answers first.
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    // hyper's own caps must lie above the framer's, which answers first.
+    builder
         .max_headers(conn.limits.headers_max.saturating_add(1))
-        .max_buf_size(conn.limits.head_bytes_max.max(8192).saturating_add(8192))
-        .serve_connection(Tap { conn: Rc::clone(&conn) }, service);
-    let ended = poll_fn(|cx| {
-        conn.keep_waker(cx);
-        if conn.expired.get() {
-            return Poll::Ready(None);
+        .max_buf_size(conn.limits.head_bytes_max.max(8192).saturating_add(8192));
+    let ended = loop {
+        if poll_fn(|cx| conn.poll_readable(cx)).await.is_none() {
+            break None;
         }
-        Pin::new(&mut http).poll(cx).map(Some)
-    })
-    .await;
-    drop(http);
+        // On the heap, so that a folded connection holds none of hyper's buffers.
+        let mut http = Box::new(builder.serve_connection(Tap { conn: Rc::clone(&conn) }, &service));
+        let drive = poll_fn(|cx| {
+            conn.keep_waker(cx);
+            if conn.expired.get() {
+                return Poll::Ready(Driven::Expired);
+            }
+            match Pin::new(&mut *http).poll(cx) {
+                Poll::Ready(ended) => Poll::Ready(Driven::Ended(ended)),
+                Poll::Pending if conn.folding.replace(false) && conn.is_idle() => Poll::Ready(Driven::Idle),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        match drive.await {
+            Driven::Idle => {}
+            Driven::Expired => break None,
+            Driven::Ended(ended) => break Some(ended),
+        }
+    };
     if ended.is_none() && conn.begun.get().is_some() {
         // RFC 9110, 15.5.9: a head that did not come in time.
         let sent = conn.stream.borrow().try_write(REQUEST_TIMEOUT).is_ok();
@@ -431,6 +481,16 @@ pub(crate) async fn serve<O: SocketObserver>(conn: Rc<ClientConn<O>>) {
         linger(&conn).await;
     }
     drop(finish);
+}
+
+/// Why a connection is no longer driven.
+enum Driven {
+    /// Its time is up.
+    Expired,
+    /// hyper is done with it.
+    Ended(hyper::Result<()>),
+    /// Nothing is under way, and has not been for a while: hyper's state can go until the client speaks again.
+    Idle,
 }
 
 const REQUEST_TIMEOUT: &[u8] =

@@ -464,6 +464,25 @@ fn servers_share_by_weight() {
 }
 
 #[test]
+fn a_connection_that_was_folded_while_idle_serves_on() {
+    let mut world = Setup::to(upstream(ok("x"))).start();
+    let mut client = world.connect();
+    for round in 0..2 {
+        client.write_all(get("/").as_bytes()).unwrap();
+        assert_eq!(response(&mut client).1, b"x");
+        let record = &world.records(1)[0];
+        assert_eq!((record.head.request_index, record.head.end), (round, End::Complete));
+        // Time itself is the condition: connections fold after a second without a request, at the next sweep.
+        std::thread::sleep(Duration::from_millis(1400));
+    }
+    let bytes = u64::try_from(get("/").len()).unwrap();
+    client.write_all((get("/a") + &get("/b")).as_bytes()).unwrap();
+    response(&mut client);
+    response(&mut client);
+    assert_eq!(world.records(2)[0].head.request_start, 2 * bytes, "offsets count on");
+}
+
+#[test]
 fn listeners_open_and_close_with_the_snapshot() {
     let setup = Setup::to(upstream(ok("x")));
     let mut world = setup.start();
@@ -519,4 +538,23 @@ fn draining_answers_what_is_open_and_says_close() {
     let (head, body, closed) = answered.join().unwrap();
     assert!(head.starts_with("http/1.1 200") && head.contains("connection: close"), "{head}");
     assert!(body == b"done" && closed);
+}
+
+#[test]
+fn silent_connections_cost_little() {
+    let resident_kb = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().to_owned();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+    };
+    let world = Setup::to(upstream(ok("x"))).start();
+    let before = resident_kb();
+    let silent: Vec<_> = (0..2000).map(|_| world.connect()).collect();
+    let until = patience() + Duration::from_secs(5);
+    while world.proxy.counters().read().1.accepted < 2000 {
+        assert!(patience() < until, "not all were accepted");
+    }
+    let each = resident_kb().saturating_sub(before) * 1024 / silent.len();
+    // hyper's buffers alone are 16 KiB; other tests of this process allocate, too.
+    assert!(each < 12_000, "{each} bytes for each silent connection");
 }
