@@ -1,5 +1,7 @@
 //! A client's connection: the tap that stamps its bytes, its deadlines, and the task that drives hyper over it.
 
+mod tap;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -10,8 +12,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use hyper::rt::ReadBufCursor;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::clock::MonoNs;
@@ -24,6 +25,7 @@ use crate::observer::{Marks, Missing, SocketObserver, Token};
 use crate::record::{End, ErrorKind};
 use crate::snapshot::{EntryPoint, Limits};
 use crate::worker::Worker;
+use tap::Tap;
 
 /// A request's head as the tap saw it: the n-th of these belongs to hyper's n-th call of the service.
 #[derive(Clone, Copy, Debug, Default)]
@@ -515,88 +517,4 @@ async fn linger<O: SocketObserver>(conn: &ClientConn<O>) {
     });
     let wait = std::time::Duration::from_nanos(stop.since(MonoNs::now()));
     let _ = tokio::time::timeout(wait, drain).await;
-}
-
-/// hyper's view of the socket.
-pub(crate) struct Tap<O: SocketObserver> {
-    conn: Rc<ClientConn<O>>,
-}
-
-impl<O: SocketObserver> hyper::rt::Read for Tap<O> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut out: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let conn = &*self.conn;
-        if conn.refusal.borrow().is_some() {
-            return conn.poll_refused(cx);
-        }
-        let mut scratch = conn.worker.scratch.borrow_mut();
-        let room = out.remaining().min(scratch.len());
-        let mut buffer = ReadBuf::new(scratch.get_mut(..room).unwrap_or_default());
-        match Pin::new(&mut *conn.stream.borrow_mut()).poll_read(cx, &mut buffer) {
-            Poll::Pending => {
-                if conn.uploading.get() {
-                    waiting_for_upload(conn);
-                }
-                return Poll::Pending;
-            }
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) => {}
-        }
-        let bytes = buffer.filled();
-        if bytes.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        let good = conn.read(bytes);
-        out.put_slice(bytes.get(..good).unwrap_or_default());
-        if good == 0 { conn.poll_refused(cx) } else { Poll::Ready(Ok(())) }
-    }
-}
-
-fn waiting_for_upload<O: SocketObserver>(conn: &ClientConn<O>) {
-    if let Some(live) = conn.lives.borrow().back() {
-        let mut live = live.borrow_mut();
-        if live.relay_state() == Relay::ProxyRequest {
-            live.relay(Relay::ClientBody, MonoNs::now());
-        }
-    }
-}
-
-impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut *self.conn.stream.borrow_mut()).poll_write(cx, bytes);
-        self.stamp(written)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut *self.conn.stream.borrow_mut()).poll_write_vectored(cx, slices);
-        self.stamp(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.conn.flushed();
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.conn.flushed();
-        Pin::new(&mut *self.conn.stream.borrow_mut()).poll_shutdown(cx)
-    }
-}
-
-impl<O: SocketObserver> Tap<O> {
-    fn stamp(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match &written {
-            Poll::Ready(Ok(_)) => self.conn.wrote(MonoNs::now()),
-            Poll::Pending => self.conn.blocked(),
-            Poll::Ready(Err(_)) => {}
-        }
-        written
-    }
 }

@@ -1,0 +1,99 @@
+//! hyper's view of a client's socket: reads are judged before hyper sees them, writes are stamped. What is learnt goes to
+//! the connection, [`super::ClientConn`].
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use hyper::rt::ReadBufCursor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::ClientConn;
+use crate::clock::MonoNs;
+use crate::live::Relay;
+use crate::observer::SocketObserver;
+
+/// hyper's view of the socket.
+pub(crate) struct Tap<O: SocketObserver> {
+    pub(super) conn: Rc<ClientConn<O>>,
+}
+
+impl<O: SocketObserver> hyper::rt::Read for Tap<O> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut out: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let conn = &*self.conn;
+        if conn.refusal.borrow().is_some() {
+            return conn.poll_refused(cx);
+        }
+        let mut scratch = conn.worker.scratch.borrow_mut();
+        let room = out.remaining().min(scratch.len());
+        let mut buffer = ReadBuf::new(scratch.get_mut(..room).unwrap_or_default());
+        match Pin::new(&mut *conn.stream.borrow_mut()).poll_read(cx, &mut buffer) {
+            Poll::Pending => {
+                if conn.uploading.get() {
+                    waiting_for_upload(conn);
+                }
+                return Poll::Pending;
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => {}
+        }
+        let bytes = buffer.filled();
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let good = conn.read(bytes);
+        out.put_slice(bytes.get(..good).unwrap_or_default());
+        if good == 0 { conn.poll_refused(cx) } else { Poll::Ready(Ok(())) }
+    }
+}
+
+fn waiting_for_upload<O: SocketObserver>(conn: &ClientConn<O>) {
+    if let Some(live) = conn.lives.borrow().back() {
+        let mut live = live.borrow_mut();
+        if live.relay_state() == Relay::ProxyRequest {
+            live.relay(Relay::ClientBody, MonoNs::now());
+        }
+    }
+}
+
+impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.conn.stream.borrow_mut()).poll_write(cx, bytes);
+        self.stamp(written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.conn.stream.borrow_mut()).poll_write_vectored(cx, slices);
+        self.stamp(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.conn.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.conn.flushed();
+        Pin::new(&mut *self.conn.stream.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+impl<O: SocketObserver> Tap<O> {
+    fn stamp(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Ready(Ok(_)) => self.conn.wrote(MonoNs::now()),
+            Poll::Pending => self.conn.blocked(),
+            Poll::Ready(Err(_)) => {}
+        }
+        written
+    }
+}
