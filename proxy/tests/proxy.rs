@@ -213,11 +213,12 @@ fn requests_on_one_connection_leave_records_whose_points_are_in_order() {
             attempt.connected,
             attempt.head_written,
             attempt.first_read,
-            attempt.ended,
             head.head_written,
             head.ended,
         ];
         assert!(points.is_sorted() && points[0].0 > 0, "{points:?}");
+        // The server's last byte may come before or after the client has the head.
+        assert!((attempt.first_read..=head.ended).contains(&attempt.ended), "{attempt:?} {points:?}");
         assert_eq!(head.response_body_bytes, 5);
     }
     assert_eq!(records[1].head.request_start, records[0].head.request_head_end);
