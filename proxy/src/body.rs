@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::client::ClientConn;
+use crate::client::{ClientConn, after};
 use crate::clock::MonoNs;
 use crate::live::{Live, Relay};
 use crate::observer::SocketObserver;
@@ -67,6 +67,8 @@ pub(crate) struct Relayed<O: SocketObserver> {
     pub(crate) client: Rc<ClientConn<O>>,
     pub(crate) live: Rc<RefCell<Live>>,
     pub(crate) idle_max: usize,
+    /// How long the pool keeps the connection.
+    pub(crate) idle: std::time::Duration,
     /// It broke off, and hyper is told at the next poll.
     pub(crate) broken: Option<Cut>,
 }
@@ -154,12 +156,12 @@ impl<O: SocketObserver> Relayed<O> {
         {
             let mut live = self.live.borrow_mut();
             if let Some(attempt) = live.attempts.last_mut() {
-                upstream.settle(attempt);
+                upstream.seen.settle(attempt);
             }
         }
         upstream.seen.release();
         if alive && upstream.is_ready() {
-            self.client.worker.pool.put(upstream, self.idle_max, MonoNs::now());
+            self.client.worker.pool.put(upstream, self.idle_max, after(MonoNs::now(), self.idle));
         }
     }
 

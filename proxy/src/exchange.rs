@@ -321,7 +321,10 @@ async fn attempt<O: SocketObserver>(
         };
         begin_attempt(live, server, reused, address);
         let upstream = match pooled {
-            Some(upstream) => upstream,
+            Some(upstream) => {
+                conn.worker.counters.borrow().count(crate::counters::Total::Reused);
+                upstream
+            }
             None => match connect(conn, live, service, server.id, address, whole).await {
                 Ok(upstream) => upstream,
                 Err(kind) => {
@@ -447,7 +450,7 @@ async fn send<O: SocketObserver>(
         None => Sent::Failed(ErrorKind::ResponseTimeout),
     };
     if let Some(attempt) = live.borrow_mut().attempts.last_mut() {
-        upstream.settle(attempt);
+        upstream.seen.settle(attempt);
     }
     upstream.seen.release();
     Err(failure)
@@ -472,7 +475,7 @@ fn relay<O: SocketObserver>(
         let mut live = live.borrow_mut();
         if let Some(attempt) = live.attempts.last_mut() {
             attempt.status = reply.status().as_u16();
-            upstream.settle(attempt);
+            upstream.seen.settle(attempt);
         }
     }
     let (parts, incoming) = reply.into_parts();
@@ -483,6 +486,7 @@ fn relay<O: SocketObserver>(
         client: Rc::clone(conn),
         live: Rc::clone(live),
         idle_max: service.idle_max,
+        idle: service.timeouts.idle,
         broken: None,
     };
     let body = if empty {

@@ -129,18 +129,6 @@ impl Proxy {
         all
     }
 
-    /// Open client connections by entry point id.
-    #[must_use]
-    pub fn open_connections(&self) -> Vec<(u32, usize)> {
-        self.process.open.load().iter().map(|(id, open)| (*id, open.load(Ordering::Relaxed))).collect()
-    }
-
-    /// A handle that reads open connections without the proxy.
-    pub fn open_connections_reader(&self) -> impl Fn() -> Vec<(u32, usize)> + Send + Sync + 'static {
-        let process = Arc::clone(&self.process);
-        move || process.open.load().iter().map(|(id, open)| (*id, open.load(Ordering::Relaxed))).collect()
-    }
-
     /// Makes a snapshot the truth: opens what is new, swaps, closes what is gone. Connections stay.
     pub async fn apply(&mut self, snapshot: Snapshot) -> Vec<ListenFault> {
         let open = self.process.open.load();

@@ -30,7 +30,8 @@ pub(crate) struct Upstream<O: SocketObserver> {
     pub(crate) driver: http1::Connection<Tap<O>, RequestBody>,
     pub(crate) seen: Rc<Seen<O>>,
     pub(crate) server: u32,
-    idle_since: MonoNs,
+    /// When the pool drops it; unknown: never.
+    idle_until: MonoNs,
 }
 
 /// What the tap of an upstream connection saw of the exchange under way.
@@ -88,7 +89,7 @@ impl<O: SocketObserver> Upstream<O> {
             .handshake(Tap { seen: Rc::clone(&seen) })
             .await
             .map_err(io::Error::other)?;
-        Ok(Self { send, driver, seen, server, idle_since: MonoNs::UNKNOWN })
+        Ok(Self { send, driver, seen, server, idle_until: MonoNs::UNKNOWN })
     }
 
     /// Lets the connection do what it can; `false` when it is over.
@@ -99,11 +100,6 @@ impl<O: SocketObserver> Upstream<O> {
     /// Whether a request may be sent over it now.
     pub(crate) fn is_ready(&self) -> bool {
         self.send.is_ready() && !self.seen.refused.get()
-    }
-
-    /// Takes the stamps of the exchange that ended into its attempt.
-    pub(crate) fn settle(&self, attempt: &mut Attempt) {
-        self.seen.settle(attempt);
     }
 }
 
@@ -133,6 +129,7 @@ impl<O: SocketObserver> Seen<O> {
         self.refused.get()
     }
 
+    /// Takes the stamps of the exchange that ended into its attempt.
     pub(crate) fn settle(&self, attempt: &mut Attempt) {
         attempt.head_written = self.head_written.get();
         attempt.request_written = self.last_written.get();
@@ -252,9 +249,9 @@ impl<O: SocketObserver> Pool<O> {
         }
     }
 
-    /// Keeps a connection for the next request.
-    pub(crate) fn put(&self, mut upstream: Upstream<O>, idle_max: usize, now: MonoNs) {
-        upstream.idle_since = now;
+    /// Keeps a connection for the next request, at most until then.
+    pub(crate) fn put(&self, mut upstream: Upstream<O>, idle_max: usize, until: MonoNs) {
+        upstream.idle_until = until;
         let mut idle = self.idle.borrow_mut();
         let kept = idle.entry(upstream.server).or_default();
         if kept.len() < idle_max {
@@ -262,12 +259,14 @@ impl<O: SocketObserver> Pool<O> {
         }
     }
 
-    /// Drops what has idled since before `oldest`, and what the server has closed.
-    pub(crate) fn sweep(&self, oldest: MonoNs) {
+    /// Drops what has idled for long enough, and what the server has closed.
+    pub(crate) fn sweep(&self, now: MonoNs) {
         let waker = std::task::Waker::noop();
         let mut cx = Context::from_waker(waker);
         self.idle.borrow_mut().retain(|_, kept| {
-            kept.retain_mut(|upstream| upstream.idle_since > oldest && upstream.drive(&mut cx));
+            kept.retain_mut(|upstream| {
+                upstream.idle_until.known().is_none_or(|at| at > now) && upstream.drive(&mut cx)
+            });
             !kept.is_empty()
         });
     }

@@ -75,8 +75,6 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 const SPARE_MAX: usize = 64;
 /// How often deadlines are looked at: their resolution.
 pub(crate) const SWEEP: Duration = Duration::from_millis(250);
-/// Idle upstream connections are dropped after this long.
-const POOL_IDLE: Duration = Duration::from_secs(90);
 
 impl<O: SocketObserver> Worker<O> {
     pub(crate) fn new(
@@ -174,7 +172,7 @@ impl<O: SocketObserver> Worker<O> {
             }
             None => false,
         });
-        self.pool.sweep(MonoNs(now.0.saturating_sub(u64::try_from(POOL_IDLE.as_nanos()).unwrap_or(0))));
+        self.pool.sweep(now);
     }
 }
 
