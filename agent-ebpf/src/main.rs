@@ -6,9 +6,12 @@
 #![no_main]
 #![deny(unused_must_use)]
 
+mod ack;
+mod backend;
 mod data_ready;
 mod destroy;
 mod maps;
+mod resent;
 mod set_state;
 
 #[panic_handler]

@@ -3,28 +3,43 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use abi::{Free, NO_SLOT, Slot, Tag, counter};
+use abi::{Free, Mark, MARKS, NO_SLOT, Pair, ROLE_UPSTREAM, Slot, Tag, Trail, counter, switch};
 use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::helpers::generated::bpf_sk_storage_get;
+use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_skc_to_tcp_sock};
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, PerCpuArray, Queue};
+use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, Queue};
 
 // Offsets in the kernel's structs: rustc emits no CO-RE relocations, so the loader reads them from the running
 // kernel's BTF. The map is frozen, so to the verifier they are constants.
-#[unsafe(no_mangle)]
-pub static BYTES_RECEIVED_OFFSET: Global<u64> = Global::new(0);
-#[unsafe(no_mangle)]
-pub static CLOCK_OFFSET: Global<u64> = Global::new(0);
+macro_rules! constants {
+    ($($name:ident),*) => { $(#[unsafe(no_mangle)] pub static $name: Global<u64> = Global::new(0);)* };
+}
+constants! {
+    BYTES_RECEIVED_OFFSET, CLOCK_OFFSET, BYTES_ACKED_OFFSET, RCV_NXT_OFFSET, COPIED_SEQ_OFFSET, SND_NXT_OFFSET,
+    SND_UNA_OFFSET, WRITE_SEQ_OFFSET, SRTT_OFFSET, MDEV_OFFSET, TOTAL_RETRANS_OFFSET, SK_SOCKET_OFFSET,
+    SKB_SEQ_OFFSET, SKB_END_SEQ_OFFSET, SKB_ACK_SEQ_OFFSET, SENT_ISN_OFFSET, RECEIVED_ISN_OFFSET
+}
 #[unsafe(no_mangle)]
 static REST_NS: Global<u64> = Global::new(0);
 
-// The loader sets both sizes to the configured number of slots.
+// The loader sets these three sizes to the configured number of slots.
 #[map]
 static SLOTS: Array<Slot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
+static TRAILS: Array<Trail> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
 static FREE: Queue<Free> = Queue::with_max_entries(1, 0);
+#[map]
+static SWITCHES: Array<u64> = Array::with_max_entries(1, 0);
+/// Handshakes of ours that a backend on this node may be the other end of. An entry lives for the microseconds until the
+/// backend's socket is established; those of backends elsewhere are pushed out by newer ones.
+#[map]
+pub static PAIRS: LruHashMap<u64, Pair> = LruHashMap::with_max_entries(4096, 0);
+/// Handshakes whose SYN-ACK was sent again.
+#[map]
+pub static SYNACKS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
 
@@ -70,6 +85,81 @@ pub fn slot(tag: &Tag) -> Option<*mut Slot> {
     (generation == tag.generation).then_some(slot)
 }
 
+/// What the optional probes saw of the connection in this slot.
+#[inline(always)]
+pub fn trail(index: u32) -> Option<*mut Trail> {
+    TRAILS.get_ptr_mut(index)
+}
+
+/// Gives a socket that has no tag one.
+#[inline(always)]
+pub fn set_tag(sk: *mut c_void, mut tag: Tag) -> bool {
+    const CREATE: u64 = 1; // BPF_SK_STORAGE_GET_F_CREATE
+    let map = ptr::from_ref(&TAGS).cast_mut().cast();
+    // SAFETY: `sk` is the tracepoint's trusted argument, and the value is copied.
+    let value = unsafe { bpf_sk_storage_get(map, sk, (&raw mut tag).cast(), CREATE) };
+    !value.is_null()
+}
+
+/// Whether backends' sockets are looked for.
+#[inline(always)]
+pub fn seeks_backends() -> bool {
+    // SAFETY: a live map value; one word.
+    SWITCHES.get_ptr(0).is_some_and(|switches| unsafe { *switches } & switch::BACKENDS != 0)
+}
+
+/// `sk` as a TCP socket.
+#[inline(always)]
+pub fn tcp(sk: *mut c_void) -> Option<Tcp> {
+    // SAFETY: `sk` is the tracepoint's trusted argument.
+    let tcp = unsafe { bpf_skc_to_tcp_sock(sk) }.cast::<u8>();
+    (!tcp.is_null()).then_some(Tcp(tcp))
+}
+
+/// A `struct tcp_sock`. Offsets come from this kernel's BTF, and the verifier checks them again.
+#[derive(Clone, Copy)]
+pub struct Tcp(*const u8);
+
+impl Tcp {
+    #[inline(always)]
+    pub fn u64(self, offset: &Global<u64>) -> u64 {
+        // SAFETY: see the type.
+        unsafe { *self.0.add(offset.load() as usize).cast::<u64>() }
+    }
+
+    #[inline(always)]
+    pub fn u32(self, offset: &Global<u64>) -> u32 {
+        // SAFETY: see the type.
+        unsafe { *self.0.add(offset.load() as usize).cast::<u32>() }
+    }
+
+    /// The stream offset of a sequence number on the sending side. An active opener's `bytes_acked` counts its SYN.
+    #[inline(always)]
+    pub fn sent_offset(self, seq: u32, role: u32) -> u64 {
+        let syn = if role == ROLE_UPSTREAM { 1 } else { 0 };
+        let ahead = seq.wrapping_sub(self.u32(&SND_UNA_OFFSET)) as i32;
+        self.u64(&BYTES_ACKED_OFFSET).wrapping_sub(syn).wrapping_add(ahead as i64 as u64)
+    }
+}
+
+/// Appends to a ring whose head is `head`: the words in the order on which the reader relies (stores are ordered on
+/// x86_64).
+///
+/// # Safety
+/// Both pointers are inside one live map value, `ring` being [`MARKS`] long.
+#[inline(always)]
+pub unsafe fn push(head: *mut u64, ring: *mut Mark, mark: Mark) {
+    const MASK: u64 = MARKS as u64 - 1;
+    // SAFETY: by this function's contract; masked indices are inside the ring.
+    unsafe {
+        let at = ptr::read_volatile(head);
+        let entry = ring.add((at & MASK) as usize);
+        ptr::write_volatile(&raw mut (*entry).end, mark.end);
+        ptr::write_volatile(&raw mut (*entry).at_ns, mark.at_ns);
+        ptr::write_volatile(head, at.wrapping_add(1));
+    }
+}
+
 /// Adds one to this CPU's counter.
 #[inline(always)]
 pub fn count(index: u32) {
@@ -91,13 +181,26 @@ pub fn take_slot(now_ns: u64) -> Option<(u32, *mut Slot)> {
         return None;
     }
     let slot = SLOTS.get_ptr_mut(free.slot)?;
-    // SAFETY: a live map value that nobody else holds between pop and push.
+    let trail = TRAILS.get_ptr_mut(free.slot)?;
+    // SAFETY: live map values that nobody else holds between pop and push.
     unsafe {
         (*slot).rx_head = 0;
         (*slot).arm_offset = 0;
         (*slot).latch = abi::Latch { end: 0, at_ns: 0, previous_end: 0 };
         (*slot).established_ns = 0;
+        (*slot).srtt_us = 0;
+        (*slot).rttvar_us = 0;
         (*slot).handshake_ns = 0;
+        (*slot).synack_resent_ns = 0;
+        (*slot).unaccepted_end = 0;
+        (*slot).flags = 0;
+        (*slot).handshake_rtt_us = 0;
+        (*trail).taken_head = 0;
+        (*trail).sent_head = 0;
+        (*trail).resent_head = 0;
+        (*trail).taken_end = 0;
+        (*trail).turn = Mark { end: 0, at_ns: 0 };
+        (*trail).turn_taken_end = 0;
     }
     Some((free.slot, slot))
 }

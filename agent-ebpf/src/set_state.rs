@@ -1,15 +1,19 @@
-//! A socket changed state: a child of a listener of ours gets a slot before its first byte, and the handshake's times.
+//! A socket changed state: a child of a listener of ours gets a slot before its first byte, a backend's end of a connection
+//! of ours gets one too, and the handshake's times are kept.
 
 use core::ffi::c_void;
 
-use abi::{NO_SLOT, ROLE_CLIENT, ROLE_LISTENER, Tag, counter};
+use abi::{
+    FLAG_PAIRED, FLAG_PEER_NO_SLOT, FLAG_SOUGHT, NO_SLOT, Pair, ROLE_BACKEND, ROLE_CLIENT, ROLE_LISTENER,
+    ROLE_UPSTREAM, Slot, Tag, counter,
+};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_tracepoint, map};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::warn;
 
-use crate::maps;
+use crate::maps::{self, RCV_NXT_OFFSET, SND_NXT_OFFSET, SRTT_OFFSET, TOTAL_RETRANS_OFFSET};
 
 // include/net/tcp_states.h, v6.12.
 const TCP_ESTABLISHED: i32 = 1;
@@ -26,9 +30,12 @@ static WARNED_NS: Array<u64> = Array::with_max_entries(1, 0);
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let sk: *mut c_void = ctx.arg(0);
-    let new_state: i32 = ctx.arg(2);
+    let (old_state, new_state): (i32, i32) = (ctx.arg(1), ctx.arg(2));
     let Some(tag) = maps::tag(sk) else {
         maps::count(counter::STATE_MISSES);
+        if old_state == TCP_SYN_RECV && new_state == TCP_ESTABLISHED && maps::seeks_backends() {
+            pair(sk);
+        }
         return 0;
     };
     maps::count(counter::STATE_HITS);
@@ -42,13 +49,84 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         }
         TCP_ESTABLISHED => {
             if let Some(slot) = maps::slot(tag) {
-                // SAFETY: as above.
-                unsafe { (*slot).established_ns = bpf_ktime_get_ns() };
+                established(sk, tag, slot);
             }
         }
         _ => {}
     }
     0
+}
+
+/// The handshake is over: its times, and for a connection to a backend what its other end will be known by.
+#[inline(always)]
+fn established(sk: *mut c_void, tag: &Tag, slot: *mut Slot) {
+    // SAFETY: a live map value of this socket's; the socket's lock is held.
+    unsafe { (*slot).established_ns = bpf_ktime_get_ns() };
+    let Some(tcp) = maps::tcp(sk) else { return };
+    // SAFETY: as above.
+    unsafe { (*slot).handshake_rtt_us = tcp.u32(&SRTT_OFFSET) >> 3 };
+    let (sent, received) = (tcp.u32(&SND_NXT_OFFSET), tcp.u32(&RCV_NXT_OFFSET));
+    if tag.role == ROLE_UPSTREAM {
+        if maps::seeks_backends() {
+            let pair = Pair { generation: tag.generation, slot: tag.slot, reserved: 0 };
+            // Our last ACK leaves after this, so the other end cannot be established before.
+            if maps::PAIRS.insert(&key(sent, received), &pair, 0).is_ok() {
+                // SAFETY: as above.
+                unsafe { (*slot).flags |= FLAG_SOUGHT };
+            }
+        }
+    } else if tcp.u32(&TOTAL_RETRANS_OFFSET) != 0 {
+        let handshake = key(sent, received);
+        // SAFETY: a live map value, read once.
+        if let Some(first_ns) = unsafe { maps::SYNACKS.get(&handshake) } {
+            // SAFETY: as above.
+            unsafe { (*slot).synack_resent_ns = *first_ns };
+            let _ = maps::SYNACKS.remove(&handshake);
+        }
+    }
+}
+
+/// A foreign socket has accepted a handshake: if the other end is ours, it is a backend's, and gets a slot as well.
+#[inline(always)]
+fn pair(sk: *mut c_void) {
+    let Some(tcp) = maps::tcp(sk) else { return };
+    let handshake = key(tcp.u32(&RCV_NXT_OFFSET), tcp.u32(&SND_NXT_OFFSET));
+    // SAFETY: a live map value, copied at once.
+    let Some(pair) = (unsafe { maps::PAIRS.get(&handshake).copied() }) else { return };
+    let _ = maps::PAIRS.remove(&handshake);
+    let Some(ours) = maps::slot(&Tag { generation: pair.generation, slot: pair.slot, role: ROLE_UPSTREAM }) else {
+        return;
+    };
+    // SAFETY: the helper has no conditions.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let Some((index, slot)) = maps::take_slot(now_ns) else {
+        maps::count(counter::PEER_NO_SLOT);
+        // SAFETY: a live map value. Only this program writes its flags.
+        unsafe { (*ours).flags |= FLAG_PEER_NO_SLOT };
+        return;
+    };
+    // SAFETY: a live map value that nobody else holds yet.
+    let generation = unsafe {
+        (*slot).established_ns = now_ns;
+        (*slot).generation
+    };
+    if !maps::set_tag(sk, Tag { generation, slot: index, role: ROLE_BACKEND }) {
+        maps::give_back(abi::Free { freed_ns: now_ns, slot: index, reserved: 0 });
+        return;
+    }
+    maps::count(counter::PAIRED);
+    // SAFETY: live map values. The flag goes last: whoever sees it sees the peer.
+    unsafe {
+        (*ours).peer_generation = generation;
+        (*ours).peer_slot = index;
+        core::ptr::write_volatile(&raw mut (*ours).flags, (*ours).flags | FLAG_PAIRED);
+    }
+}
+
+/// What both ends of a handshake know of it: the next numbers of the opener and of its peer.
+#[inline(always)]
+pub fn key(opener: u32, peer: u32) -> u64 {
+    (u64::from(opener) << 32) | u64::from(peer)
 }
 
 /// The tag is the child's own copy of its listener's: it becomes a client's, with a slot where one is free.

@@ -326,18 +326,19 @@ impl Meters {
     }
 }
 
-fn by_probe(counters: &crate::probes::Counters) -> [metrics::ProbeCounts; 3] {
-    let probe = |name: &str, hits, misses| metrics::ProbeCounts { name: name.to_owned(), hits, misses };
-    [
-        probe("sk_data_ready", counters.data_ready_hits, counters.data_ready_misses),
-        probe("inet_sock_set_state", counters.state_hits, counters.state_misses),
-        probe("tcp_destroy_sock", counters.destroy_hits, counters.destroy_misses),
-    ]
+fn by_probe(counters: &crate::probes::Counters) -> Vec<metrics::ProbeCounts> {
+    let each = counters.events.iter();
+    each.map(|events| metrics::ProbeCounts {
+        name: events.tracepoint.to_owned(),
+        hits: events.hits,
+        misses: events.misses,
+    })
+    .collect()
 }
 
 /// Each probe for the dashboard: whether it is on, or why not and what helps.
 fn probe_list(probes: &Probes) -> serde_json::Value {
-    let each = probes.states().iter().map(|probe| {
+    let each = probes.states().into_iter().map(|probe| {
         serde_json::json!({
             "tracepoint": probe.row.tracepoint,
             "tells": probe.row.tells,

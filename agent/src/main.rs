@@ -84,7 +84,11 @@ fn doctor(json: bool, cost: bool) -> anyhow::Result<ExitCode> {
         match probes::cost::measure() {
             Ok(costs) => {
                 for cost in costs {
-                    let whose = if cost.own { "watched" } else { "foreign" };
+                    let whose = match cost.whose {
+                        probes::cost::Whose::Own => "watched",
+                        probes::cost::Whose::Backend => "backend",
+                        probes::cost::Whose::Foreign => "foreign",
+                    };
                     println!(
                         "{:<21} {:>4} ns a hit on a {whose} socket, {} hits",
                         cost.tracepoint, cost.run_ns, cost.runs

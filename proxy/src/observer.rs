@@ -19,6 +19,9 @@ pub trait SocketObserver: Clone + Send + 'static {
     /// When the bytes at these stream offsets became readable (offset 0 is the connection's first byte). Called right
     /// after the read that consumed them. An empty range asks for the connection's own times only.
     fn marks(&self, token: Token, bytes: Range<u64>) -> Marks;
+    /// What the backend's own end of a connection to it saw of one exchange, where it is on this node. Called right after
+    /// the read that brought the response's first byte.
+    fn backend(&self, token: Token, ask: BackendAsk) -> BackendMarks;
     /// The proxy has closed the socket and will not ask again on its own behalf.
     fn closed(&self, token: Token);
     /// Why there is nothing to see, for coverage; `Missing::NOTHING` when the watch is on.
@@ -48,13 +51,42 @@ pub struct Marks {
     pub last: MonoNs,
     /// The connection reached ESTABLISHED: it was acceptable.
     pub established: MonoNs,
+    /// The connection's smoothed round trip when it last received, microseconds; 0 if not known.
+    pub srtt_us: u32,
+    /// Its mean deviation.
+    pub rttvar_us: u32,
+    /// Why times are missing.
+    pub missing: Missing,
+}
+
+/// Offsets of one exchange on a connection to a backend: of the bytes written to it, and of those read from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendAsk {
+    /// Just behind the request's head.
+    pub head_end: u64,
+    /// Just behind the last byte of the request that was written.
+    pub request_end: u64,
+    /// The response's first byte.
+    pub response_start: u64,
+}
+
+/// A backend's side of one exchange. [`MonoNs::UNKNOWN`] where `missing` says why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendMarks {
+    /// The request's last byte became readable at the backend. Where the backend answered before it had read the whole
+    /// request, its head's.
+    pub readable: MonoNs,
+    /// The backend had read that byte.
+    pub read: MonoNs,
+    /// The backend wrote the response's first byte.
+    pub sent: MonoNs,
     /// Why times are missing.
     pub missing: Missing,
 }
 
 /// A set of reasons why a time is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Missing(pub u8);
+pub struct Missing(pub u16);
 
 impl Missing {
     /// Everything asked for is known.
@@ -73,6 +105,12 @@ impl Missing {
     pub const JOINED_LATE: Self = Self(1 << 5);
     /// The kernel has not reported these bytes.
     pub const UNSEEN: Self = Self(1 << 6);
+    /// The backend is not on this node, or its socket could not be told: there is nothing to see here.
+    pub const ELSEWHERE: Self = Self(1 << 7);
+    /// The request was readable before the backend accepted the connection: what it waited for cannot be told apart.
+    pub const ACCEPT: Self = Self(1 << 8);
+    /// Backends are not looked for, by configuration or because these probes cannot run.
+    pub const NOT_SOUGHT: Self = Self(1 << 9);
 
     /// The union.
     #[must_use]
@@ -101,6 +139,9 @@ impl SocketObserver for Off {
     }
     fn marks(&self, _: Token, _: Range<u64>) -> Marks {
         Marks { missing: self.0, ..Marks::default() }
+    }
+    fn backend(&self, _: Token, _: BackendAsk) -> BackendMarks {
+        BackendMarks { missing: Missing::NOT_SOUGHT, ..BackendMarks::default() }
     }
     fn closed(&self, _: Token) {}
     fn absence(&self) -> Missing {

@@ -79,6 +79,10 @@ pub struct Head {
     pub request_start: u64,
     /// Stream offset just behind the request's head.
     pub request_head_end: u64,
+    /// Stream offset of the response's first byte among those written to the client; equals the end where none was.
+    pub response_start: u64,
+    /// Stream offset just behind the response's last byte that the client's socket accepted.
+    pub response_end: u64,
 
     /// p0: first byte readable in the kernel.
     pub first_readable: MonoNs,
@@ -92,6 +96,11 @@ pub struct Head {
     pub head_readable: MonoNs,
     /// p3: the read that completed the head returned.
     pub head_read: MonoNs,
+    /// The worker had last woken up by then, from when it had waited for events.
+    pub woken: MonoNs,
+    /// Of the time from wake-up to `head_read`, how long the worker's thread was off the CPU, nanoseconds. Measured only
+    /// where the head waited for a millisecond or more.
+    pub preempted_ns: u64,
     /// p4: the previous response on this connection was written; unknown on the first.
     pub previous_written: MonoNs,
     /// p5: route chosen and middlewares done, an upstream is wanted.
@@ -109,6 +118,10 @@ pub struct Head {
     pub request_body_bytes: u64,
     /// Bytes of the response's body.
     pub response_body_bytes: u64,
+    /// The client connection's smoothed round trip when the request came, microseconds; 0 if not known.
+    pub srtt_us: u32,
+    /// Its mean deviation.
+    pub rttvar_us: u32,
     /// Why kernel times on the client's side are missing.
     pub client_missing: Missing,
     /// Upstream attempts in all; up to [`ATTEMPTS_MAX`] are kept, the last always.
@@ -153,10 +166,34 @@ pub struct Attempt {
     pub first_read: MonoNs,
     /// The read that returned the last byte of the response.
     pub ended: MonoNs,
+    /// Stream offset of the request's first byte among those written to the upstream.
+    pub request_start: u64,
+    /// Stream offset just behind the request's head there.
+    pub request_head_end: u64,
+    /// Stream offset just behind the request's last byte that the upstream's socket accepted.
+    pub request_end: u64,
     /// Stream offset on the upstream's connection where the response begins.
     pub response_start: u64,
+    /// Stream offset just behind the response's last byte that was read.
+    pub response_end: u64,
+    /// p10: the request was readable at the backend's own socket, on this node.
+    pub backend_readable: MonoNs,
+    /// p11: the backend had read it.
+    pub backend_read: MonoNs,
+    /// p12: the backend wrote the response's first byte.
+    pub backend_sent: MonoNs,
+    /// The worker had last woken up before `first_read`.
+    pub woken: MonoNs,
+    /// As [`Head::preempted_ns`], until `first_read`.
+    pub preempted_ns: u64,
+    /// The upstream connection's smoothed round trip when the response came, microseconds; 0 if not known.
+    pub srtt_us: u32,
+    /// Its mean deviation.
+    pub rttvar_us: u32,
     /// Why kernel times on the upstream's side are missing.
     pub missing: Missing,
+    /// Why the backend's own times are missing.
+    pub backend_missing: Missing,
 }
 
 /// Nanoseconds per state of the body relay; exactly one runs at a time.
@@ -397,12 +434,16 @@ impl Default for Head {
             token: Token::NONE,
             request_start: 0,
             request_head_end: 0,
+            response_start: 0,
+            response_end: 0,
             first_readable: MonoNs::UNKNOWN,
             first_read: MonoNs::UNKNOWN,
             established: MonoNs::UNKNOWN,
             accepted: MonoNs::UNKNOWN,
             head_readable: MonoNs::UNKNOWN,
             head_read: MonoNs::UNKNOWN,
+            woken: MonoNs::UNKNOWN,
+            preempted_ns: 0,
             previous_written: MonoNs::UNKNOWN,
             upstream_wanted: MonoNs::UNKNOWN,
             middleware_wait_ns: 0,
@@ -411,6 +452,8 @@ impl Default for Head {
             body: BodyClock::default(),
             request_body_bytes: 0,
             response_body_bytes: 0,
+            srtt_us: 0,
+            rttvar_us: 0,
             client_missing: Missing::NOTHING,
             attempts_made: 0,
         }
@@ -436,8 +479,20 @@ impl Default for Attempt {
             first_readable: MonoNs::UNKNOWN,
             first_read: MonoNs::UNKNOWN,
             ended: MonoNs::UNKNOWN,
+            request_start: 0,
+            request_head_end: 0,
+            request_end: 0,
             response_start: 0,
+            response_end: 0,
+            backend_readable: MonoNs::UNKNOWN,
+            backend_read: MonoNs::UNKNOWN,
+            backend_sent: MonoNs::UNKNOWN,
+            woken: MonoNs::UNKNOWN,
+            preempted_ns: 0,
+            srtt_us: 0,
+            rttvar_us: 0,
             missing: Missing::NOTHING,
+            backend_missing: Missing::NOTHING,
         }
     }
 }

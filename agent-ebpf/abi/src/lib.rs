@@ -2,15 +2,29 @@
 //! Plain unsigned integers, widest first; both sides compile this one definition. Reading and writing belong elsewhere.
 #![no_std]
 
-/// Marks kept per slot. 16 cover the reads of a head that arrives in pieces, and every mark of a 64 KiB burst after GRO.
-pub const RX_MARKS: usize = 16;
+/// Marks kept per ring. 16 cover the reads of a head that arrives in pieces, and every mark of a 64 KiB burst after GRO.
+pub const MARKS: usize = 16;
+/// Retransmissions kept per connection: more within one request are told by their number.
+pub const RESENT: usize = 4;
 
-/// One "bytes became readable" event.
+/// One event at an offset of a stream.
 #[repr(C)]
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct RxMark {
-    /// Stream offset just behind the newest readable byte: `tcp_sock.bytes_received`, so the first byte has offset 0
-    /// and a FIN counts one.
+pub struct Mark {
+    /// Stream offset just behind the newest byte that the event concerns (for sends: of the first byte). The first byte
+    /// of a stream has offset 0 and a FIN counts one.
+    pub end: u64,
+    /// When, in CLOCK_MONOTONIC nanoseconds.
+    pub at_ns: u64,
+}
+
+/// A segment that was sent again.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Resent {
+    /// Stream offset of its first byte.
+    pub start: u64,
+    /// Stream offset just behind its last byte.
     pub end: u64,
     /// When, in CLOCK_MONOTONIC nanoseconds.
     pub at_ns: u64,
@@ -20,9 +34,9 @@ pub struct RxMark {
 #[repr(C)]
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Latch {
-    /// As in [`RxMark`].
+    /// As in [`Mark`].
     pub end: u64,
-    /// As in [`RxMark`]; 0 while the latch is being written, and before the first mark.
+    /// As in [`Mark`]; 0 while the latch is being written, and before the first mark.
     pub at_ns: u64,
     /// `end` of the mark before: the bytes `previous_end..end` became readable at `at_ns`.
     pub previous_end: u64,
@@ -38,7 +52,7 @@ pub struct Latch {
 pub struct Slot {
     /// Counts the uses of this slot; moves on when the socket is destroyed, so an old token is never believed.
     pub generation: u64,
-    /// Events ever recorded for this use; the newest is `rx[(rx_head - 1) % RX_MARKS]`.
+    /// Events ever recorded for this use; the newest is `rx[(rx_head - 1) % MARKS]`.
     pub rx_head: u64,
     /// Written by user space: the first mark whose `end` is greater goes to `latch` too, so that no burst between two
     /// reads can overwrite it.
@@ -47,14 +61,89 @@ pub struct Slot {
     pub latch: Latch,
     /// When the connection reached ESTABLISHED, 0 if not seen: a client's connection was acceptable from then on.
     pub established_ns: u64,
+    /// Smoothed round trip at the newest mark, microseconds; 0 if not measured yet.
+    pub srtt_us: u32,
+    /// Its mean deviation.
+    pub rttvar_us: u32,
+    /// "Bytes became readable", each `end` being `tcp_sock.bytes_received`. On lines of its own.
+    pub rx: [Mark; MARKS],
     /// When the connection left its handshake's first state (SYN_SENT or SYN_RECV), 0 if not seen.
     pub handshake_ns: u64,
-    /// The ring of marks, on lines of its own.
-    pub rx: [RxMark; RX_MARKS],
+    /// When the first SYN-ACK was sent again to this client, 0 if none was.
+    pub synack_resent_ns: u64,
+    /// Of a backend's connection: bytes before this offset were readable before the backend accepted.
+    pub unaccepted_end: u64,
+    /// The generation of `peer_slot`.
+    pub peer_generation: u64,
+    /// Of a connection to a backend on this node: the slot of the backend's own socket.
+    pub peer_slot: u32,
+    /// `FLAG_*` bits.
+    pub flags: u32,
+    /// The handshake's round trip as the kernel took it, microseconds; 0 if it took none.
+    pub handshake_rtt_us: u32,
+    /// Keeps the size free of hidden padding; zero.
+    pub reserved: [u32; 3],
 }
 
-const _: () = assert!(size_of::<Slot>() == 320 && align_of::<Slot>() == 64);
-const _: () = assert!(core::mem::offset_of!(Slot, rx) == 64);
+const _: () = assert!(size_of::<Slot>() == 384 && align_of::<Slot>() == 64);
+const _: () = assert!(core::mem::offset_of!(Slot, rx) == 64 && core::mem::offset_of!(Slot, handshake_ns) == 320);
+
+/// [`Slot::flags`]: the backend's own socket was looked for when this connection to it was made.
+pub const FLAG_SOUGHT: u32 = 1;
+/// [`Slot::flags`]: it was found on this node; `peer_slot` and `peer_generation` name its slot.
+pub const FLAG_PAIRED: u32 = 1 << 1;
+/// [`Slot::flags`]: it was found, but no slot was free for it.
+pub const FLAG_PEER_NO_SLOT: u32 = 1 << 2;
+
+/// What the optional probes saw of the connection with the same index in the slots.
+///
+/// A backend's socket: `taken` is what the backend has read, `sent` where each of its writes began. A client's socket:
+/// `taken` is what the client has acknowledged, and `sent` what had left for it when that acknowledgement came. Read like
+/// a [`Slot`], whose generation covers this too.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+pub struct Trail {
+    /// Events ever recorded in `taken`.
+    pub taken_head: u64,
+    /// Events ever recorded in `sent`.
+    pub sent_head: u64,
+    /// Segments ever sent again on this connection.
+    pub resent_head: u64,
+    /// `end` of the newest mark in `taken`.
+    pub taken_end: u64,
+    /// A backend's first write after it has read something: where its answer begins.
+    pub turn: Mark,
+    /// `taken_end` when `turn` was written.
+    pub turn_taken_end: u64,
+    /// Keeps the size free of hidden padding; zero.
+    pub reserved: u64,
+    /// See above.
+    pub taken: [Mark; MARKS],
+    /// See above.
+    pub sent: [Mark; MARKS],
+    /// The newest segments that were sent again, on any socket of ours.
+    pub resent: [Resent; RESENT],
+    /// Fills the last line.
+    pub reserved_end: [u64; 4],
+}
+
+const _: () = assert!(size_of::<Trail>() == 704 && align_of::<Trail>() == 64);
+const _: () = assert!(core::mem::offset_of!(Trail, taken) == 64 && core::mem::offset_of!(Trail, resent) == 576);
+
+/// Whose connection to a backend awaits the backend's own socket. The key is the pair of initial sequence numbers: they are
+/// the same at both ends whatever addresses were translated between, and 64 bits that no other handshake shares.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pair {
+    /// The generation of `slot`.
+    pub generation: u64,
+    /// The slot of our socket.
+    pub slot: u32,
+    /// Keeps the size free of hidden padding; zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Pair>() == 16);
 
 /// The value in the SK_STORAGE map: on a listener (and cloned to its children before they have a slot) and on every
 /// socket that has one.
@@ -94,6 +183,14 @@ pub const ROLE_LISTENER: u32 = 1;
 pub const ROLE_CLIENT: u32 = 2;
 /// The tagged socket is our connection to an upstream.
 pub const ROLE_UPSTREAM: u32 = 3;
+/// The tagged socket is a backend's end of a connection of ours; it belongs to another process.
+pub const ROLE_BACKEND: u32 = 4;
+
+/// Bits of the word in [`map::SWITCHES`].
+pub mod switch {
+    /// Backends' own sockets are looked for.
+    pub const BACKENDS: u64 = 1;
+}
 
 /// Names of the maps.
 pub mod map {
@@ -103,17 +200,56 @@ pub mod map {
     pub const FREE: &str = "FREE";
     /// Socket storage of [`Tag`](crate::Tag).
     pub const TAGS: &str = "TAGS";
+    /// Array of [`Trail`](crate::Trail), mmapable, by the slots' index.
+    pub const TRAILS: &str = "TRAILS";
+    /// LRU hash of [`Pair`](crate::Pair) by sequence numbers.
+    pub const PAIRS: &str = "PAIRS";
+    /// LRU hash of `u64` by sequence numbers: when a SYN-ACK was first sent again.
+    pub const SYNACKS: &str = "SYNACKS";
+    /// Array of one `u64`: what is switched on, by [`switch`](crate::switch).
+    pub const SWITCHES: &str = "SWITCHES";
     /// Per-CPU array of `u64`, by [`counter`](crate::counter).
     pub const COUNTERS: &str = "COUNTERS";
 }
 
-/// Names of the constants that the loader sets before the verifier sees the programs.
+/// Names of the constants that the loader sets before the verifier sees the programs. All are `u64`; an offset is the
+/// member's in its struct.
 pub mod global {
-    /// `u64`: offset of `bytes_received` in `struct tcp_sock`.
+    /// `struct tcp_sock`: `bytes_received`, `u64`.
     pub const BYTES_RECEIVED_OFFSET: &str = "BYTES_RECEIVED_OFFSET";
-    /// `u64`: offset of `tcp_clock_cache` in `struct tcp_sock`.
+    /// `struct tcp_sock`: `tcp_clock_cache`, `u64`.
     pub const CLOCK_OFFSET: &str = "CLOCK_OFFSET";
-    /// `u64`: how long a freed slot rests, nanoseconds.
+    /// `struct tcp_sock`: `bytes_acked`, `u64`.
+    pub const BYTES_ACKED_OFFSET: &str = "BYTES_ACKED_OFFSET";
+    /// `struct tcp_sock`: `rcv_nxt`, `u32`.
+    pub const RCV_NXT_OFFSET: &str = "RCV_NXT_OFFSET";
+    /// `struct tcp_sock`: `copied_seq`, `u32`.
+    pub const COPIED_SEQ_OFFSET: &str = "COPIED_SEQ_OFFSET";
+    /// `struct tcp_sock`: `snd_nxt`, `u32`.
+    pub const SND_NXT_OFFSET: &str = "SND_NXT_OFFSET";
+    /// `struct tcp_sock`: `snd_una`, `u32`.
+    pub const SND_UNA_OFFSET: &str = "SND_UNA_OFFSET";
+    /// `struct tcp_sock`: `write_seq`, `u32`.
+    pub const WRITE_SEQ_OFFSET: &str = "WRITE_SEQ_OFFSET";
+    /// `struct tcp_sock`: `srtt_us`, `u32`, eight times the microseconds.
+    pub const SRTT_OFFSET: &str = "SRTT_OFFSET";
+    /// `struct tcp_sock`: `mdev_us`, `u32`, four times the microseconds that TCP_INFO calls `tcpi_rttvar`.
+    pub const MDEV_OFFSET: &str = "MDEV_OFFSET";
+    /// `struct tcp_sock`: `total_retrans`, `u32`; of an accepted connection also the SYN-ACKs that were sent again.
+    pub const TOTAL_RETRANS_OFFSET: &str = "TOTAL_RETRANS_OFFSET";
+    /// `struct sock`: `sk_socket`, a pointer.
+    pub const SK_SOCKET_OFFSET: &str = "SK_SOCKET_OFFSET";
+    /// `struct sk_buff`: `cb`, with `struct tcp_skb_cb`'s `seq` in it, `u32`.
+    pub const SKB_SEQ_OFFSET: &str = "SKB_SEQ_OFFSET";
+    /// The same for `end_seq`.
+    pub const SKB_END_SEQ_OFFSET: &str = "SKB_END_SEQ_OFFSET";
+    /// The same for `ack_seq`.
+    pub const SKB_ACK_SEQ_OFFSET: &str = "SKB_ACK_SEQ_OFFSET";
+    /// `struct tcp_request_sock`: `snt_isn`, `u32`.
+    pub const SENT_ISN_OFFSET: &str = "SENT_ISN_OFFSET";
+    /// `struct tcp_request_sock`: `rcv_isn`, `u32`.
+    pub const RECEIVED_ISN_OFFSET: &str = "RECEIVED_ISN_OFFSET";
+    /// How long a freed slot rests, nanoseconds.
     pub const REST_NS: &str = "REST_NS";
 }
 
@@ -135,6 +271,26 @@ pub mod counter {
     pub const NO_SLOT: u32 = 6;
     /// Slots that could not be given back.
     pub const LOST_SLOT: u32 = 7;
+    /// `tcp_rcv_space_adjust` on a backend's socket of ours.
+    pub const READ_HITS: u32 = 8;
+    /// `tcp_rcv_space_adjust` on any other socket.
+    pub const READ_MISSES: u32 = 9;
+    /// `tcp_sendmsg_locked` or `sock_send_length` on a backend's socket of ours.
+    pub const SEND_HITS: u32 = 10;
+    /// The same on any other socket.
+    pub const SEND_MISSES: u32 = 11;
+    /// `tcp_probe` on a client's socket of ours.
+    pub const ACK_HITS: u32 = 12;
+    /// `tcp_probe` on any other socket.
+    pub const ACK_MISSES: u32 = 13;
+    /// `tcp_retransmit_skb` or `tcp_retransmit_synack` on a socket of ours.
+    pub const RESENT_HITS: u32 = 14;
+    /// The same on a foreign socket.
+    pub const RESENT_MISSES: u32 = 15;
+    /// Backends' sockets found.
+    pub const PAIRED: u32 = 16;
+    /// Backends' sockets found that got no slot.
+    pub const PEER_NO_SLOT: u32 = 17;
     /// How many counters there are.
-    pub const COUNT: u32 = 8;
+    pub const COUNT: u32 = 18;
 }

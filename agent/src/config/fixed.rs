@@ -31,6 +31,8 @@ pub(super) fn read(file: &Path, root: &Node, faults: &mut Faults) -> Static {
             enabled: top.node("probes").is_none() || top.present("probes"),
             required: top.boolean("probes.required"),
             slots: top.integer("probes.slots"),
+            backends: top.boolean("probes.backends"),
+            ack: top.boolean("probes.ack"),
         },
         attribution: Attribution {
             spans: match top.text("attribution.spans").unwrap_or_default().to_ascii_lowercase().as_str() {

@@ -9,6 +9,8 @@ use ipnet::IpNet;
 use wayspan_proxy::rule::Rule;
 use wayspan_proxy::snapshot::{HeaderEdits, Limits, Timeouts};
 
+use crate::probes::Set;
+
 /// Everything in the file given to `wayspan run --config`.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -272,12 +274,28 @@ pub struct Probes {
     pub required: bool,
     /// `slots`: connections watched at once.
     pub slots: u32,
+    /// `backends`: also the other ends of connections to backends on this node.
+    pub backends: bool,
+    /// `ack`: also what clients acknowledge.
+    pub ack: bool,
 }
 
 impl Default for Probes {
     fn default() -> Self {
-        // 16,384 slots of 320 bytes: 5 MiB of kernel memory, more connections than one node's ingress usually holds.
-        Self { enabled: true, required: false, slots: 16_384 }
+        // 16,384 slots of 1,088 bytes: 17 MiB of kernel memory, more connections than one node's ingress usually holds.
+        Self { enabled: true, required: false, slots: 16_384, backends: true, ack: false }
+    }
+}
+
+impl Probes {
+    /// Whether a set is wanted from the start.
+    #[must_use]
+    pub fn has(&self, set: Set) -> bool {
+        match set {
+            Set::Core => true,
+            Set::Backends => self.backends,
+            Set::Ack => self.ack,
+        }
     }
 }
 

@@ -343,7 +343,19 @@ pub(super) const KEYS: &[Key] = &[
         "probes.slots",
         Kind::Integer(64, 1_048_576),
         "16384",
-        "Connections watched at once, 320 bytes of kernel memory each.",
+        "Connections watched at once, 1,088 bytes of kernel memory each.",
+    ),
+    ours(
+        "probes.backends",
+        Kind::Bool,
+        "true",
+        "Also watch the other ends of connections to backends on this node; every read and write on the node pays a look-up.",
+    ),
+    ours(
+        "probes.ack",
+        Kind::Bool,
+        "false",
+        "Also watch what clients acknowledge; every segment that arrives on the node pays a look-up.",
     ),
     ours(
         "attribution.spans",

@@ -2,5 +2,6 @@
 //! through it is `pump`. Writing spans is `export`'s.
 
 pub mod attribute;
+pub mod late;
 pub mod phase;
 pub mod pump;

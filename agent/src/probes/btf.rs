@@ -8,6 +8,7 @@ use std::collections::HashMap;
 // include/uapi/linux/btf.h, v6.12.
 const MAGIC: u16 = 0xeb9f;
 const KIND_INT: u32 = 1;
+const KIND_PTR: u32 = 2;
 const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
@@ -32,14 +33,36 @@ pub(super) enum Error {
     /// Not BTF, or cut short.
     #[error("malformed BTF: {0}")]
     Malformed(&'static str),
-    /// No such struct or member, or the member is not a plain `u64`.
-    #[error("no u64 {structure}.{member} in the kernel's BTF")]
+    /// No such struct or member, or the member is of another kind.
+    #[error("no {shape} {structure}.{member} in the kernel's BTF")]
     Missing {
+        /// What was wanted.
+        shape: Shape,
         /// The struct.
         structure: String,
         /// Its member.
         member: String,
     },
+}
+
+/// What a member must be for a program to read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    U64,
+    U32,
+    Pointer,
+    Array,
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::U64 => "u64",
+            Self::U32 => "u32",
+            Self::Pointer => "pointer",
+            Self::Array => "array",
+        })
+    }
 }
 
 /// A parsed blob: where each type is, and the structs by name.
@@ -104,17 +127,18 @@ impl<'a> Btf<'a> {
         Ok(btf)
     }
 
-    /// The byte offset of a member that is a plain `u64`.
+    /// The byte offset of a member of this shape, aligned as one.
     ///
     /// # Errors
     /// [`Error::Missing`] where there is none.
-    pub(super) fn u64_offset(&self, structure: &str, member: &str) -> Result<u64, Error> {
+    pub(super) fn offset(&self, shape: Shape, structure: &str, member: &str) -> Result<u64, Error> {
         let found = self.structs.get(structure.as_bytes()).and_then(|index| self.types.get(*index));
+        let alignment = if shape == Shape::U32 { 32 } else { 64 };
         found
             .and_then(|found| self.find(found, member.as_bytes(), DEPTH_MAX))
-            .filter(|(bits, type_id)| bits % 64 == 0 && self.is_u64(*type_id))
+            .filter(|(bits, type_id)| bits % alignment == 0 && self.is(shape, *type_id))
             .map(|(bits, _)| bits / 8)
-            .ok_or_else(|| Error::Missing { structure: structure.to_owned(), member: member.to_owned() })
+            .ok_or_else(|| Error::Missing { shape, structure: structure.to_owned(), member: member.to_owned() })
     }
 
     /// Bit offset and type of a member, also inside anonymous members. A bit field's offset is masked by its size in
@@ -153,8 +177,13 @@ impl<'a> Btf<'a> {
         None
     }
 
-    fn is_u64(&self, type_id: u32) -> bool {
-        self.resolve(type_id).is_some_and(|found| found.kind() == KIND_INT && found.size_or_type == 8)
+    fn is(&self, shape: Shape, type_id: u32) -> bool {
+        self.resolve(type_id).is_some_and(|found| match shape {
+            Shape::U64 => found.kind() == KIND_INT && found.size_or_type == 8,
+            Shape::U32 => found.kind() == KIND_INT && found.size_or_type == 4,
+            Shape::Pointer => found.kind() == KIND_PTR,
+            Shape::Array => found.kind() == KIND_ARRAY,
+        })
     }
 
     fn string(&self, offset: u32) -> Option<&'a [u8]> {
@@ -215,7 +244,7 @@ mod tests {
 
     fn check(member: (&str, &str), expected: Option<u64>) {
         let blob = sample();
-        let found = Btf::parse(&blob).unwrap().u64_offset(member.0, member.1);
+        let found = Btf::parse(&blob).unwrap().offset(Shape::U64, member.0, member.1);
         assert_eq!(found.ok(), expected, "{member:?}");
     }
 
@@ -237,13 +266,13 @@ mod tests {
     fn a_blob_cut_anywhere_or_with_any_byte_changed_does_no_harm() {
         let blob = sample();
         for len in 0..blob.len() {
-            let _ = Btf::parse(&blob[..len]).map(|btf| btf.u64_offset("sample", "deep"));
+            let _ = Btf::parse(&blob[..len]).map(|btf| btf.offset(Shape::U64, "sample", "deep"));
         }
         for at in 0..blob.len() {
             for value in [0, 1, 0x7f, 0x80, 0xff] {
                 let mut blob = blob.clone();
                 blob[at] = value;
-                let _ = Btf::parse(&blob).map(|btf| btf.u64_offset("sample", "deep"));
+                let _ = Btf::parse(&blob).map(|btf| btf.offset(Shape::U64, "sample", "deep"));
             }
         }
     }
@@ -253,8 +282,11 @@ mod tests {
         let Ok(blob) = std::fs::read("/sys/kernel/btf/vmlinux") else { return };
         let btf = Btf::parse(&blob).unwrap();
         for member in ["bytes_received", "tcp_clock_cache"] {
-            assert!(btf.u64_offset("tcp_sock", member).unwrap() > 0, "{member}");
+            assert!(btf.offset(Shape::U64, "tcp_sock", member).unwrap() > 0, "{member}");
         }
-        assert!(btf.u64_offset("tcp_sock", "rcv_nxt").is_err(), "rcv_nxt is a u32");
+        assert!(btf.offset(Shape::U64, "tcp_sock", "rcv_nxt").is_err(), "rcv_nxt is a u32");
+        assert!(btf.offset(Shape::U32, "tcp_sock", "rcv_nxt").unwrap() > 0);
+        assert!(btf.offset(Shape::Pointer, "sock", "sk_socket").unwrap() > 0);
+        assert!(btf.offset(Shape::Array, "sk_buff", "cb").unwrap() > 0);
     }
 }

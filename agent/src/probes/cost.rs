@@ -39,13 +39,25 @@ pub enum Error {
     Exchange(#[from] io::Error),
 }
 
+/// Whose sockets a program ran on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Whose {
+    /// A client's connection to us and ours to a server, both watched.
+    Own,
+    /// Ours to a server, and the server's end of it.
+    Backend,
+    /// Nobody's: the program leaves after its look-up.
+    Foreign,
+}
+
 /// One program's cost.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Cost {
     /// Its tracepoint.
     pub tracepoint: &'static str,
-    /// Whether the sockets were ours; otherwise the program left after its look-up.
-    pub own: bool,
+    /// What it ran for.
+    pub whose: Whose,
     /// How often it ran.
     pub runs: u64,
     /// Nanoseconds of a run, the kernel's two clock readings around it in part included.
@@ -58,21 +70,27 @@ pub struct Cost {
 /// See [`Error`].
 pub fn measure() -> Result<Vec<Cost>, Error> {
     // Every connection finds a slot, also while the ones before it still close.
-    let config = model::Probes { slots: CONNECTIONS * 4, ..model::Probes::default() };
+    let config = model::Probes { slots: CONNECTIONS * 4, backends: true, ack: true, ..model::Probes::default() };
     let probes = Probes::load_resting(&config, Duration::ZERO);
-    let off = probes.states().iter().find_map(|probe| probe.off.clone());
-    let (Some(ebpf), None) = (&probes.ebpf, &off) else { return Err(Error::Off(off.unwrap_or(Reason::NotBuilt))) };
+    let lacking = probes.states().into_iter().find(super::Probe::is_lacking).and_then(|probe| probe.off);
+    let loaded = match (&probes.loaded, &lacking) {
+        (Ok(loaded), None) => loaded,
+        (Err(reason), _) | (_, Some(reason)) => return Err(Error::Off(reason.clone())),
+    };
+    let ebpf = loaded.programs.ebpf_ref();
     let observer = probes.observer();
     // Held until both phases are over: dropping it switches the statistics off.
     let _statistics = enable_stats(Stats::RunTime).map_err(|error| Error::Statistics(super::load::chain(&error)))?;
-    let mut costs = Vec::with_capacity(ROWS.len() * 2);
-    for own in [true, false] {
+    let mut costs = Vec::with_capacity(ROWS.len() * 3);
+    for whose in [Whose::Own, Whose::Backend, Whose::Foreign] {
         let before = run_times(ebpf)?;
-        exchange(own.then_some(&observer))?;
+        exchange(whose, &observer)?;
         for ((row, before), after) in ROWS.iter().zip(before).zip(run_times(ebpf)?) {
             let (runs, time) = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
             let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-            costs.push(Cost { tracepoint: row.tracepoint, own, runs, run_ns: ns.checked_div(runs).unwrap_or(0) });
+            if let Some(run_ns) = ns.checked_div(runs) {
+                costs.push(Cost { tracepoint: row.tracepoint, whose, runs, run_ns });
+            }
         }
     }
     Ok(costs)
@@ -81,6 +99,10 @@ pub fn measure() -> Result<Vec<Cost>, Error> {
 fn run_times(ebpf: &Ebpf) -> Result<[(u64, Duration); ROWS.len()], Error> {
     let read = |name: &str| -> Result<(u64, Duration), ProgramError> {
         let Some(Program::BtfTracePoint(program)) = ebpf.program(name) else { return Err(ProgramError::NotLoaded) };
+        if program.fd().is_err() {
+            // This kernel has not got it.
+            return Ok((0, Duration::ZERO));
+        }
         program.info().map(|info| (info.run_count(), info.run_time()))
     };
     let mut times = [(0, Duration::ZERO); ROWS.len()];
@@ -90,11 +112,11 @@ fn run_times(ebpf: &Ebpf) -> Result<[(u64, Duration); ROWS.len()], Error> {
     Ok(times)
 }
 
-/// Keep-alive connections that carry requests and answers, both ends on this thread and watched where asked.
-fn exchange(observer: Option<&Observer>) -> io::Result<()> {
+/// Keep-alive connections that carry requests and answers, both ends on this thread.
+fn exchange(whose: Whose, observer: &Observer) -> io::Result<()> {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-    if let Some(observer) = observer {
+    if whose == Whose::Own {
         observer.listening(listener.as_fd());
     }
     listener.listen(16)?;
@@ -102,7 +124,7 @@ fn exchange(observer: Option<&Observer>) -> io::Result<()> {
     let mut buffer = [0; MESSAGE.len()];
     for _ in 0..CONNECTIONS {
         let client = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        if let Some(observer) = observer {
+        if whose != Whose::Foreign {
             observer.connecting(client.as_fd());
         }
         client.connect(&listener.local_addr()?.into())?;
@@ -120,7 +142,11 @@ fn exchange(observer: Option<&Observer>) -> io::Result<()> {
 
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whose = if self.own { "own" } else { "foreign" };
+        let whose = match self.whose {
+            Whose::Own => "own",
+            Whose::Backend => "backend",
+            Whose::Foreign => "foreign",
+        };
         write!(f, "{:<22}{whose:<9}{:>7} runs{:>6} ns each", self.tracepoint, self.runs, self.run_ns)
     }
 }

@@ -47,6 +47,8 @@ pub struct State {
     pub since: &'static str,
     /// Loaded and attached just now.
     pub on: bool,
+    /// Off, although it was wanted and nothing else does its work.
+    pub lacking: bool,
     /// Why not.
     pub reason: Option<Reason>,
     /// The same in words.
@@ -59,7 +61,7 @@ impl Report {
     /// Whether every probe is on.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.probes.iter().all(|probe| probe.on)
+        self.probes.iter().all(|probe| !probe.lacking)
     }
 }
 
@@ -70,6 +72,7 @@ impl From<&Probe> for State {
             tells: probe.row.tells,
             since: probe.row.since,
             on: probe.off.is_none(),
+            lacking: probe.is_lacking(),
             why: probe.off.as_ref().map(ToString::to_string),
             remedy: probe.off.as_ref().map(Reason::remedy),
             reason: probe.off.clone(),

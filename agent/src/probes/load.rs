@@ -1,5 +1,5 @@
-//! Puts the eBPF object into the kernel: sets its constants and sizes, loads and attaches each program on its own, and
-//! names the reason where one cannot be. Reading what they write belongs to `slots` and `watch`.
+//! Puts the eBPF object into the kernel: sets its constants and sizes, loads each program on its own, attaches and detaches
+//! them by sets, and names the reason where one cannot be. Reading what they write belongs to `slots` and `watch`.
 //!
 //! Nothing is pinned, so the kernel drops programs and maps with the process, also after `kill -9`.
 
@@ -7,11 +7,12 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Btf as AyaBtf, BtfError, Ebpf, EbpfError, EbpfLoader};
 
-use super::btf;
-use super::plan::{MEMBERS, Probe, ROWS, Reason, Row};
+use super::btf::{self, Shape};
+use super::plan::{MEMBERS, Member, Probe, ROWS, Reason, Row, Set};
 use super::rights::{self, Rights};
 
 /// Where the kernel shows its own types.
@@ -25,39 +26,98 @@ pub(super) fn is_built() -> bool {
     !OBJECT.is_empty()
 }
 
-/// Loads what can be loaded. The programs live as long as the `Ebpf`; there is none where a needed one is off.
-pub(super) fn load(slots: u32, rest: Duration) -> (Vec<Probe>, Option<Ebpf>) {
-    match create(slots, rest) {
-        Err(reason) => (all_off(&reason), None),
-        Ok((mut ebpf, btf, no_members)) => {
-            let start = |row: &Row| match &no_members {
-                Some(reason) if !row.is_needed => Err(reason.clone()),
-                _ => attach(&mut ebpf, row, &btf),
-            };
-            let mut probes: Vec<Probe> = ROWS.iter().map(start).zip(ROWS).map(state).collect();
-            let Some(cause) = probes.iter().find(|probe| probe.row.is_needed && probe.off.is_some()) else {
-                return (probes, Some(ebpf));
-            };
-            let needs = Reason::Needs(cause.row.tracepoint.to_owned());
-            for probe in &mut probes {
-                probe.off.get_or_insert_with(|| needs.clone());
-            }
-            (probes, None)
-        }
+/// The programs in the kernel. Dropped, they are gone.
+pub(super) struct Programs {
+    ebpf: Ebpf,
+    /// By row: why it cannot run, or its link while it is attached.
+    rows: Vec<Result<Option<BtfTracePointLinkId>, Reason>>,
+}
+
+/// Creates the maps and loads every program that this kernel takes; none is attached yet.
+pub(super) fn load(slots: u32, rest: Duration) -> Result<Programs, Reason> {
+    let (mut ebpf, btf, offsets) = create(slots, rest)?;
+    let mut rows = Vec::with_capacity(ROWS.len());
+    for row in &ROWS {
+        let member = row.members.iter().find_map(|global| offsets.lacks(global));
+        let loaded = match member {
+            Some(reason) => Err(reason),
+            None => verify(&mut ebpf, row, &btf).map(|()| None),
+        };
+        rows.push(loaded);
+    }
+    let lacking = ROWS.iter().zip(&rows).find_map(|(row, loaded)| loaded.as_ref().err().filter(|_| row.is_needed));
+    match lacking {
+        Some(reason) => Err(reason.clone()),
+        None => Ok(Programs { ebpf, rows }),
     }
 }
 
-/// The same reason for every probe.
+impl Programs {
+    pub(super) fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    pub(super) fn ebpf_ref(&self) -> &Ebpf {
+        &self.ebpf
+    }
+
+    /// Attaches a set's programs, or detaches them. A refusal becomes the row's state.
+    pub(super) fn switch(&mut self, set: Set, on: bool) {
+        for index in 0..ROWS.len() {
+            let Some(row) = ROWS.get(index).filter(|row| row.set == set) else { continue };
+            let wanted = on && !self.is_spare(row);
+            let Some(state) = self.rows.get_mut(index) else { continue };
+            let Ok(link) = state else { continue };
+            let program = self.ebpf.program_mut(row.tracepoint).and_then(|program| program.try_into().ok());
+            let Some(program): Option<&mut BtfTracePoint> = program else { continue };
+            match (link.take(), wanted) {
+                (None, true) => *state = program.attach().map(Some).map_err(|error| Reason::Refused(chain(&error))),
+                (Some(attached), false) => {
+                    if let Err(error) = program.detach(attached) {
+                        tracing::warn!(target: "wayspan::probes", probe = row.tracepoint, %error, "not detached");
+                    }
+                }
+                (unchanged, _) => *link = unchanged,
+            }
+        }
+    }
+
+    /// Whether another program does this one's work.
+    fn is_spare(&self, row: &Row) -> bool {
+        row.instead_of.is_some_and(|better| {
+            ROWS.iter().zip(&self.rows).any(|(other, state)| other.tracepoint == better && state.is_ok())
+        })
+    }
+
+    /// Each probe's state.
+    pub(super) fn states(&self) -> Vec<Probe> {
+        let state = |(row, state): (&Row, &Result<Option<BtfTracePointLinkId>, Reason>)| {
+            let off = match state {
+                Ok(Some(_)) => None,
+                Err(reason) => Some(reason.clone()),
+                Ok(None) => Some(match row.instead_of.filter(|_| self.is_spare(row)) {
+                    Some(better) => Reason::Spare(better),
+                    None => Reason::Switched(row.set.name()),
+                }),
+            };
+            Probe { row: *row, off }
+        };
+        ROWS.iter().zip(&self.rows).map(state).collect()
+    }
+
+    /// Whether a row's program runs.
+    pub(super) fn is_attached(&self, tracepoint: &str) -> bool {
+        let attached = |state: &Result<Option<BtfTracePointLinkId>, Reason>| matches!(state, Ok(Some(_)));
+        ROWS.iter().zip(&self.rows).any(|(row, state)| row.tracepoint == tracepoint && attached(state))
+    }
+}
+
+/// The same reason for every probe; the one that has it itself, and what needs that one.
 pub(super) fn all_off(reason: &Reason) -> Vec<Probe> {
     ROWS.map(|row| Probe { row, off: Some(reason.clone()) }).into()
 }
 
-fn state((result, row): (Result<(), Reason>, Row)) -> Probe {
-    Probe { row, off: result.err() }
-}
-
-/// Creates the maps. The third is why the programs that read a socket's members cannot run, where that is so.
-fn create(slots: u32, rest: Duration) -> Result<(Ebpf, AyaBtf, Option<Reason>), Reason> {
+fn create(slots: u32, rest: Duration) -> Result<(Ebpf, AyaBtf, Offsets), Reason> {
     if !is_built() {
         return Err(Reason::NotBuilt);
     }
@@ -65,47 +125,55 @@ fn create(slots: u32, rest: Duration) -> Result<(Ebpf, AyaBtf, Option<Reason>), 
     if !missing.is_empty() {
         return Err(Reason::MissingRights(missing.join(", ")));
     }
-    let (offsets, no_members) = match offsets()? {
-        Ok(offsets) => (offsets, None),
-        Err(error) => ([0; MEMBERS.len()], Some(Reason::NoMember(error.to_string()))),
-    };
+    let offsets = offsets()?;
 
     let rest_ns = u64::try_from(rest.as_nanos()).unwrap_or(u64::MAX);
     // The loader reads the kernel's types for relocations, of which we have none: 15 MB less at the peak.
     let mut loader = EbpfLoader::new();
     loader.btf(None).override_global(abi::global::REST_NS, &rest_ns, true);
-    for ((global, _), offset) in MEMBERS.iter().zip(&offsets) {
-        loader.override_global(global, offset, true);
+    for (member, offset) in MEMBERS.iter().zip(&offsets.0) {
+        // A program whose member is not known is not loaded.
+        loader.override_global(member.global, offset.as_ref().unwrap_or(&0), true);
     }
-    loader.map_max_entries(abi::map::SLOTS, slots).map_max_entries(abi::map::FREE, slots);
+    for map in [abi::map::SLOTS, abi::map::TRAILS, abi::map::FREE] {
+        loader.map_max_entries(map, slots);
+    }
     let ebpf = loader.load(OBJECT).map_err(|error| refusal(&error))?;
     let btf = AyaBtf::from_sys_fs().map_err(|error| Reason::Refused(chain(&error)))?;
-    Ok((ebpf, btf, no_members))
+    Ok((ebpf, btf, offsets))
+}
+
+/// In the order of the members.
+struct Offsets(Vec<Result<u64, btf::Error>>);
+
+impl Offsets {
+    /// Why a member is not known, if it is not.
+    fn lacks(&self, global: &str) -> Option<Reason> {
+        let found = MEMBERS.iter().zip(&self.0).find(|(member, _)| member.global == global);
+        found.and_then(|(_, offset)| offset.as_ref().err()).map(|error| Reason::NoMember(error.to_string()))
+    }
 }
 
 /// The members' offsets on the running kernel. The blob of some 6 MB is gone when this returns.
-fn offsets() -> Result<Result<[u64; MEMBERS.len()], btf::Error>, Reason> {
+fn offsets() -> Result<Offsets, Reason> {
     let blob = fs::read(BTF_PATH).map_err(|_| Reason::NoBtf(BTF_PATH.to_owned()))?;
-    let read = || {
-        let btf = btf::Btf::parse(&blob)?;
-        let mut offsets = [0; MEMBERS.len()];
-        for ((_, member), offset) in MEMBERS.iter().zip(&mut offsets) {
-            *offset = btf.u64_offset("tcp_sock", member)?;
-        }
-        Ok(offsets)
+    let btf = btf::Btf::parse(&blob).map_err(|error| Reason::NoMember(error.to_string()))?;
+    let offset = |member: &Member| {
+        let outer = match member.inside {
+            Some((structure, name)) => btf.offset(Shape::Array, structure, name)?,
+            None => 0,
+        };
+        Ok(outer + btf.offset(member.shape, member.structure, member.name)?)
     };
-    Ok(read())
+    Ok(Offsets(MEMBERS.iter().map(offset).collect()))
 }
 
-fn attach(ebpf: &mut Ebpf, row: &Row, btf: &AyaBtf) -> Result<(), Reason> {
+fn verify(ebpf: &mut Ebpf, row: &Row, btf: &AyaBtf) -> Result<(), Reason> {
     let Some(program) = ebpf.program_mut(row.tracepoint) else {
         return Err(Reason::Refused(format!("the object has no program {}", row.tracepoint)));
     };
-    let attach = |program: &mut BtfTracePoint| {
-        program.load(row.tracepoint, btf)?;
-        program.attach().map(drop)
-    };
-    program.try_into().and_then(attach).map_err(|error| match error {
+    let load = |program: &mut BtfTracePoint| program.load(row.tracepoint, btf);
+    program.try_into().and_then(load).map_err(|error| match error {
         ProgramError::Btf(BtfError::UnknownBtfTypeName { .. }) => Reason::NoTracepoint(row.tracepoint.to_owned()),
         error => {
             // The verifier's words are many lines, and wanted whole by whoever mends the program.

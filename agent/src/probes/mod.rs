@@ -15,12 +15,14 @@ mod watch;
 
 use std::time::Duration;
 
-use aya::Ebpf;
+use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Missing, Off};
 
+use self::load::Programs;
+
 pub use self::log::ProbeLog;
-pub use self::plan::{Probe, Reason, Row};
-pub use self::watch::{Counters, Observer, Watch};
+pub use self::plan::{Probe, Reason, Row, Set};
+pub use self::watch::{Counters, Events, Observer, Watch};
 use crate::config::model;
 
 /// How long a slot rests before it is used again: longer than late facts of a closed connection are waited for.
@@ -28,11 +30,14 @@ const REST: Duration = Duration::from_secs(2);
 
 /// The probes of this process. They are in the kernel as long as this lives.
 pub struct Probes {
-    probes: Vec<Probe>,
-    watch: Option<Watch>,
+    /// Dropped first: its programs are detached while their maps are still there.
+    loaded: Result<Loaded, Reason>,
     log: Option<ProbeLog>,
-    /// Holds the programs and their links; dropped last, they are detached.
-    ebpf: Option<Ebpf>,
+}
+
+struct Loaded {
+    programs: Programs,
+    watch: Watch,
 }
 
 impl Probes {
@@ -46,62 +51,85 @@ impl Probes {
     #[must_use]
     pub fn load_resting(config: &model::Probes, rest: Duration) -> Self {
         if !config.enabled {
-            return Self::off(load::all_off(&Reason::Configured));
+            return Self { loaded: Err(Reason::Configured), log: None };
         }
         let slots = config.slots.max(1);
-        let (probes, ebpf) = load::load(slots, rest);
-        let Some(mut ebpf) = ebpf else { return Self::off(probes) };
-        let has_marks = probes.iter().all(|probe| probe.off.is_none());
-        let refused = |error: &(dyn std::error::Error + 'static)| load::all_off(&Reason::Refused(load::chain(error)));
-        let watch = match Watch::new(&mut ebpf, slots, rest, has_marks) {
-            Ok(watch) => watch,
-            Err(error) => return Self::off(refused(&error)),
+        let refused = |error: &(dyn std::error::Error + 'static)| Reason::Refused(load::chain(error));
+        let start = || {
+            let mut programs = load::load(slots, rest)?;
+            let watch = Watch::new(programs.ebpf(), slots, rest).map_err(|error| refused(&error))?;
+            let log = ProbeLog::new(programs.ebpf()).map_err(|error| refused(&error))?;
+            Ok((Loaded { programs, watch }, log))
         };
-        let log = match ProbeLog::new(&mut ebpf) {
-            Ok(log) => log,
-            Err(error) => return Self::off(refused(&error)),
-        };
-        Self { probes, watch: Some(watch), log: Some(log), ebpf: Some(ebpf) }
+        match start() {
+            Err(reason) => Self { loaded: Err(reason), log: None },
+            Ok((mut loaded, log)) => {
+                for set in Set::ALL {
+                    loaded.switch(set, config.has(set), MonoNs(0));
+                }
+                Self { loaded: Ok(loaded), log: Some(log) }
+            }
+        }
     }
 
-    fn off(probes: Vec<Probe>) -> Self {
-        Self { probes, watch: None, log: None, ebpf: None }
+    /// Attaches a set, or detaches it. What lived through a gap is not believed: its requests say that they joined late.
+    pub fn switch(&mut self, set: Set, on: bool) {
+        if let Ok(loaded) = &mut self.loaded {
+            loaded.switch(set, on, MonoNs::now());
+        }
     }
 
     /// Each probe: on, or off and why.
     #[must_use]
-    pub fn states(&self) -> &[Probe] {
-        &self.probes
+    pub fn states(&self) -> Vec<Probe> {
+        match &self.loaded {
+            Ok(loaded) => loaded.programs.states(),
+            Err(reason) => load::all_off(reason),
+        }
     }
 
     /// Why nothing at all is observed; `None` where something is.
     #[must_use]
     pub fn reason(&self) -> Option<&Reason> {
-        if self.watch.is_some() {
-            return None;
-        }
-        let is_cause = |reason: &&Reason| !matches!(reason, Reason::Needs(_));
-        self.probes.iter().filter_map(|probe| probe.off.as_ref()).find(is_cause)
+        self.loaded.as_ref().err()
     }
 
     /// What the proxy's workers ask.
     #[must_use]
     pub fn observer(&self) -> Observer {
-        match (&self.watch, self.reason()) {
-            (Some(watch), _) => Observer::Watch(watch.clone()),
-            (None, Some(Reason::Configured)) => Observer::Off(Off(Missing::OFF)),
-            (None, _) => Observer::Off(Off(Missing::UNAVAILABLE)),
+        match &self.loaded {
+            Ok(loaded) => Observer::Watch(loaded.watch.clone()),
+            Err(Reason::Configured) => Observer::Off(Off(Missing::OFF)),
+            Err(_) => Observer::Off(Off(Missing::UNAVAILABLE)),
         }
     }
 
     /// For the page of metrics; zeros where the probes are off.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.watch.as_ref().map(Watch::counters).unwrap_or_default()
+        self.loaded.as_ref().map(|loaded| loaded.watch.counters()).unwrap_or_default()
     }
 
     /// The programs' own messages, once.
     pub fn take_log(&mut self) -> Option<ProbeLog> {
         self.log.take()
+    }
+}
+
+impl Loaded {
+    fn switch(&mut self, set: Set, on: bool, since: MonoNs) {
+        self.programs.switch(set, on);
+        let runs = |tracepoint| self.programs.is_attached(tracepoint);
+        let attached = match set {
+            Set::Core => runs("sk_data_ready"),
+            Set::Backends => runs("tcp_rcv_space_adjust") && (runs("tcp_sendmsg_locked") || runs("sock_send_length")),
+            Set::Ack => runs("tcp_probe"),
+        };
+        let missing = match (on, attached) {
+            (false, _) => Missing::OFF,
+            (true, false) => Missing::UNAVAILABLE,
+            (true, true) => Missing::NOTHING,
+        };
+        self.watch.switched(set, attached.then_some(since), missing);
     }
 }

@@ -2,7 +2,37 @@
 
 use std::fmt;
 
+use abi::global;
 use serde::Serialize;
+
+use super::btf::Shape;
+
+/// Probes that are switched together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Set {
+    /// Our own sockets: without these nothing is observed.
+    Core,
+    /// The other ends of our connections to backends on this node. Every other socket's reads and writes pay a look-up.
+    Backends,
+    /// What clients have acknowledged. Every segment that arrives on the node pays a look-up.
+    Ack,
+}
+
+impl Set {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Core, Self::Backends, Self::Ack];
+
+    /// As the configuration and the api call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Core => "core",
+            Self::Backends => "backends",
+            Self::Ack => "ack",
+        }
+    }
+}
 
 /// One eBPF program and its tracepoint; both have the same name.
 #[derive(Debug, Clone, Copy)]
@@ -13,25 +43,159 @@ pub struct Row {
     pub tells: &'static str,
     /// The kernel that first had the tracepoint.
     pub since: &'static str,
+    /// What it is switched with.
+    pub set: Set,
     /// Without it no slot has an owner, and the others are of no use.
     pub is_needed: bool,
+    /// It does the work of this one where the kernel has not got that.
+    pub instead_of: Option<&'static str>,
+    /// Globals whose members it reads.
+    pub(super) members: &'static [&'static str],
 }
 
-/// In order of a connection's life.
-pub(super) const ROWS: [Row; 3] = [
+/// In order of a connection's life; a substitute after the one whose work it does.
+pub(super) const ROWS: [Row; 9] = [
     Row {
         tracepoint: "inet_sock_set_state",
         tells: "new connections, their handshake and when they were acceptable",
         since: "4.16",
+        set: Set::Core,
         is_needed: true,
+        instead_of: None,
+        members: &[global::RCV_NXT_OFFSET, global::SND_NXT_OFFSET, global::SRTT_OFFSET, global::TOTAL_RETRANS_OFFSET],
     },
-    Row { tracepoint: "sk_data_ready", tells: "when bytes became readable", since: "6.3", is_needed: false },
-    Row { tracepoint: "tcp_destroy_sock", tells: "the end of a connection", since: "4.16", is_needed: true },
+    Row {
+        tracepoint: "sk_data_ready",
+        tells: "when bytes became readable",
+        since: "6.3",
+        set: Set::Core,
+        is_needed: false,
+        instead_of: None,
+        members: &[
+            global::BYTES_RECEIVED_OFFSET,
+            global::CLOCK_OFFSET,
+            global::SRTT_OFFSET,
+            global::MDEV_OFFSET,
+            global::SK_SOCKET_OFFSET,
+        ],
+    },
+    Row {
+        tracepoint: "tcp_retransmit_skb",
+        tells: "segments sent again",
+        since: "4.16",
+        set: Set::Core,
+        is_needed: false,
+        instead_of: None,
+        members: &[
+            global::BYTES_ACKED_OFFSET,
+            global::SND_UNA_OFFSET,
+            global::SKB_SEQ_OFFSET,
+            global::SKB_END_SEQ_OFFSET,
+        ],
+    },
+    Row {
+        tracepoint: "tcp_retransmit_synack",
+        tells: "handshakes that needed more than one answer of ours",
+        since: "4.16",
+        set: Set::Core,
+        is_needed: false,
+        instead_of: None,
+        members: &[global::SENT_ISN_OFFSET, global::RECEIVED_ISN_OFFSET],
+    },
+    Row {
+        tracepoint: "tcp_destroy_sock",
+        tells: "the end of a connection",
+        since: "4.16",
+        set: Set::Core,
+        is_needed: true,
+        instead_of: None,
+        members: &[],
+    },
+    Row {
+        tracepoint: "tcp_rcv_space_adjust",
+        tells: "when a backend on this node read",
+        since: "4.16",
+        set: Set::Backends,
+        is_needed: false,
+        instead_of: None,
+        members: &[global::RCV_NXT_OFFSET, global::COPIED_SEQ_OFFSET, global::BYTES_RECEIVED_OFFSET],
+    },
+    Row {
+        tracepoint: "tcp_sendmsg_locked",
+        tells: "when a backend on this node began to answer",
+        since: "6.16",
+        set: Set::Backends,
+        is_needed: false,
+        instead_of: None,
+        members: &[global::WRITE_SEQ_OFFSET, global::SND_UNA_OFFSET, global::BYTES_ACKED_OFFSET],
+    },
+    Row {
+        tracepoint: "sock_send_length",
+        tells: "when a backend on this node had written",
+        since: "6.3",
+        set: Set::Backends,
+        is_needed: false,
+        instead_of: Some("tcp_sendmsg_locked"),
+        members: &[global::WRITE_SEQ_OFFSET, global::SND_UNA_OFFSET, global::BYTES_ACKED_OFFSET],
+    },
+    Row {
+        tracepoint: "tcp_probe",
+        tells: "what clients have acknowledged",
+        since: "4.16",
+        set: Set::Ack,
+        is_needed: false,
+        instead_of: None,
+        members: &[
+            global::CLOCK_OFFSET,
+            global::BYTES_ACKED_OFFSET,
+            global::SND_UNA_OFFSET,
+            global::SND_NXT_OFFSET,
+            global::SKB_ACK_SEQ_OFFSET,
+        ],
+    },
 ];
 
-/// Members of `struct tcp_sock` that programs read: the global that gets the offset, and the member.
-pub(super) const MEMBERS: [(&str, &str); 2] =
-    [(abi::global::BYTES_RECEIVED_OFFSET, "bytes_received"), (abi::global::CLOCK_OFFSET, "tcp_clock_cache")];
+/// A member that programs read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Member {
+    /// The constant that gets its offset.
+    pub(super) global: &'static str,
+    pub(super) shape: Shape,
+    pub(super) structure: &'static str,
+    pub(super) name: &'static str,
+    /// A member that the structure lies in: its offset is added.
+    pub(super) inside: Option<(&'static str, &'static str)>,
+}
+
+const fn member(global: &'static str, shape: Shape, structure: &'static str, name: &'static str) -> Member {
+    Member { global, shape, structure, name, inside: None }
+}
+
+/// A member of TCP's part of a segment's control buffer.
+const fn in_skb(global: &'static str, name: &'static str) -> Member {
+    Member { global, shape: Shape::U32, structure: "tcp_skb_cb", name, inside: Some(("sk_buff", "cb")) }
+}
+
+/// All of them.
+pub(super) const MEMBERS: [Member; 17] = [
+    member(global::BYTES_RECEIVED_OFFSET, Shape::U64, "tcp_sock", "bytes_received"),
+    member(global::CLOCK_OFFSET, Shape::U64, "tcp_sock", "tcp_clock_cache"),
+    member(global::BYTES_ACKED_OFFSET, Shape::U64, "tcp_sock", "bytes_acked"),
+    member(global::RCV_NXT_OFFSET, Shape::U32, "tcp_sock", "rcv_nxt"),
+    member(global::COPIED_SEQ_OFFSET, Shape::U32, "tcp_sock", "copied_seq"),
+    member(global::SND_NXT_OFFSET, Shape::U32, "tcp_sock", "snd_nxt"),
+    member(global::SND_UNA_OFFSET, Shape::U32, "tcp_sock", "snd_una"),
+    member(global::WRITE_SEQ_OFFSET, Shape::U32, "tcp_sock", "write_seq"),
+    member(global::SRTT_OFFSET, Shape::U32, "tcp_sock", "srtt_us"),
+    member(global::MDEV_OFFSET, Shape::U32, "tcp_sock", "mdev_us"),
+    member(global::TOTAL_RETRANS_OFFSET, Shape::U32, "tcp_sock", "total_retrans"),
+    member(global::SK_SOCKET_OFFSET, Shape::Pointer, "sock", "sk_socket"),
+    in_skb(global::SKB_SEQ_OFFSET, "seq"),
+    in_skb(global::SKB_END_SEQ_OFFSET, "end_seq"),
+    in_skb(global::SKB_ACK_SEQ_OFFSET, "ack_seq"),
+    member(global::SENT_ISN_OFFSET, Shape::U32, "tcp_request_sock", "snt_isn"),
+    member(global::RECEIVED_ISN_OFFSET, Shape::U32, "tcp_request_sock", "rcv_isn"),
+];
 
 /// One probe and its state.
 #[derive(Debug, Clone)]
@@ -70,9 +234,12 @@ pub enum Reason {
     /// The kernel refused a map or program for another reason; the text is its own.
     #[error("refused by the kernel: {0}")]
     Refused(String),
-    /// Another probe that is off is needed for this one.
-    #[error("needs {0}")]
-    Needs(String),
+    /// Its set is switched off.
+    #[error("{0} is switched off")]
+    Switched(&'static str),
+    /// Another probe does its work, and better.
+    #[error("{0} does its work")]
+    Spare(&'static str),
 }
 
 impl Reason {
@@ -87,8 +254,17 @@ impl Reason {
             Self::LockedMemory(_) => "raise `ulimit -l` to unlimited (systemd: LimitMEMLOCK=infinity)",
             Self::NoTracepoint(_) | Self::NoMember(_) => "run a newer kernel; what the other probes tell stays",
             Self::Refused(_) => "see the agent's log for the verifier's words, and report them",
-            Self::Needs(_) => "see the probe it needs",
+            Self::Switched(_) => "switch it on in `probes`, or through the api while the agent runs",
+            Self::Spare(_) => "nothing is lacking",
         }
+    }
+}
+
+impl Probe {
+    /// Off, although it was wanted and nothing else does its work.
+    #[must_use]
+    pub fn is_lacking(&self) -> bool {
+        self.off.as_ref().is_some_and(|reason| !matches!(reason, Reason::Switched(_) | Reason::Spare(_)))
     }
 }
 

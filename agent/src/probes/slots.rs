@@ -1,19 +1,20 @@
 //! The slots that the kernel writes and workers read without a system call: the mapping, and the pure reader that turns
-//! one slot's words into [`Marks`]. Which slot belongs to whom is decided elsewhere.
+//! one slot's words into [`Marks`], and its trail's into what a backend or client did. Which slot belongs to whom is
+//! decided elsewhere.
 #![expect(unsafe_code, reason = "the mapping is memory that the kernel writes")]
 
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use abi::{RX_MARKS, Slot};
+use abi::{MARKS, RESENT, Slot, Trail};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Marks, Missing};
 
-const RING: u64 = RX_MARKS as u64;
+const RING: u64 = MARKS as u64;
 
 /// [`abi::Slot`] as shared memory has it: every word an atomic. Any content is lawful.
 #[repr(C, align(64))]
@@ -24,8 +25,34 @@ pub(super) struct SharedSlot {
     arm_offset: AtomicU64,
     latch: SharedLatch,
     established_ns: AtomicU64,
+    srtt_us: AtomicU32,
+    rttvar_us: AtomicU32,
+    rx: [SharedMark; MARKS],
     handshake_ns: AtomicU64,
-    rx: [SharedMark; RX_MARKS],
+    synack_resent_ns: AtomicU64,
+    unaccepted_end: AtomicU64,
+    peer_generation: AtomicU64,
+    peer_slot: AtomicU32,
+    flags: AtomicU32,
+    handshake_rtt_us: AtomicU32,
+    reserved: [AtomicU32; 3],
+}
+
+/// [`abi::Trail`] likewise.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub(super) struct SharedTrail {
+    taken_head: AtomicU64,
+    sent_head: AtomicU64,
+    resent_head: AtomicU64,
+    taken_end: AtomicU64,
+    turn: SharedMark,
+    turn_taken_end: AtomicU64,
+    reserved: AtomicU64,
+    taken: [SharedMark; MARKS],
+    sent: [SharedMark; MARKS],
+    resent: [SharedResent; RESENT],
+    reserved_end: [AtomicU64; 4],
 }
 
 #[repr(C)]
@@ -43,39 +70,143 @@ struct SharedMark {
     at_ns: AtomicU64,
 }
 
+#[repr(C)]
+#[derive(Debug, Default)]
+struct SharedResent {
+    start: AtomicU64,
+    end: AtomicU64,
+    at_ns: AtomicU64,
+}
+
 /// The two definitions of one layout are one: each field lies where the kernel writes it.
 const _: () = {
     use std::mem::offset_of;
-    assert!(size_of::<SharedSlot>() == size_of::<Slot>());
-    assert!(offset_of!(SharedSlot, generation) == offset_of!(Slot, generation));
-    assert!(offset_of!(SharedSlot, rx_head) == offset_of!(Slot, rx_head));
-    assert!(offset_of!(SharedSlot, arm_offset) == offset_of!(Slot, arm_offset));
-    assert!(offset_of!(SharedSlot, latch.end) == offset_of!(Slot, latch.end));
-    assert!(offset_of!(SharedSlot, latch.at_ns) == offset_of!(Slot, latch.at_ns));
-    assert!(offset_of!(SharedSlot, latch.previous_end) == offset_of!(Slot, latch.previous_end));
-    assert!(offset_of!(SharedSlot, established_ns) == offset_of!(Slot, established_ns));
-    assert!(offset_of!(SharedSlot, handshake_ns) == offset_of!(Slot, handshake_ns));
-    assert!(offset_of!(SharedSlot, rx) == offset_of!(Slot, rx));
-    assert!(offset_of!(SharedMark, at_ns) == offset_of!(abi::RxMark, at_ns));
+    macro_rules! same {
+        ($ours:ty, $theirs:ty: $($field:ident $(. $inner:ident)?),*) => {
+            assert!(size_of::<$ours>() == size_of::<$theirs>());
+            $(assert!(offset_of!($ours, $field $(. $inner)?) == offset_of!($theirs, $field $(. $inner)?));)*
+        };
+    }
+    same!(SharedSlot, Slot: generation, rx_head, arm_offset, latch.end, latch.at_ns, latch.previous_end, established_ns,
+        srtt_us, rttvar_us, rx, handshake_ns, synack_resent_ns, unaccepted_end, peer_generation, peer_slot, flags,
+        handshake_rtt_us, reserved);
+    same!(SharedTrail, Trail: taken_head, sent_head, resent_head, taken_end, turn.end, turn.at_ns, turn_taken_end,
+        reserved, taken, sent, resent, reserved_end);
+    same!(SharedMark, abi::Mark: end, at_ns);
+    same!(SharedResent, abi::Resent: start, end, at_ns);
 };
+
+/// A ring of marks and its head, as somebody else writes them.
+#[derive(Clone, Copy)]
+struct Ring<'a> {
+    head: &'a AtomicU64,
+    marks: &'a [SharedMark; MARKS],
+}
+
+/// What a search of a ring came to.
+struct Found {
+    mark: Option<(u64, MonoNs)>,
+    /// The mark before it is at hand too, or it is the connection's first.
+    before_known: bool,
+    /// Nothing of what was looked at was written meanwhile.
+    whole: bool,
+}
+
+impl Ring<'_> {
+    /// From the newest mark back to the first that `is_before`: the one after it, if any.
+    fn search(self, is_before: impl Fn(u64) -> bool) -> Found {
+        let head = self.head.load(Ordering::Acquire);
+        let oldest = head.saturating_sub(RING);
+        let mut found = None;
+        let mut before_known = oldest == 0;
+        let mut lowest = head;
+        for sequence in (oldest..head).rev() {
+            let Some(mark) = self.marks.get(usize::try_from(sequence % RING).unwrap_or_default()) else { break };
+            let (end, at_ns) = (mark.end.load(Ordering::Relaxed), mark.at_ns.load(Ordering::Relaxed));
+            lowest = sequence;
+            if is_before(end) {
+                before_known = true;
+                break;
+            }
+            found = Some((end, MonoNs(at_ns)));
+        }
+        fence(Ordering::Acquire);
+        // The kernel may be writing the entry that it has not published yet, so one less than the ring is whole.
+        let whole = self.head.load(Ordering::Relaxed).wrapping_sub(lowest) < RING;
+        Found { mark: found, before_known, whole }
+    }
+
+    /// When the first mark beyond this offset was made.
+    fn beyond(self, offset: u64) -> Result<MonoNs, Missing> {
+        let found = self.search(|end| end <= offset);
+        match found.mark {
+            None if found.whole => Err(Missing::UNSEEN),
+            Some((_, at)) if found.before_known && found.whole => Ok(at),
+            _ => Err(Missing::OVERWRITTEN),
+        }
+    }
+
+    /// The newest mark at or before this offset, for marks that tell where something began.
+    fn since(self, offset: u64) -> Result<MonoNs, Missing> {
+        let head = self.head.load(Ordering::Acquire);
+        let oldest = head.saturating_sub(RING);
+        for sequence in (oldest..head).rev() {
+            let Some(mark) = self.marks.get(usize::try_from(sequence % RING).unwrap_or_default()) else { break };
+            let (start, at_ns) = (mark.end.load(Ordering::Relaxed), mark.at_ns.load(Ordering::Relaxed));
+            if start <= offset {
+                fence(Ordering::Acquire);
+                let whole = self.head.load(Ordering::Relaxed).wrapping_sub(sequence) < RING;
+                return if whole { Ok(MonoNs(at_ns)) } else { Err(Missing::OVERWRITTEN) };
+            }
+        }
+        Err(if oldest == 0 { Missing::UNSEEN } else { Missing::OVERWRITTEN })
+    }
+}
+
+/// Where the backend's own socket of a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// Not on this node, or not told.
+    Elsewhere,
+    /// Nobody looked when the connection was made.
+    NotSought,
+    /// It is here, but had no slot.
+    NoSlot,
+    /// In this slot.
+    At { slot: u32, generation: u64 },
+}
+
+/// What is known of a connection's handshake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Handshake {
+    pub(super) established: MonoNs,
+    pub(super) rtt_us: u32,
+    pub(super) synack_resent: MonoNs,
+}
 
 impl SharedSlot {
     /// What this use of the slot knows of these bytes; see `SocketObserver::marks`. Arms the latch for the byte behind
-    /// them, where the next message begins.
-    pub(super) fn marks(&self, generation: u64, bytes: &Range<u64>) -> Marks {
+    /// them, where the next message begins. Marks of connections established before `since` have gaps.
+    pub(super) fn marks(&self, generation: u64, bytes: &Range<u64>, since: MonoNs) -> Marks {
         if self.generation.load(Ordering::Acquire) != generation {
             return Marks { missing: Missing::REUSED, ..Marks::default() };
         }
-        let mut marks = Marks { established: MonoNs(self.established_ns.load(Ordering::Relaxed)), ..Marks::default() };
-        if bytes.start < bytes.end {
+        let mut marks = Marks {
+            established: MonoNs(self.established_ns.load(Ordering::Relaxed)),
+            srtt_us: self.srtt_us.load(Ordering::Relaxed),
+            rttvar_us: self.rttvar_us.load(Ordering::Relaxed),
+            ..Marks::default()
+        };
+        if marks.established < since {
+            marks.missing = Missing::JOINED_LATE;
+        } else if bytes.start < bytes.end {
             let first = self.readable_at(bytes.start);
             let last = if bytes.end - bytes.start == 1 { first } else { self.readable_at(bytes.end - 1) };
             marks.first = first.unwrap_or_default();
             marks.last = last.unwrap_or_default();
             marks.missing = first.err().unwrap_or_default().with(last.err().unwrap_or_default());
         }
-        fence(Ordering::Acquire);
-        if self.generation.load(Ordering::Relaxed) != generation {
+        if !self.is_still(generation) {
             return Marks { missing: Missing::REUSED, ..Marks::default() };
         }
         if self.arm_offset.load(Ordering::Relaxed) < bytes.end {
@@ -84,32 +215,23 @@ impl SharedSlot {
         marks
     }
 
+    /// Whether all that was read before belongs to this use.
+    pub(super) fn is_still(&self, generation: u64) -> bool {
+        fence(Ordering::Acquire);
+        self.generation.load(Ordering::Relaxed) == generation
+    }
+
+    pub(super) fn established(&self) -> MonoNs {
+        MonoNs(self.established_ns.load(Ordering::Relaxed))
+    }
+
     /// When the byte at this offset became readable: the first mark whose end is beyond it. That mark is known to be
     /// the first only if the one before is at hand too, or if it is the very first of the connection.
-    fn readable_at(&self, offset: u64) -> Result<MonoNs, Missing> {
-        let head = self.rx_head.load(Ordering::Acquire);
-        let oldest = head.saturating_sub(RING);
-        let mut found = None;
-        let mut before_known = oldest == 0;
-        let mut lowest = head;
-        for sequence in (oldest..head).rev() {
-            let Some(mark) = self.rx.get(usize::try_from(sequence % RING).unwrap_or_default()) else { break };
-            let (end, at_ns) = (mark.end.load(Ordering::Relaxed), mark.at_ns.load(Ordering::Relaxed));
-            lowest = sequence;
-            if end <= offset {
-                before_known = true;
-                break;
-            }
-            found = Some(MonoNs(at_ns));
+    pub(super) fn readable_at(&self, offset: u64) -> Result<MonoNs, Missing> {
+        match (Ring { head: &self.rx_head, marks: &self.rx }).beyond(offset) {
+            Err(Missing::OVERWRITTEN) => self.latched_at(offset).ok_or(Missing::OVERWRITTEN),
+            known => known,
         }
-        let Some(found) = found else { return Err(Missing::UNSEEN) };
-        fence(Ordering::Acquire);
-        // The kernel may be writing the entry that it has not published yet, so one less than the ring is whole.
-        let whole = self.rx_head.load(Ordering::Relaxed).wrapping_sub(lowest) < RING;
-        if before_known && whole {
-            return Ok(found);
-        }
-        self.latched_at(offset).ok_or(Missing::OVERWRITTEN)
     }
 
     /// The same from the latch, which holds the end of the mark before it.
@@ -121,57 +243,153 @@ impl SharedSlot {
         (unchanged && bytes.contains(&offset)).then_some(MonoNs(at_ns))
     }
 
+    /// Whether the byte at this offset was readable before the connection was accepted (a backend's only).
+    pub(super) fn was_unaccepted(&self, offset: u64) -> bool {
+        offset < self.unaccepted_end.load(Ordering::Relaxed)
+    }
+
+    /// The other end of a connection to a backend.
+    pub(super) fn peer(&self) -> Peer {
+        let flags = self.flags.load(Ordering::Acquire);
+        if flags & abi::FLAG_PAIRED != 0 {
+            let (slot, generation) = (&self.peer_slot, &self.peer_generation);
+            Peer::At { slot: slot.load(Ordering::Relaxed), generation: generation.load(Ordering::Relaxed) }
+        } else if flags & abi::FLAG_PEER_NO_SLOT != 0 {
+            Peer::NoSlot
+        } else if flags & abi::FLAG_SOUGHT != 0 {
+            Peer::Elsewhere
+        } else {
+            Peer::NotSought
+        }
+    }
+
+    pub(super) fn handshake(&self) -> Handshake {
+        Handshake {
+            established: self.established(),
+            rtt_us: self.handshake_rtt_us.load(Ordering::Relaxed),
+            synack_resent: MonoNs(self.synack_resent_ns.load(Ordering::Relaxed)),
+        }
+    }
+
     /// Clears the slot for a new use by a socket that is not connected yet, and says which use it is.
     pub(super) fn begin(&self) -> u64 {
-        for word in [&self.rx_head, &self.arm_offset, &self.established_ns, &self.handshake_ns] {
+        let words = [&self.rx_head, &self.arm_offset, &self.established_ns, &self.handshake_ns, &self.synack_resent_ns];
+        for word in words.into_iter().chain([&self.unaccepted_end]) {
             word.store(0, Ordering::Relaxed);
         }
         for word in [&self.latch.at_ns, &self.latch.end, &self.latch.previous_end] {
+            word.store(0, Ordering::Relaxed);
+        }
+        for word in [&self.srtt_us, &self.rttvar_us, &self.flags, &self.handshake_rtt_us] {
             word.store(0, Ordering::Relaxed);
         }
         self.generation.load(Ordering::Acquire)
     }
 }
 
-/// The map's memory. It lives as long as this, also when the programs are gone.
+impl SharedTrail {
+    /// When the byte at this offset was taken: read by a backend, acknowledged by a client.
+    pub(super) fn taken_at(&self, offset: u64) -> Result<MonoNs, Missing> {
+        (Ring { head: &self.taken_head, marks: &self.taken }).beyond(offset)
+    }
+
+    /// When the backend wrote the byte at this offset. The turn's first write is kept however many followed.
+    pub(super) fn sent_at(&self, offset: u64) -> Result<MonoNs, Missing> {
+        let at_ns = self.turn.at_ns.load(Ordering::Acquire);
+        let start = self.turn.end.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        if start == offset && at_ns != 0 && self.turn.at_ns.load(Ordering::Relaxed) == at_ns {
+            return Ok(MonoNs(at_ns));
+        }
+        (Ring { head: &self.sent_head, marks: &self.sent }).since(offset)
+    }
+
+    /// When the acknowledgement came that let the byte at this offset leave for the client, if it had to wait for one: the
+    /// newest at which it had not left. `None` if every acknowledgement at hand found it gone already.
+    pub(super) fn held_until(&self, offset: u64, ended: MonoNs) -> Option<MonoNs> {
+        let head = self.sent_head.load(Ordering::Acquire);
+        let newest_first = (head.saturating_sub(RING - 1)..head).rev();
+        let marks = newest_first.filter_map(|sequence| self.sent.get(usize::try_from(sequence % RING).ok()?));
+        let held = marks
+            .map(|mark| (mark.end.load(Ordering::Relaxed), MonoNs(mark.at_ns.load(Ordering::Relaxed))))
+            .take_while(|(_, at)| *at >= ended)
+            .find(|(left_end, _)| *left_end <= offset)
+            .map(|(_, at)| at);
+        fence(Ordering::Acquire);
+        held.filter(|_| self.sent_head.load(Ordering::Relaxed).wrapping_sub(head) <= 1)
+    }
+
+    /// How many segments with bytes of this range were sent again; at least so many where more came than are kept.
+    pub(super) fn resent(&self, bytes: &Range<u64>) -> u32 {
+        let head = self.resent_head.load(Ordering::Acquire);
+        let kept = u64::try_from(RESENT).unwrap_or_default().min(head);
+        let hits = (head - kept..head)
+            .filter_map(|sequence| self.resent.get(usize::try_from(sequence).ok()? % RESENT))
+            .filter(|resent| {
+                let (start, end) = (resent.start.load(Ordering::Relaxed), resent.end.load(Ordering::Relaxed));
+                start < bytes.end && end > bytes.start
+            })
+            .count();
+        u32::try_from(hits).unwrap_or(u32::MAX)
+    }
+
+    /// Clears the trail for a new use.
+    pub(super) fn begin(&self) {
+        let words = [&self.taken_head, &self.sent_head, &self.resent_head, &self.taken_end, &self.turn_taken_end];
+        for word in words.into_iter().chain([&self.turn.at_ns, &self.turn.end]) {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The memory of an array map, one `T` an element. It lives as long as this, also when the programs are gone.
 #[derive(Debug)]
-pub(super) struct Slots {
-    base: NonNull<SharedSlot>,
+pub(super) struct Shared<T> {
+    base: NonNull<T>,
     count: usize,
 }
 
-// SAFETY: the mapping is not tied to a thread, and holds atomics only.
-unsafe impl Send for Slots {}
-// SAFETY: as above; `&SharedSlot` is `Sync`.
-unsafe impl Sync for Slots {}
+// SAFETY: the mapping is not tied to a thread, and holds atomics only (see `map`).
+unsafe impl<T: Sync> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Shared<T> {}
 
-impl Slots {
-    /// Maps the array of slots.
+/// What [`Shared`] may hold: atomics only, so that any content is lawful.
+pub(super) trait Words: Sync {}
+impl Words for SharedSlot {}
+impl Words for SharedTrail {}
+
+impl<T: Words> Shared<T> {
+    /// Maps the array.
     ///
     /// # Errors
     /// What mmap says.
     pub(super) fn map(array: impl AsFd, count: u32) -> io::Result<Self> {
         let count = usize::try_from(count).map_err(io::Error::other)?;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice; array elements are `size_of::<Slot>()` apart.
-        let base = unsafe { mmap(ptr::null_mut(), Self::len(count), protection, MapFlags::SHARED, array.as_fd(), 0)? };
+        let len = Self::len(count);
+        // SAFETY: a new mapping at an address of the kernel's choice; array elements are `size_of::<T>()` apart, which
+        // is a multiple of 8.
+        let base = unsafe { mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, array.as_fd(), 0)? };
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave no address"))?;
         Ok(Self { base, count })
     }
 
-    /// The slot with this index.
-    pub(super) fn get(&self, index: u32) -> Option<&SharedSlot> {
+    /// The element with this index.
+    pub(super) fn get(&self, index: u32) -> Option<&T> {
         let index = usize::try_from(index).ok().filter(|index| *index < self.count)?;
-        // SAFETY: the index is inside the mapping, which lives as long as `self`; any content is a lawful SharedSlot.
+        // SAFETY: the index is inside the mapping, which lives as long as `self`; any content is a lawful `T`.
         Some(unsafe { self.base.add(index).as_ref() })
-    }
-
-    fn len(count: usize) -> usize {
-        count.saturating_mul(size_of::<SharedSlot>())
     }
 }
 
-impl Drop for Slots {
+impl<T> Shared<T> {
+    fn len(count: usize) -> usize {
+        count.saturating_mul(size_of::<T>())
+    }
+}
+
+impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
         // SAFETY: this mapping is ours, and no reference outlives `self`.
         if let Err(error) = unsafe { munmap(self.base.as_ptr().cast(), Self::len(self.count)) } {
@@ -212,7 +430,7 @@ mod tests {
     }
 
     fn check(slot: &SharedSlot, bytes: Range<u64>, first: u64, last: u64, missing: Missing) {
-        let marks = slot.marks(0, &bytes);
+        let marks = slot.marks(0, &bytes, MonoNs(0));
         assert_eq!((marks.first.0, marks.last.0, marks.missing), (first, last, missing), "{bytes:?} of {slot:?}");
     }
 
@@ -237,7 +455,7 @@ mod tests {
     fn an_empty_range_asks_for_the_connections_times_only() {
         let slot = slot(&[10]);
         slot.established_ns.store(7, Ordering::Relaxed);
-        let marks = slot.marks(0, &(10..10));
+        let marks = slot.marks(0, &(10..10), MonoNs(0));
         assert_eq!(marks, Marks { established: MonoNs(7), ..Marks::default() });
         assert_eq!(slot.arm_offset.load(Ordering::Relaxed), 10, "and arms the latch for what follows");
     }
@@ -283,6 +501,74 @@ mod tests {
         assert_eq!(slot.arm_offset.load(Ordering::Relaxed), 0, "and its latch is not ours to arm");
     }
 
+    fn trail(taken: &[u64], sent: &[u64]) -> SharedTrail {
+        let trail = SharedTrail::default();
+        for (head, ring, ends) in [(&trail.taken_head, &trail.taken, taken), (&trail.sent_head, &trail.sent, sent)] {
+            for (sequence, end) in ends.iter().enumerate() {
+                let mark = &ring[sequence % MARKS];
+                mark.end.store(*end, Ordering::Relaxed);
+                mark.at_ns.store(1000 + end, Ordering::Relaxed);
+                head.store(u64::try_from(sequence + 1).unwrap(), Ordering::Relaxed);
+            }
+        }
+        trail
+    }
+
+    #[test]
+    fn a_byte_was_sent_by_the_newest_write_that_began_at_or_before_it() {
+        let trail = trail(&[], &[0, 100, 250]);
+        assert_eq!(trail.sent_at(0), Ok(MonoNs(1000)));
+        assert_eq!(trail.sent_at(99), Ok(MonoNs(1000)));
+        assert_eq!(trail.sent_at(100), Ok(MonoNs(1100)));
+        assert_eq!(trail.sent_at(9999), Ok(MonoNs(1250)));
+        assert_eq!(SharedTrail::default().sent_at(0), Err(Missing::UNSEEN));
+    }
+
+    #[test]
+    fn writes_that_left_the_ring_are_known_by_the_turns_first_only() {
+        let starts: Vec<u64> = (0..40).map(|write| write * 10).collect();
+        let trail = trail(&[], &starts);
+        assert_eq!(trail.sent_at(0), Err(Missing::OVERWRITTEN));
+        trail.turn.at_ns.store(7, Ordering::Relaxed);
+        assert_eq!(trail.sent_at(0), Ok(MonoNs(7)));
+        assert_eq!(trail.sent_at(5), Err(Missing::OVERWRITTEN), "the turn tells of its first byte only");
+    }
+
+    #[test]
+    fn a_byte_was_taken_by_the_first_mark_beyond_it() {
+        let trail = trail(&[10, 30], &[]);
+        assert_eq!(trail.taken_at(9), Ok(MonoNs(1010)));
+        assert_eq!(trail.taken_at(10), Ok(MonoNs(1030)));
+        assert_eq!(trail.taken_at(30), Err(Missing::UNSEEN));
+    }
+
+    #[test]
+    fn a_byte_is_held_until_the_newest_acknowledgement_that_found_it_unsent() {
+        let trail = trail(&[], &[10, 30, 50]);
+        assert_eq!(trail.held_until(40, MonoNs(0)), Some(MonoNs(1030)));
+        assert_eq!(trail.held_until(5, MonoNs(0)), None);
+        assert_eq!(trail.held_until(40, MonoNs(1031)), None, "what happened before the end is no waiting after it");
+    }
+
+    #[test]
+    fn segments_sent_again_count_where_they_touch_the_range() {
+        let trail = SharedTrail::default();
+        for (index, (start, end)) in [(0, 10), (10, 20), (10, 20)].into_iter().enumerate() {
+            trail.resent[index].start.store(start, Ordering::Relaxed);
+            trail.resent[index].end.store(end, Ordering::Relaxed);
+        }
+        trail.resent_head.store(3, Ordering::Relaxed);
+        assert_eq!((trail.resent(&(0..10)), trail.resent(&(0..11)), trail.resent(&(20..30))), (1, 3, 0));
+    }
+
+    #[test]
+    fn a_connection_older_than_the_watch_has_gaps() {
+        let slot = slot(&[10]);
+        slot.established_ns.store(5, Ordering::Relaxed);
+        assert_eq!(slot.marks(0, &(0..10), MonoNs(6)).missing, Missing::JOINED_LATE);
+        assert_eq!(slot.marks(0, &(0..10), MonoNs(5)).missing, Missing::NOTHING);
+    }
+
     #[test]
     fn any_words_are_read_without_harm() {
         let edges = [0, 1, 15, 16, 17, u64::MAX - 16, u64::MAX - 1, u64::MAX];
@@ -300,7 +586,7 @@ mod tests {
                 mark.at_ns.store(word(), Ordering::Relaxed);
             }
             let bytes = word()..word();
-            let marks = slot.marks(0, &bytes);
+            let marks = slot.marks(0, &bytes, MonoNs(0));
             if bytes.is_empty() {
                 assert_eq!(marks, Marks::default(), "round {round}");
             }
@@ -323,7 +609,7 @@ mod tests {
                 let newest = slot.rx_head.load(Ordering::Acquire) * 3;
                 let start = newest.saturating_sub(random.u64(..60));
                 let end = start + random.u64(1..20);
-                let marks = slot.marks(0, &(start..end));
+                let marks = slot.marks(0, &(start..end), MonoNs(0));
                 for (time, offset) in [(marks.first.0, start), (marks.last.0, end - 1)] {
                     known += u64::from(time != 0);
                     assert!(time == 0 || time == at(offset), "offset {offset}: {time}, not {}", at(offset));

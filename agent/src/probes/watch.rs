@@ -4,17 +4,19 @@
 
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use abi::{Free, NO_SLOT, ROLE_CLIENT, ROLE_LISTENER, ROLE_UPSTREAM, Tag, counter};
+use abi::{Free, NO_SLOT, ROLE_CLIENT, ROLE_LISTENER, ROLE_UPSTREAM, Tag, counter, switch};
 use aya::Ebpf;
-use aya::maps::{Map, MapData, MapError, PerCpuArray, Queue, SkStorage};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, Queue, SkStorage};
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::observer::{Marks, Missing, Off, SocketObserver, Token};
+use wayspan_proxy::observer::{BackendAsk, BackendMarks, Marks, Missing, Off, SocketObserver, Token};
 
-use super::slots::Slots;
+use super::plan::Set;
+use super::slots::{Peer, Shared, SharedSlot, SharedTrail};
+use crate::merge::late::{Ask, Facts, Late};
 
 /// [`Tag`] as a map value.
 #[repr(transparent)]
@@ -37,7 +39,8 @@ const WARN_EVERY_NS: u64 = 10_000_000_000;
 
 /// The maps, shared by all workers.
 struct Maps {
-    slots: Slots,
+    slots: Shared<SharedSlot>,
+    trails: Shared<SharedTrail>,
     tags: SkStorage<MapData, TagValue>,
     counters: PerCpuArray<MapData, u64>,
     /// aya wants `&mut` to write a map. Held for two system calls per new upstream connection and one per listener;
@@ -48,10 +51,16 @@ struct Maps {
     warned_ns: AtomicU64,
     rest_ns: u64,
     /// Said of every range while `sk_data_ready` is off.
-    missing: Missing,
+    missing: AtomicU16,
+    /// By set: since when without a gap, nanoseconds; 0 from the start, [`NEVER`] while it is off.
+    since_ns: [AtomicU64; Set::ALL.len()],
 }
 
+/// No connection is as young as this.
+const NEVER: u64 = u64::MAX;
+
 struct Writer {
+    switches: Array<MapData, u64>,
     tags: SkStorage<MapData, TagValue>,
     free: Queue<MapData, FreeValue>,
 }
@@ -63,30 +72,53 @@ pub struct Watch {
 }
 
 /// The programs' hits, foreign sockets' misses and refusals, all CPUs together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
-    /// `sk_data_ready` on a socket of ours.
-    pub data_ready_hits: u64,
-    /// `sk_data_ready` on a foreign socket.
-    pub data_ready_misses: u64,
-    /// `inet_sock_set_state` on a socket of ours.
-    pub state_hits: u64,
-    /// `inet_sock_set_state` on a foreign socket.
-    pub state_misses: u64,
-    /// `tcp_destroy_sock` on a socket of ours.
-    pub destroy_hits: u64,
-    /// `tcp_destroy_sock` on a foreign socket.
-    pub destroy_misses: u64,
+    /// By kind of event.
+    pub events: Vec<Events>,
+    /// Backends' sockets found on this node.
+    pub paired: u64,
+    /// Backends' sockets found that got no slot.
+    pub peer_no_slot: u64,
     /// Connections that got no slot.
     pub no_slot: u64,
     /// Slots that could not be given back.
     pub lost_slots: u64,
 }
 
+/// How often a probe ran.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Events {
+    /// Its tracepoint; for a kind that several give, the usual one.
+    pub tracepoint: &'static str,
+    /// On a socket of ours.
+    pub hits: u64,
+    /// On another, left after one look-up.
+    pub misses: u64,
+}
+
+impl Counters {
+    /// One probe's.
+    #[must_use]
+    pub fn of(&self, tracepoint: &str) -> Events {
+        self.events.iter().find(|events| events.tracepoint == tracepoint).copied().unwrap_or_default()
+    }
+}
+
+/// Tracepoint, counter of its hits, counter of its misses.
+const EVENTS: [(&str, u32, u32); 7] = [
+    ("sk_data_ready", counter::DATA_READY_HITS, counter::DATA_READY_MISSES),
+    ("inet_sock_set_state", counter::STATE_HITS, counter::STATE_MISSES),
+    ("tcp_destroy_sock", counter::DESTROY_HITS, counter::DESTROY_MISSES),
+    ("tcp_rcv_space_adjust", counter::READ_HITS, counter::READ_MISSES),
+    ("tcp_sendmsg_locked", counter::SEND_HITS, counter::SEND_MISSES),
+    ("tcp_probe", counter::ACK_HITS, counter::ACK_MISSES),
+    ("tcp_retransmit_skb", counter::RESENT_HITS, counter::RESENT_MISSES),
+];
+
 impl Watch {
-    /// Takes the maps out of a loaded object and fills the FIFO of free slots. `has_marks` is whether `sk_data_ready`
-    /// is attached.
-    pub(super) fn new(ebpf: &mut Ebpf, slots: u32, rest: Duration, has_marks: bool) -> Result<Self, MapError> {
+    /// Takes the maps out of a loaded object and fills the FIFO of free slots. Every set is off.
+    pub(super) fn new(ebpf: &mut Ebpf, slots: u32, rest: Duration) -> Result<Self, MapError> {
         let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.to_owned() });
         let mut free: Queue<MapData, FreeValue> = take(abi::map::FREE)?.try_into()?;
         for slot in 0..slots {
@@ -95,19 +127,74 @@ impl Watch {
         let tags = take(abi::map::TAGS)?;
         let Map::SkStorage(data) = &tags else { return Err(MapError::InvalidMapType { map_type: 0 }) };
         let reader = MapData::from_fd(data.fd().as_fd().try_clone_to_owned()?)?;
-        let array = take(abi::map::SLOTS)?;
-        let Map::Array(data) = &array else { return Err(MapError::InvalidMapType { map_type: 0 }) };
+        let (slots_map, trails_map) = (take(abi::map::SLOTS)?, take(abi::map::TRAILS)?);
+        let (Map::Array(slots_data), Map::Array(trails_data)) = (&slots_map, &trails_map) else {
+            return Err(MapError::InvalidMapType { map_type: 0 });
+        };
+        let switches = take(abi::map::SWITCHES)?.try_into()?;
         let maps = Maps {
-            slots: Slots::map(data.fd(), slots)?,
+            slots: Shared::map(slots_data.fd(), slots)?,
+            trails: Shared::map(trails_data.fd(), slots)?,
             tags: Map::SkStorage(reader).try_into()?,
             counters: take(abi::map::COUNTERS)?.try_into()?,
-            writer: Mutex::new(Writer { tags: tags.try_into()?, free }),
+            writer: Mutex::new(Writer { switches, tags: tags.try_into()?, free }),
             no_slot: AtomicU64::new(0),
             warned_ns: AtomicU64::new(0),
             rest_ns: u64::try_from(rest.as_nanos()).unwrap_or(u64::MAX),
-            missing: if has_marks { Missing::NOTHING } else { Missing::UNAVAILABLE },
+            missing: AtomicU16::new(Missing::OFF.0),
+            since_ns: [const { AtomicU64::new(NEVER) }; Set::ALL.len()],
         };
         Ok(Self { maps: Arc::new(maps) })
+    }
+
+    /// A set was attached without a gap since then, or was detached. `missing` is what the core says from now on.
+    pub(super) fn switched(&self, set: Set, since: Option<MonoNs>, missing: Missing) {
+        if set == Set::Core {
+            self.maps.missing.store(missing.0, Ordering::Relaxed);
+        }
+        if set == Set::Backends {
+            let word = if since.is_some() { switch::BACKENDS } else { 0 };
+            let mut writer = self.maps.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = writer.switches.set(0, word, 0) {
+                tracing::warn!(target: "wayspan::probes", %error, "backends cannot be switched");
+            }
+        }
+        if let Some(cell) = self.maps.since_ns.get(set as usize) {
+            cell.store(since.map_or(NEVER, |since| since.0), Ordering::Relaxed);
+        }
+    }
+
+    fn since(&self, set: Set) -> MonoNs {
+        MonoNs(self.maps.since_ns.get(set as usize).map_or(NEVER, |since| since.load(Ordering::Relaxed)))
+    }
+
+    fn missing(&self) -> Missing {
+        Missing(self.maps.missing.load(Ordering::Relaxed))
+    }
+
+    /// The slot of a token, its trail, and the slot of the other end where there is one.
+    fn paired(&self, token: Token) -> Result<(&SharedSlot, &SharedTrail, Token), Missing> {
+        let slot = self.maps.slots.get(token.slot).ok_or_else(|| reason(token))?;
+        let peer = slot.peer();
+        let established = slot.established();
+        if !slot.is_still(token.generation) {
+            return Err(Missing::REUSED);
+        }
+        if self.since(Set::Backends).0 == NEVER {
+            return Err(Missing::NOT_SOUGHT);
+        }
+        if established < self.since(Set::Core).max(self.since(Set::Backends)) {
+            return Err(Missing::JOINED_LATE);
+        }
+        match peer {
+            Peer::At { slot, generation } => {
+                let found = self.maps.slots.get(slot).zip(self.maps.trails.get(slot));
+                found.map(|(peer, trail)| (peer, trail, Token { generation, slot })).ok_or(Missing::REUSED)
+            }
+            Peer::NoSlot => Err(Missing::NO_SLOT),
+            Peer::Elsewhere => Err(Missing::ELSEWHERE),
+            Peer::NotSought => Err(Missing::JOINED_LATE),
+        }
     }
 
     /// Reads the counters: a system call each, for the page of metrics.
@@ -117,13 +204,12 @@ impl Watch {
             let per_cpu = self.maps.counters.get(&index, 0);
             per_cpu.map_or(0, |values| values.iter().fold(0_u64, |sum, value| sum.wrapping_add(*value)))
         };
+        let events =
+            EVENTS.map(|(tracepoint, hits, misses)| Events { tracepoint, hits: read(hits), misses: read(misses) });
         Counters {
-            data_ready_hits: read(counter::DATA_READY_HITS),
-            data_ready_misses: read(counter::DATA_READY_MISSES),
-            state_hits: read(counter::STATE_HITS),
-            state_misses: read(counter::STATE_MISSES),
-            destroy_hits: read(counter::DESTROY_HITS),
-            destroy_misses: read(counter::DESTROY_MISSES),
+            events: events.into(),
+            paired: read(counter::PAIRED),
+            peer_no_slot: read(counter::PEER_NO_SLOT),
             no_slot: read(counter::NO_SLOT).wrapping_add(self.maps.no_slot.load(Ordering::Relaxed)),
             lost_slots: read(counter::LOST_SLOT),
         }
@@ -139,8 +225,9 @@ impl Watch {
         let mut writer = self.maps.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(FreeValue(free)) = writer.free.pop(0) else { return None };
         let has_rested = free.freed_ns == 0 || free.freed_ns.saturating_add(self.maps.rest_ns) <= MonoNs::now().0;
-        let slot = self.maps.slots.get(free.slot).filter(|_| has_rested);
-        let tagged = slot.and_then(|slot| {
+        let slot = self.maps.slots.get(free.slot).zip(self.maps.trails.get(free.slot)).filter(|_| has_rested);
+        let tagged = slot.and_then(|(slot, trail)| {
+            trail.begin();
             let tag = Tag { generation: slot.begin(), slot: free.slot, role: ROLE_UPSTREAM };
             writer.tags.insert(&socket.as_raw_fd(), TagValue(tag), 0).ok().map(|()| tag)
         });
@@ -171,7 +258,7 @@ fn no_slot(reason: Missing) -> Token {
 
 /// What [`no_slot`] put into a token.
 fn reason(token: Token) -> Missing {
-    match u8::try_from(token.generation) {
+    match u16::try_from(token.generation) {
         Ok(bits) if bits != 0 => Missing(bits),
         _ => Missing::NO_SLOT,
     }
@@ -206,11 +293,37 @@ impl SocketObserver for Watch {
         let Some(slot) = self.maps.slots.get(token.slot) else {
             return Marks { missing: reason(token), ..Marks::default() };
         };
-        let mut marks = slot.marks(token.generation, &bytes);
-        if self.maps.missing != Missing::NOTHING {
-            marks.missing = marks.missing.with(self.maps.missing);
+        let missing = self.missing();
+        if missing != Missing::NOTHING {
+            return Marks { missing, ..Marks::default() };
         }
-        marks
+        slot.marks(token.generation, &bytes, self.since(Set::Core))
+    }
+
+    fn backend(&self, token: Token, ask: BackendAsk) -> BackendMarks {
+        let (slot, trail, peer) = match self.paired(token) {
+            Ok(found) => found,
+            Err(missing) => return BackendMarks { missing, ..BackendMarks::default() },
+        };
+        let sent = trail.sent_at(ask.response_start);
+        // Where the backend answered before it had read the whole request, it had read its head.
+        let mut last = ask.request_end.saturating_sub(1);
+        let mut read = trail.taken_at(last);
+        if read == Err(Missing::UNSEEN) && ask.head_end < ask.request_end {
+            last = ask.head_end.saturating_sub(1);
+            read = trail.taken_at(last);
+        }
+        let readable = slot.readable_at(last);
+        let mut missing =
+            [readable, read, sent].into_iter().filter_map(Result::err).fold(Missing::NOTHING, Missing::with);
+        if slot.was_unaccepted(last) {
+            missing = missing.with(Missing::ACCEPT);
+        }
+        if !slot.is_still(peer.generation) {
+            return BackendMarks { missing: Missing::REUSED, ..BackendMarks::default() };
+        }
+        let (readable, read, sent) = (readable.unwrap_or_default(), read.unwrap_or_default(), sent.unwrap_or_default());
+        BackendMarks { readable, read, sent, missing }
     }
 
     fn closed(&self, _: Token) {
@@ -218,7 +331,63 @@ impl SocketObserver for Watch {
     }
 
     fn absence(&self) -> Missing {
-        self.maps.missing
+        self.missing()
+    }
+}
+
+impl Facts for Watch {
+    fn waits(&self) -> bool {
+        self.since(Set::Ack).0 != NEVER
+    }
+
+    fn late(&self, ask: &Ask) -> Late {
+        let mut late = Late::default();
+        if let Some((slot, trail)) = self.own(ask.client) {
+            let handshake = slot.handshake();
+            late.handshake_rtt_us = handshake.rtt_us;
+            if let (Some(from), Some(to)) = (handshake.synack_resent.known(), handshake.established.known()) {
+                late.handshake_resent_ns = to.since(from);
+            }
+            late.client_resent = trail.resent(&ask.response);
+            let last = ask.response.end.saturating_sub(1);
+            if ask.ended >= self.since(Set::Ack) && !ask.response.is_empty() {
+                late.acked = trail.taken_at(last).unwrap_or_default();
+                late.left = trail.held_until(last, ask.ended).unwrap_or_default();
+                late.may_come = late.acked.known().is_none();
+            }
+            if !slot.is_still(ask.client.generation) {
+                late = Late::default();
+            }
+        }
+        if let Some((slot, trail)) = self.own(ask.upstream) {
+            let resent = trail.resent(&ask.request);
+            late.upstream_resent = if slot.is_still(ask.upstream.generation) { resent } else { 0 };
+        }
+        if let Ok((slot, trail, peer)) = self.paired(ask.upstream) {
+            let resent = trail.resent(&ask.answer);
+            late.backend_resent = if slot.is_still(peer.generation) { resent } else { 0 };
+        }
+        late
+    }
+}
+
+impl Watch {
+    /// A token's slot and trail.
+    fn own(&self, token: Token) -> Option<(&SharedSlot, &SharedTrail)> {
+        self.maps.slots.get(token.slot).zip(self.maps.trails.get(token.slot))
+    }
+}
+
+impl Facts for Observer {
+    fn waits(&self) -> bool {
+        matches!(self, Self::Watch(watch) if watch.waits())
+    }
+
+    fn late(&self, ask: &Ask) -> Late {
+        match self {
+            Self::Watch(watch) => watch.late(ask),
+            Self::Off(_) => Late::default(),
+        }
     }
 }
 
@@ -257,6 +426,13 @@ impl SocketObserver for Observer {
         match self {
             Self::Watch(watch) => watch.marks(token, bytes),
             Self::Off(off) => off.marks(token, bytes),
+        }
+    }
+
+    fn backend(&self, token: Token, ask: BackendAsk) -> BackendMarks {
+        match self {
+            Self::Watch(watch) => watch.backend(token, ask),
+            Self::Off(off) => off.backend(token, ask),
         }
     }
 

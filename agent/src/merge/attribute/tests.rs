@@ -410,7 +410,7 @@ fn any_length() -> impl Strategy<Value = u64> {
 }
 
 fn any_attempt() -> impl Strategy<Value = Attempt> {
-    (prop::array::uniform9(any_ns()), any::<bool>(), any::<u8>()).prop_map(|(t, reused, missing)| Attempt {
+    (prop::array::uniform9(any_ns()), any::<bool>(), 0..=255_u16).prop_map(|(t, reused, missing)| Attempt {
         reused,
         begun: MonoNs(t[0]),
         chosen: MonoNs(t[1]),

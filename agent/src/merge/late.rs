@@ -1,0 +1,71 @@
+//! What is known of a request only after its end: what the client acknowledged, what had to be sent again. Asked by the
+//! merge, answered by whoever reads the kernel's slots; a token whose slot has another owner by now answers nothing.
+
+use std::ops::Range;
+
+use wayspan_proxy::clock::MonoNs;
+use wayspan_proxy::observer::Token;
+use wayspan_proxy::record::Record;
+
+/// Which bytes of which connections a request was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// The client's connection.
+    pub client: Token,
+    /// The response's bytes on it.
+    pub response: Range<u64>,
+    /// p16.
+    pub ended: MonoNs,
+    /// The last attempt's connection.
+    pub upstream: Token,
+    /// The request's bytes on it.
+    pub request: Range<u64>,
+    /// The answer's bytes on it.
+    pub answer: Range<u64>,
+}
+
+/// The answers. Zero and [`MonoNs::UNKNOWN`] where nothing is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Late {
+    /// The client acknowledged the response's last byte.
+    pub acked: MonoNs,
+    /// The response's last byte left the send queue, where it had to wait for an acknowledgement after p16.
+    pub left: MonoNs,
+    /// Asking again later may know more.
+    pub may_come: bool,
+    /// Round trip of the client's handshake, microseconds.
+    pub handshake_rtt_us: u32,
+    /// From the first repetition of our SYN-ACK to the handshake's end, nanoseconds: what it took at least.
+    pub handshake_resent_ns: u64,
+    /// Segments of the response that were sent again.
+    pub client_resent: u32,
+    /// Segments of the request that were sent again to the upstream.
+    pub upstream_resent: u32,
+    /// Segments of the answer that a backend on this node sent again.
+    pub backend_resent: u32,
+}
+
+/// Who knows.
+pub trait Facts {
+    /// Whether acknowledgements are watched, so that waiting for one makes sense.
+    fn waits(&self) -> bool;
+    /// What is known now.
+    fn late(&self, ask: &Ask) -> Late;
+}
+
+impl Ask {
+    /// What to ask for a request.
+    #[must_use]
+    pub fn of(record: &Record<'_>) -> Self {
+        let head = &record.head;
+        let last = record.attempts.last();
+        Self {
+            client: head.token,
+            response: head.response_start..head.response_end,
+            ended: head.ended,
+            upstream: last.map_or(Token::NONE, |attempt| attempt.token),
+            request: last.map_or(0..0, |attempt| attempt.request_start..attempt.request_end),
+            answer: last.map_or(0..0, |attempt| attempt.response_start..attempt.response_end),
+        }
+    }
+}
