@@ -391,6 +391,26 @@ fn a_bad_message_is_refused_after_the_good_ones_before_it() {
 }
 
 #[test]
+fn a_bad_message_alone_in_a_read_is_refused_too() {
+    let mut world = Setup::to(upstream(ok("fine"))).start();
+    for served_before in [0, 1] {
+        let mut client = world.connect();
+        for _ in 0..served_before {
+            client.write_all(get("/good").as_bytes()).unwrap();
+            assert_eq!(response(&mut client).1, b"fine");
+        }
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").unwrap();
+        let head = response(&mut client).0.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 400") && head.contains("\r\nconnection: close\r\n"), "{head}");
+        assert!(closed(&mut client));
+        let records = world.records(served_before + 1);
+        let head = &records[served_before].head;
+        assert_eq!((head.status, head.end, head.error), (400, End::Refused, ErrorKind::BadRequest));
+        assert_eq!(head.request_index, u32::try_from(served_before).unwrap());
+    }
+}
+
+#[test]
 fn a_slow_head_gets_408_and_an_idle_connection_is_closed() {
     let limits = Limits {
         head_timeout: Duration::from_millis(100),
