@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "proxy/resend.rs"]
+mod resend;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -35,13 +38,16 @@ struct World {
 
 struct Setup {
     upstreams: Vec<(SocketAddr, u32)>,
+    /// How many addresses a server's name has, all alike.
+    addresses_each: usize,
     limits: Limits,
     timeouts: Timeouts,
 }
 
 impl Setup {
     fn to(upstream: SocketAddr) -> Self {
-        Self { upstreams: vec![(upstream, 1)], limits: Limits::default(), timeouts: Timeouts::default() }
+        let (limits, timeouts) = (Limits::default(), Timeouts::default());
+        Self { upstreams: vec![(upstream, 1)], addresses_each: 1, limits, timeouts }
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -52,7 +58,7 @@ impl Setup {
                 authority: address.to_string().into(),
                 host: address.ip().to_string().into(),
                 path_prefix: "".into(),
-                addresses: [*address].into(),
+                addresses: vec![*address; self.addresses_each].into(),
             })
         });
         let weights: Vec<u32> = self.upstreams.iter().map(|(_, weight)| *weight).collect();

@@ -9,7 +9,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
+use http_body::Body as _;
 use hyper::body::Incoming;
 
 use crate::body::RequestBody;
@@ -18,16 +19,17 @@ use crate::clock::MonoNs;
 use crate::framer::Asked;
 use crate::live::Live;
 use crate::observer::SocketObserver;
-use crate::record::{Attempt, ErrorKind};
+use crate::record::{Attempt, ErrorKind, Method};
 use crate::snapshot::{Server, Service};
-use crate::trace_context::SpanId;
+use crate::trace_context::{SpanId, TRACEPARENT, TraceParent};
 use crate::upstream::Upstream;
 
 /// Tries at most this often per request: the pooled connections that turned out dead, and the server's addresses.
 const ATTEMPTS_MAX: u16 = 8;
 
 /// Sends the request, over pooled connections while they turn out dead, then over new ones, one address after the
-/// other. Only what was certainly not processed is sent again.
+/// other. What was certainly not processed is sent again as often as that takes; what may have been processed once, and
+/// over a new connection, where RFC 9110, 9.2.2 allows it (see [`Sent::Unanswered`]).
 pub(super) async fn attempt<O: SocketObserver>(
     conn: &Rc<ClientConn<O>>,
     live: &Rc<RefCell<Live>>,
@@ -38,13 +40,14 @@ pub(super) async fn attempt<O: SocketObserver>(
 ) -> Result<(Response<Incoming>, Upstream<O>), ErrorKind> {
     let mut addresses = server.addresses.iter().copied();
     let mut error = ErrorKind::ConnectFailed;
+    let mut is_resent = false;
     while live.borrow().attempts.made() < ATTEMPTS_MAX {
-        let pooled = conn.worker.pool.take(server.id).await;
+        let pooled = if is_resent { None } else { conn.worker.pool.take(server.id).await };
         let reused = pooled.is_some();
         let Some(address) = pooled.as_ref().map(|upstream| upstream.seen.address).or_else(|| addresses.next()) else {
             return Err(error);
         };
-        begin_attempt(live, server, reused, address);
+        begin_attempt(live, server, reused, address, request.headers_mut());
         let upstream = match pooled {
             Some(upstream) => {
                 conn.worker.counters.borrow().count(crate::counters::Total::Reused);
@@ -64,6 +67,11 @@ pub(super) async fn attempt<O: SocketObserver>(
                 note_failure(live, ErrorKind::UpstreamClosed);
                 request = *again;
             }
+            Err(Sent::Unanswered(kind)) => {
+                error = note_failure(live, kind);
+                request = taken_back(live).ok_or(error)?;
+                is_resent = true;
+            }
             Err(Sent::Never(_)) => return Err(note_failure(live, ErrorKind::UpstreamClosed)),
             Err(Sent::Failed(kind)) => return Err(note_failure(live, kind)),
         }
@@ -71,9 +79,12 @@ pub(super) async fn attempt<O: SocketObserver>(
     Err(error)
 }
 
-fn begin_attempt(live: &RefCell<Live>, server: &Server, reused: bool, address: SocketAddr) {
+fn begin_attempt(live: &RefCell<Live>, server: &Server, reused: bool, address: SocketAddr, headers: &mut HeaderMap) {
     let mut live = live.borrow_mut();
     let number = live.attempts.made();
+    if let Some(before) = number.checked_sub(1) {
+        hang_under(headers, live.head.span_id, before, number);
+    }
     // The first is wanted and chosen at the same moment unless a connection had to be waited for.
     let now = if number == 0 { live.head.upstream_wanted } else { MonoNs::now() };
     let span_id = nth_client_span(live.head.span_id, number);
@@ -81,6 +92,24 @@ fn begin_attempt(live: &RefCell<Live>, server: &Server, reused: bool, address: S
     let mut attempt = Attempt { span_id, server, reused, address, begun: now, chosen: now, ..Attempt::default() };
     (attempt.connected, attempt.secured) = (connected, connected);
     live.attempts.push(attempt);
+}
+
+/// The server's spans hang under the attempt that reached it. The context of a caller who is not ours stays.
+#[cold]
+fn hang_under(headers: &mut HeaderMap, server_span: SpanId, before: u16, now: u16) {
+    let sent = headers.get(&TRACEPARENT).and_then(|value| TraceParent::parse(value.as_bytes()));
+    if let Some(sent) = sent
+        && sent.parent_id == nth_client_span(server_span, before)
+    {
+        let parent = TraceParent { parent_id: nth_client_span(server_span, now), ..sent };
+        headers.insert(&TRACEPARENT, parent.header());
+    }
+}
+
+/// The request as it was sent, where its body is still whole.
+fn taken_back(live: &Rc<RefCell<Live>>) -> Option<Request<RequestBody>> {
+    let request = live.borrow_mut().resend.take()?;
+    Some(request.map(|body| body.map_or(RequestBody::EMPTY, |body| RequestBody::new(body, live))))
 }
 
 fn note_failure(live: &RefCell<Live>, kind: ErrorKind) -> ErrorKind {
@@ -133,6 +162,9 @@ async fn connect<O: SocketObserver>(
 enum Sent {
     /// Not one byte was taken: it can go over another connection.
     Never(Box<Request<RequestBody>>),
+    /// The server ended a pooled connection without one byte of an answer. It had most likely closed before the request
+    /// came, and even if it had not: the request is one that may be sent again, and can be.
+    Unanswered(ErrorKind),
     /// Perhaps processed.
     Failed(ErrorKind),
 }
@@ -145,9 +177,18 @@ async fn send<O: SocketObserver>(
     request: Request<RequestBody>,
     whole: MonoNs,
 ) -> Result<(Response<Incoming>, Upstream<O>), Sent> {
-    if let Some(attempt) = live.borrow_mut().attempts.last_mut() {
-        attempt.token = upstream.seen.token;
-    }
+    let may_be_resent = {
+        let mut live = live.borrow_mut();
+        let reused = live.attempts.last_mut().is_some_and(|attempt| {
+            attempt.token = upstream.seen.token;
+            attempt.reused
+        });
+        let may = reused && is_idempotent(live.head.method);
+        if may {
+            live.resend.arm(!request.body().is_end_stream());
+        }
+        may
+    };
     let patience = service.timeouts.response_head;
     conn.exchange_until(if patience.is_zero() { whole } else { sooner(after(MonoNs::now(), patience), whole) });
     let asked = if request.method() == http::Method::HEAD { Asked::Head } else { Asked::Other };
@@ -164,21 +205,39 @@ async fn send<O: SocketObserver>(
     })
     .await;
     let failure = match answered {
-        Some(Ok(reply)) => return Ok((reply, upstream)),
+        Some(Ok(reply)) => {
+            live.borrow_mut().resend.disarm();
+            return Ok((reply, upstream));
+        }
         Some(Err(mut error)) => match error.take_message() {
             Some(request) => Sent::Never(Box::new(request)),
-            None if upstream.seen.refused() => Sent::Failed(ErrorKind::UpstreamProtocol),
-            None if is_reset(error.error()) => Sent::Failed(ErrorKind::UpstreamReset),
-            None if error.error().is_parse() => Sent::Failed(ErrorKind::UpstreamProtocol),
-            None => Sent::Failed(ErrorKind::UpstreamClosed),
+            None if upstream.seen.refused() || error.error().is_parse() => Sent::Failed(ErrorKind::UpstreamProtocol),
+            None => {
+                let reset = is_reset(error.error());
+                let kind = if reset { ErrorKind::UpstreamReset } else { ErrorKind::UpstreamClosed };
+                let unanswered = may_be_resent && upstream.seen.is_silent();
+                if unanswered { Sent::Unanswered(kind) } else { Sent::Failed(kind) }
+            }
         },
         None => Sent::Failed(ErrorKind::ResponseTimeout),
     };
-    if let Some(attempt) = live.borrow_mut().attempts.last_mut() {
-        upstream.seen.settle(attempt);
+    {
+        let mut live = live.borrow_mut();
+        if let Some(attempt) = live.attempts.last_mut() {
+            upstream.seen.settle(attempt);
+        }
+        // A body goes back to the request when the connection drops it, if it is still wanted then.
+        if !matches!(failure, Sent::Unanswered(_)) {
+            live.resend.disarm();
+        }
     }
     upstream.seen.release();
     Err(failure)
+}
+
+/// RFC 9110, 9.2.2: once or twice is the same to the server.
+fn is_idempotent(method: Method) -> bool {
+    matches!(method, Method::Get | Method::Head | Method::Options | Method::Trace | Method::Put | Method::Delete)
 }
 
 fn is_reset(error: &hyper::Error) -> bool {
