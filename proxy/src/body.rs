@@ -17,15 +17,46 @@ use crate::record::{End, ErrorKind};
 use crate::upstream::Upstream;
 
 /// What the upstream gets.
-pub(crate) struct RequestBody {
-    incoming: Incoming,
-    live: Option<Rc<RefCell<Live>>>,
+pub(crate) struct RequestBody(Option<Upload>);
+
+/// A body that has bytes.
+struct Upload {
+    /// Gone only when it was given back.
+    incoming: Option<Incoming>,
+    live: Rc<RefCell<Live>>,
+    /// Whether anything of it was taken.
+    taken: bool,
 }
 
 impl RequestBody {
+    pub(crate) const EMPTY: Self = Self(None);
+
     pub(crate) fn new(incoming: Incoming, live: &Rc<RefCell<Live>>) -> Self {
-        let live = (!incoming.is_end_stream()).then(|| Rc::clone(live));
-        Self { incoming, live }
+        let empty = incoming.is_end_stream();
+        Self((!empty).then(|| Upload { incoming: Some(incoming), live: Rc::clone(live), taken: false }))
+    }
+}
+
+impl Upload {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let polled = Pin::new(incoming).poll_frame(cx);
+        self.taken |= polled.is_ready();
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.live.borrow_mut().head.request_body_bytes += u64::try_from(data.len()).unwrap_or(0);
+        }
+        polled
+    }
+}
+
+impl Drop for Upload {
+    /// A body of which nothing was taken can go over another connection.
+    fn drop(&mut self) {
+        if let (false, Some(incoming)) = (self.taken, self.incoming.take()) {
+            self.live.borrow_mut().resend.give_back(incoming);
+        }
     }
 }
 
@@ -34,21 +65,16 @@ impl Body for RequestBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        if let (Poll::Ready(Some(Ok(frame))), Some(live)) = (&polled, &self.live)
-            && let Some(data) = frame.data_ref()
-        {
-            live.borrow_mut().head.request_body_bytes += u64::try_from(data.len()).unwrap_or(0);
-        }
-        polled
+        self.0.as_mut().map_or(Poll::Ready(None), |upload| upload.poll_frame(cx))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.0.as_ref().and_then(|upload| upload.incoming.as_ref()).is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let incoming = self.0.as_ref().and_then(|upload| upload.incoming.as_ref());
+        incoming.map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

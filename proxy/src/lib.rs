@@ -22,6 +22,7 @@ mod live;
 pub mod observer;
 pub mod path;
 pub mod record;
+mod resend;
 pub mod ring;
 pub mod route;
 pub mod rule;

@@ -7,6 +7,7 @@ use http::uri::PathAndQuery;
 use crate::clock::MonoNs;
 use crate::counters::Key;
 use crate::record::{self, ATTEMPTS_MAX, Attempt, BodyClock, End, ErrorKind, Head, Texts};
+use crate::resend::Resend;
 use crate::snapshot::Snapshot;
 
 /// A request from its head to its last byte.
@@ -24,6 +25,8 @@ pub(crate) struct Live {
     pub(crate) request_headers: Vec<(u16, HeaderValue)>,
     /// Captured response headers likewise.
     pub(crate) response_headers: Vec<(u16, HeaderValue)>,
+    /// What it takes to send it to another connection.
+    pub(crate) resend: Resend,
     /// The response's head was handed to hyper.
     pub(crate) responded: bool,
     /// The response's body was handed to hyper, whole or cut.
@@ -150,7 +153,8 @@ impl Live {
         attempts.clear();
         requests.clear();
         responses.clear();
-        *self = Self { attempts, request_headers: requests, response_headers: responses, ..Self::default() };
+        let resend = std::mem::take(&mut self.resend).reset();
+        *self = Self { attempts, request_headers: requests, response_headers: responses, resend, ..Self::default() };
     }
 
     /// Ends the clock and the request.

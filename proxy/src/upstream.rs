@@ -48,6 +48,8 @@ pub(crate) struct Seen<O: SocketObserver> {
     first_read: Cell<MonoNs>,
     first_readable: Cell<MonoNs>,
     missing: Cell<Missing>,
+    /// Bytes that were read before the exchange began.
+    read_before: Cell<u64>,
     response_start: Cell<u64>,
     ended: Cell<MonoNs>,
     /// The server's bytes cannot be trusted to frame a response.
@@ -80,6 +82,7 @@ impl<O: SocketObserver> Upstream<O> {
             first_read: Cell::default(),
             first_readable: Cell::default(),
             missing: Cell::default(),
+            read_before: Cell::new(0),
             response_start: Cell::new(0),
             ended: Cell::default(),
             refused: Cell::new(false),
@@ -110,6 +113,7 @@ impl<O: SocketObserver> Seen<O> {
             cell.set(MonoNs::UNKNOWN);
         }
         self.missing.set(Missing::NOTHING);
+        self.read_before.set(self.read_bytes.get());
         self.response_start.set(self.read_bytes.get());
         self.framer.borrow_mut().expect(asked);
         *self.live.borrow_mut() = Some(Rc::clone(live));
@@ -123,6 +127,11 @@ impl<O: SocketObserver> Seen<O> {
     /// Whether bytes of the response were read.
     pub(crate) fn has_answered(&self) -> bool {
         self.first_read.get().0 != 0
+    }
+
+    /// Whether not one byte came in answer, not even of an interim response.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.read_bytes.get() == self.read_before.get()
     }
 
     pub(crate) fn refused(&self) -> bool {
@@ -180,6 +189,15 @@ impl<O: SocketObserver> Seen<O> {
             }
             Event::BodyEnd { .. } => self.ended.set(at),
             Event::HeadEnd(_) => {}
+        }
+    }
+
+    /// hyper is about to write this, perhaps for the second time.
+    fn writes(&self, bytes: &[u8]) {
+        if self.head_written.get().0 == 0
+            && let Some(live) = self.live.borrow().as_ref()
+        {
+            live.borrow_mut().resend.keep_head(bytes);
         }
     }
 
@@ -315,6 +333,7 @@ impl<O: SocketObserver> hyper::rt::Read for Tap<O> {
 
 impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.seen.writes(bytes);
         let written = Pin::new(&mut *self.seen.stream.borrow_mut()).poll_write(cx, bytes);
         self.stamp(written)
     }
@@ -324,6 +343,8 @@ impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // hyper keeps heads together: the first slice holds the whole one.
+        self.seen.writes(slices.first().map_or(&[], |head| head));
         let written = Pin::new(&mut *self.seen.stream.borrow_mut()).poll_write_vectored(cx, slices);
         self.stamp(written)
     }

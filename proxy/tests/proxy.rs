@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "proxy/resend.rs"]
+mod resend;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -35,13 +38,16 @@ struct World {
 
 struct Setup {
     upstreams: Vec<(SocketAddr, u32)>,
+    /// How many addresses a server's name has, all alike.
+    addresses_each: usize,
     limits: Limits,
     timeouts: Timeouts,
 }
 
 impl Setup {
     fn to(upstream: SocketAddr) -> Self {
-        Self { upstreams: vec![(upstream, 1)], limits: Limits::default(), timeouts: Timeouts::default() }
+        let (limits, timeouts) = (Limits::default(), Timeouts::default());
+        Self { upstreams: vec![(upstream, 1)], addresses_each: 1, limits, timeouts }
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -52,7 +58,7 @@ impl Setup {
                 authority: address.to_string().into(),
                 host: address.ip().to_string().into(),
                 path_prefix: "".into(),
-                addresses: [*address].into(),
+                addresses: vec![*address; self.addresses_each].into(),
             })
         });
         let weights: Vec<u32> = self.upstreams.iter().map(|(_, weight)| *weight).collect();
@@ -388,6 +394,26 @@ fn a_bad_message_is_refused_after_the_good_ones_before_it() {
     let records = world.records(2);
     assert_eq!((records[0].head.status, records[1].head.status), (200, 400));
     assert_eq!(records[1].head.end, End::Refused);
+}
+
+#[test]
+fn a_bad_message_alone_in_a_read_is_refused_too() {
+    let mut world = Setup::to(upstream(ok("fine"))).start();
+    for served_before in [0, 1] {
+        let mut client = world.connect();
+        for _ in 0..served_before {
+            client.write_all(get("/good").as_bytes()).unwrap();
+            assert_eq!(response(&mut client).1, b"fine");
+        }
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").unwrap();
+        let head = response(&mut client).0.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 400") && head.contains("\r\nconnection: close\r\n"), "{head}");
+        assert!(closed(&mut client));
+        let records = world.records(served_before + 1);
+        let head = &records[served_before].head;
+        assert_eq!((head.status, head.end, head.error), (400, End::Refused, ErrorKind::BadRequest));
+        assert_eq!(head.request_index, u32::try_from(served_before).unwrap());
+    }
 }
 
 #[test]
