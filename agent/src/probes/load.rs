@@ -8,7 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use aya::programs::{BtfTracePoint, ProgramError};
-use aya::{Btf as AyaBtf, BtfError, Ebpf, EbpfError, EbpfLoader};
+use aya::{Btf as AyaBtf, BtfError, Ebpf, EbpfError, EbpfLoader, Endianness};
 
 use super::btf;
 use super::plan::{MEMBERS, Probe, ROWS, Reason, Row};
@@ -65,9 +65,10 @@ fn create(slots: u32, rest: Duration) -> Result<(Ebpf, AyaBtf, Option<Reason>), 
     if !missing.is_empty() {
         return Err(Reason::MissingRights(missing.join(", ")));
     }
-    let (offsets, no_members) = match offsets()? {
+    let (offsets, tracepoints) = kernel_types()?;
+    let (offsets, no_members) = match offsets {
         Ok(offsets) => (offsets, None),
-        Err(error) => ([0; MEMBERS.len()], Some(Reason::NoMember(error.to_string()))),
+        Err(error) => ([0; MEMBERS.len()], Some(no_member(&error))),
     };
 
     let rest_ns = u64::try_from(rest.as_nanos()).unwrap_or(u64::MAX);
@@ -79,22 +80,31 @@ fn create(slots: u32, rest: Duration) -> Result<(Ebpf, AyaBtf, Option<Reason>), 
     }
     loader.map_max_entries(abi::map::SLOTS, slots).map_max_entries(abi::map::FREE, slots);
     let ebpf = loader.load(OBJECT).map_err(|error| refusal(&error))?;
-    let btf = AyaBtf::from_sys_fs().map_err(|error| Reason::Refused(chain(&error)))?;
-    Ok((ebpf, btf, no_members))
+    Ok((ebpf, tracepoints, no_members))
 }
 
-/// The members' offsets on the running kernel. The blob of some 6 MB is gone when this returns.
-fn offsets() -> Result<Result<[u64; MEMBERS.len()], btf::Error>, Reason> {
+/// What is wanted of the running kernel's types: the members' offsets, and the tracepoints as aya takes them.
+type KernelTypes = (Result<[u64; MEMBERS.len()], btf::Error>, AyaBtf);
+
+/// Reads the kernel's types once. The blob is gone when this returns, and aya has no more of it than it needs.
+fn kernel_types() -> Result<KernelTypes, Reason> {
     let blob = fs::read(BTF_PATH).map_err(|_| Reason::NoBtf(BTF_PATH.to_owned()))?;
-    let read = || {
-        let btf = btf::Btf::parse(&blob)?;
+    let btf = btf::Btf::parse(&blob).map_err(|error| no_member(&error))?;
+    let offsets = || {
         let mut offsets = [0; MEMBERS.len()];
         for ((_, member), offset) in MEMBERS.iter().zip(&mut offsets) {
             *offset = btf.u64_offset("tcp_sock", member)?;
         }
         Ok(offsets)
     };
-    Ok(read())
+    // The name that aya looks for.
+    let names = ROWS.map(|row| format!("btf_trace_{}", row.tracepoint));
+    let tracepoints = AyaBtf::parse(&btf.only_typedefs(&names), Endianness::default());
+    Ok((offsets(), tracepoints.map_err(|error| Reason::Refused(chain(&error)))?))
+}
+
+fn no_member(error: &btf::Error) -> Reason {
+    Reason::NoMember(error.to_string())
 }
 
 fn attach(ebpf: &mut Ebpf, row: &Row, btf: &AyaBtf) -> Result<(), Reason> {
