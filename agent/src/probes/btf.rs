@@ -1,9 +1,9 @@
-//! Where a member lies in a struct of the running kernel, read from its BTF. What to ask for belongs to `plan`.
+//! What the probes must know of the running kernel's types, read from its BTF: where a member lies in a struct, and the
+//! ids of tracepoints' typedefs. What to ask for belongs to `plan`.
 //!
 //! rustc emits no CO-RE relocations and aya shows no members, so this is the reader: every length and index in the
-//! blob is checked, and anonymous structs and unions are walked.
-
-use std::collections::HashMap;
+//! blob is checked, and anonymous structs and unions are walked. Of the kernel's 126,000 types half a dozen are wanted, so
+//! they are looked for and not kept: the blob alone is 5.5 MB, and all of it parsed took 45.
 
 // include/uapi/linux/btf.h, v6.12.
 const MAGIC: u16 = 0xeb9f;
@@ -13,6 +13,7 @@ const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_ENUM: u32 = 6;
+const KIND_FWD: u32 = 7;
 const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
@@ -23,6 +24,14 @@ const KIND_DECL_TAG: u32 = 17;
 const KIND_TYPE_TAG: u32 = 18;
 const KIND_ENUM64: u32 = 19;
 const KIND_MAX: u32 = KIND_ENUM64;
+
+/// The header's size, and of the part that all types have.
+const HEADER_LEN: u32 = 24;
+const TYPE_LEN: usize = 12;
+
+/// Every so many types one's place is kept: a type is found by its id in a few hundred nanoseconds, and the places of
+/// all the kernel's types take 8 KiB.
+const PLACE_EVERY: usize = 256;
 
 /// How deep anonymous structs and typedef chains are followed; the kernel's are under 8. A cycle ends here.
 const DEPTH_MAX: u32 = 16;
@@ -65,16 +74,17 @@ impl std::fmt::Display for Shape {
     }
 }
 
-/// A parsed blob: where each type is, and the structs by name.
+/// A blob whose lengths are right.
 pub(super) struct Btf<'a> {
     strings: &'a [u8],
-    /// Type id less one -> the record; id 0 is void.
-    types: Vec<Type<'a>>,
-    structs: HashMap<&'a [u8], usize>,
+    types: Types<'a>,
+    /// Where the types with the ids 1, 1 + [`PLACE_EVERY`], .. begin.
+    places: Vec<Types<'a>>,
 }
 
 #[derive(Clone, Copy)]
 struct Type<'a> {
+    name: u32,
     info: u32,
     /// The size of an int or struct, the target of a typedef or qualifier.
     size_or_type: u32,
@@ -87,8 +97,25 @@ impl Type<'_> {
     }
 }
 
+/// The types from some place on; the first of all has id 1, since 0 is void. Ends early at what is no type.
+#[derive(Clone, Copy)]
+struct Types<'a> {
+    left: &'a [u8],
+}
+
+impl<'a> Iterator for Types<'a> {
+    type Item = Type<'a>;
+
+    fn next(&mut self) -> Option<Type<'a>> {
+        let (name, info, size_or_type) = (word(self.left, 0)?, word(self.left, 4)?, word(self.left, 8)?);
+        let (rest, left) = self.left.get(TYPE_LEN..)?.split_at_checked(rest_len(info)?)?;
+        self.left = left;
+        Some(Type { name, info, size_or_type, rest })
+    }
+}
+
 impl<'a> Btf<'a> {
-    /// Indexes the types of a blob.
+    /// Checks a blob.
     ///
     /// # Errors
     /// [`Error::Malformed`] where a length leads outside, or a kind is not known.
@@ -105,26 +132,47 @@ impl<'a> Btf<'a> {
             blob.get(from..)?.get(..usize::try_from(len).ok()?)
         };
         let strings = section(strings_at, strings_len).ok_or(Error::Malformed("strings"))?;
-        let mut left = section(types_at, types_len).ok_or(Error::Malformed("types"))?;
-
-        let mut btf = Self { strings, types: Vec::new(), structs: HashMap::new() };
-        while !left.is_empty() {
-            let cut = || Error::Malformed("type record");
-            let (name, info) = (word(left, 0).ok_or_else(cut)?, word(left, 4).ok_or_else(cut)?);
-            let size_or_type = word(left, 8).ok_or_else(cut)?;
-            let len = rest_len(info).ok_or(Error::Malformed("kind"))?;
-            let rest = left.get(12..).and_then(|bytes| bytes.get(..len)).ok_or_else(cut)?;
-            let found = Type { info, size_or_type, rest };
-            if found.kind() == KIND_STRUCT
-                && name != 0
-                && let Some(name) = btf.string(name)
-            {
-                btf.structs.entry(name).or_insert(btf.types.len());
+        let types = Types { left: section(types_at, types_len).ok_or(Error::Malformed("types"))? };
+        let (mut places, mut left) = (Vec::new(), types);
+        while !left.left.is_empty() {
+            places.push(left);
+            left.by_ref().take(PLACE_EVERY).for_each(drop);
+            if places.last().is_some_and(|place| place.left.len() == left.left.len()) {
+                return Err(Error::Malformed("type record"));
             }
-            btf.types.push(found);
-            left = left.get(12 + len..).unwrap_or_default();
         }
-        Ok(btf)
+        Ok(Self { strings, types, places })
+    }
+
+    /// A blob of the typedefs with these names under the ids that they have here, and nothing else of use: all that aya
+    /// reads of the kernel's types to attach to a tracepoint. Names that are not here are not there either.
+    pub(super) fn only_typedefs(&self, names: &[String]) -> Vec<u8> {
+        let mut strings = vec![0];
+        let mut types: Vec<[u32; 3]> = Vec::new();
+        for name in names {
+            let Some((index, _)) = self.named(KIND_TYPEDEF, name.as_bytes()) else { continue };
+            if types.len() <= index {
+                types.resize(index + 1, [0, KIND_FWD << 24, 0]);
+            }
+            if let (Some(place), Ok(at)) = (types.get_mut(index), u32::try_from(strings.len())) {
+                *place = [at, KIND_TYPEDEF << 24, 0];
+            }
+            strings.extend_from_slice(name.as_bytes());
+            strings.push(0);
+        }
+        let types: Vec<u8> = types.into_iter().flatten().flat_map(u32::to_ne_bytes).collect();
+        blob(&types, &strings)
+    }
+
+    /// The first type of that kind and name, and its id less one.
+    fn named(&self, kind: u32, name: &[u8]) -> Option<(usize, Type<'a>)> {
+        self.types.enumerate().find(|(_, found)| found.kind() == kind && self.is_name(found.name, name))
+    }
+
+    fn by_id(&self, type_id: u32) -> Option<Type<'a>> {
+        let index = usize::try_from(type_id).ok()?.checked_sub(1)?;
+        let mut place = *self.places.get(index / PLACE_EVERY)?;
+        place.nth(index % PLACE_EVERY)
     }
 
     /// The byte offset of a member of this shape, aligned as one.
@@ -132,10 +180,9 @@ impl<'a> Btf<'a> {
     /// # Errors
     /// [`Error::Missing`] where there is none.
     pub(super) fn offset(&self, shape: Shape, structure: &str, member: &str) -> Result<u64, Error> {
-        let found = self.structs.get(structure.as_bytes()).and_then(|index| self.types.get(*index));
         let alignment = if shape == Shape::U32 { 32 } else { 64 };
-        found
-            .and_then(|found| self.find(found, member.as_bytes(), DEPTH_MAX))
+        self.named(KIND_STRUCT, structure.as_bytes())
+            .and_then(|(_, found)| self.find(&found, member.as_bytes(), DEPTH_MAX))
             .filter(|(bits, type_id)| bits % alignment == 0 && self.is(shape, *type_id))
             .map(|(bits, _)| bits / 8)
             .ok_or_else(|| Error::Missing { shape, structure: structure.to_owned(), member: member.to_owned() })
@@ -158,17 +205,17 @@ impl<'a> Btf<'a> {
             if name == 0 {
                 let inner = self.resolve(type_id)?;
                 let is_composite = matches!(inner.kind(), KIND_STRUCT | KIND_UNION);
-                let (bits, type_id) = is_composite.then(|| self.find(inner, member, depth))??;
+                let (bits, type_id) = is_composite.then(|| self.find(&inner, member, depth))??;
                 return Some((u64::from(offset).checked_add(bits)?, type_id));
             }
-            (self.string(name)? == member).then_some((u64::from(offset), type_id))
+            self.is_name(name, member).then_some((u64::from(offset), type_id))
         })
     }
 
     /// Follows typedefs and qualifiers.
-    fn resolve(&self, mut type_id: u32) -> Option<&Type<'a>> {
+    fn resolve(&self, mut type_id: u32) -> Option<Type<'a>> {
         for _ in 0..DEPTH_MAX {
-            let found = self.types.get(usize::try_from(type_id).ok()?.checked_sub(1)?)?;
+            let found = self.by_id(type_id)?;
             match found.kind() {
                 KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_TYPE_TAG => type_id = found.size_or_type,
                 _ => return Some(found),
@@ -186,9 +233,23 @@ impl<'a> Btf<'a> {
         })
     }
 
-    fn string(&self, offset: u32) -> Option<&'a [u8]> {
-        self.strings.get(usize::try_from(offset).ok()?..)?.split(|byte| *byte == 0).next()
+    fn is_name(&self, offset: u32, name: &[u8]) -> bool {
+        let string = usize::try_from(offset).ok().and_then(|offset| self.strings.get(offset..));
+        string.and_then(|string| string.strip_prefix(name)).is_some_and(|rest| rest.first() == Some(&0))
     }
+}
+
+/// A blob of these sections.
+fn blob(types: &[u8], strings: &[u8]) -> Vec<u8> {
+    let len = |section: &[u8]| u32::try_from(section.len()).unwrap_or(u32::MAX);
+    let mut blob = MAGIC.to_ne_bytes().to_vec();
+    blob.extend([1, 0]);
+    for value in [HEADER_LEN, 0, len(types), len(types), len(strings)] {
+        blob.extend(value.to_ne_bytes());
+    }
+    blob.extend(types);
+    blob.extend(strings);
+    blob
 }
 
 /// How many bytes follow a type's first twelve.
@@ -230,16 +291,7 @@ mod tests {
         types.extend([at("small"), 2, 0, 0, 4, 128, at("field"), 1, 3 << 24 | 192]);
         types.extend([at("loop"), info(KIND_STRUCT, 1), 8, 0, 6, 0]); // 6: holds itself
         let types: Vec<u8> = types.into_iter().flat_map(u32::to_ne_bytes).collect();
-
-        let (types_len, strings_len) = (u32::try_from(types.len()).unwrap(), u32::try_from(strings.len()).unwrap());
-        let mut blob = MAGIC.to_ne_bytes().to_vec();
-        blob.extend([1, 0]);
-        for value in [24, 0, types_len, types_len, strings_len] {
-            blob.extend(value.to_ne_bytes());
-        }
-        blob.extend(types);
-        blob.extend(strings);
-        blob
+        blob(&types, strings)
     }
 
     fn check(member: (&str, &str), expected: Option<u64>) {
@@ -264,17 +316,40 @@ mod tests {
 
     #[test]
     fn a_blob_cut_anywhere_or_with_any_byte_changed_does_no_harm() {
+        let ask = |btf: &Btf<'_>| (btf.offset(Shape::U64, "sample", "deep"), btf.only_typedefs(&["alias".to_owned()]));
         let blob = sample();
         for len in 0..blob.len() {
-            let _ = Btf::parse(&blob[..len]).map(|btf| btf.offset(Shape::U64, "sample", "deep"));
+            let _ = Btf::parse(&blob[..len]).map(|btf| ask(&btf));
         }
         for at in 0..blob.len() {
             for value in [0, 1, 0x7f, 0x80, 0xff] {
                 let mut blob = blob.clone();
                 blob[at] = value;
-                let _ = Btf::parse(&blob).map(|btf| btf.offset(Shape::U64, "sample", "deep"));
+                let _ = Btf::parse(&blob).map(|btf| ask(&btf));
             }
         }
+    }
+
+    #[test]
+    fn typedefs_keep_their_ids_in_what_is_left_of_the_blob() {
+        let blob = sample();
+        let left = Btf::parse(&blob).unwrap().only_typedefs(&["alias", "absent", "u64"].map(str::to_owned));
+        let ids =
+            |name: &str| Btf::parse(&left).unwrap().named(KIND_TYPEDEF, name.as_bytes()).map(|(index, _)| index + 1);
+        assert_eq!((ids("alias"), ids("absent"), ids("u64")), (Some(3), None, None));
+        assert!(aya::Btf::parse(&left, aya::Endianness::default()).is_ok(), "and aya reads it");
+    }
+
+    #[test]
+    fn a_type_is_found_by_its_id_wherever_it_stands() {
+        let types: Vec<u8> =
+            (0..1000_u32).flat_map(|size| [0, KIND_FWD << 24, size]).flat_map(u32::to_ne_bytes).collect();
+        let blob = blob(&types, &[0]);
+        let btf = Btf::parse(&blob).unwrap();
+        for id in [1, 2, 256, 257, 258, 512, 513, 1000] {
+            assert_eq!(btf.by_id(id).map(|found| found.size_or_type), Some(id - 1), "id {id}");
+        }
+        assert!(btf.by_id(0).is_none() && btf.by_id(1001).is_none());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::{BtfTracePoint, ProgramError};
-use aya::{Btf as AyaBtf, BtfError, Ebpf, EbpfError, EbpfLoader};
+use aya::{Btf as AyaBtf, BtfError, Ebpf, EbpfError, EbpfLoader, Endianness};
 
 use super::btf::{self, Shape};
 use super::plan::{MEMBERS, Member, Probe, ROWS, Reason, Row, Set};
@@ -125,7 +125,7 @@ fn create(slots: u32, rest: Duration) -> Result<(Ebpf, AyaBtf, Offsets), Reason>
     if !missing.is_empty() {
         return Err(Reason::MissingRights(missing.join(", ")));
     }
-    let offsets = offsets()?;
+    let (offsets, tracepoints) = kernel_types()?;
 
     let rest_ns = u64::try_from(rest.as_nanos()).unwrap_or(u64::MAX);
     // The loader reads the kernel's types for relocations, of which we have none: 15 MB less at the peak.
@@ -139,8 +139,7 @@ fn create(slots: u32, rest: Duration) -> Result<(Ebpf, AyaBtf, Offsets), Reason>
         loader.map_max_entries(map, slots);
     }
     let ebpf = loader.load(OBJECT).map_err(|error| refusal(&error))?;
-    let btf = AyaBtf::from_sys_fs().map_err(|error| Reason::Refused(chain(&error)))?;
-    Ok((ebpf, btf, offsets))
+    Ok((ebpf, tracepoints, offsets))
 }
 
 /// In the order of the members.
@@ -150,14 +149,15 @@ impl Offsets {
     /// Why a member is not known, if it is not.
     fn lacks(&self, global: &str) -> Option<Reason> {
         let found = MEMBERS.iter().zip(&self.0).find(|(member, _)| member.global == global);
-        found.and_then(|(_, offset)| offset.as_ref().err()).map(|error| Reason::NoMember(error.to_string()))
+        found.and_then(|(_, offset)| offset.as_ref().err()).map(no_member)
     }
 }
 
-/// The members' offsets on the running kernel. The blob of some 6 MB is gone when this returns.
-fn offsets() -> Result<Offsets, Reason> {
+/// What is wanted of the running kernel's types: the members' offsets, and the tracepoints as aya takes them. The blob is
+/// read once and gone when this returns, and aya has no more of it than it needs.
+fn kernel_types() -> Result<(Offsets, AyaBtf), Reason> {
     let blob = fs::read(BTF_PATH).map_err(|_| Reason::NoBtf(BTF_PATH.to_owned()))?;
-    let btf = btf::Btf::parse(&blob).map_err(|error| Reason::NoMember(error.to_string()))?;
+    let btf = btf::Btf::parse(&blob).map_err(|error| no_member(&error))?;
     let offset = |member: &Member| {
         let outer = match member.inside {
             Some((structure, name)) => btf.offset(Shape::Array, structure, name)?,
@@ -165,7 +165,15 @@ fn offsets() -> Result<Offsets, Reason> {
         };
         Ok(outer + btf.offset(member.shape, member.structure, member.name)?)
     };
-    Ok(Offsets(MEMBERS.iter().map(offset).collect()))
+    let offsets = Offsets(MEMBERS.iter().map(offset).collect());
+    // The name that aya looks for.
+    let names = ROWS.map(|row| format!("btf_trace_{}", row.tracepoint));
+    let tracepoints = AyaBtf::parse(&btf.only_typedefs(&names), Endianness::default());
+    Ok((offsets, tracepoints.map_err(|error| Reason::Refused(chain(&error)))?))
+}
+
+fn no_member(error: &btf::Error) -> Reason {
+    Reason::NoMember(error.to_string())
 }
 
 fn verify(ebpf: &mut Ebpf, row: &Row, btf: &AyaBtf) -> Result<(), Reason> {

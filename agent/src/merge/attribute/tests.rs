@@ -431,7 +431,7 @@ fn any_head() -> impl Strategy<Value = Head> {
     let status = prop_oneof![Just(0_u16), Just(200), Just(101)];
     let times = prop::array::uniform9(any_ns());
     let lengths = prop::array::uniform8(any_length());
-    (times, lengths, end, status, 0..2_u32, any::<u16>(), any::<u8>()).prop_map(
+    (times, lengths, end, status, 0..2_u32, any::<u16>(), 0..=255_u16).prop_map(
         |(t, l, end, status, request_index, attempts_made, missing)| Head {
             first_readable: MonoNs(t[0]),
             first_read: MonoNs(t[1]),
