@@ -24,6 +24,7 @@ use crate::live::{Live, Relay};
 use crate::observer::{Marks, Missing, SocketObserver, Token};
 use crate::record::{End, ErrorKind};
 use crate::snapshot::{EntryPoint, Limits};
+use crate::wake;
 use crate::worker::Worker;
 use tap::Tap;
 
@@ -35,6 +36,8 @@ pub(crate) struct HeadSeen {
     pub(crate) first_read: MonoNs,
     pub(crate) head_read: MonoNs,
     pub(crate) marks: Marks,
+    pub(crate) woken: MonoNs,
+    pub(crate) preempted_ns: u64,
     /// Whether a body follows.
     pub(crate) body: bool,
 }
@@ -53,6 +56,7 @@ pub(crate) struct ClientConn<O: SocketObserver> {
     limits: Limits,
     framer: RefCell<Framer>,
     read_bytes: Cell<u64>,
+    written_bytes: Cell<u64>,
     /// The head that has begun and not ended.
     begun: Cell<Option<HeadSeen>>,
     heads: RefCell<VecDeque<HeadSeen>>,
@@ -112,6 +116,7 @@ impl<O: SocketObserver> ClientConn<O> {
                 headers: u32::try_from(limits.headers_max).unwrap_or(u32::MAX),
             })),
             read_bytes: Cell::new(0),
+            written_bytes: Cell::new(0),
             begun: Cell::new(None),
             heads: RefCell::new(VecDeque::new()),
             lives: RefCell::new(VecDeque::new()),
@@ -267,6 +272,7 @@ impl<O: SocketObserver> ClientConn<O> {
                 let last = self.worker.observer.marks(self.token, end.saturating_sub(1)..end);
                 head.marks.last = last.last;
                 head.marks.missing = head.marks.missing.with(last.missing);
+                (head.woken, head.preempted_ns) = (wake::last(), wake::preempted_ns(last.last, at));
                 (head.start, head.end, head.head_read, head.body) = (start, end, at, body != Body::None);
                 self.uploading.set(head.body);
                 let patience = self.limits.read_timeout;
@@ -314,16 +320,19 @@ impl<O: SocketObserver> ClientConn<O> {
         if status != 0 {
             live.head.head_written = now;
         }
-        live.end(now);
+        live.end(now, self.written_bytes.get());
         self.worker.leave(&live);
     }
 
-    fn wrote(&self, at: MonoNs) {
+    fn wrote(&self, bytes: usize, at: MonoNs) {
         self.last_written.set(at);
+        let from = self.written_bytes.get();
+        self.written_bytes.set(from + u64::try_from(bytes).unwrap_or(0));
         for live in self.lives.borrow().iter() {
             let mut live = live.borrow_mut();
             if live.responded && live.head.head_written.0 == 0 {
                 live.head.head_written = at;
+                live.head.response_start = from;
             }
             if live.relay_state() == Relay::ClientDrain {
                 live.relay(Relay::ProxyResponse, at);
@@ -355,7 +364,7 @@ impl<O: SocketObserver> ClientConn<O> {
             let at = self.last_written.get();
             {
                 let mut live = live.borrow_mut();
-                live.end(at);
+                live.end(at, self.written_bytes.get());
                 self.worker.leave(&live);
             }
             self.worker.recycle(live);
@@ -387,7 +396,7 @@ impl<O: SocketObserver> ClientConn<O> {
                 (End::ClientGone, ErrorKind::ClientGone)
             };
             live.fail(end, error);
-            live.end(now);
+            live.end(now, self.written_bytes.get());
             self.worker.leave(&live);
         }
         // Heads that hyper had, but whose client was gone before the service ran.

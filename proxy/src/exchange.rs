@@ -74,6 +74,10 @@ pub(crate) fn first_stamps<O: SocketObserver>(conn: &ClientConn<O>, seen: &HeadS
         accepted: conn.accepted,
         head_readable: seen.marks.last,
         head_read: seen.head_read,
+        woken: seen.woken,
+        preempted_ns: seen.preempted_ns,
+        srtt_us: seen.marks.srtt_us,
+        rttvar_us: seen.marks.rttvar_us,
         previous_written: conn.previous_written.get(),
         client_missing: seen.marks.missing.with(conn.missing()),
         ..Head::default()

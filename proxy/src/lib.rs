@@ -31,4 +31,5 @@ pub mod server;
 pub mod snapshot;
 pub mod trace_context;
 mod upstream;
+mod wake;
 mod worker;

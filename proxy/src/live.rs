@@ -157,10 +157,13 @@ impl Live {
         *self = Self { attempts, request_headers: requests, response_headers: responses, resend, ..Self::default() };
     }
 
-    /// Ends the clock and the request.
-    pub(crate) fn end(&mut self, at: MonoNs) {
+    /// Ends the clock and the request, after so many bytes written to the client's connection.
+    pub(crate) fn end(&mut self, at: MonoNs, written_bytes: u64) {
         self.relay(Relay::Idle, at);
         self.head.ended = at;
+        if self.head.head_written.0 != 0 {
+            self.head.response_end = written_bytes;
+        }
         self.head.attempts_made = self.attempts.made();
     }
 
@@ -214,7 +217,7 @@ mod tests {
         live.relay_read(Relay::ProxyResponse, MonoNs(150), MonoNs(175));
         live.relay(Relay::ClientDrain, MonoNs(180));
         live.relay(Relay::ProxyResponse, MonoNs(280));
-        live.end(MonoNs(300));
+        live.end(MonoNs(300), 0);
         let body = live.head.body;
         assert_eq!((body.upstream_body, body.upstream_read_wait), (40, 25));
         assert_eq!((body.client_drain, body.proxy_response), (100, 10 + 5 + 20));

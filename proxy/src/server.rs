@@ -19,6 +19,7 @@ use crate::observer::SocketObserver;
 use crate::ring::{self, RecordReader};
 use crate::sampling::Policy;
 use crate::snapshot::Snapshot;
+use crate::wake;
 use crate::worker::{self, Command, Process, Worker};
 
 /// How to run.
@@ -100,7 +101,9 @@ impl Proxy {
                 if let Some(number) = pin {
                     pin_to(number);
                 }
-                let Ok(runtime) = runtime().enable_io().enable_time().build_local(Default::default()) else { return };
+                let mut runtime = runtime();
+                runtime.enable_io().enable_time().on_thread_unpark(wake::note);
+                let Ok(runtime) = runtime.build_local(Default::default()) else { return };
                 runtime.block_on(async move {
                     let worker = Worker::new(id, observer, process, records, counters);
                     worker::run(worker, receiver).await;

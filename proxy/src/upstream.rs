@@ -20,9 +20,10 @@ use crate::body::RequestBody;
 use crate::clock::MonoNs;
 use crate::framer::{Asked, Event, Framer, Limits};
 use crate::live::{Live, Relay};
-use crate::observer::{Missing, SocketObserver, Token};
+use crate::observer::{BackendAsk, BackendMarks, Marks, SocketObserver, Token};
 use crate::record::Attempt;
-use crate::worker::Worker;
+use crate::wake;
+use crate::worker::{HEAD_END, Worker};
 
 /// An open connection to a server, ready for one request at a time.
 pub(crate) struct Upstream<O: SocketObserver> {
@@ -42,18 +43,29 @@ pub(crate) struct Seen<O: SocketObserver> {
     pub(crate) token: Token,
     framer: RefCell<Framer>,
     read_bytes: Cell<u64>,
+    written_bytes: Cell<u64>,
+    request_start: Cell<u64>,
+    request_head_end: Cell<u64>,
     live: RefCell<Option<Rc<RefCell<Live>>>>,
     head_written: Cell<MonoNs>,
     last_written: Cell<MonoNs>,
-    first_read: Cell<MonoNs>,
-    first_readable: Cell<MonoNs>,
-    missing: Cell<Missing>,
+    first: Cell<First>,
     /// Bytes that were read before the exchange began.
     read_before: Cell<u64>,
     response_start: Cell<u64>,
     ended: Cell<MonoNs>,
     /// The server's bytes cannot be trusted to frame a response.
     refused: Cell<bool>,
+}
+
+/// What was known when the read returned that brought a response's first byte.
+#[derive(Clone, Copy, Default)]
+struct First {
+    read: MonoNs,
+    marks: Marks,
+    backend: BackendMarks,
+    woken: MonoNs,
+    preempted_ns: u64,
 }
 
 impl<O: SocketObserver> Upstream<O> {
@@ -76,12 +88,13 @@ impl<O: SocketObserver> Upstream<O> {
             token,
             framer: RefCell::new(Framer::responses(Limits::UPSTREAM)),
             read_bytes: Cell::new(0),
+            written_bytes: Cell::new(0),
+            request_start: Cell::new(0),
+            request_head_end: Cell::new(0),
             live: RefCell::new(None),
             head_written: Cell::default(),
             last_written: Cell::default(),
-            first_read: Cell::default(),
-            first_readable: Cell::default(),
-            missing: Cell::default(),
+            first: Cell::default(),
             read_before: Cell::new(0),
             response_start: Cell::new(0),
             ended: Cell::default(),
@@ -109,10 +122,13 @@ impl<O: SocketObserver> Upstream<O> {
 impl<O: SocketObserver> Seen<O> {
     /// An exchange begins: its stamps are new.
     pub(crate) fn begin(&self, live: &Rc<RefCell<Live>>, asked: Asked) {
-        for cell in [&self.head_written, &self.last_written, &self.first_read, &self.first_readable, &self.ended] {
+        for cell in [&self.head_written, &self.last_written, &self.ended] {
             cell.set(MonoNs::UNKNOWN);
         }
-        self.missing.set(Missing::NOTHING);
+        self.first.set(First::default());
+        let written = self.written_bytes.get();
+        self.request_start.set(written);
+        self.request_head_end.set(written);
         self.read_before.set(self.read_bytes.get());
         self.response_start.set(self.read_bytes.get());
         self.framer.borrow_mut().expect(asked);
@@ -126,7 +142,7 @@ impl<O: SocketObserver> Seen<O> {
 
     /// Whether bytes of the response were read.
     pub(crate) fn has_answered(&self) -> bool {
-        self.first_read.get().0 != 0
+        self.first.get().read.0 != 0
     }
 
     /// Whether not one byte came in answer, not even of an interim response.
@@ -142,10 +158,21 @@ impl<O: SocketObserver> Seen<O> {
     pub(crate) fn settle(&self, attempt: &mut Attempt) {
         attempt.head_written = self.head_written.get();
         attempt.request_written = self.last_written.get();
-        attempt.first_read = self.first_read.get();
-        attempt.first_readable = self.first_readable.get();
-        attempt.missing = self.missing.get();
+        let First { read, marks, backend, woken, preempted_ns } = self.first.get();
+        attempt.first_read = read;
+        attempt.first_readable = marks.first;
+        (attempt.srtt_us, attempt.rttvar_us) = (marks.srtt_us, marks.rttvar_us);
+        attempt.missing = marks.missing;
+        attempt.backend_readable = backend.readable;
+        attempt.backend_read = backend.read;
+        attempt.backend_sent = backend.sent;
+        attempt.backend_missing = backend.missing;
+        (attempt.woken, attempt.preempted_ns) = (woken, preempted_ns);
+        attempt.request_start = self.request_start.get();
+        attempt.request_head_end = self.request_head_end.get();
+        attempt.request_end = self.written_bytes.get();
         attempt.response_start = self.response_start.get();
+        attempt.response_end = self.read_bytes.get();
         attempt.ended = self.ended.get();
     }
 
@@ -177,15 +204,19 @@ impl<O: SocketObserver> Seen<O> {
         match event {
             Event::MessageStart { offset } => {
                 let marks = self.worker.observer.marks(self.token, offset..offset + 1);
+                let ask = BackendAsk {
+                    head_end: self.request_head_end.get(),
+                    request_end: self.written_bytes.get(),
+                    response_start: offset,
+                };
+                let backend = self.worker.observer.backend(self.token, ask);
+                let (woken, preempted_ns) = (wake::last(), wake::preempted_ns(marks.first, at));
                 self.response_start.set(offset);
-                self.first_read.set(at);
-                self.first_readable.set(marks.first);
-                self.missing.set(marks.missing);
+                self.first.set(First { read: at, marks, backend, woken, preempted_ns });
             }
             // The final response is still to come: its first byte is the one that counts.
             Event::Interim(_) => {
-                self.first_read.set(MonoNs::UNKNOWN);
-                self.first_readable.set(MonoNs::UNKNOWN);
+                self.first.set(First::default());
             }
             Event::BodyEnd { .. } => self.ended.set(at),
             Event::HeadEnd(_) => {}
@@ -198,11 +229,14 @@ impl<O: SocketObserver> Seen<O> {
             && let Some(live) = self.live.borrow().as_ref()
         {
             live.borrow_mut().resend.keep_head(bytes);
+            let head = self.worker.head_end.find(bytes).map_or(bytes.len(), |at| at + HEAD_END.len());
+            self.request_head_end.set(self.request_start.get() + u64::try_from(head).unwrap_or(0));
         }
     }
 
-    fn wrote(&self) {
+    fn wrote(&self, bytes: usize) {
         let at = MonoNs::now();
+        self.written_bytes.set(self.written_bytes.get() + u64::try_from(bytes).unwrap_or(0));
         self.last_written.set(at);
         let first = self.head_written.get().0 == 0;
         if first {
@@ -365,7 +399,7 @@ impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
 impl<O: SocketObserver> Tap<O> {
     fn stamp(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
-            Poll::Ready(Ok(_)) => self.seen.wrote(),
+            Poll::Ready(Ok(bytes)) => self.seen.wrote(*bytes),
             Poll::Pending => self.seen.blocked(),
             Poll::Ready(Err(_)) => {}
         }

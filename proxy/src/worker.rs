@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use http::HeaderValue;
+use memchr::memmem::Finder;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -59,6 +60,8 @@ pub(crate) struct Worker<O: SocketObserver> {
     policy: RefCell<Cache<Arc<ArcSwap<Policy>>, Arc<Policy>>>,
     /// Reads land here first: one hot buffer for all connections.
     pub(crate) scratch: RefCell<Box<[u8]>>,
+    /// Finds the end of a head.
+    pub(crate) head_end: Finder<'static>,
     pub(crate) random: RefCell<fastrand::Rng>,
     records: RefCell<RecordWriter>,
     pub(crate) counters: RefCell<WorkerCounters>,
@@ -69,6 +72,8 @@ pub(crate) struct Worker<O: SocketObserver> {
     open: Cell<usize>,
 }
 
+/// What a head ends with.
+pub(crate) const HEAD_END: &[u8] = b"\r\n\r\n";
 /// Reads of up to this much: what one skb run of GRO brings.
 const SCRATCH_BYTES: usize = 64 * 1024;
 /// Requests kept for reuse of their memory.
@@ -91,6 +96,7 @@ impl<O: SocketObserver> Worker<O> {
             policy: RefCell::new(Cache::new(Arc::clone(&process.policy))),
             process,
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+            head_end: Finder::new(HEAD_END),
             random: RefCell::new(fastrand::Rng::new()),
             records: RefCell::new(records),
             counters: RefCell::new(counters),

@@ -90,7 +90,7 @@ impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
 impl<O: SocketObserver> Tap<O> {
     fn stamp(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
-            Poll::Ready(Ok(_)) => self.conn.wrote(MonoNs::now()),
+            Poll::Ready(Ok(bytes)) => self.conn.wrote(*bytes, MonoNs::now()),
             Poll::Pending => self.conn.blocked(),
             Poll::Ready(Err(_)) => {}
         }
