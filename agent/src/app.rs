@@ -307,6 +307,7 @@ impl Meters {
         let inputs = metrics::Inputs {
             catalog: &self.shown.catalog.load(),
             series: &series,
+            bounds: self.counters.bounds(),
             totals,
             records: metrics::RecordCounts {
                 merged: load(&self.pump.merged),
@@ -452,5 +453,6 @@ fn settings(fixed: &Static) -> Settings {
     let Workers { count, pin } = fixed.workers;
     let workers = if count == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { count };
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    Settings { workers, pin, hostname }
+    let bounds = fixed.metrics.as_ref().map(|metrics| metrics.bounds.clone()).unwrap_or_default();
+    Settings { workers, pin, hostname, bounds }
 }

@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 
 use crate::clock::MonoNs;
-use crate::counters::Counters;
+use crate::counters::{Bounds, Counters};
 use crate::observer::SocketObserver;
 use crate::ring::{self, RecordReader};
 use crate::sampling::Policy;
@@ -30,6 +30,8 @@ pub struct Settings {
     pub pin: bool,
     /// What X-Forwarded-Server says.
     pub hostname: String,
+    /// Of the buckets that requests' durations are counted in.
+    pub bounds: Bounds,
 }
 
 /// A running proxy. Dropping it without [`Proxy::drain`] ends the workers and cuts what is open.
@@ -87,7 +89,7 @@ impl Proxy {
             stopping: AtomicBool::new(false),
             drain_until: AtomicU64::new(0),
         });
-        let counters = Counters::default();
+        let counters = Counters::new(settings.bounds.clone());
         let (mut commands, mut threads, mut readers) = (Vec::new(), Vec::new(), Vec::new());
         for number in 0..settings.workers.max(1) {
             let id = u16::try_from(number).map_err(|_| io::Error::other("more than 65,536 workers"))?;

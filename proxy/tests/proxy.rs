@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use wayspan_proxy::counters::Bounds;
 use wayspan_proxy::observer::{Missing, Off};
 use wayspan_proxy::record::{End, ErrorKind, Head, Record};
 use wayspan_proxy::ring::RecordReader;
@@ -89,7 +90,7 @@ impl Setup {
     }
 
     fn start(&self) -> World {
-        let settings = Settings { workers: 1, pin: false, hostname: "test".to_owned() };
+        let settings = Settings { workers: 1, pin: false, hostname: "test".to_owned(), bounds: Bounds::default() };
         let policy = Arc::new(ArcSwap::from_pointee(Policy::ratio(1.0)));
         let (mut proxy, readers) = Proxy::start(&settings, Off(Missing::OFF), policy).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

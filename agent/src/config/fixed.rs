@@ -20,8 +20,9 @@ pub(super) fn read(file: &Path, root: &Node, faults: &mut Faults) -> Static {
         tracing: top.present("tracing").then(|| read.tracing()),
         api: top.present("api").then(|| read.api()),
         ping: top.present("ping").then(|| Ping { entry_point: top.text("ping.entryPoint") }),
-        metrics: top.present("metrics.prometheus").then(|| Metrics {
-            buckets: top.texts("metrics.prometheus.buckets").iter().filter_map(|text| text.parse().ok()).collect(),
+        metrics: top.present("metrics.prometheus").then(|| {
+            let texts = top.texts("metrics.prometheus.buckets");
+            Metrics { bounds: value::bounds(texts.iter().map(String::as_str)).unwrap_or_default() }
         }),
         log: Log {
             level: top.text("log.level").map(|text| value::level(&text)).unwrap_or_default(),

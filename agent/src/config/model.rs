@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use wayspan_proxy::counters::Bounds;
 use wayspan_proxy::rule::Rule;
 use wayspan_proxy::snapshot::{HeaderEdits, Limits, Timeouts};
 
@@ -244,8 +245,8 @@ pub struct Ping {
 /// `metrics.prometheus`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metrics {
-    /// `buckets`, seconds; empty: OpenTelemetry's.
-    pub buckets: Vec<f64>,
+    /// `buckets`.
+    pub bounds: Bounds,
 }
 
 /// `log`.

@@ -318,7 +318,7 @@ pub(super) const KEYS: &[Key] = &[
         "metrics.prometheus.buckets",
         Kind::Buckets,
         "",
-        "Bounds of the duration histograms, seconds; none: OpenTelemetry's.",
+        "Bounds of the histograms of requests' durations, seconds; none: 0.005 to 10 as OpenTelemetry advises (Traefik's are 0.1, 0.3, 1.2, 5).",
     ),
     key("metrics.prometheus.addEntryPointsLabels", Kind::AlwaysTrue, "true", "Always on."),
     key("metrics.prometheus.addRoutersLabels", Kind::AlwaysTrue, "true", "Always on."),

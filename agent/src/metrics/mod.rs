@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 pub use phases::{PhaseReader, PhaseWriter};
 pub use text::Format;
-use wayspan_proxy::counters::{BOUNDS_S, BUCKETS, Key, Series, Totals};
+use wayspan_proxy::counters::{Bounds, Key, Series, Totals};
 
 use self::phases::{BOUNDS_US, PhaseReading};
 use self::process::Process;
@@ -71,6 +71,8 @@ pub struct Inputs<'a> {
     pub catalog: &'a Catalog,
     /// The workers' series, not yet added up.
     pub series: &'a [Series],
+    /// Of the series' buckets.
+    pub bounds: &'a Bounds,
     /// The workers' totals.
     pub totals: Totals,
     /// Records.
@@ -141,11 +143,11 @@ const SERVICES: View = View {
 /// What one line of a view stands for: its one or two names, method, code.
 type Line<'a> = ([&'a str; 2], &'static str, u16);
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Sums {
     requests: u64,
     duration_ns: u64,
-    buckets: [u64; BUCKETS],
+    buckets: Vec<u64>,
     request_bytes: u64,
     response_bytes: u64,
 }
@@ -156,23 +158,24 @@ impl Sums {
         self.duration_ns = self.duration_ns.wrapping_add(series.duration_ns);
         self.request_bytes = self.request_bytes.wrapping_add(series.request_bytes);
         self.response_bytes = self.response_bytes.wrapping_add(series.response_bytes);
-        for (sum, bucket) in self.buckets.iter_mut().zip(series.buckets) {
-            *sum = sum.wrapping_add(bucket);
+        self.buckets.resize(series.buckets.len(), 0);
+        for (sum, bucket) in self.buckets.iter_mut().zip(&series.buckets) {
+            *sum = sum.wrapping_add(*bucket);
         }
     }
 }
 
 fn requests(page: &mut Page, inputs: &Inputs<'_>) {
     let Catalog { entry_points, routes, services, .. } = inputs.catalog;
-    view(page, &ENTRY_POINTS, inputs.series, |key| Some([entry_points.get(&key.entry_point)?, ""]));
-    view(page, &ROUTERS, inputs.series, |key| routes.get(&key.route).map(|route| [&*route.router, &*route.service]));
-    view(page, &SERVICES, inputs.series, |key| Some([services.get(&key.service)?, ""]));
+    view(page, &ENTRY_POINTS, inputs, |key| Some([entry_points.get(&key.entry_point)?, ""]));
+    view(page, &ROUTERS, inputs, |key| routes.get(&key.route).map(|route| [&*route.router, &*route.service]));
+    view(page, &SERVICES, inputs, |key| Some([services.get(&key.service)?, ""]));
 }
 
 /// Adds series up by name, so that ids that share one do not make a line twice, and writes the view's families.
-fn view<'a>(page: &mut Page, view: &View, series: &[Series], names: impl Fn(&Key) -> Option<[&'a str; 2]>) {
+fn view<'a>(page: &mut Page, view: &View, inputs: &Inputs<'_>, names: impl Fn(&Key) -> Option<[&'a str; 2]>) {
     let mut lines = BTreeMap::<Line<'a>, Sums>::new();
-    for one in series {
+    for one in inputs.series {
         if let Some(names) = names(&one.key) {
             lines.entry((names, one.key.method.name(), one.key.code)).or_default().add(one);
         }
@@ -182,7 +185,7 @@ fn view<'a>(page: &mut Page, view: &View, series: &[Series], names: impl Fn(&Key
     each(page, view, &lines, |page, labels, sums| page.sample(labels, sums.requests));
     page.family(view.durations, Kind::Histogram, &format!("Durations of requests through {subject}."));
     each(page, view, &lines, |page, labels, sums| {
-        page.histogram(labels, &BOUNDS_S, &sums.buckets, sums.duration_ns as f64 / 1e9);
+        page.histogram(labels, inputs.bounds.seconds(), &sums.buckets, sums.duration_ns as f64 / 1e9);
     });
     page.family(view.request_bytes, Kind::Counter, &format!("Bytes of request bodies through {subject}."));
     each(page, view, &lines, |page, labels, sums| page.sample(labels, sums.request_bytes));
@@ -369,6 +372,7 @@ mod tests {
         let inputs = Inputs {
             catalog: &catalog(),
             series: &series,
+            bounds: counters.bounds(),
             totals,
             records: RecordCounts { merged: 12, lost: 1, undecodable: 0 },
             phases: &[PhaseWriter::default().reader(), PhaseWriter::default().reader()],

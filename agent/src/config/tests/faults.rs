@@ -110,7 +110,7 @@ fn every_key_is_read_as_it_is_written() {
     assert_eq!(tracing.captured_request_headers, ["x-request-id"]);
     assert_eq!(tracing.otlp.unwrap().endpoint, "http://c:4318/v1/traces");
     assert_eq!(tracing.sampling_server.unwrap().interval, Duration::from_secs(5));
-    assert_eq!(config.fixed.metrics.unwrap().buckets, [0.1, 1.0, 5.0]);
+    assert_eq!(config.fixed.metrics.unwrap().bounds.seconds(), [0.1, 1.0, 5.0]);
     assert_eq!(config.fixed.api.unwrap().allowed_hosts, ["ops.example"]);
     assert_eq!((config.fixed.log.level.as_str(), config.fixed.log.json), ("debug", true));
     assert!(!config.fixed.probes.enabled);
@@ -233,7 +233,7 @@ fn values_are_refused_with_what_was_wanted() {
         "2: workers.count: must be a whole number from 0 to 1024, not `-1`",
         "2: log.level: must be a log level or filter, not `a=b=c`",
         "2: log.format: must be common or json, not `xml`",
-        "2: metrics.prometheus.buckets: must be positive numbers in ascending order",
+        "2: metrics.prometheus.buckets: must be positive numbers in ascending order, at most 64",
         "2: metrics.prometheus.addRoutersLabels: cannot be switched off here; remove it",
         "2: api.address: `nowhere` has no port; write :8000, 127.0.0.1:8000 or [::1]:8000",
         "1: entryPoints.web.address: the api listens there already (api.address)",
