@@ -149,9 +149,10 @@ async fn route<O: SocketObserver>(
         if let Some(found) = &found {
             live.head.route = found.route.id;
             live.head.branch = found.branch;
+            live.metered = Some(found.route.metered);
         }
         let operation = || found.as_ref().map_or_else(String::new, |found| found.operation().to_owned());
-        let traced = entry_point.traced && found.as_ref().is_none_or(|found| found.route.traced);
+        let traced = found.as_ref().map_or(entry_point.traced, |found| found.route.traced);
         trace(conn, &mut live, &mut parts, traced, operation);
     }
     let Some(found) = found else {

@@ -24,6 +24,8 @@ pub(crate) struct Live {
     pub(crate) request_headers: Vec<(u16, HeaderValue)>,
     /// Captured response headers likewise.
     pub(crate) response_headers: Vec<(u16, HeaderValue)>,
+    /// Whether its route is counted; none while it has no route.
+    pub(crate) metered: Option<bool>,
     /// The response's head was handed to hyper.
     pub(crate) responded: bool,
     /// The response's body was handed to hyper, whole or cut.

@@ -155,8 +155,12 @@ impl<O: SocketObserver> Worker<O> {
         let head = &live.head;
         let start = [head.first_readable, head.first_read, head.ended].into_iter().find_map(MonoNs::known);
         let duration = head.ended.since(start.unwrap_or(head.ended));
-        self.counters.borrow_mut().request(live.key(), duration, head.request_body_bytes, head.response_body_bytes);
         let snapshot = self.snapshot();
+        let its_entry_point = || snapshot.entry_point(head.entry_point).is_none_or(|entry_point| entry_point.metered);
+        if live.metered.unwrap_or_else(its_entry_point) {
+            let (came, went) = (head.request_body_bytes, head.response_body_bytes);
+            self.counters.borrow_mut().request(live.key(), duration, came, went);
+        }
         self.records.borrow_mut().write(|out| live.encode(&snapshot, out));
     }
 

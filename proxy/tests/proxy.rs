@@ -70,6 +70,7 @@ impl Setup {
             id: 5,
             name: "app".into(),
             traced: true,
+            metered: true,
             middlewares: [].into(),
             target: Target::Service(service),
         });
@@ -83,6 +84,7 @@ impl Setup {
                 trusted: Vec::new(),
                 trust_all: false,
                 traced: true,
+                metered: true,
                 routes: Arc::new(RouteTable::build(vec![(rule, 0, route)])),
             })],
             ..Snapshot::default()

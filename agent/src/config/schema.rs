@@ -132,7 +132,12 @@ pub(super) const KEYS: &[Key] = &[
     ),
     ours("entryPoints.<name>.http.maxHeaders", Kind::Integer(1, 10_000), "100", "Header fields of a request."),
     key("entryPoints.<name>.observability.tracing", Kind::Bool, "true", "Trace the requests of this entry point."),
-    key("entryPoints.<name>.observability.metrics", Kind::Bool, "true", "Count the requests of this entry point."),
+    key(
+        "entryPoints.<name>.observability.metrics",
+        Kind::Bool,
+        "true",
+        "Count the requests of this entry point in `/metrics`.",
+    ),
     key(
         "entryPoints.<name>.observability.traceVerbosity",
         VERBOSITY,
