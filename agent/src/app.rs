@@ -163,6 +163,7 @@ async fn serve(reloader: Reloader) -> Result<ExitCode> {
     let meters = Meters {
         shown: shown.clone(),
         counters: proxy.counters(),
+        open: proxy.open_connections(),
         lost: readers.iter().map(RecordReader::lost_reader).collect(),
         pump: Arc::new(PumpCounts::default()),
         phases: vec![phases.reader()],
@@ -284,6 +285,7 @@ fn load_probes(fixed: &Static, tasks: &mut JoinSet<()>) -> Result<Probes> {
 struct Meters {
     shown: Shown,
     counters: wayspan_proxy::counters::Counters,
+    open: wayspan_proxy::counters::OpenConnections,
     lost: Vec<Arc<AtomicU64>>,
     pump: Arc<PumpCounts>,
     phases: Vec<PhaseReader>,
@@ -309,6 +311,7 @@ impl Meters {
             series: &series,
             bounds: self.counters.bounds(),
             totals,
+            open: &self.open.read(),
             records: metrics::RecordCounts {
                 merged: load(&self.pump.merged),
                 lost: self.lost.iter().map(|lost| load(lost)).sum(),

@@ -1,8 +1,10 @@
 //! What metrics are made of: counters that one worker writes and anyone reads, without a lock on the hot path.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
 
 use crate::record::Method;
 
@@ -99,8 +101,6 @@ pub struct Series {
 pub struct Totals {
     /// Client connections accepted.
     pub accepted: u64,
-    /// Client connections that ended.
-    pub closed: u64,
     /// Client connections refused at the cap.
     pub refused: u64,
     /// Requests whose head was refused by the framer.
@@ -131,7 +131,7 @@ pub struct WorkerCounters {
 #[derive(Debug, Default)]
 struct Shared {
     series: Mutex<Vec<(Key, Arc<Cells>)>>,
-    totals: [AtomicU64; 6],
+    totals: [AtomicU64; 5],
 }
 
 #[derive(Debug)]
@@ -143,13 +143,41 @@ struct Cells {
     response_bytes: AtomicU64,
 }
 
+/// Client connections that are open, by entry point. The workers share it, since a cap holds for all of them: it is
+/// written twice per connection, never per request.
+#[derive(Clone, Debug, Default)]
+pub struct OpenConnections(Arc<ArcSwap<HashMap<u32, Arc<AtomicUsize>>>>);
+
+impl OpenConnections {
+    /// Entry points' ids and how many connections are open there. One that left the configuration stays for as long as
+    /// it has some.
+    #[must_use]
+    pub fn read(&self) -> Vec<(u32, usize)> {
+        self.0.load().iter().map(|(id, count)| (*id, count.load(Ordering::Relaxed))).collect()
+    }
+
+    /// These are the entry points from now on.
+    pub(crate) fn keep(&self, entry_points: impl Iterator<Item = u32>) {
+        let old = self.0.load();
+        let mut new: HashMap<_, _> = entry_points.map(|id| (id, old.get(&id).cloned().unwrap_or_default())).collect();
+        let still_open = old.iter().filter(|(id, count)| !new.contains_key(id) && count.load(Ordering::Relaxed) > 0);
+        let still_open: Vec<_> = still_open.map(|(id, count)| (*id, Arc::clone(count))).collect();
+        new.extend(still_open);
+        self.0.store(Arc::new(new));
+    }
+
+    /// The count of one entry point.
+    pub(crate) fn of(&self, entry_point: u32) -> Option<Arc<AtomicUsize>> {
+        self.0.load().get(&entry_point).cloned()
+    }
+}
+
 /// The totals, by name of what happened.
 #[derive(Clone, Copy, Debug)]
 #[repr(usize)]
 #[expect(missing_docs, reason = "the fields of Totals say it")]
 pub enum Total {
     Accepted = 0,
-    Closed,
     Refused,
     RefusedRequests,
     Connected,
@@ -187,7 +215,7 @@ impl Counters {
     pub fn read(&self) -> (Vec<Series>, Totals) {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut all = Vec::new();
-        let mut sums = [0; 6];
+        let mut sums = [0; 5];
         for worker in workers {
             for (sum, cell) in sums.iter_mut().zip(&worker.totals) {
                 *sum += cell.load(Ordering::Relaxed);
@@ -195,8 +223,8 @@ impl Counters {
             let series = worker.series.lock().unwrap_or_else(PoisonError::into_inner);
             all.extend(series.iter().map(|(key, cells)| cells.read(*key)));
         }
-        let [accepted, closed, refused, refused_requests, connected, reused] = sums;
-        (all, Totals { accepted, closed, refused, refused_requests, connected, reused })
+        let [accepted, refused, refused_requests, connected, reused] = sums;
+        (all, Totals { accepted, refused, refused_requests, connected, reused })
     }
 }
 
@@ -283,6 +311,28 @@ mod tests {
         assert_eq!((ok.buckets[0], ok.buckets[1]), (2, 1));
         let missing = series.iter().find(|s| s.key.code == 404).unwrap();
         assert_eq!((missing.buckets.len(), missing.buckets[14]), (15, 1));
+    }
+
+    #[test]
+    fn an_entry_point_that_left_is_counted_until_its_last_connection_ends() {
+        let open = OpenConnections::default();
+        let read = || {
+            let mut all = open.read();
+            all.sort_unstable();
+            all
+        };
+        open.keep([1, 2].into_iter());
+        open.of(1).unwrap().fetch_add(3, Ordering::Relaxed);
+        assert_eq!(read(), [(1, 3), (2, 0)]);
+        open.keep([2].into_iter());
+        assert_eq!(read(), [(1, 3), (2, 0)]);
+        // Back again, it still knows of them: they count against its cap.
+        open.keep([1].into_iter());
+        assert_eq!(read(), [(1, 3)]);
+        open.of(1).unwrap().fetch_sub(3, Ordering::Relaxed);
+        open.keep([2].into_iter());
+        assert_eq!(read(), [(2, 0)]);
+        assert!(open.of(1).is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 
 use crate::clock::MonoNs;
-use crate::counters::{Bounds, Counters};
+use crate::counters::{Bounds, Counters, OpenConnections};
 use crate::observer::SocketObserver;
 use crate::ring::{self, RecordReader};
 use crate::sampling::Policy;
@@ -85,7 +85,7 @@ impl Proxy {
             policy,
             hostname: http::HeaderValue::from_str(&settings.hostname).ok(),
             connections: AtomicU64::new(0),
-            open: ArcSwap::from_pointee(HashMap::new()),
+            open: OpenConnections::default(),
             stopping: AtomicBool::new(false),
             drain_until: AtomicU64::new(0),
         });
@@ -123,6 +123,12 @@ impl Proxy {
         self.counters.clone()
     }
 
+    /// The connections that are open.
+    #[must_use]
+    pub fn open_connections(&self) -> OpenConnections {
+        self.process.open.clone()
+    }
+
     /// Entry points' names and the addresses that they are bound to (where port 0 was asked for, the port got).
     #[must_use]
     pub fn addresses(&self) -> Vec<(Box<str>, SocketAddr)> {
@@ -133,13 +139,7 @@ impl Proxy {
 
     /// Makes a snapshot the truth: opens what is new, swaps, closes what is gone. Connections stay.
     pub async fn apply(&mut self, snapshot: Snapshot) -> Vec<ListenFault> {
-        let open = self.process.open.load();
-        let counts = snapshot.entry_points.iter().map(|entry| {
-            let count = open.get(&entry.id).cloned().unwrap_or_else(|| Arc::new(AtomicUsize::new(0)));
-            (entry.id, count)
-        });
-        let counts: HashMap<_, _> = counts.collect();
-        self.process.open.store(Arc::new(counts));
+        self.process.open.keep(snapshot.entry_points.iter().map(|entry| entry.id));
         let wanted: Vec<(u32, Box<str>, SocketAddr)> = snapshot
             .entry_points
             .iter()

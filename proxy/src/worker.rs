@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::client::{self, ClientConn};
 use crate::clock::MonoNs;
-use crate::counters::{Total, WorkerCounters};
+use crate::counters::{OpenConnections, Total, WorkerCounters};
 use crate::live::Live;
 use crate::observer::SocketObserver;
 use crate::ring::RecordWriter;
@@ -32,8 +32,7 @@ pub(crate) struct Process {
     /// For X-Forwarded-Server.
     pub(crate) hostname: Option<HeaderValue>,
     pub(crate) connections: AtomicU64,
-    /// Open connections by entry point, counted against its cap.
-    pub(crate) open: ArcSwap<HashMap<u32, Arc<AtomicUsize>>>,
+    pub(crate) open: OpenConnections,
     pub(crate) stopping: AtomicBool,
     /// When draining ends whatever is left; 0 while not draining.
     pub(crate) drain_until: AtomicU64,
@@ -293,7 +292,7 @@ async fn accept<O: SocketObserver>(
 }
 
 fn place<O: SocketObserver>(worker: &Worker<O>, entry_point: &EntryPoint) -> Option<Place> {
-    let open = Arc::clone(worker.process.open.load().get(&entry_point.id)?);
+    let open = worker.process.open.of(entry_point.id)?;
     let place = Place(open);
     let before = place.0.fetch_add(1, Ordering::Relaxed);
     (before < entry_point.limits.connections_max).then_some(place)

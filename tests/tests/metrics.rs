@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use wayspan_tests::http::Connection;
 use wayspan_tests::{Agent, Reply, Upstream, eventually, http};
 
 /// The values of a family's lines by their labels, as the page writes them.
@@ -88,4 +89,41 @@ api: {{address: \"127.0.0.1:0\"}}
     assert_eq!(sum_of("wayspan_router_requests_total", "router=\"always\""), 2.0);
     assert_eq!(sum_of("wayspan_router_requests_total", "router=\"never\""), 0.0);
     assert_eq!(sum_of("wayspan_service_requests_total", "service=\"up\""), 3.0);
+}
+
+#[test]
+fn open_connections_are_told_by_entry_point_until_they_close() {
+    let upstream = Upstream::start(|_| Reply::ok("")).unwrap();
+    let config = wayspan_tests::config::forward("PathPrefix(`/`)", upstream.address())
+        + "api: {address: \"127.0.0.1:0\"}\nmetrics: {prometheus: {}}\n";
+    let capped = "  few: {address: \"127.0.0.1:0\", transport: {maxConnections: 1}}\n";
+    let mut agent = Agent::start(&config.replacen("entryPoints:\n", &format!("entryPoints:\n{capped}"), 1)).unwrap();
+    let [web, few, api] = ["web", "few", "api"].map(|name| agent.address(name).unwrap());
+    let counts = |expected: [(&str, f64); 2]| {
+        let want: BTreeMap<_, _> = expected
+            .into_iter()
+            .map(|(name, count)| (format!("{{entrypoint=\"{name}\",protocol=\"TCP\"}}"), count))
+            .collect();
+        eventually(&format!("{want:?}"), || {
+            let page = http::get(api, "localhost", "/metrics").ok()?.text();
+            (lines(&page, "wayspan_open_connections") == want).then_some(())
+        });
+    };
+    counts([("few", 0.0), ("web", 0.0)]);
+    let held: Vec<_> = (0..3).map(|_| Connection::open(web).unwrap()).collect();
+    let last = Connection::open(few).unwrap();
+    counts([("few", 1.0), ("web", 3.0)]);
+    // What is refused at the cap was never open.
+    assert!(Connection::open(few).unwrap().is_closed_by_peer());
+    drop(held);
+    counts([("few", 1.0), ("web", 0.0)]);
+    // The entry point closes, its connection stays.
+    agent.write_config(&config).unwrap();
+    eventually("the entry point is closed", || (!http::accepts(few)).then_some(()));
+    counts([("few", 1.0), ("web", 0.0)]);
+    drop(last);
+    eventually("its connection is no more", || {
+        let page = http::get(api, "localhost", "/metrics").ok()?.text();
+        lines(&page, "wayspan_open_connections").values().all(|count| *count == 0.0).then_some(())
+    });
 }

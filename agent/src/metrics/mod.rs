@@ -75,6 +75,8 @@ pub struct Inputs<'a> {
     pub bounds: &'a Bounds,
     /// The workers' totals.
     pub totals: Totals,
+    /// Connections open now, by entry point's id.
+    pub open: &'a [(u32, usize)],
     /// Records.
     pub records: RecordCounts,
     /// Phase histograms, one reader per merge thread.
@@ -94,7 +96,7 @@ pub struct Inputs<'a> {
 pub fn render(inputs: &Inputs<'_>, format: Format) -> String {
     let mut page = Page::new(format);
     requests(&mut page, inputs);
-    connections(&mut page, &inputs.totals);
+    connections(&mut page, inputs);
     phase_histograms(&mut page, inputs.phases);
     tracing_path(&mut page, inputs);
     process(&mut page, &Process::read());
@@ -103,6 +105,8 @@ pub fn render(inputs: &Inputs<'_>, format: Format) -> String {
 
 /// Traefik's label; other protocols on top of HTTP are not told apart yet.
 const PROTOCOL: &str = "http";
+/// Traefik's label of connections.
+const TRANSPORT: &str = "TCP";
 
 /// The four families of one view of the requests.
 struct View {
@@ -224,10 +228,19 @@ fn gauge(page: &mut Page, name: &'static str, help: &str, value: impl std::fmt::
     page.sample(&[], value);
 }
 
-fn connections(page: &mut Page, totals: &Totals) {
-    let Totals { accepted, closed, refused, refused_requests, connected, reused } = *totals;
-    // Read one after the other: a connection may have ended in between.
-    gauge(page, "wayspan_open_connections", "Client connections open now.", accepted.saturating_sub(closed));
+fn connections(page: &mut Page, inputs: &Inputs<'_>) {
+    // An entry point that left and came back has had two ids.
+    let mut open = BTreeMap::<&str, usize>::new();
+    for (id, count) in inputs.open {
+        if let Some(name) = inputs.catalog.entry_points.get(id) {
+            *open.entry(name).or_default() += count;
+        }
+    }
+    page.family("wayspan_open_connections", Kind::Gauge, "Client connections open now, by entry point.");
+    for (name, count) in open {
+        page.sample(&[("entrypoint", name), ("protocol", TRANSPORT)], count);
+    }
+    let Totals { accepted, refused, refused_requests, connected, reused } = inputs.totals;
     counter(page, "wayspan_accepted_connections_total", "Client connections accepted.", accepted);
     counter(page, "wayspan_refused_connections_total", "Client connections refused at the cap.", refused);
     counter(
@@ -374,6 +387,7 @@ mod tests {
             series: &series,
             bounds: counters.bounds(),
             totals,
+            open: &[(1, 2), (2, 0), (99, 7)],
             records: RecordCounts { merged: 12, lost: 1, undecodable: 0 },
             phases: &[PhaseWriter::default().reader(), PhaseWriter::default().reader()],
             spans: SpanCounts { made: 10, sent: 7, lost: 1, pending: 2 },
@@ -411,7 +425,9 @@ mod tests {
     fn every_account_has_its_line() {
         let page = page(Format::Classic);
         for (name, labels, expected) in [
-            ("wayspan_open_connections", &[][..], 2.0),
+            ("wayspan_open_connections", &[("entrypoint", "web"), ("protocol", "TCP")][..], 2.0),
+            ("wayspan_open_connections", &[("entrypoint", "in\"ner\\\n"), ("protocol", "TCP")], 0.0),
+            ("wayspan_accepted_connections_total", &[], 2.0),
             ("wayspan_records_merged_total", &[], 12.0),
             ("wayspan_records_lost_total", &[], 1.0),
             ("wayspan_spans_made_total", &[], 10.0),
