@@ -25,6 +25,7 @@ use crate::framer::Asked;
 use crate::headers;
 use crate::live::{Live, Relay};
 use crate::observer::SocketObserver;
+use crate::path;
 use crate::record::{Attempt, End, ErrorKind, Head, Method};
 use crate::route::RequestView;
 use crate::sampling::{Decision, Reason};
@@ -113,7 +114,7 @@ async fn route<O: SocketObserver>(
         live.borrow_mut().fail(End::Complete, ErrorKind::NoRoute);
         return own(StatusCode::NOT_FOUND, NOT_FOUND);
     };
-    if let Some(target) = sanitized(&parts.uri) {
+    if let Some(target) = respelled(&parts.uri, entry_point.sanitize_path) {
         parts.uri = target;
     }
     // RFC 9112, 3.2.2: an absolute target's host replaces the Host header.
@@ -164,8 +165,9 @@ async fn route<O: SocketObserver>(
 }
 
 /// The target with its path in its one spelling, where it differs. The authority of an absolute target stays.
-fn sanitized(uri: &Uri) -> Option<Uri> {
-    let std::borrow::Cow::Owned(path) = crate::path::sanitize(uri.path()) else { return None };
+fn respelled(uri: &Uri, sanitize: bool) -> Option<Uri> {
+    let spelling = if sanitize { path::sanitize } else { path::normalize };
+    let std::borrow::Cow::Owned(path) = spelling(uri.path()) else { return None };
     let target = match uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path,

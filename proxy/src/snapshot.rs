@@ -43,6 +43,8 @@ pub struct EntryPoint {
     pub trusted: Vec<IpNet>,
     /// Believe everyone (Traefik's `forwardedHeaders.insecure`).
     pub trust_all: bool,
+    /// Whether dot segments and doubled slashes are removed from paths before routes are looked for.
+    pub sanitize_path: bool,
     /// Whether requests that match no route are traced; the others are their routes'.
     pub traced: bool,
     /// Whether requests that match no route are counted; the others are their routes'.

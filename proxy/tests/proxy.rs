@@ -83,6 +83,7 @@ impl Setup {
                 limits: self.limits,
                 trusted: Vec::new(),
                 trust_all: false,
+                sanitize_path: true,
                 traced: true,
                 metered: true,
                 routes: Arc::new(RouteTable::build(vec![(rule, 0, route)])),
@@ -253,15 +254,20 @@ fn pipelined_requests_are_answered_in_order_with_exact_boundaries() {
 
 #[test]
 fn the_path_that_is_routed_is_the_path_that_is_forwarded() {
-    let mut world = Setup::to(upstream(|head, stream| {
+    let setup = Setup::to(upstream(|head, stream| {
         let path = head.split(' ').nth(1).unwrap().to_owned();
         write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{path}", path.len()).is_ok()
-    }))
-    .start();
+    }));
+    let mut world = setup.start();
     let mut client = world.connect();
     client.write_all(get("/a/%2e%2e//b?x=/../y").as_bytes()).unwrap();
     assert_eq!(response(&mut client).1, b"/b?x=/../y");
     assert_eq!(world.records(1)[0].path, "/a/%2e%2e//b", "the record keeps what came");
+    let mut unsafe_paths = setup.snapshot();
+    Arc::get_mut(&mut unsafe_paths.entry_points[0]).unwrap().sanitize_path = false;
+    assert!(world.runtime.block_on(world.proxy.apply(unsafe_paths)).is_empty());
+    client.write_all(get("/%61/%2e%2e//b?x=/../y").as_bytes()).unwrap();
+    assert_eq!(response(&mut client).1, b"/a/..//b?x=/../y");
 }
 
 #[test]

@@ -68,6 +68,8 @@ pub struct EntryPoint {
     pub trusted: Vec<IpNet>,
     /// `forwardedHeaders.insecure`.
     pub trust_all: bool,
+    /// `http.sanitizePath`.
+    pub sanitize_path: bool,
     /// `transport.lifeCycle.requestAcceptGraceTimeout`.
     pub accept_grace: Duration,
     /// `transport.lifeCycle.graceTimeOut`.

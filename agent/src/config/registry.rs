@@ -336,6 +336,7 @@ impl<'b> Build<'b> {
             limits: entry_point.limits,
             trusted: entry_point.trusted.clone(),
             trust_all: entry_point.trust_all,
+            sanitize_path: entry_point.sanitize_path,
             traced: self.inputs.fixed.tracing.is_some() && entry_point.observability.tracing.unwrap_or(true),
             metered: entry_point.observability.metrics.unwrap_or(true),
             routes,
@@ -390,9 +391,20 @@ fn kept<T>(old: Option<&Arc<T>>, new: T, same: fn(&T, &T) -> bool) -> Arc<T> {
 // The four below name every field: a new one must be thought of.
 
 fn same_entry_point(a: &snapshot::EntryPoint, b: &snapshot::EntryPoint) -> bool {
-    let snapshot::EntryPoint { id, name, addresses, limits, trusted, trust_all, traced, metered, routes } = a;
+    let snapshot::EntryPoint {
+        id,
+        name,
+        addresses,
+        limits,
+        trusted,
+        trust_all,
+        sanitize_path,
+        traced,
+        metered,
+        routes,
+    } = a;
     (id, name, addresses, limits, trusted) == (&b.id, &b.name, &b.addresses, &b.limits, &b.trusted)
-        && (trust_all, traced, metered) == (&b.trust_all, &b.traced, &b.metered)
+        && (trust_all, sanitize_path, traced, metered) == (&b.trust_all, &b.sanitize_path, &b.traced, &b.metered)
         && Arc::ptr_eq(routes, &b.routes)
 }
 

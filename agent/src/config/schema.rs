@@ -130,6 +130,13 @@ pub(super) const KEYS: &[Key] = &[
         "65536",
         "Bytes of a request's head (Traefik's default is 1048576).",
     ),
+    key(
+        "entryPoints.<name>.http.sanitizePath",
+        Kind::Bool,
+        "true",
+        "Remove `.`, `..` and empty segments from paths before a route is looked for. `false` is not safe: a route is \
+         found for the path as it stands, and a server that resolves `..` serves another; rather let clients encode it.",
+    ),
     ours("entryPoints.<name>.http.maxHeaders", Kind::Integer(1, 10_000), "100", "Header fields of a request."),
     key("entryPoints.<name>.observability.tracing", Kind::Bool, "true", "Trace the requests of this entry point."),
     key(

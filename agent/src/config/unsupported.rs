@@ -30,7 +30,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("entryPoints.<name>.http.encodedCharacters", ""),
     ("entryPoints.<name>.http.middlewares", "name them in the routers"),
     ("entryPoints.<name>.http.redirections", ""),
-    ("entryPoints.<name>.http.sanitizePath", ""),
     ("entryPoints.<name>.http.tls", ""),
     ("entryPoints.<name>.http2", ""),
     ("entryPoints.<name>.http3", ""),

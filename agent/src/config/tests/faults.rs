@@ -29,6 +29,7 @@ fn defaults_are_those_of_the_parts_that_use_them() {
     let config = good("entryPoints: {web: {address: ':1'}}\nhttp: {services: {a: {loadBalancer: {servers: []}}}}");
     assert_eq!(config.dynamic.entry_points[0].limits, Limits::default());
     assert_eq!(config.dynamic.entry_points[0].grace, Duration::from_secs(10));
+    assert!(config.dynamic.entry_points[0].sanitize_path);
     let service = &config.dynamic.services[0];
     assert_eq!((service.timeouts, service.pass_host), (Timeouts::default(), true));
     let Static { probes, attribution, workers, log, tracing, api, ping, metrics, file_provider } = config.fixed;
@@ -49,7 +50,7 @@ entrypoints:   # Traefik does not mind case
       respondingTimeouts: {headTimeout: 5, readTimeout: 1m30s, idleTimeout: "0"}
       lifeCycle: {requestAcceptGraceTimeout: 3s, graceTimeOut: 7}
       maxConnections: 12
-    http: {maxHeaderBytes: 2048, maxHeaders: "50"}
+    http: {maxHeaderBytes: 2048, maxHeaders: "50", sanitizePath: false}
     observability: {tracing: false, traceVerbosity: detailed}
 http:
   routers:
@@ -99,6 +100,7 @@ fn every_key_is_read_as_it_is_written() {
     assert_eq!((web.limits.read_timeout, web.limits.idle_timeout), (Duration::from_secs(90), Duration::ZERO));
     assert_eq!((web.limits.head_bytes_max, web.limits.headers_max, web.limits.connections_max), (2048, 50, 12));
     assert_eq!((web.trusted.len(), web.trust_all, web.grace), (2, true, Duration::from_secs(7)));
+    assert!(!web.sanitize_path);
     assert_eq!((web.observability.tracing, web.observability.verbosity), (Some(false), Some(Verbosity::Detailed)));
     let a = dynamic.routers.iter().find(|router| router.name == "a").unwrap();
     assert_eq!((a.priority, a.entry_points.as_slice(), a.service.as_str()), (1000, &["web".to_owned()][..], "s"));
