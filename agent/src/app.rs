@@ -163,6 +163,7 @@ async fn serve(reloader: Reloader) -> Result<ExitCode> {
     let meters = Meters {
         shown: shown.clone(),
         counters: proxy.counters(),
+        open: proxy.open_connections(),
         lost: readers.iter().map(RecordReader::lost_reader).collect(),
         pump: Arc::new(PumpCounts::default()),
         phases: vec![phases.reader()],
@@ -284,6 +285,7 @@ fn load_probes(fixed: &Static, tasks: &mut JoinSet<()>) -> Result<Probes> {
 struct Meters {
     shown: Shown,
     counters: wayspan_proxy::counters::Counters,
+    open: wayspan_proxy::counters::OpenConnections,
     lost: Vec<Arc<AtomicU64>>,
     pump: Arc<PumpCounts>,
     phases: Vec<PhaseReader>,
@@ -307,7 +309,9 @@ impl Meters {
         let inputs = metrics::Inputs {
             catalog: &self.shown.catalog.load(),
             series: &series,
+            bounds: self.counters.bounds(),
             totals,
+            open: &self.open.read(),
             records: metrics::RecordCounts {
                 merged: load(&self.pump.merged),
                 lost: self.lost.iter().map(|lost| load(lost)).sum(),
@@ -453,5 +457,6 @@ fn settings(fixed: &Static) -> Settings {
     let Workers { count, pin } = fixed.workers;
     let workers = if count == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { count };
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    Settings { workers, pin, hostname }
+    let bounds = fixed.metrics.as_ref().map(|metrics| metrics.bounds.clone()).unwrap_or_default();
+    Settings { workers, pin, hostname, bounds }
 }

@@ -2,7 +2,7 @@
 //! Built by `config` with each snapshot, swapped whole; entries that left a snapshot stay for a while, since records
 //! of their last requests are still on their way.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -17,10 +17,6 @@ pub struct Catalog {
     pub services: HashMap<u32, Arc<str>>,
     /// Servers by id.
     pub servers: HashMap<u32, Arc<ServerNames>>,
-    /// Routes whose requests are not counted (`observability.metrics: false`, inherited).
-    pub unmetered_routes: HashSet<u32>,
-    /// Entry points whose requests are not counted.
-    pub unmetered_entry_points: HashSet<u32>,
 }
 
 /// What spans say of a route.

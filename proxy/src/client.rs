@@ -411,7 +411,6 @@ impl<O: SocketObserver> ClientConn<O> {
             self.leave_unserved(&head, self.timed_out.get(), end, error);
         }
         self.worker.observer.closed(self.token);
-        self.worker.counters.borrow_mut().count(Total::Closed);
     }
 
     /// Why kernel times are missing on this connection, beyond what single marks say.

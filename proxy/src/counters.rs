@@ -1,32 +1,66 @@
 //! What metrics are made of: counters that one worker writes and anyone reads, without a lock on the hot path.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
 
 use crate::record::Method;
 
-/// Upper bounds of the duration buckets, seconds: OpenTelemetry's for `http.server.request.duration`.
-pub const BOUNDS_S: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
-const BOUNDS_NS: [u64; 14] = [
-    5_000_000,
-    10_000_000,
-    25_000_000,
-    50_000_000,
-    75_000_000,
-    100_000_000,
-    250_000_000,
-    500_000_000,
-    750_000_000,
-    1_000_000_000,
-    2_500_000_000,
-    5_000_000_000,
-    7_500_000_000,
-    10_000_000_000,
-];
-/// Buckets: one per bound, and one for the rest.
-pub const BUCKETS: usize = BOUNDS_S.len() + 1;
-/// Series per worker: 10,000 routes with one status each, 200 bytes a series. Beyond it, requests are counted under
+/// Upper bounds of the duration buckets: positive, ascending, at most [`Bounds::MAX`]. They hold for the life of the
+/// process, since a histogram's buckets cannot change under its counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bounds {
+    seconds: Arc<[f64]>,
+    ns: Arc<[u64]>,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        // OpenTelemetry's for `http.server.request.duration`.
+        let seconds = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+        Self::of(&seconds)
+    }
+}
+
+impl Bounds {
+    /// More are of no use to a reader, and each costs eight bytes a series and worker.
+    pub const MAX: usize = 64;
+
+    /// These bounds in seconds, if they can be bounds.
+    #[must_use]
+    pub fn new(seconds: &[f64]) -> Option<Self> {
+        let positive = seconds.iter().all(|bound| bound.is_finite() && *bound > 0.0);
+        let ascending = seconds.iter().zip(seconds.iter().skip(1)).all(|(a, b)| a < b);
+        (positive && ascending && seconds.len() <= Self::MAX).then(|| Self::of(seconds))
+    }
+
+    fn of(seconds: &[f64]) -> Self {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive; a cast saturates")]
+        let ns = seconds.iter().map(|bound| (bound * 1e9).round() as u64).collect();
+        Self { seconds: seconds.into(), ns }
+    }
+
+    /// In seconds, as they were given.
+    #[must_use]
+    pub fn seconds(&self) -> &[f64] {
+        &self.seconds
+    }
+
+    /// The bucket of a duration; the one after the last bound holds what is above all.
+    fn bucket(&self, duration_ns: u64) -> usize {
+        // Most requests are short: their bucket is among the first, and a loop that always ends there is well predicted.
+        self.ns.iter().position(|bound| duration_ns <= *bound).unwrap_or(self.ns.len())
+    }
+
+    /// One bucket per bound, and one for the rest.
+    fn buckets(&self) -> usize {
+        self.ns.len() + 1
+    }
+}
+
+/// Series per worker: 10,000 routes with one status each, 300 bytes a series. Beyond it, requests are counted under
 /// their entry point alone.
 const SERIES_MAX: usize = 16_384;
 
@@ -54,8 +88,8 @@ pub struct Series {
     pub requests: u64,
     /// Sum of their durations, nanoseconds.
     pub duration_ns: u64,
-    /// By duration, not cumulative; bounds are [`BOUNDS_S`].
-    pub buckets: [u64; BUCKETS],
+    /// By duration, not cumulative; one per bound, and one for the rest.
+    pub buckets: Box<[u64]>,
     /// Bytes of request bodies.
     pub request_bytes: u64,
     /// Bytes of response bodies.
@@ -67,8 +101,6 @@ pub struct Series {
 pub struct Totals {
     /// Client connections accepted.
     pub accepted: u64,
-    /// Client connections that ended.
-    pub closed: u64,
     /// Client connections refused at the cap.
     pub refused: u64,
     /// Requests whose head was refused by the framer.
@@ -82,12 +114,14 @@ pub struct Totals {
 /// The readers' handle: all workers' counters.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
+    bounds: Bounds,
     workers: Arc<Mutex<Vec<Arc<Shared>>>>,
 }
 
 /// The writer's handle: one worker's counters.
 #[derive(Debug)]
 pub struct WorkerCounters {
+    bounds: Bounds,
     shared: Arc<Shared>,
     series: HashMap<Key, Arc<Cells>>,
     /// The series of the last request: most requests are like their predecessor.
@@ -97,16 +131,45 @@ pub struct WorkerCounters {
 #[derive(Debug, Default)]
 struct Shared {
     series: Mutex<Vec<(Key, Arc<Cells>)>>,
-    totals: [AtomicU64; 6],
+    totals: [AtomicU64; 5],
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Cells {
     requests: AtomicU64,
     duration_ns: AtomicU64,
-    buckets: [AtomicU64; BUCKETS],
+    buckets: Box<[AtomicU64]>,
     request_bytes: AtomicU64,
     response_bytes: AtomicU64,
+}
+
+/// Client connections that are open, by entry point. The workers share it, since a cap holds for all of them: it is
+/// written twice per connection, never per request.
+#[derive(Clone, Debug, Default)]
+pub struct OpenConnections(Arc<ArcSwap<HashMap<u32, Arc<AtomicUsize>>>>);
+
+impl OpenConnections {
+    /// Entry points' ids and how many connections are open there. One that left the configuration stays for as long as
+    /// it has some.
+    #[must_use]
+    pub fn read(&self) -> Vec<(u32, usize)> {
+        self.0.load().iter().map(|(id, count)| (*id, count.load(Ordering::Relaxed))).collect()
+    }
+
+    /// These are the entry points from now on.
+    pub(crate) fn keep(&self, entry_points: impl Iterator<Item = u32>) {
+        let old = self.0.load();
+        let mut new: HashMap<_, _> = entry_points.map(|id| (id, old.get(&id).cloned().unwrap_or_default())).collect();
+        let still_open = old.iter().filter(|(id, count)| !new.contains_key(id) && count.load(Ordering::Relaxed) > 0);
+        let still_open: Vec<_> = still_open.map(|(id, count)| (*id, Arc::clone(count))).collect();
+        new.extend(still_open);
+        self.0.store(Arc::new(new));
+    }
+
+    /// The count of one entry point.
+    pub(crate) fn of(&self, entry_point: u32) -> Option<Arc<AtomicUsize>> {
+        self.0.load().get(&entry_point).cloned()
+    }
 }
 
 /// The totals, by name of what happened.
@@ -115,7 +178,6 @@ struct Cells {
 #[expect(missing_docs, reason = "the fields of Totals say it")]
 pub enum Total {
     Accepted = 0,
-    Closed,
     Refused,
     RefusedRequests,
     Connected,
@@ -128,12 +190,24 @@ fn add(cell: &AtomicU64, amount: u64) {
 }
 
 impl Counters {
+    /// Counters with these buckets.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, workers: Arc::default() }
+    }
+
+    /// The bounds of all series' buckets.
+    #[must_use]
+    pub fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
     /// Registers a worker.
     #[must_use]
     pub fn worker(&self) -> WorkerCounters {
         let shared = Arc::new(Shared::default());
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&shared));
-        WorkerCounters { shared, series: HashMap::new(), last: None }
+        WorkerCounters { bounds: self.bounds.clone(), shared, series: HashMap::new(), last: None }
     }
 
     /// Reads everything; series of different workers are not yet added up.
@@ -141,7 +215,7 @@ impl Counters {
     pub fn read(&self) -> (Vec<Series>, Totals) {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut all = Vec::new();
-        let mut sums = [0; 6];
+        let mut sums = [0; 5];
         for worker in workers {
             for (sum, cell) in sums.iter_mut().zip(&worker.totals) {
                 *sum += cell.load(Ordering::Relaxed);
@@ -149,8 +223,8 @@ impl Counters {
             let series = worker.series.lock().unwrap_or_else(PoisonError::into_inner);
             all.extend(series.iter().map(|(key, cells)| cells.read(*key)));
         }
-        let [accepted, closed, refused, refused_requests, connected, reused] = sums;
-        (all, Totals { accepted, closed, refused, refused_requests, connected, reused })
+        let [accepted, refused, refused_requests, connected, reused] = sums;
+        (all, Totals { accepted, refused, refused_requests, connected, reused })
     }
 }
 
@@ -175,8 +249,7 @@ impl WorkerCounters {
         add(&cells.duration_ns, duration_ns);
         add(&cells.request_bytes, request_bytes);
         add(&cells.response_bytes, response_bytes);
-        let bucket = BOUNDS_NS.iter().position(|bound| duration_ns <= *bound).unwrap_or(BOUNDS_NS.len());
-        if let Some(cell) = cells.buckets.get(bucket) {
+        if let Some(cell) = cells.buckets.get(self.bounds.bucket(duration_ns)) {
             add(cell, 1);
         }
     }
@@ -186,7 +259,7 @@ impl WorkerCounters {
         let none = crate::record::NO_ID;
         let key = if full && !self.series.contains_key(&key) { Key { route: none, service: none, ..key } } else { key };
         Arc::clone(self.series.entry(key).or_insert_with(|| {
-            let cells = Arc::new(Cells::default());
+            let cells = Arc::new(Cells::new(self.bounds.buckets()));
             self.shared.series.lock().unwrap_or_else(PoisonError::into_inner).push((key, Arc::clone(&cells)));
             cells
         }))
@@ -194,13 +267,23 @@ impl WorkerCounters {
 }
 
 impl Cells {
+    fn new(buckets: usize) -> Self {
+        Self {
+            requests: AtomicU64::new(0),
+            duration_ns: AtomicU64::new(0),
+            buckets: (0..buckets).map(|_| AtomicU64::new(0)).collect(),
+            request_bytes: AtomicU64::new(0),
+            response_bytes: AtomicU64::new(0),
+        }
+    }
+
     fn read(&self, key: Key) -> Series {
         let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         Series {
             key,
             requests: load(&self.requests),
             duration_ns: load(&self.duration_ns),
-            buckets: self.buckets.each_ref().map(load),
+            buckets: self.buckets.iter().map(load).collect(),
             request_bytes: load(&self.request_bytes),
             response_bytes: load(&self.response_bytes),
         }
@@ -227,6 +310,59 @@ mod tests {
         assert_eq!((ok.requests, ok.request_bytes, ok.response_bytes), (3, 3, 30));
         assert_eq!((ok.buckets[0], ok.buckets[1]), (2, 1));
         let missing = series.iter().find(|s| s.key.code == 404).unwrap();
-        assert_eq!(missing.buckets[BUCKETS - 1], 1);
+        assert_eq!((missing.buckets.len(), missing.buckets[14]), (15, 1));
+    }
+
+    #[test]
+    fn an_entry_point_that_left_is_counted_until_its_last_connection_ends() {
+        let open = OpenConnections::default();
+        let read = || {
+            let mut all = open.read();
+            all.sort_unstable();
+            all
+        };
+        open.keep([1, 2].into_iter());
+        open.of(1).unwrap().fetch_add(3, Ordering::Relaxed);
+        assert_eq!(read(), [(1, 3), (2, 0)]);
+        open.keep([2].into_iter());
+        assert_eq!(read(), [(1, 3), (2, 0)]);
+        // Back again, it still knows of them: they count against its cap.
+        open.keep([1].into_iter());
+        assert_eq!(read(), [(1, 3)]);
+        open.of(1).unwrap().fetch_sub(3, Ordering::Relaxed);
+        open.keep([2].into_iter());
+        assert_eq!(read(), [(2, 0)]);
+        assert!(open.of(1).is_none());
+    }
+
+    #[test]
+    fn bounds_are_those_that_were_asked_for() {
+        let counters = Counters::new(Bounds::new(&[0.1, 0.3, 1.2]).unwrap());
+        let mut worker = counters.worker();
+        let key = Key { entry_point: 1, route: 2, service: 3, method: Method::Get, code: 200 };
+        for duration_ns in [0, 100_000_000, 100_000_001, 300_000_001, 1_200_000_001] {
+            worker.request(key, duration_ns, 0, 0);
+        }
+        assert_eq!(*counters.read().0[0].buckets, [2, 1, 1, 1]);
+        assert_eq!(counters.bounds().seconds(), [0.1, 0.3, 1.2]);
+    }
+
+    #[test]
+    fn only_positive_ascending_and_not_too_many_numbers_are_bounds() {
+        let ascending = |count: u32| (1..=count).map(f64::from).collect::<Vec<_>>();
+        for (seconds, taken) in [
+            (vec![], true),
+            (vec![1e-9, f64::MAX], true),
+            (ascending(64), true),
+            (ascending(65), false),
+            (vec![1.0, 1.0], false),
+            (vec![2.0, 1.0], false),
+            (vec![0.0], false),
+            (vec![-1.0], false),
+            (vec![f64::NAN], false),
+            (vec![f64::INFINITY], false),
+        ] {
+            assert_eq!(Bounds::new(&seconds).is_some(), taken, "{seconds:?}");
+        }
     }
 }

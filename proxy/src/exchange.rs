@@ -21,6 +21,7 @@ use crate::clock::MonoNs;
 use crate::headers;
 use crate::live::{Live, Relay};
 use crate::observer::SocketObserver;
+use crate::path;
 use crate::record::{End, ErrorKind, Head, Method};
 use crate::route::RequestView;
 use crate::sampling::{Decision, Reason};
@@ -111,7 +112,7 @@ async fn route<O: SocketObserver>(
         live.borrow_mut().fail(End::Complete, ErrorKind::NoRoute);
         return own(StatusCode::NOT_FOUND, NOT_FOUND);
     };
-    if let Some(target) = sanitized(&parts.uri) {
+    if let Some(target) = respelled(&parts.uri, entry_point.sanitize_path) {
         parts.uri = target;
     }
     // RFC 9112, 3.2.2: an absolute target's host replaces the Host header.
@@ -147,9 +148,10 @@ async fn route<O: SocketObserver>(
         if let Some(found) = &found {
             live.head.route = found.route.id;
             live.head.branch = found.branch;
+            live.metered = Some(found.route.metered);
         }
         let operation = || found.as_ref().map_or_else(String::new, |found| found.operation().to_owned());
-        let traced = entry_point.traced && found.as_ref().is_none_or(|found| found.route.traced);
+        let traced = found.as_ref().map_or(entry_point.traced, |found| found.route.traced);
         trace(conn, &mut live, &mut parts, traced, operation);
     }
     let Some(found) = found else {
@@ -161,8 +163,9 @@ async fn route<O: SocketObserver>(
 }
 
 /// The target with its path in its one spelling, where it differs. The authority of an absolute target stays.
-fn sanitized(uri: &Uri) -> Option<Uri> {
-    let std::borrow::Cow::Owned(path) = crate::path::sanitize(uri.path()) else { return None };
+fn respelled(uri: &Uri, sanitize: bool) -> Option<Uri> {
+    let spelling = if sanitize { path::sanitize } else { path::normalize };
+    let std::borrow::Cow::Owned(path) = spelling(uri.path()) else { return None };
     let target = match uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path,

@@ -27,6 +27,8 @@ pub(crate) struct Live {
     pub(crate) response_headers: Vec<(u16, HeaderValue)>,
     /// What it takes to send it to another connection.
     pub(crate) resend: Resend,
+    /// Whether its route is counted; none while it has no route.
+    pub(crate) metered: Option<bool>,
     /// The response's head was handed to hyper.
     pub(crate) responded: bool,
     /// The response's body was handed to hyper, whole or cut.

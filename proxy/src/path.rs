@@ -1,6 +1,7 @@
 //! One spelling per path, so that the route decided on and the path forwarded agree: percent-encoded unreserved
 //! characters are decoded (RFC 3986, 6.2.2.2), dot segments and doubled slashes removed, as Traefik does by default
-//! (`sanitizePath`). Reserved characters keep their encoding: `%2f` never becomes a slash.
+//! (`sanitizePath`); without it only the former, as Traefik does then. Reserved characters keep their encoding: `%2f`
+//! never becomes a slash.
 
 use std::borrow::Cow;
 
@@ -18,6 +19,16 @@ pub fn sanitize(path: &str) -> Cow<'_, str> {
     let decoded = decode_unreserved(path);
     let cleaned = clean(&decoded);
     if cleaned == path { Cow::Borrowed(path) } else { Cow::Owned(cleaned) }
+}
+
+/// The path with its segments as they came: for entry points that say `sanitizePath: false`.
+#[must_use]
+pub fn normalize(path: &str) -> Cow<'_, str> {
+    if memchr::memchr(b'%', path.as_bytes()).is_none() {
+        return Cow::Borrowed(path);
+    }
+    let decoded = decode_unreserved(path);
+    if decoded == path { Cow::Borrowed(path) } else { Cow::Owned(decoded) }
 }
 
 fn decode_unreserved(path: &str) -> String {
@@ -98,7 +109,22 @@ mod tests {
     }
 
     #[test]
+    fn unsanitized_paths_keep_their_segments() {
+        for (path, expected) in [
+            ("/a//b/./../c", "/a//b/./../c"),
+            ("/api/%2e%2E/admin", "/api/../admin"),
+            ("/%61/b%2f%5C", "/a/b%2f%5C"),
+            ("/%zz%", "/%zz%"),
+            ("*", "*"),
+        ] {
+            assert_eq!(normalize(path), expected, "{path}");
+            assert_eq!(normalize(expected), expected, "{path}: a second time changes nothing");
+        }
+    }
+
+    #[test]
     fn clean_paths_are_not_copied() {
         assert!(matches!(sanitize("/dispatch/a.b"), Cow::Borrowed(_)));
+        assert!(matches!(normalize("/a%2fb//c"), Cow::Borrowed(_)));
     }
 }

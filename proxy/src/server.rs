@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 
 use crate::clock::MonoNs;
-use crate::counters::Counters;
+use crate::counters::{Bounds, Counters, OpenConnections};
 use crate::observer::SocketObserver;
 use crate::ring::{self, RecordReader};
 use crate::sampling::Policy;
@@ -31,6 +31,8 @@ pub struct Settings {
     pub pin: bool,
     /// What X-Forwarded-Server says.
     pub hostname: String,
+    /// Of the buckets that requests' durations are counted in.
+    pub bounds: Bounds,
 }
 
 /// A running proxy. Dropping it without [`Proxy::drain`] ends the workers and cuts what is open.
@@ -84,11 +86,11 @@ impl Proxy {
             policy,
             hostname: http::HeaderValue::from_str(&settings.hostname).ok(),
             connections: AtomicU64::new(0),
-            open: ArcSwap::from_pointee(HashMap::new()),
+            open: OpenConnections::default(),
             stopping: AtomicBool::new(false),
             drain_until: AtomicU64::new(0),
         });
-        let counters = Counters::default();
+        let counters = Counters::new(settings.bounds.clone());
         let (mut commands, mut threads, mut readers) = (Vec::new(), Vec::new(), Vec::new());
         for number in 0..settings.workers.max(1) {
             let id = u16::try_from(number).map_err(|_| io::Error::other("more than 65,536 workers"))?;
@@ -124,6 +126,12 @@ impl Proxy {
         self.counters.clone()
     }
 
+    /// The connections that are open.
+    #[must_use]
+    pub fn open_connections(&self) -> OpenConnections {
+        self.process.open.clone()
+    }
+
     /// Entry points' names and the addresses that they are bound to (where port 0 was asked for, the port got).
     #[must_use]
     pub fn addresses(&self) -> Vec<(Box<str>, SocketAddr)> {
@@ -134,13 +142,7 @@ impl Proxy {
 
     /// Makes a snapshot the truth: opens what is new, swaps, closes what is gone. Connections stay.
     pub async fn apply(&mut self, snapshot: Snapshot) -> Vec<ListenFault> {
-        let open = self.process.open.load();
-        let counts = snapshot.entry_points.iter().map(|entry| {
-            let count = open.get(&entry.id).cloned().unwrap_or_else(|| Arc::new(AtomicUsize::new(0)));
-            (entry.id, count)
-        });
-        let counts: HashMap<_, _> = counts.collect();
-        self.process.open.store(Arc::new(counts));
+        self.process.open.keep(snapshot.entry_points.iter().map(|entry| entry.id));
         let wanted: Vec<(u32, Box<str>, SocketAddr)> = snapshot
             .entry_points
             .iter()

@@ -20,6 +20,14 @@ pub struct Snapshot {
     pub captured_response_headers: Arc<[Box<str>]>,
 }
 
+impl Snapshot {
+    /// The entry point with this id, where it is still there.
+    #[must_use]
+    pub fn entry_point(&self, id: u32) -> Option<&Arc<EntryPoint>> {
+        self.entry_points.iter().find(|entry_point| entry_point.id == id)
+    }
+}
+
 /// A place to listen.
 #[derive(Debug, Clone)]
 pub struct EntryPoint {
@@ -35,8 +43,12 @@ pub struct EntryPoint {
     pub trusted: Vec<IpNet>,
     /// Believe everyone (Traefik's `forwardedHeaders.insecure`).
     pub trust_all: bool,
-    /// Whether its requests are traced at all.
+    /// Whether dot segments and doubled slashes are removed from paths before routes are looked for.
+    pub sanitize_path: bool,
+    /// Whether requests that match no route are traced; the others are their routes'.
     pub traced: bool,
+    /// Whether requests that match no route are counted; the others are their routes'.
+    pub metered: bool,
     /// Its routes.
     pub routes: Arc<RouteTable>,
 }
@@ -82,6 +94,8 @@ pub struct Route {
     pub name: Box<str>,
     /// Whether its requests are traced.
     pub traced: bool,
+    /// Whether its requests are counted, under whatever name.
+    pub metered: bool,
     /// Run in order on the request, in reverse on the response.
     pub middlewares: Box<[Middleware]>,
     /// Where it goes.

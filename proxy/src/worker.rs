@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::client::{self, ClientConn};
 use crate::clock::MonoNs;
-use crate::counters::{Total, WorkerCounters};
+use crate::counters::{OpenConnections, Total, WorkerCounters};
 use crate::live::Live;
 use crate::observer::SocketObserver;
 use crate::ring::RecordWriter;
@@ -33,8 +33,7 @@ pub(crate) struct Process {
     /// For X-Forwarded-Server.
     pub(crate) hostname: Option<HeaderValue>,
     pub(crate) connections: AtomicU64,
-    /// Open connections by entry point, counted against its cap.
-    pub(crate) open: ArcSwap<HashMap<u32, Arc<AtomicUsize>>>,
+    pub(crate) open: OpenConnections,
     pub(crate) stopping: AtomicBool,
     /// When draining ends whatever is left; 0 while not draining.
     pub(crate) drain_until: AtomicU64,
@@ -161,8 +160,12 @@ impl<O: SocketObserver> Worker<O> {
         let head = &live.head;
         let start = [head.first_readable, head.first_read, head.ended].into_iter().find_map(MonoNs::known);
         let duration = head.ended.since(start.unwrap_or(head.ended));
-        self.counters.borrow_mut().request(live.key(), duration, head.request_body_bytes, head.response_body_bytes);
         let snapshot = self.snapshot();
+        let its_entry_point = || snapshot.entry_point(head.entry_point).is_none_or(|entry_point| entry_point.metered);
+        if live.metered.unwrap_or_else(its_entry_point) {
+            let (came, went) = (head.request_body_bytes, head.response_body_bytes);
+            self.counters.borrow_mut().request(live.key(), duration, came, went);
+        }
         self.records.borrow_mut().write(|out| live.encode(&snapshot, out));
     }
 
@@ -295,7 +298,7 @@ async fn accept<O: SocketObserver>(
 }
 
 fn place<O: SocketObserver>(worker: &Worker<O>, entry_point: &EntryPoint) -> Option<Place> {
-    let open = Arc::clone(worker.process.open.load().get(&entry_point.id)?);
+    let open = worker.process.open.of(entry_point.id)?;
     let place = Place(open);
     let before = place.0.fetch_add(1, Ordering::Relaxed);
     (before < entry_point.limits.connections_max).then_some(place)

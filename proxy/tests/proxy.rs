@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use wayspan_proxy::counters::Bounds;
 use wayspan_proxy::observer::{Missing, Off};
 use wayspan_proxy::record::{End, ErrorKind, Head, Record};
 use wayspan_proxy::ring::RecordReader;
@@ -75,6 +76,7 @@ impl Setup {
             id: 5,
             name: "app".into(),
             traced: true,
+            metered: true,
             middlewares: [].into(),
             target: Target::Service(service),
         });
@@ -87,7 +89,9 @@ impl Setup {
                 limits: self.limits,
                 trusted: Vec::new(),
                 trust_all: false,
+                sanitize_path: true,
                 traced: true,
+                metered: true,
                 routes: Arc::new(RouteTable::build(vec![(rule, 0, route)])),
             })],
             ..Snapshot::default()
@@ -95,7 +99,7 @@ impl Setup {
     }
 
     fn start(&self) -> World {
-        let settings = Settings { workers: 1, pin: false, hostname: "test".to_owned() };
+        let settings = Settings { workers: 1, pin: false, hostname: "test".to_owned(), bounds: Bounds::default() };
         let policy = Arc::new(ArcSwap::from_pointee(Policy::ratio(1.0)));
         let (mut proxy, readers) = Proxy::start(&settings, Off(Missing::OFF), policy).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -256,15 +260,20 @@ fn pipelined_requests_are_answered_in_order_with_exact_boundaries() {
 
 #[test]
 fn the_path_that_is_routed_is_the_path_that_is_forwarded() {
-    let mut world = Setup::to(upstream(|head, stream| {
+    let setup = Setup::to(upstream(|head, stream| {
         let path = head.split(' ').nth(1).unwrap().to_owned();
         write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{path}", path.len()).is_ok()
-    }))
-    .start();
+    }));
+    let mut world = setup.start();
     let mut client = world.connect();
     client.write_all(get("/a/%2e%2e//b?x=/../y").as_bytes()).unwrap();
     assert_eq!(response(&mut client).1, b"/b?x=/../y");
     assert_eq!(world.records(1)[0].path, "/a/%2e%2e//b", "the record keeps what came");
+    let mut unsafe_paths = setup.snapshot();
+    Arc::get_mut(&mut unsafe_paths.entry_points[0]).unwrap().sanitize_path = false;
+    assert!(world.runtime.block_on(world.proxy.apply(unsafe_paths)).is_empty());
+    client.write_all(get("/%61/%2e%2e//b?x=/../y").as_bytes()).unwrap();
+    assert_eq!(response(&mut client).1, b"/a/..//b?x=/../y");
 }
 
 #[test]

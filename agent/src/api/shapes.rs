@@ -211,7 +211,7 @@ fn describe_entry_point(named: &Named<'_, EntryPoint>) -> Value {
             "insecure": part.trust_all,
             "trustedIPs": part.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
-        "http": {"maxHeaderBytes": part.limits.head_bytes_max},
+        "http": {"maxHeaderBytes": part.limits.head_bytes_max, "sanitizePath": part.sanitize_path},
         "observability": observability(&part.observability),
     }))
 }

@@ -172,6 +172,7 @@ impl<'s> Read<'_, 's> {
                 .filter_map(|text| value::network(text).ok())
                 .collect(),
             trust_all: place.boolean("forwardedHeaders.insecure"),
+            sanitize_path: place.boolean("http.sanitizePath"),
             accept_grace: place.duration("transport.lifeCycle.requestAcceptGraceTimeout"),
             grace: place.duration("transport.lifeCycle.graceTimeOut"),
             observability: observability(&place),

@@ -6,7 +6,7 @@ mod ids;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,7 +102,6 @@ impl Registry {
             registry: self,
             now: Built::default(),
             names: HashMap::new(),
-            unmetered: HashSet::new(),
         };
         let rows = build.rows();
         let entry_points = inputs
@@ -112,7 +111,7 @@ impl Registry {
             .zip(rows)
             .map(|(entry_point, rows)| build.entry_point(entry_point, rows));
         let entry_points = entry_points.collect();
-        let Build { now, unmetered, names, .. } = build;
+        let Build { now, names, .. } = build;
         for (key, names) in names.into_values() {
             self.routes.says(&key, Arc::new(names));
         }
@@ -123,14 +122,6 @@ impl Registry {
             routes: self.routes.finish(inputs.now),
             services: self.services.finish(inputs.now),
             servers: self.servers.finish(inputs.now),
-            unmetered_routes: unmetered,
-            unmetered_entry_points: inputs
-                .dynamic
-                .entry_points
-                .iter()
-                .filter(|entry_point| entry_point.observability.metrics == Some(false))
-                .filter_map(|entry_point| self.entry_points.known(&entry_point.name))
-                .collect(),
         };
         (Snapshot { entry_points, captured_request_headers, captured_response_headers }, catalog)
     }
@@ -144,7 +135,6 @@ struct Build<'b> {
     now: Built,
     /// By route's id: its key, and its names without those of branches until the tables are built.
     names: HashMap<u32, ((String, usize), RouteNames)>,
-    unmetered: HashSet<u32>,
 }
 
 /// What is observed of a route, when its router and entry point have had their say.
@@ -225,13 +215,11 @@ impl<'b> Build<'b> {
         let key = (router.name.clone(), variant);
         let id = self.registry.routes.id(key.clone());
         self.names.insert(id, (key, names));
-        if !observed.metered {
-            self.unmetered.insert(id);
-        }
         let route = Route {
             id,
             name: router.name.as_str().into(),
             traced: observed.traced,
+            metered: observed.metered,
             middlewares: middlewares
                 .iter()
                 .map(|one| match &one.kind {
@@ -348,7 +336,9 @@ impl<'b> Build<'b> {
             limits: entry_point.limits,
             trusted: entry_point.trusted.clone(),
             trust_all: entry_point.trust_all,
+            sanitize_path: entry_point.sanitize_path,
             traced: self.inputs.fixed.tracing.is_some() && entry_point.observability.tracing.unwrap_or(true),
+            metered: entry_point.observability.metrics.unwrap_or(true),
             routes,
         };
         let built = kept(self.registry.last.entry_points.get(&id), built, same_entry_point);
@@ -401,14 +391,25 @@ fn kept<T>(old: Option<&Arc<T>>, new: T, same: fn(&T, &T) -> bool) -> Arc<T> {
 // The four below name every field: a new one must be thought of.
 
 fn same_entry_point(a: &snapshot::EntryPoint, b: &snapshot::EntryPoint) -> bool {
-    let snapshot::EntryPoint { id, name, addresses, limits, trusted, trust_all, traced, routes } = a;
+    let snapshot::EntryPoint {
+        id,
+        name,
+        addresses,
+        limits,
+        trusted,
+        trust_all,
+        sanitize_path,
+        traced,
+        metered,
+        routes,
+    } = a;
     (id, name, addresses, limits, trusted) == (&b.id, &b.name, &b.addresses, &b.limits, &b.trusted)
-        && (trust_all, traced) == (&b.trust_all, &b.traced)
+        && (trust_all, sanitize_path, traced, metered) == (&b.trust_all, &b.sanitize_path, &b.traced, &b.metered)
         && Arc::ptr_eq(routes, &b.routes)
 }
 
 fn same_route(a: &Route, b: &Route) -> bool {
-    let Route { id, name, traced, middlewares, target } = a;
+    let Route { id, name, traced, metered, middlewares, target } = a;
     let same_target = match (target, &b.target) {
         (Target::Service(a), Target::Service(b)) => Arc::ptr_eq(a, b),
         (Target::Fixed(a), Target::Fixed(b)) => a == b,
@@ -420,7 +421,7 @@ fn same_route(a: &Route, b: &Route) -> bool {
             (&a.request, &a.response) == (&b.request, &b.response)
         }
     };
-    (id, name, traced) == (&b.id, &b.name, &b.traced)
+    (id, name, traced, metered) == (&b.id, &b.name, &b.traced, &b.metered)
         && same_target
         && middlewares.len() == b.middlewares.len()
         && middlewares.iter().zip(&b.middlewares).all(same_edits)

@@ -130,9 +130,21 @@ pub(super) const KEYS: &[Key] = &[
         "65536",
         "Bytes of a request's head (Traefik's default is 1048576).",
     ),
+    key(
+        "entryPoints.<name>.http.sanitizePath",
+        Kind::Bool,
+        "true",
+        "Remove `.`, `..` and empty segments from paths before a route is looked for. `false` is not safe: a route is \
+         found for the path as it stands, and a server that resolves `..` serves another; rather let clients encode it.",
+    ),
     ours("entryPoints.<name>.http.maxHeaders", Kind::Integer(1, 10_000), "100", "Header fields of a request."),
     key("entryPoints.<name>.observability.tracing", Kind::Bool, "true", "Trace the requests of this entry point."),
-    key("entryPoints.<name>.observability.metrics", Kind::Bool, "true", "Count the requests of this entry point."),
+    key(
+        "entryPoints.<name>.observability.metrics",
+        Kind::Bool,
+        "true",
+        "Count the requests of this entry point in `/metrics`.",
+    ),
     key(
         "entryPoints.<name>.observability.traceVerbosity",
         VERBOSITY,
@@ -289,6 +301,20 @@ pub(super) const KEYS: &[Key] = &[
     key("tracing.otlp.grpc.endpoint", Kind::Endpoint, "localhost:4317", "`host:port` of the collector."),
     key("tracing.otlp.grpc.insecure", Kind::Bool, "false", "Without TLS."),
     key("tracing.otlp.grpc.headers", Kind::Map, "", "Metadata sent along."),
+    key(
+        "tracing.otlp.grpc.tls.ca",
+        Kind::Text,
+        "",
+        "The only roots that the collector's certificate may come from: a file in PEM, or its text; none: the system's.",
+    ),
+    key("tracing.otlp.grpc.tls.cert", Kind::Text, "", "Our certificate, for a collector that wants one: likewise."),
+    key("tracing.otlp.grpc.tls.key", Kind::Text, "", "Its private key: likewise."),
+    key(
+        "tracing.otlp.grpc.tls.insecureSkipVerify",
+        Kind::Bool,
+        "false",
+        "Believe any certificate: whoever is on the way can read the spans.",
+    ),
     key("tracing.otlp.http", Kind::Section, "", "Send protobuf over HTTP."),
     key(
         "tracing.otlp.http.endpoint",
@@ -297,6 +323,20 @@ pub(super) const KEYS: &[Key] = &[
         "URL of the collector; without a path, `/v1/traces` is added.",
     ),
     key("tracing.otlp.http.headers", Kind::Map, "", "Headers sent along."),
+    key(
+        "tracing.otlp.http.tls.ca",
+        Kind::Text,
+        "",
+        "The only roots that the collector's certificate may come from: a file in PEM, or its text; none: the system's.",
+    ),
+    key("tracing.otlp.http.tls.cert", Kind::Text, "", "Our certificate, for a collector that wants one: likewise."),
+    key("tracing.otlp.http.tls.key", Kind::Text, "", "Its private key: likewise."),
+    key(
+        "tracing.otlp.http.tls.insecureSkipVerify",
+        Kind::Bool,
+        "false",
+        "Believe any certificate: whoever is on the way can read the spans.",
+    ),
     ours(
         "tracing.otlp.queueSpans",
         Kind::Integer(1, 10_000_000),
@@ -318,7 +358,7 @@ pub(super) const KEYS: &[Key] = &[
         "metrics.prometheus.buckets",
         Kind::Buckets,
         "",
-        "Bounds of the duration histograms, seconds; none: OpenTelemetry's.",
+        "Bounds of the histograms of requests' durations, seconds; none: 0.005 to 10 as OpenTelemetry advises (Traefik's are 0.1, 0.3, 1.2, 5).",
     ),
     key("metrics.prometheus.addEntryPointsLabels", Kind::AlwaysTrue, "true", "Always on."),
     key("metrics.prometheus.addRoutersLabels", Kind::AlwaysTrue, "true", "Always on."),

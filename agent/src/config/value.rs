@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
+use wayspan_proxy::counters::Bounds;
 
 use super::model::Server;
 use super::schema::Kind;
@@ -36,12 +37,9 @@ fn check_list(node: &Node, kind: Kind) -> Vec<(u32, String)> {
     };
     let mut faults: Vec<_> =
         items.iter().filter_map(|(line, text)| check(text).err().map(|message| (*line, message))).collect();
-    if kind == Kind::Buckets && faults.is_empty() {
-        let bounds: Vec<f64> = items.iter().filter_map(|(_, text)| text.parse().ok()).collect();
-        let ascending = bounds.iter().zip(bounds.iter().skip(1)).all(|(a, b)| a < b);
-        if !ascending || bounds.iter().any(|bound| !bound.is_finite() || *bound <= 0.0) {
-            faults.push((node.line, "must be positive numbers in ascending order".to_owned()));
-        }
+    if kind == Kind::Buckets && faults.is_empty() && bounds(items.iter().map(|(_, text)| *text)).is_none() {
+        let most = Bounds::MAX;
+        faults.push((node.line, format!("must be positive numbers in ascending order, at most {most}")));
     }
     faults
 }
@@ -108,7 +106,7 @@ pub(super) fn wanted(kind: Kind) -> String {
         Kind::HeaderNames => "a list of header names".to_owned(),
         Kind::HeaderValues => "headers with values".to_owned(),
         Kind::Map => "names with values".to_owned(),
-        Kind::Buckets => "a list of ascending numbers".to_owned(),
+        Kind::Buckets => format!("a list of up to {} ascending numbers", Bounds::MAX),
         Kind::Url => "a URL such as http://127.0.0.1:8080".to_owned(),
         Kind::Endpoint => "host:port or a URL".to_owned(),
         Kind::Level => "a log level or filter".to_owned(),
@@ -190,6 +188,12 @@ pub(super) fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
         }
     };
     Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+}
+
+/// Bounds of histograms, in seconds; without any the default ones.
+pub(super) fn bounds<'t>(texts: impl Iterator<Item = &'t str>) -> Option<Bounds> {
+    let seconds: Vec<f64> = texts.map(|text| text.parse().ok()).collect::<Option<_>>()?;
+    if seconds.is_empty() { Some(Bounds::default()) } else { Bounds::new(&seconds) }
 }
 
 /// A network, or one address.

@@ -10,9 +10,11 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use super::grpc;
 use super::target::Target;
@@ -49,6 +51,8 @@ enum Live {
     Grpc(http2::SendRequest<Body>),
     Http(http1::SendRequest<Body>),
 }
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// A connection that may be closed at the moment.
 pub(super) struct Connection {
@@ -89,15 +93,27 @@ impl Connection {
         };
         match usable {
             Some(live) => Ok(live),
-            None => self.open().await.map_err(|error| error.to_string()),
+            None => self.open().await.map_err(|error| causes(&*error)),
         }
     }
 
-    async fn open(&mut self) -> Result<Live, Box<dyn std::error::Error + Send + Sync>> {
+    async fn open(&mut self) -> Result<Live, Failure> {
         self.driver.abort_all();
         let socket = TcpStream::connect((self.target.host.as_str(), self.target.port)).await?;
         socket.set_nodelay(true)?;
-        let io = TokioIo::new(socket);
+        match &self.target.tls {
+            None => self.greet(socket).await,
+            Some(tls) => {
+                let connector = TlsConnector::from(Arc::clone(&tls.config));
+                let secured = connector.connect(tls.name.clone(), socket).await;
+                self.greet(secured.map_err(|error| format!("TLS: {error}"))?).await
+            }
+        }
+    }
+
+    /// Begins HTTP on a stream.
+    async fn greet(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Live, Failure> {
+        let io = TokioIo::new(stream);
         Ok(match self.target.protocol {
             OtlpProtocol::Grpc => {
                 let builder = http2::Builder::new(TokioExecutor::new()).timer(TokioTimer::new()).to_owned();
@@ -135,16 +151,16 @@ async fn export(http: &mut http1::SendRequest<Body>, target: &Target, message: &
     let response = match http.try_send_request(request).await {
         Ok(response) => response,
         Err(error) if error.message().is_some() => {
-            return Outcome::Later { after: None, why: error.error().to_string() };
+            return Outcome::Later { after: None, why: causes(error.error()) };
         }
-        Err(error) => return Outcome::Unknown(error.error().to_string()),
+        Err(error) => return Outcome::Unknown(causes(error.error())),
     };
     let status = response.status();
     let after = retry_after(response.headers());
     let body = match Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await {
         Ok(body) => body.to_bytes(),
         // The status is an answer only where it says that the spans were not taken.
-        Err(error) if status.is_success() => return Outcome::Unknown(error.to_string()),
+        Err(error) if status.is_success() => return Outcome::Unknown(causes(&*error)),
         Err(_) => Bytes::new(),
     };
     match status.as_u16() {
@@ -154,6 +170,15 @@ async fn export(http: &mut http1::SendRequest<Body>, target: &Target, message: &
         429 | 502..=504 => Outcome::Later { after, why: status.to_string() },
         _ => Outcome::Refused(status.to_string()),
     }
+}
+
+/// An error and what it came from: hyper's own text ends at "connection error".
+pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let all = std::iter::successors(Some(error), |error| error.source());
+    let mut texts: Vec<String> = all.map(ToString::to_string).collect();
+    // Some say what their source says.
+    texts.dedup();
+    texts.join(": ")
 }
 
 /// Spans that a receiver says it did not take.

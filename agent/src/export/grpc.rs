@@ -13,7 +13,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::connection::{ANSWER_BYTES_MAX, Body, Outcome, Request, rejected};
+use super::connection::{ANSWER_BYTES_MAX, Body, Outcome, Request, causes, rejected};
 use super::target::Target;
 
 const METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
@@ -25,9 +25,9 @@ pub(super) async fn export(h2: &mut http2::SendRequest<Body>, target: &Target, r
     let response = match h2.try_send_request(call(target, request)).await {
         Ok(response) => response,
         Err(error) if error.message().is_some() => {
-            return Outcome::Later { after: None, why: error.error().to_string() };
+            return Outcome::Later { after: None, why: causes(error.error()) };
         }
-        Err(error) => return Outcome::Unknown(error.error().to_string()),
+        Err(error) => return Outcome::Unknown(causes(error.error())),
     };
     let (parts, body) = response.into_parts();
     // An answer without a message has its status at once.
@@ -42,7 +42,7 @@ pub(super) async fn export(h2: &mut http2::SendRequest<Body>, target: &Target, r
             Some(status) => classify(&status, body.to_bytes()),
             None => Outcome::Unknown("the answer ended without a status".to_owned()),
         },
-        Err(error) => Outcome::Unknown(error.to_string()),
+        Err(error) => Outcome::Unknown(causes(&*error)),
     }
 }
 

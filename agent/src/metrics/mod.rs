@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 pub use phases::{PhaseReader, PhaseWriter};
 pub use text::Format;
-use wayspan_proxy::counters::{BOUNDS_S, BUCKETS, Key, Series, Totals};
+use wayspan_proxy::counters::{Bounds, Key, Series, Totals};
 
 use self::phases::{BOUNDS_US, PhaseReading};
 use self::process::Process;
@@ -71,8 +71,12 @@ pub struct Inputs<'a> {
     pub catalog: &'a Catalog,
     /// The workers' series, not yet added up.
     pub series: &'a [Series],
+    /// Of the series' buckets.
+    pub bounds: &'a Bounds,
     /// The workers' totals.
     pub totals: Totals,
+    /// Connections open now, by entry point's id.
+    pub open: &'a [(u32, usize)],
     /// Records.
     pub records: RecordCounts,
     /// Phase histograms, one reader per merge thread.
@@ -92,7 +96,7 @@ pub struct Inputs<'a> {
 pub fn render(inputs: &Inputs<'_>, format: Format) -> String {
     let mut page = Page::new(format);
     requests(&mut page, inputs);
-    connections(&mut page, &inputs.totals);
+    connections(&mut page, inputs);
     phase_histograms(&mut page, inputs.phases);
     tracing_path(&mut page, inputs);
     process(&mut page, &Process::read());
@@ -101,6 +105,8 @@ pub fn render(inputs: &Inputs<'_>, format: Format) -> String {
 
 /// Traefik's label; other protocols on top of HTTP are not told apart yet.
 const PROTOCOL: &str = "http";
+/// Traefik's label of connections.
+const TRANSPORT: &str = "TCP";
 
 /// The four families of one view of the requests.
 struct View {
@@ -141,11 +147,11 @@ const SERVICES: View = View {
 /// What one line of a view stands for: its one or two names, method, code.
 type Line<'a> = ([&'a str; 2], &'static str, u16);
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Sums {
     requests: u64,
     duration_ns: u64,
-    buckets: [u64; BUCKETS],
+    buckets: Vec<u64>,
     request_bytes: u64,
     response_bytes: u64,
 }
@@ -156,23 +162,24 @@ impl Sums {
         self.duration_ns = self.duration_ns.wrapping_add(series.duration_ns);
         self.request_bytes = self.request_bytes.wrapping_add(series.request_bytes);
         self.response_bytes = self.response_bytes.wrapping_add(series.response_bytes);
-        for (sum, bucket) in self.buckets.iter_mut().zip(series.buckets) {
-            *sum = sum.wrapping_add(bucket);
+        self.buckets.resize(series.buckets.len(), 0);
+        for (sum, bucket) in self.buckets.iter_mut().zip(&series.buckets) {
+            *sum = sum.wrapping_add(*bucket);
         }
     }
 }
 
 fn requests(page: &mut Page, inputs: &Inputs<'_>) {
     let Catalog { entry_points, routes, services, .. } = inputs.catalog;
-    view(page, &ENTRY_POINTS, inputs.series, |key| Some([entry_points.get(&key.entry_point)?, ""]));
-    view(page, &ROUTERS, inputs.series, |key| routes.get(&key.route).map(|route| [&*route.router, &*route.service]));
-    view(page, &SERVICES, inputs.series, |key| Some([services.get(&key.service)?, ""]));
+    view(page, &ENTRY_POINTS, inputs, |key| Some([entry_points.get(&key.entry_point)?, ""]));
+    view(page, &ROUTERS, inputs, |key| routes.get(&key.route).map(|route| [&*route.router, &*route.service]));
+    view(page, &SERVICES, inputs, |key| Some([services.get(&key.service)?, ""]));
 }
 
 /// Adds series up by name, so that ids that share one do not make a line twice, and writes the view's families.
-fn view<'a>(page: &mut Page, view: &View, series: &[Series], names: impl Fn(&Key) -> Option<[&'a str; 2]>) {
+fn view<'a>(page: &mut Page, view: &View, inputs: &Inputs<'_>, names: impl Fn(&Key) -> Option<[&'a str; 2]>) {
     let mut lines = BTreeMap::<Line<'a>, Sums>::new();
-    for one in series {
+    for one in inputs.series {
         if let Some(names) = names(&one.key) {
             lines.entry((names, one.key.method.name(), one.key.code)).or_default().add(one);
         }
@@ -182,7 +189,7 @@ fn view<'a>(page: &mut Page, view: &View, series: &[Series], names: impl Fn(&Key
     each(page, view, &lines, |page, labels, sums| page.sample(labels, sums.requests));
     page.family(view.durations, Kind::Histogram, &format!("Durations of requests through {subject}."));
     each(page, view, &lines, |page, labels, sums| {
-        page.histogram(labels, &BOUNDS_S, &sums.buckets, sums.duration_ns as f64 / 1e9);
+        page.histogram(labels, inputs.bounds.seconds(), &sums.buckets, sums.duration_ns as f64 / 1e9);
     });
     page.family(view.request_bytes, Kind::Counter, &format!("Bytes of request bodies through {subject}."));
     each(page, view, &lines, |page, labels, sums| page.sample(labels, sums.request_bytes));
@@ -221,10 +228,19 @@ fn gauge(page: &mut Page, name: &'static str, help: &str, value: impl std::fmt::
     page.sample(&[], value);
 }
 
-fn connections(page: &mut Page, totals: &Totals) {
-    let Totals { accepted, closed, refused, refused_requests, connected, reused } = *totals;
-    // Read one after the other: a connection may have ended in between.
-    gauge(page, "wayspan_open_connections", "Client connections open now.", accepted.saturating_sub(closed));
+fn connections(page: &mut Page, inputs: &Inputs<'_>) {
+    // An entry point that left and came back has had two ids.
+    let mut open = BTreeMap::<&str, usize>::new();
+    for (id, count) in inputs.open {
+        if let Some(name) = inputs.catalog.entry_points.get(id) {
+            *open.entry(name).or_default() += count;
+        }
+    }
+    page.family("wayspan_open_connections", Kind::Gauge, "Client connections open now, by entry point.");
+    for (name, count) in open {
+        page.sample(&[("entrypoint", name), ("protocol", TRANSPORT)], count);
+    }
+    let Totals { accepted, refused, refused_requests, connected, reused } = inputs.totals;
     counter(page, "wayspan_accepted_connections_total", "Client connections accepted.", accepted);
     counter(page, "wayspan_refused_connections_total", "Client connections refused at the cap.", refused);
     counter(
@@ -369,7 +385,9 @@ mod tests {
         let inputs = Inputs {
             catalog: &catalog(),
             series: &series,
+            bounds: counters.bounds(),
             totals,
+            open: &[(1, 2), (2, 0), (99, 7)],
             records: RecordCounts { merged: 12, lost: 1, undecodable: 0 },
             phases: &[PhaseWriter::default().reader(), PhaseWriter::default().reader()],
             spans: SpanCounts { made: 10, sent: 7, lost: 1, pending: 2 },
@@ -407,7 +425,9 @@ mod tests {
     fn every_account_has_its_line() {
         let page = page(Format::Classic);
         for (name, labels, expected) in [
-            ("wayspan_open_connections", &[][..], 2.0),
+            ("wayspan_open_connections", &[("entrypoint", "web"), ("protocol", "TCP")][..], 2.0),
+            ("wayspan_open_connections", &[("entrypoint", "in\"ner\\\n"), ("protocol", "TCP")], 0.0),
+            ("wayspan_accepted_connections_total", &[], 2.0),
             ("wayspan_records_merged_total", &[], 12.0),
             ("wayspan_records_lost_total", &[], 1.0),
             ("wayspan_spans_made_total", &[], 10.0),

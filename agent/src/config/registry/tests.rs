@@ -168,14 +168,13 @@ fn observability_is_the_routers_then_the_entry_points_then_the_default() {
             .values()
             .map(|route| {
                 let names = &catalog.routes[&route.id];
-                (&*route.name, route.traced, names.detailed, !catalog.unmetered_routes.contains(&route.id))
+                (&*route.name, route.traced, names.detailed, route.metered)
             })
             .collect();
         got.sort();
         assert_eq!(got, want, "{own}");
-        let traced: Vec<_> = snapshot.entry_points.iter().map(|one| one.traced).collect();
-        assert_eq!(traced, [false, !rest.is_empty()]);
-        assert_eq!(catalog.unmetered_entry_points, [snapshot.entry_points[0].id].into());
+        let unmatched: Vec<_> = snapshot.entry_points.iter().map(|one| (one.traced, one.metered)).collect();
+        assert_eq!(unmatched, [(false, false), (!rest.is_empty(), true)]);
     }
 }
 

@@ -29,6 +29,7 @@ fn defaults_are_those_of_the_parts_that_use_them() {
     let config = good("entryPoints: {web: {address: ':1'}}\nhttp: {services: {a: {loadBalancer: {servers: []}}}}");
     assert_eq!(config.dynamic.entry_points[0].limits, Limits::default());
     assert_eq!(config.dynamic.entry_points[0].grace, Duration::from_secs(10));
+    assert!(config.dynamic.entry_points[0].sanitize_path);
     let service = &config.dynamic.services[0];
     assert_eq!((service.timeouts, service.pass_host), (Timeouts::default(), true));
     let Static { probes, attribution, workers, log, tracing, api, ping, metrics, file_provider } = config.fixed;
@@ -49,7 +50,7 @@ entrypoints:   # Traefik does not mind case
       respondingTimeouts: {headTimeout: 5, readTimeout: 1m30s, idleTimeout: "0"}
       lifeCycle: {requestAcceptGraceTimeout: 3s, graceTimeOut: 7}
       maxConnections: 12
-    http: {maxHeaderBytes: 2048, maxHeaders: "50"}
+    http: {maxHeaderBytes: 2048, maxHeaders: "50", sanitizePath: false}
     observability: {tracing: false, traceVerbosity: detailed}
 http:
   routers:
@@ -99,6 +100,7 @@ fn every_key_is_read_as_it_is_written() {
     assert_eq!((web.limits.read_timeout, web.limits.idle_timeout), (Duration::from_secs(90), Duration::ZERO));
     assert_eq!((web.limits.head_bytes_max, web.limits.headers_max, web.limits.connections_max), (2048, 50, 12));
     assert_eq!((web.trusted.len(), web.trust_all, web.grace), (2, true, Duration::from_secs(7)));
+    assert!(!web.sanitize_path);
     assert_eq!((web.observability.tracing, web.observability.verbosity), (Some(false), Some(Verbosity::Detailed)));
     let a = dynamic.routers.iter().find(|router| router.name == "a").unwrap();
     assert_eq!((a.priority, a.entry_points.as_slice(), a.service.as_str()), (1000, &["web".to_owned()][..], "s"));
@@ -110,7 +112,7 @@ fn every_key_is_read_as_it_is_written() {
     assert_eq!(tracing.captured_request_headers, ["x-request-id"]);
     assert_eq!(tracing.otlp.unwrap().endpoint, "http://c:4318/v1/traces");
     assert_eq!(tracing.sampling_server.unwrap().interval, Duration::from_secs(5));
-    assert_eq!(config.fixed.metrics.unwrap().buckets, [0.1, 1.0, 5.0]);
+    assert_eq!(config.fixed.metrics.unwrap().bounds.seconds(), [0.1, 1.0, 5.0]);
     assert_eq!(config.fixed.api.unwrap().allowed_hosts, ["ops.example"]);
     assert_eq!((config.fixed.log.level.as_str(), config.fixed.log.json), ("debug", true));
     assert!(!config.fixed.probes.enabled);
@@ -197,6 +199,9 @@ fn values_are_refused_with_what_was_wanted() {
         "tracing: {otlp: {http: {}, grpc: {}}}",
         "tracing: {otlp: {grpc: {}, interval: 0}}",
         "tracing: {otlp: {grpc: {endpoint: 'https://c:1', insecure: true}}}",
+        "tracing: {otlp: {grpc: {insecure: true, tls: {insecureSkipVerify: true}}}}",
+        "tracing: {otlp: {http: {tls: {ca: none.pem, cert: main.yaml}}}}",
+        "tracing: {otlp: {http: {tls: {key: main.yaml}}}}",
         "tracing: x",
         "attribution: {notable: {duration: soon}}",
         "workers: {count: -1}",
@@ -228,12 +233,18 @@ fn values_are_refused_with_what_was_wanted() {
         "2: tracing.otlp: names both grpc and http; keep one",
         "2: tracing.otlp.interval: must be longer than 0s",
         "2: tracing.otlp.grpc.endpoint: says https:// and `insecure: true`; drop one of them",
+        "2: tracing.otlp.grpc.tls: is of no use without TLS; write an https:// endpoint, or drop `insecure: true` or this",
+        "2: tracing.otlp.http.tls.ca: cannot be read: No such file or directory (os error 2); name a file in PEM, or write its text",
+        "2: tracing.otlp.http.tls.cert: holds no certificate in PEM",
+        "2: tracing.otlp.http.tls.cert: needs `key` beside it",
+        "2: tracing.otlp.http.tls.key: holds no private key in PEM",
+        "2: tracing.otlp.http.tls.key: needs `cert` beside it",
         "2: tracing: must be a section, not a value",
         "2: attribution.notable.duration: must be a duration such as 10s or 1m30s, not `soon`",
         "2: workers.count: must be a whole number from 0 to 1024, not `-1`",
         "2: log.level: must be a log level or filter, not `a=b=c`",
         "2: log.format: must be common or json, not `xml`",
-        "2: metrics.prometheus.buckets: must be positive numbers in ascending order",
+        "2: metrics.prometheus.buckets: must be positive numbers in ascending order, at most 64",
         "2: metrics.prometheus.addRoutersLabels: cannot be switched off here; remove it",
         "2: api.address: `nowhere` has no port; write :8000, 127.0.0.1:8000 or [::1]:8000",
         "1: entryPoints.web.address: the api listens there already (api.address)",

@@ -52,7 +52,6 @@ fn catalog() -> Catalog {
             (2, server("https://u:p@[::1]/base", "::1", 443, "/base")),
         ]
         .into(),
-        ..Catalog::default()
     }
 }
 
