@@ -6,8 +6,8 @@ use core::ptr;
 
 use abi::{Mark, ROLE_BACKEND, Trail, counter};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use aya_ebpf::macros::btf_tracepoint;
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::macros::{btf_tracepoint, fentry};
+use aya_ebpf::programs::{BtfTracePointContext, FEntryContext};
 
 use crate::maps::{self, BYTES_RECEIVED_OFFSET, COPIED_SEQ_OFFSET, RCV_NXT_OFFSET, Tcp, WRITE_SEQ_OFFSET};
 
@@ -35,7 +35,17 @@ pub fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
 // before its bytes are copied.
 #[btf_tracepoint(function = "tcp_sendmsg_locked")]
 pub fn tcp_sendmsg_locked(ctx: BtfTracePointContext) -> i32 {
-    let sk: *mut c_void = ctx.arg(0);
+    begins_to_send(ctx.arg(0))
+}
+
+// net/ipv4/tcp.c, v6.12: tcp_sendmsg_locked(struct sock *sk, struct msghdr *msg, size_t size). Once for each write.
+#[fentry(function = "tcp_sendmsg_locked")]
+pub fn enter_tcp_sendmsg_locked(ctx: FEntryContext) -> i32 {
+    begins_to_send(ctx.arg(0))
+}
+
+#[inline(always)]
+fn begins_to_send(sk: *mut c_void) -> i32 {
     let Some((trail, tcp)) = backend(sk, counter::SEND_HITS, counter::SEND_MISSES) else { return 0 };
     sent(trail, tcp.sent_offset(tcp.u32(&WRITE_SEQ_OFFSET), ROLE_BACKEND));
     0

@@ -7,15 +7,25 @@ use core::ffi::c_void;
 use core::ptr;
 
 use abi::{Latch, MARKS, Mark, ROLE_BACKEND, Slot, counter};
-use aya_ebpf::macros::btf_tracepoint;
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::macros::{btf_tracepoint, fentry};
+use aya_ebpf::programs::{BtfTracePointContext, FEntryContext};
 
 use crate::maps::{self, BYTES_RECEIVED_OFFSET, CLOCK_OFFSET, MDEV_OFFSET, SK_SOCKET_OFFSET, SRTT_OFFSET};
 
 // include/trace/events/sock.h, v6.12: sk_data_ready(const struct sock *sk)
 #[btf_tracepoint(function = "sk_data_ready")]
 pub fn sk_data_ready(ctx: BtfTracePointContext) -> i32 {
-    let sk: *mut c_void = ctx.arg(0);
+    readable(ctx.arg(0))
+}
+
+// net/core/sock.c, v6.1: sock_def_readable(struct sock *sk), which tcp_data_ready() calls there without a tracepoint.
+#[fentry(function = "sock_def_readable")]
+pub fn enter_sock_def_readable(ctx: FEntryContext) -> i32 {
+    readable(ctx.arg(0))
+}
+
+#[inline(always)]
+fn readable(sk: *mut c_void) -> i32 {
     let Some(tag) = maps::tag(sk) else {
         maps::count(counter::DATA_READY_MISSES);
         return 0;

@@ -13,6 +13,7 @@ mod progress;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,8 @@ enum Command {
     Bench(bench::Options),
     /// The whole gate: format, lints, tests, demo, browser, licences.
     Test(test::Options),
+    /// The probes on Debian's kernels in virtual machines: `vm 6.1 6.12`; the matrix of kernel and probe.
+    Vm(vm::Options),
     /// Check the repository's own rules: documentation, sizes, borders.
     Tidy,
 }
@@ -66,6 +69,7 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::ensure(&root, &[setup::Need::Ebpf, setup::Need::Bench])?;
             bench::run(&root, options)?;
         }
+        Command::Vm(options) => return vm::run(&root, &options),
         Command::Test(options) => return test::run(&root, &options),
         Command::Tidy => return tidy::run(&root),
     }

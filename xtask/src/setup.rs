@@ -29,11 +29,13 @@ pub enum Need {
     Browser,
     /// cargo-deny.
     Deny,
+    /// QEMU and what the machines in it start with.
+    Vm,
 }
 
 impl Need {
     /// Everything.
-    pub const ALL: &'static [Self] = &[Self::Ebpf, Self::NodeTests, Self::Bench, Self::Browser, Self::Deny];
+    pub const ALL: &'static [Self] = &[Self::Ebpf, Self::NodeTests, Self::Bench, Self::Browser, Self::Deny, Self::Vm];
 
     /// Debian packages, each with the command that makes it unnecessary.
     fn packages(self) -> &'static [(&'static str, Option<&'static str>)] {
@@ -51,6 +53,12 @@ impl Need {
             Self::Bench => &[("nginx-light", Some("nginx")), ("haproxy", Some("haproxy")), ("wrk", Some("wrk"))],
             Self::Browser => &[("chromium", Some("chromium")), ("nodejs", Some("node")), ("npm", Some("npm"))],
             Self::Deny => &[],
+            Self::Vm => &[
+                ("qemu-system-x86", Some("qemu-system-x86_64")),
+                ("busybox-static", None),
+                ("cpio", Some("cpio")),
+                ("iproute2", Some("ip")),
+            ],
         }
     }
 }

@@ -17,6 +17,7 @@ const KIND_FWD: u32 = 7;
 const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -52,6 +53,13 @@ pub(super) enum Error {
         /// Its member.
         member: String,
     },
+}
+
+/// What a program is attached to, as the kernel's types have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Typedef,
+    Function,
 }
 
 /// What a member must be for a program to read it.
@@ -144,18 +152,22 @@ impl<'a> Btf<'a> {
         Ok(Self { strings, types, places })
     }
 
-    /// A blob of the typedefs with these names under the ids that they have here, and nothing else of use: all that aya
-    /// reads of the kernel's types to attach to a tracepoint. Names that are not here are not there either.
-    pub(super) fn only_typedefs(&self, names: &[String]) -> Vec<u8> {
+    /// A blob of the types with these names under the ids that they have here, and nothing else of use: all that aya reads
+    /// of the kernel's types to attach a program. Names that are not here are not there either.
+    pub(super) fn only(&self, names: &[(Kind, String)]) -> Vec<u8> {
         let mut strings = vec![0];
         let mut types: Vec<[u32; 3]> = Vec::new();
-        for name in names {
-            let Some((index, _)) = self.named(KIND_TYPEDEF, name.as_bytes()) else { continue };
+        for (kind, name) in names {
+            let kind = match kind {
+                Kind::Typedef => KIND_TYPEDEF,
+                Kind::Function => KIND_FUNC,
+            };
+            let Some((index, _)) = self.named(kind, name.as_bytes()) else { continue };
             if types.len() <= index {
                 types.resize(index + 1, [0, KIND_FWD << 24, 0]);
             }
             if let (Some(place), Ok(at)) = (types.get_mut(index), u32::try_from(strings.len())) {
-                *place = [at, KIND_TYPEDEF << 24, 0];
+                *place = [at, kind << 24, 0];
             }
             strings.extend_from_slice(name.as_bytes());
             strings.push(0);
@@ -316,7 +328,9 @@ mod tests {
 
     #[test]
     fn a_blob_cut_anywhere_or_with_any_byte_changed_does_no_harm() {
-        let ask = |btf: &Btf<'_>| (btf.offset(Shape::U64, "sample", "deep"), btf.only_typedefs(&["alias".to_owned()]));
+        let ask = |btf: &Btf<'_>| {
+            (btf.offset(Shape::U64, "sample", "deep"), btf.only(&[(Kind::Typedef, "alias".to_owned())]))
+        };
         let blob = sample();
         for len in 0..blob.len() {
             let _ = Btf::parse(&blob[..len]).map(|btf| ask(&btf));
@@ -333,7 +347,8 @@ mod tests {
     #[test]
     fn typedefs_keep_their_ids_in_what_is_left_of_the_blob() {
         let blob = sample();
-        let left = Btf::parse(&blob).unwrap().only_typedefs(&["alias", "absent", "u64"].map(str::to_owned));
+        let left =
+            Btf::parse(&blob).unwrap().only(&["alias", "absent", "u64"].map(|name| (Kind::Typedef, name.to_owned())));
         let ids =
             |name: &str| Btf::parse(&left).unwrap().named(KIND_TYPEDEF, name.as_bytes()).map(|(index, _)| index + 1);
         assert_eq!((ids("alias"), ids("absent"), ids("u64")), (Some(3), None, None));

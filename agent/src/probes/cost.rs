@@ -98,12 +98,13 @@ pub fn measure() -> Result<Vec<Cost>, Error> {
 
 fn run_times(ebpf: &Ebpf) -> Result<[(u64, Duration); ROWS.len()], Error> {
     let read = |name: &str| -> Result<(u64, Duration), ProgramError> {
-        let Some(Program::BtfTracePoint(program)) = ebpf.program(name) else { return Err(ProgramError::NotLoaded) };
-        if program.fd().is_err() {
-            // This kernel has not got it.
-            return Ok((0, Duration::ZERO));
-        }
-        program.info().map(|info| (info.run_count(), info.run_time()))
+        let (is_loaded, info) = match ebpf.program(name) {
+            Some(Program::BtfTracePoint(program)) => (program.fd().is_ok(), program.info()),
+            Some(Program::FEntry(program)) => (program.fd().is_ok(), program.info()),
+            _ => return Err(ProgramError::NotLoaded),
+        };
+        // Another does its work, or this kernel has not got it.
+        if is_loaded { info.map(|info| (info.run_count(), info.run_time())) } else { Ok((0, Duration::ZERO)) }
     };
     let mut times = [(0, Duration::ZERO); ROWS.len()];
     for (row, time) in ROWS.iter().zip(&mut times) {

@@ -7,12 +7,13 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use aya::programs::fentry::FEntryLinkId;
 use aya::programs::tp_btf::BtfTracePointLinkId;
-use aya::programs::{BtfTracePoint, ProgramError};
+use aya::programs::{BtfTracePoint, FEntry, Program, ProgramError};
 use aya::{Btf as AyaBtf, BtfError, Ebpf, EbpfError, EbpfLoader, Endianness};
 
 use super::btf::{self, Shape};
-use super::plan::{MEMBERS, Member, Probe, ROWS, Reason, Row, Set};
+use super::plan::{Hook, MEMBERS, Member, Probe, ROWS, Reason, Row, Set};
 use super::rights::{self, Rights};
 
 /// Where the kernel shows its own types.
@@ -29,8 +30,55 @@ pub(super) fn is_built() -> bool {
 /// The programs in the kernel. Dropped, they are gone.
 pub(super) struct Programs {
     ebpf: Ebpf,
-    /// By row: why it cannot run, or its link while it is attached.
-    rows: Vec<Result<Option<BtfTracePointLinkId>, Reason>>,
+    rows: Vec<State>,
+}
+
+/// Why a row's program cannot run, or its link while it is attached.
+type State = Result<Option<Link>, Reason>;
+
+/// By kind of program, as aya has them.
+enum Link {
+    Tracepoint(BtfTracePointLinkId),
+    Entry(FEntryLinkId),
+}
+
+/// A program that is in the kernel.
+enum Attachable<'e> {
+    Tracepoint(&'e mut BtfTracePoint),
+    Entry(&'e mut FEntry),
+}
+
+impl<'e> Attachable<'e> {
+    fn of(ebpf: &'e mut Ebpf, row: &Row) -> Option<Self> {
+        match ebpf.program_mut(row.tracepoint)? {
+            Program::BtfTracePoint(program) => Some(Self::Tracepoint(program)),
+            Program::FEntry(program) => Some(Self::Entry(program)),
+            _ => None,
+        }
+    }
+
+    fn load(self, row: &Row, btf: &AyaBtf) -> Result<(), ProgramError> {
+        match (self, row.hook) {
+            (Self::Tracepoint(program), _) => program.load(row.tracepoint, btf),
+            (Self::Entry(program), Hook::Entry(function)) => program.load(function, btf),
+            (Self::Entry(program), Hook::Tracepoint) => program.load(row.tracepoint, btf),
+        }
+    }
+
+    fn attach(self) -> Result<Link, ProgramError> {
+        match self {
+            Self::Tracepoint(program) => program.attach().map(Link::Tracepoint),
+            Self::Entry(program) => program.attach().map(Link::Entry),
+        }
+    }
+
+    fn detach(self, link: Link) -> Result<(), ProgramError> {
+        match (self, link) {
+            (Self::Tracepoint(program), Link::Tracepoint(link)) => program.detach(link),
+            (Self::Entry(program), Link::Entry(link)) => program.detach(link),
+            _ => Err(ProgramError::NotAttached),
+        }
+    }
 }
 
 /// Creates the maps and loads every program that this kernel takes; none is attached yet.
@@ -41,6 +89,7 @@ pub(super) fn load(slots: u32, rest: Duration) -> Result<Programs, Reason> {
         let member = row.members.iter().find_map(|global| offsets.lacks(global));
         let loaded = match member {
             Some(reason) => Err(reason),
+            None if better(row, &rows).is_some() => Ok(None),
             None => verify(&mut ebpf, row, &btf).map(|()| None),
         };
         rows.push(loaded);
@@ -63,13 +112,12 @@ impl Programs {
 
     /// Attaches a set's programs, or detaches them. A refusal becomes the row's state.
     pub(super) fn switch(&mut self, set: Set, on: bool) {
-        for index in 0..ROWS.len() {
-            let Some(row) = ROWS.get(index).filter(|row| row.set == set) else { continue };
-            let wanted = on && !self.is_spare(row);
-            let Some(state) = self.rows.get_mut(index) else { continue };
+        for (index, row) in ROWS.iter().enumerate().filter(|(_, row)| row.set == set) {
+            let wanted = on && better(row, &self.rows).is_none();
+            let (Some(state), Some(program)) = (self.rows.get_mut(index), Attachable::of(&mut self.ebpf, row)) else {
+                continue;
+            };
             let Ok(link) = state else { continue };
-            let program = self.ebpf.program_mut(row.tracepoint).and_then(|program| program.try_into().ok());
-            let Some(program): Option<&mut BtfTracePoint> = program else { continue };
             match (link.take(), wanted) {
                 (None, true) => *state = program.attach().map(Some).map_err(|error| Reason::Refused(chain(&error))),
                 (Some(attached), false) => {
@@ -82,34 +130,44 @@ impl Programs {
         }
     }
 
-    /// Whether another program does this one's work.
-    fn is_spare(&self, row: &Row) -> bool {
-        row.instead_of.is_some_and(|better| {
-            ROWS.iter().zip(&self.rows).any(|(other, state)| other.tracepoint == better && state.is_ok())
-        })
-    }
-
     /// Each probe's state.
     pub(super) fn states(&self) -> Vec<Probe> {
-        let state = |(row, state): (&Row, &Result<Option<BtfTracePointLinkId>, Reason>)| {
+        let state = |(row, state): (&Row, &State)| {
             let off = match state {
                 Ok(Some(_)) => None,
-                Err(reason) => Some(reason.clone()),
-                Ok(None) => Some(match row.instead_of.filter(|_| self.is_spare(row)) {
-                    Some(better) => Reason::Spare(better),
-                    None => Reason::Switched(row.set.name()),
+                Err(reason) => Some(match self.substitute(row) {
+                    Some(name) => Reason::Replaced(name, reason.to_string()),
+                    None => reason.clone(),
                 }),
+                Ok(None) => Some(better(row, &self.rows).map_or(Reason::Switched(row.set.name()), Reason::Spare)),
             };
             Probe { row: *row, off }
         };
         ROWS.iter().zip(&self.rows).map(state).collect()
     }
 
-    /// Whether a row's program runs.
-    pub(super) fn is_attached(&self, tracepoint: &str) -> bool {
-        let attached = |state: &Result<Option<BtfTracePointLinkId>, Reason>| matches!(state, Ok(Some(_)));
-        ROWS.iter().zip(&self.rows).any(|(row, state)| row.tracepoint == tracepoint && attached(state))
+    /// The program that does a row's work in its place, if it can.
+    fn substitute(&self, row: &Row) -> Option<&'static str> {
+        let does = |(other, state): (&Row, &State)| {
+            (state.is_ok() && other.instead_of.contains(&row.tracepoint)).then_some(other.tracepoint)
+        };
+        ROWS.iter().zip(&self.rows).find_map(does)
     }
+
+    /// Whether a row's program runs, or one that does its work.
+    pub(super) fn is_attached(&self, tracepoint: &str) -> bool {
+        ROWS.iter().zip(&self.rows).any(|(row, state)| {
+            (row.tracepoint == tracepoint || row.instead_of.contains(&tracepoint)) && matches!(state, Ok(Some(_)))
+        })
+    }
+}
+
+/// The program that does a row's work better, among those that this kernel takes.
+fn better(row: &Row, rows: &[State]) -> Option<&'static str> {
+    let runs = |(other, state): (&Row, &State)| {
+        (state.is_ok() && row.instead_of.contains(&other.tracepoint)).then_some(other.tracepoint)
+    };
+    ROWS.iter().zip(rows).find_map(runs)
 }
 
 /// The same reason for every probe; the one that has it itself, and what needs that one.
@@ -166,9 +224,12 @@ fn kernel_types() -> Result<(Offsets, AyaBtf), Reason> {
         Ok(outer + btf.offset(member.shape, member.structure, member.name)?)
     };
     let offsets = Offsets(MEMBERS.iter().map(offset).collect());
-    // The name that aya looks for.
-    let names = ROWS.map(|row| format!("btf_trace_{}", row.tracepoint));
-    let tracepoints = AyaBtf::parse(&btf.only_typedefs(&names), Endianness::default());
+    // The names that aya looks for.
+    let names = ROWS.map(|row| match row.hook {
+        Hook::Tracepoint => (btf::Kind::Typedef, format!("btf_trace_{}", row.tracepoint)),
+        Hook::Entry(function) => (btf::Kind::Function, function.to_owned()),
+    });
+    let tracepoints = AyaBtf::parse(&btf.only(&names), Endianness::default());
     Ok((offsets, tracepoints.map_err(|error| Reason::Refused(chain(&error)))?))
 }
 
@@ -177,12 +238,15 @@ fn no_member(error: &btf::Error) -> Reason {
 }
 
 fn verify(ebpf: &mut Ebpf, row: &Row, btf: &AyaBtf) -> Result<(), Reason> {
-    let Some(program) = ebpf.program_mut(row.tracepoint) else {
+    let Some(program) = Attachable::of(ebpf, row) else {
         return Err(Reason::Refused(format!("the object has no program {}", row.tracepoint)));
     };
-    let load = |program: &mut BtfTracePoint| program.load(row.tracepoint, btf);
-    program.try_into().and_then(load).map_err(|error| match error {
-        ProgramError::Btf(BtfError::UnknownBtfTypeName { .. }) => Reason::NoTracepoint(row.tracepoint.to_owned()),
+    let hook = match row.hook {
+        Hook::Tracepoint => format!("tracepoint {}", row.tracepoint),
+        Hook::Entry(function) => format!("function {function}"),
+    };
+    program.load(row, btf).map_err(|error| match error {
+        ProgramError::Btf(BtfError::UnknownBtfTypeName { .. }) => Reason::NoTracepoint(hook),
         error => {
             // The verifier's words are many lines, and wanted whole by whoever mends the program.
             tracing::warn!(target: "wayspan::probes", probe = row.tracepoint, error = %chain(&error), "probe refused");

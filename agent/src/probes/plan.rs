@@ -34,10 +34,19 @@ impl Set {
     }
 }
 
-/// One eBPF program and its tracepoint; both have the same name.
+/// Where a program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    /// The tracepoint with the program's name.
+    Tracepoint,
+    /// A function's entry; the program is called `enter_<function>`.
+    Entry(&'static str),
+}
+
+/// One eBPF program.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
-    /// The program's and the tracepoint's name.
+    /// Its name: the tracepoint's, or `enter_` and the function's.
     pub tracepoint: &'static str,
     /// What it tells.
     pub tells: &'static str,
@@ -47,21 +56,23 @@ pub struct Row {
     pub set: Set,
     /// Without it no slot has an owner, and the others are of no use.
     pub is_needed: bool,
-    /// It does the work of this one where the kernel has not got that.
-    pub instead_of: Option<&'static str>,
+    /// It does the work of these where the kernel has not got them.
+    pub instead_of: &'static [&'static str],
+    pub(super) hook: Hook,
     /// Globals whose members it reads.
     pub(super) members: &'static [&'static str],
 }
 
 /// In order of a connection's life; a substitute after the one whose work it does.
-pub(super) const ROWS: [Row; 9] = [
+pub(super) const ROWS: [Row; 11] = [
     Row {
         tracepoint: "inet_sock_set_state",
         tells: "new connections, their handshake and when they were acceptable",
         since: "4.16",
         set: Set::Core,
         is_needed: true,
-        instead_of: None,
+        instead_of: &[],
+        hook: Hook::Tracepoint,
         members: &[global::RCV_NXT_OFFSET, global::SND_NXT_OFFSET, global::SRTT_OFFSET, global::TOTAL_RETRANS_OFFSET],
     },
     Row {
@@ -70,7 +81,24 @@ pub(super) const ROWS: [Row; 9] = [
         since: "6.3",
         set: Set::Core,
         is_needed: false,
-        instead_of: None,
+        instead_of: &[],
+        hook: Hook::Tracepoint,
+        members: &[
+            global::BYTES_RECEIVED_OFFSET,
+            global::CLOCK_OFFSET,
+            global::SRTT_OFFSET,
+            global::MDEV_OFFSET,
+            global::SK_SOCKET_OFFSET,
+        ],
+    },
+    Row {
+        tracepoint: "enter_sock_def_readable",
+        tells: "when bytes became readable",
+        since: "5.5",
+        set: Set::Core,
+        is_needed: false,
+        instead_of: &["sk_data_ready"],
+        hook: Hook::Entry("sock_def_readable"),
         members: &[
             global::BYTES_RECEIVED_OFFSET,
             global::CLOCK_OFFSET,
@@ -85,7 +113,8 @@ pub(super) const ROWS: [Row; 9] = [
         since: "4.16",
         set: Set::Core,
         is_needed: false,
-        instead_of: None,
+        instead_of: &[],
+        hook: Hook::Tracepoint,
         members: &[
             global::BYTES_ACKED_OFFSET,
             global::SND_UNA_OFFSET,
@@ -99,7 +128,8 @@ pub(super) const ROWS: [Row; 9] = [
         since: "4.16",
         set: Set::Core,
         is_needed: false,
-        instead_of: None,
+        instead_of: &[],
+        hook: Hook::Tracepoint,
         members: &[global::SENT_ISN_OFFSET, global::RECEIVED_ISN_OFFSET],
     },
     Row {
@@ -108,7 +138,8 @@ pub(super) const ROWS: [Row; 9] = [
         since: "4.16",
         set: Set::Core,
         is_needed: true,
-        instead_of: None,
+        instead_of: &[],
+        hook: Hook::Tracepoint,
         members: &[],
     },
     Row {
@@ -117,7 +148,8 @@ pub(super) const ROWS: [Row; 9] = [
         since: "4.16",
         set: Set::Backends,
         is_needed: false,
-        instead_of: None,
+        instead_of: &[],
+        hook: Hook::Tracepoint,
         members: &[global::RCV_NXT_OFFSET, global::COPIED_SEQ_OFFSET, global::BYTES_RECEIVED_OFFSET],
     },
     Row {
@@ -126,7 +158,18 @@ pub(super) const ROWS: [Row; 9] = [
         since: "6.16",
         set: Set::Backends,
         is_needed: false,
-        instead_of: None,
+        instead_of: &[],
+        hook: Hook::Tracepoint,
+        members: &[global::WRITE_SEQ_OFFSET, global::SND_UNA_OFFSET, global::BYTES_ACKED_OFFSET],
+    },
+    Row {
+        tracepoint: "enter_tcp_sendmsg_locked",
+        tells: "when a backend on this node began to answer",
+        since: "5.5",
+        set: Set::Backends,
+        is_needed: false,
+        instead_of: &["tcp_sendmsg_locked"],
+        hook: Hook::Entry("tcp_sendmsg_locked"),
         members: &[global::WRITE_SEQ_OFFSET, global::SND_UNA_OFFSET, global::BYTES_ACKED_OFFSET],
     },
     Row {
@@ -135,7 +178,8 @@ pub(super) const ROWS: [Row; 9] = [
         since: "6.3",
         set: Set::Backends,
         is_needed: false,
-        instead_of: Some("tcp_sendmsg_locked"),
+        instead_of: &["tcp_sendmsg_locked", "enter_tcp_sendmsg_locked"],
+        hook: Hook::Tracepoint,
         members: &[global::WRITE_SEQ_OFFSET, global::SND_UNA_OFFSET, global::BYTES_ACKED_OFFSET],
     },
     Row {
@@ -144,7 +188,8 @@ pub(super) const ROWS: [Row; 9] = [
         since: "4.16",
         set: Set::Ack,
         is_needed: false,
-        instead_of: None,
+        instead_of: &[],
+        hook: Hook::Tracepoint,
         members: &[
             global::CLOCK_OFFSET,
             global::BYTES_ACKED_OFFSET,
@@ -225,8 +270,8 @@ pub enum Reason {
     /// Before 5.11 maps were charged to RLIMIT_MEMLOCK.
     #[error("RLIMIT_MEMLOCK is too low for the maps on kernel {0}")]
     LockedMemory(String),
-    /// This kernel has not got the tracepoint.
-    #[error("the kernel has no tracepoint {0}")]
+    /// This kernel has not got the tracepoint, or function.
+    #[error("the kernel has no {0}")]
     NoTracepoint(String),
     /// A struct looks otherwise than the program expects.
     #[error("{0}")]
@@ -240,6 +285,9 @@ pub enum Reason {
     /// Another probe does its work, and better.
     #[error("{0} does its work")]
     Spare(&'static str),
+    /// It cannot run here, for the reason in the second part, and the first does its work.
+    #[error("{1}; {0} does its work")]
+    Replaced(&'static str, String),
 }
 
 impl Reason {
@@ -255,7 +303,7 @@ impl Reason {
             Self::NoTracepoint(_) | Self::NoMember(_) => "run a newer kernel; what the other probes tell stays",
             Self::Refused(_) => "see the agent's log for the verifier's words, and report them",
             Self::Switched(_) => "switch it on in `probes`, or through the api while the agent runs",
-            Self::Spare(_) => "nothing is lacking",
+            Self::Spare(_) | Self::Replaced(..) => "nothing is lacking",
         }
     }
 }
@@ -264,7 +312,9 @@ impl Probe {
     /// Off, although it was wanted and nothing else does its work.
     #[must_use]
     pub fn is_lacking(&self) -> bool {
-        self.off.as_ref().is_some_and(|reason| !matches!(reason, Reason::Switched(_) | Reason::Spare(_)))
+        self.off
+            .as_ref()
+            .is_some_and(|reason| !matches!(reason, Reason::Switched(_) | Reason::Spare(_) | Reason::Replaced(..)))
     }
 }
 

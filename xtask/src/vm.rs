@@ -1,0 +1,369 @@
+//! Debian's kernels in virtual machines: boots each with the probes' tests and the agent inside, and prints what every
+//! probe came to on it. KVM where the machine has it, emulation elsewhere: then times mean nothing and are not judged.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{agent, progress, setup};
+
+/// What `cargo xtask vm` takes.
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// Kernels, as `6.1` and `6.12`: the newest of Debian's for each.
+    #[arg(default_values = ["6.1", "6.12"])]
+    kernels: Vec<String>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Booting and testing takes one to two minutes where the CPU is emulated.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What one kernel gave.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    /// As asked for.
+    kernel: String,
+    /// As it calls itself.
+    release: String,
+    /// Tests of the probes: name, and `ok` or what it said.
+    tests: BTreeMap<String, String>,
+    /// Each probe: `on`, or why not.
+    probes: BTreeMap<String, String>,
+    /// What a request's coverage is with what runs there.
+    degree: String,
+    /// Nothing failed and nothing is lacking.
+    passed: bool,
+}
+
+/// Boots each kernel, prints the matrix. Fails where a test failed or a probe is lacking.
+pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
+    setup::ensure(root, &[setup::Need::Ebpf, setup::Need::Vm])?;
+    let agent = agent::build(root)?;
+    let tests = build_tests(root)?;
+    let mut outcomes = Vec::new();
+    for kernel in &options.kernels {
+        let image = Kernel::fetch(kernel)?;
+        let initramfs = initramfs(&image, &agent, &tests)?;
+        let what = format!("Linux {} in a virtual machine", image.release);
+        let console = progress::step(&what, || boot(&image, &initramfs))?;
+        outcomes.push(Outcome::read(kernel, &image.release, &console));
+    }
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&outcomes)?);
+    } else {
+        print_matrix(&outcomes);
+    }
+    Ok(if outcomes.iter().all(|outcome| outcome.passed) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The probes' tests as one binary.
+fn build_tests(root: &Path) -> Result<PathBuf> {
+    let mut build = setup::cargo(root);
+    build.args(["test", "--locked", "--no-run", "-p", "wayspan-agent", "--test", "probes"]);
+    build.args(["--message-format", "json-render-diagnostics"]);
+    let output = progress::command("building the probes' tests", &build)?;
+    let artifact = |line: &str| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let is_tests = message["target"]["name"] == "probes" && message["reason"] == "compiler-artifact";
+        is_tests.then(|| message["executable"].as_str().map(PathBuf::from))?
+    };
+    output.lines().find_map(artifact).context("cargo named no binary of the probes' tests")
+}
+
+/// A kernel of Debian's, out of its package.
+struct Kernel {
+    release: String,
+    vmlinuz: PathBuf,
+    modules: PathBuf,
+}
+
+/// Modules that the tests inside need, by what they give: delays and losses, pairs of interfaces.
+const MODULES: [&str; 2] = ["net/sched/sch_netem.ko", "drivers/net/veth.ko"];
+
+impl Kernel {
+    /// Downloads the package of the newest kernel of that line and unpacks it, once.
+    fn fetch(line: &str) -> Result<Self> {
+        ensure!(
+            line.chars().all(|character| character.is_ascii_digit() || character == '.'),
+            "{line:?} names no line of kernels: give one as 6.1"
+        );
+        // The one of the release has no number in its name.
+        let meta = if line == "6.1" { "linux-image-amd64".to_owned() } else { format!("linux-image-{line}-amd64") };
+        let mut depends = Command::new("apt-cache");
+        depends.args(["depends", "--important", &meta]);
+        let output = depends.stderr(Stdio::null()).output().context("apt-cache could not be started")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let package = text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends: "))
+            .find(|package| package.starts_with("linux-image-"))
+            .with_context(|| format!("Debian's package {meta} names no kernel: is {line} in this release's list?"))?;
+        let release = package.trim_start_matches("linux-image-").to_owned();
+        let directory = wayspan_tests::target_dir().join("vm").join(&release);
+        let kernel = Self {
+            vmlinuz: directory.join(format!("root/boot/vmlinuz-{release}")),
+            modules: directory.join(format!("root/lib/modules/{release}/kernel")),
+            release,
+        };
+        if !kernel.vmlinuz.is_file() {
+            progress::step(&format!("fetching {package}"), || unpack(package, &directory))?;
+        }
+        Ok(kernel)
+    }
+}
+
+fn unpack(package: &str, directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory)?;
+    // Not as root's sandbox user, who may not write here.
+    let mut download = Command::new("apt-get");
+    download.args(["download", "-qq", "-o", "APT::Sandbox::User=root", package]).current_dir(directory);
+    let output = download.output().context("apt-get could not be started")?;
+    ensure!(output.status.success(), "{package} cannot be fetched: {}", String::from_utf8_lossy(&output.stderr).trim());
+    let archive = fs::read_dir(directory)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .context("apt-get left no package")?;
+    let root = directory.join("root.new");
+    let mut extract = Command::new("dpkg-deb");
+    extract.arg("-x").arg(&archive).arg(&root);
+    ensure!(extract.status()?.success(), "{} cannot be unpacked", archive.display());
+    fs::remove_file(&archive)?;
+    fs::rename(&root, directory.join("root"))?;
+    Ok(())
+}
+
+/// What the machine starts with: busybox, `ip` and `tc`, the agent, the tests, and what they are linked against.
+fn initramfs(kernel: &Kernel, agent: &Path, tests: &Path) -> Result<PathBuf> {
+    let base = wayspan_tests::target_dir().join("vm");
+    let root = base.join(format!("initramfs-{}", kernel.release));
+    let _ = fs::remove_dir_all(&root);
+    for directory in ["bin", "dev", "proc", "sys", "tmp", "run", "lib/modules"] {
+        fs::create_dir_all(root.join(directory))?;
+    }
+    copy(Path::new("/bin/busybox"), &root.join("bin/busybox"))?;
+    for applet in ["sh", "mount", "poweroff", "insmod", "cat", "uname", "sleep", "mkdir", "dmesg"] {
+        symlink("busybox", root.join("bin").join(applet))?;
+    }
+    for (from, name) in [(agent.to_owned(), "wayspan"), (tests.to_owned(), "probes")] {
+        install(&root, &from, name)?;
+    }
+    for program in ["ip", "tc"] {
+        let from = setup::find_program(program).with_context(|| format!("{program} is not on PATH"))?;
+        install(&root, &from, program)?;
+    }
+    for module in MODULES {
+        let name = Path::new(module).file_name().unwrap_or_default();
+        let from = kernel.modules.join(module);
+        ensure!(from.is_file(), "the package has no module {module}");
+        copy(&from, &root.join("lib/modules").join(name))?;
+    }
+    let init = root.join("init");
+    fs::write(&init, INIT)?;
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+    pack(&root, &base.join(format!("initramfs-{}.cpio", kernel.release)))
+}
+
+/// Copies a program and the libraries that it is linked against.
+fn install(root: &Path, from: &Path, name: &str) -> Result<()> {
+    copy(from, &root.join("bin").join(name))?;
+    let output = Command::new("ldd").arg(from).output().context("ldd could not be started")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    for library in text.split_whitespace().filter(|word| word.starts_with('/')) {
+        let to = root.join(library.trim_start_matches('/'));
+        if !to.exists() {
+            fs::create_dir_all(to.parent().unwrap_or(root))?;
+            copy(Path::new(library), &to)?;
+        }
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).map(drop).with_context(|| format!("{} cannot be copied", from.display()))
+}
+
+fn pack(root: &Path, archive: &Path) -> Result<PathBuf> {
+    let mut cpio = Command::new("cpio");
+    cpio.args(["--create", "--format", "newc", "--quiet", "--null"]).current_dir(root);
+    let mut cpio = wayspan_tests::tied(&cpio);
+    cpio.stdin(Stdio::piped()).stdout(fs::File::create(archive)?);
+    let mut child = cpio.spawn().context("cpio could not be started")?;
+    let mut names = Vec::new();
+    list(root, Path::new("."), &mut names)?;
+    child.stdin.take().context("cpio has no input")?.write_all(&names)?;
+    ensure!(child.wait()?.success(), "cpio failed");
+    Ok(archive.to_owned())
+}
+
+fn list(root: &Path, under: &Path, names: &mut Vec<u8>) -> Result<()> {
+    for entry in fs::read_dir(root.join(under))? {
+        let entry = entry?;
+        let name = under.join(entry.file_name());
+        names.extend_from_slice(name.as_os_str().as_encoded_bytes());
+        names.push(0);
+        if entry.file_type()?.is_dir() {
+            list(root, &name, names)?;
+        }
+    }
+    Ok(())
+}
+
+/// The machine's first process. What is read from its console stands behind these marks.
+const INIT: &str = r#"#!/bin/sh
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmp /tmp
+mount -t tmpfs run /run
+mount -t tracefs trace /sys/kernel/tracing
+for module in /lib/modules/*.ko; do insmod $module; done
+ip link set lo up
+echo "@doctor"
+wayspan doctor --json
+echo "@end"
+echo "@tests"
+RUST_BACKTRACE=0 probes --emulated 2>&1
+echo "@exit $?"
+echo "@end"
+poweroff -f
+"#;
+
+/// Runs the machine until it powers off; what it wrote on its console.
+fn boot(kernel: &Kernel, initramfs: &Path) -> Result<String> {
+    let accelerator = if Path::new("/dev/kvm").exists() { "kvm:tcg" } else { "tcg" };
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-machine", &format!("q35,accel={accelerator}"), "-cpu", "max", "-smp", "2", "-m", "1024"]);
+    qemu.args(["-nographic", "-no-reboot", "-nic", "none", "-monitor", "none", "-serial", "stdio"]);
+    qemu.arg("-kernel").arg(&kernel.vmlinuz).arg("-initrd").arg(initramfs);
+    qemu.args(["-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on"]);
+    let path = wayspan_tests::target_dir().join("vm").join(format!("console-{}.log", kernel.release));
+    let mut qemu = wayspan_tests::tied(&qemu);
+    qemu.stdin(Stdio::null()).stdout(fs::File::create(&path)?).stderr(Stdio::inherit());
+    let mut child = qemu.spawn().context("qemu could not be started")?;
+    let watch = progress::Stopwatch::start();
+    while child.try_wait()?.is_none() {
+        if watch.elapsed() > PATIENCE {
+            child.kill()?;
+            child.wait()?;
+            bail!("the machine was not done within {} s; its console: {}", PATIENCE.as_secs(), path.display());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(String::from_utf8_lossy(&fs::read(&path)?).replace('\r', ""))
+}
+
+/// The lines between a mark and the next `@end`.
+fn section<'c>(console: &'c str, mark: &str) -> Option<&'c str> {
+    let (_, rest) = console.split_once(&format!("@{mark}\n"))?;
+    rest.split_once("@end").map(|(section, _)| section)
+}
+
+impl Outcome {
+    fn read(kernel: &str, release: &str, console: &str) -> Self {
+        let doctor: Value =
+            section(console, "doctor").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let mut lacking = doctor["probes"].as_array().is_none_or(Vec::is_empty);
+        let mut probes = BTreeMap::new();
+        for probe in doctor["probes"].as_array().into_iter().flatten() {
+            lacking |= probe["lacking"] != false;
+            let why = probe["why"].as_str().unwrap_or("off");
+            let state = if probe["on"] == true { "on".to_owned() } else { why.to_owned() };
+            probes.insert(probe["tracepoint"].as_str().unwrap_or_default().to_owned(), state);
+        }
+        let text = section(console, "tests").unwrap_or_default();
+        let passed = text.lines().any(|line| line == "@exit 0") && !lacking;
+        let degree = match doctor["probes"].as_array() {
+            None => "no answer",
+            Some(_) if lacking => "partial",
+            Some(_) => "full",
+        };
+        Self {
+            kernel: kernel.to_owned(),
+            release: release.to_owned(),
+            tests: tests(text),
+            probes,
+            degree: degree.to_owned(),
+            passed,
+        }
+    }
+}
+
+/// `test NAME ... ok`, where the test may have written in between; the last one of a failed run has no `ok`.
+fn tests(text: &str) -> BTreeMap<String, String> {
+    let runs = text.split("test ").skip(1).filter_map(|run| run.split_once(" ... "));
+    runs.map(|(name, said)| {
+        let is_ok = said.lines().any(|line| line.trim_end() == "ok");
+        (name.to_owned(), if is_ok { "ok".to_owned() } else { said.trim().to_owned() })
+    })
+    .collect()
+}
+
+fn print_matrix(outcomes: &[Outcome]) {
+    let mut names: Vec<&String> = outcomes.iter().flat_map(|outcome| outcome.probes.keys()).collect();
+    names.sort();
+    names.dedup();
+    print!("{:<28}", "");
+    outcomes.iter().for_each(|outcome| print!("{:<44}", outcome.release));
+    println!();
+    for name in names {
+        print!("{name:<28}");
+        for outcome in outcomes {
+            print!("{:<44}", outcome.probes.get(name).map_or("no answer", |state| state));
+        }
+        println!();
+    }
+    print!("{:<28}", "tests of the probes");
+    for outcome in outcomes {
+        let good = outcome.tests.values().filter(|said| *said == "ok").count();
+        print!("{:<44}", format!("{good} of {} passed", outcome.tests.len()));
+    }
+    println!();
+    print!("{:<28}", "degree");
+    outcomes.iter().for_each(|outcome| print!("{:<44}", outcome.degree));
+    println!();
+    for outcome in outcomes {
+        for (name, said) in outcome.tests.iter().filter(|(_, said)| *said != "ok") {
+            println!("\n{}: {name}\n{said}", outcome.release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests_of_the_console {
+    use super::*;
+
+    const CONSOLE: &str = "noise\n@doctor\n{\"probes\":[{\"tracepoint\":\"a\",\"on\":true,\"lacking\":false},\
+        {\"tracepoint\":\"b\",\"on\":false,\"lacking\":false,\"why\":\"a does its work\"}]}\n@end\n@tests\n\
+        test one ... ok\ntest two ... \n  12 ns\nok\n@exit 0\n@end\n";
+
+    #[test]
+    fn a_console_tells_of_probes_and_tests() {
+        let outcome = Outcome::read("6.1", "6.1.0", CONSOLE);
+        assert!(outcome.passed, "{outcome:?}");
+        assert_eq!(outcome.probes["b"], "a does its work");
+        assert_eq!(outcome.tests.len(), 2);
+        assert!(outcome.tests.values().all(|said| said == "ok"));
+    }
+
+    #[test]
+    fn a_failed_test_a_lacking_probe_and_a_silent_machine_do_not_pass() {
+        for (from, to) in [("@exit 0", "@exit 101"), ("\"lacking\":false", "\"lacking\":true"), ("@doctor", "")] {
+            assert!(!Outcome::read("6.1", "6.1.0", &CONSOLE.replacen(from, to, 1)).passed, "{to}");
+        }
+        let panicked = CONSOLE.replace("12 ns\nok\n@exit 0", "panicked\n@exit 101");
+        assert!(Outcome::read("6.1", "6.1.0", &panicked).tests["two"].starts_with("panicked"));
+    }
+}
