@@ -8,6 +8,7 @@ pub mod cost;
 pub mod doctor;
 mod load;
 mod log;
+pub mod memory;
 mod plan;
 mod rights;
 mod slots;
@@ -50,6 +51,9 @@ impl Probes {
         }
         let slots = config.slots.max(1);
         let (probes, ebpf) = load::load(slots, rest);
+        // aya's loader has parsed the kernel's types, some 40 MB, whether it is asked to or not. Where a worker gives memory
+        // back at this moment it will do so again.
+        let _ = memory::give_back();
         let Some(mut ebpf) = ebpf else { return Self::off(probes) };
         let has_marks = probes.iter().all(|probe| probe.off.is_none());
         let refused = |error: &(dyn std::error::Error + 'static)| load::all_off(&Reason::Refused(load::chain(error)));
