@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::client::{self, ClientConn};
 use crate::clock::MonoNs;
 use crate::counters::{Total, WorkerCounters};
+use crate::fold::Unfolded;
 use crate::live::Live;
 use crate::observer::SocketObserver;
 use crate::ring::RecordWriter;
@@ -63,6 +64,7 @@ pub(crate) struct Worker<O: SocketObserver> {
     records: RefCell<RecordWriter>,
     pub(crate) counters: RefCell<WorkerCounters>,
     pub(crate) pool: Pool<O>,
+    pub(crate) unfolded: Unfolded,
     turns: RefCell<HashMap<u32, usize>>,
     connections: RefCell<Vec<Weak<ClientConn<O>>>>,
     spare: RefCell<Vec<Rc<RefCell<Live>>>>,
@@ -83,6 +85,7 @@ impl<O: SocketObserver> Worker<O> {
         process: Arc<Process>,
         records: RecordWriter,
         counters: WorkerCounters,
+        unfolded: Unfolded,
     ) -> Rc<Self> {
         Rc::new(Self {
             id,
@@ -95,6 +98,7 @@ impl<O: SocketObserver> Worker<O> {
             records: RefCell::new(records),
             counters: RefCell::new(counters),
             pool: Pool::default(),
+            unfolded,
             turns: RefCell::new(HashMap::new()),
             connections: RefCell::new(Vec::new()),
             spare: RefCell::new(Vec::new()),
@@ -173,6 +177,8 @@ impl<O: SocketObserver> Worker<O> {
             None => false,
         });
         self.pool.sweep(now);
+        // What this sweep folds is gone at the next.
+        self.unfolded.sweep(self.connections.borrow().len());
     }
 }
 
