@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Gives back what this thread has freed, and all that lies free between the threads. `false` where another thread is at
 /// it, whose turn may have missed what is this thread's: ask again later.
 ///
-/// mimalloc gives back by itself only in the course of many more allocations, and an idle process makes none. The pages
-/// that are needed again cost a fault each, so this is for when much was freed, not for every time.
+/// mimalloc gives back by itself only in the course of many more allocations, and an idle process makes none. It takes
+/// half a millisecond after a few thousand connections, and a fault for each page that is needed again, so this is for when
+/// much was freed, not for every time.
 #[must_use]
 pub fn give_back() -> bool {
     // mimalloc lets one thread at a time give back and sends the others away without a word.
