@@ -29,7 +29,7 @@ use crate::export::writer::SpanWriter;
 use crate::merge::phase::Attributed;
 use crate::merge::pump::{self, Pump, PumpCounts, Sink};
 use crate::metrics::{self, PhaseReader, PhaseWriter};
-use crate::probes::Probes;
+use crate::probes::{Probes, memory};
 use crate::recent::Recent;
 use crate::sampling::client::RemoteSampling;
 
@@ -458,5 +458,5 @@ fn settings(fixed: &Static) -> Settings {
     let workers = if count == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { count };
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let bounds = fixed.metrics.as_ref().map(|metrics| metrics.bounds.clone()).unwrap_or_default();
-    Settings { workers, pin, hostname, bounds }
+    Settings { workers, pin, hostname, bounds, give_back: memory::give_back }
 }

@@ -195,6 +195,11 @@ impl<O: SocketObserver> ClientConn<O> {
         }
     }
 
+    /// The sweep has said so, or too many others hold hyper's state, too.
+    fn may_fold(&self) -> bool {
+        self.folding.replace(false) || self.worker.unfolded.is_crowded()
+    }
+
     /// Nothing has begun, nothing is under way, and hyper holds no byte that counts.
     fn is_idle(&self) -> bool {
         self.lives.borrow().is_empty()
@@ -463,6 +468,7 @@ pub(crate) async fn serve<O: SocketObserver>(conn: Rc<ClientConn<O>>) {
         if poll_fn(|cx| conn.poll_readable(cx)).await.is_none() {
             break None;
         }
+        let _held = conn.worker.unfolded.hold();
         // On the heap, so that a folded connection holds none of hyper's buffers.
         let mut http = Box::new(builder.serve_connection(Tap { conn: Rc::clone(&conn) }, &service));
         let drive = poll_fn(|cx| {
@@ -472,7 +478,7 @@ pub(crate) async fn serve<O: SocketObserver>(conn: Rc<ClientConn<O>>) {
             }
             match Pin::new(&mut *http).poll(cx) {
                 Poll::Ready(ended) => Poll::Ready(Driven::Ended(ended)),
-                Poll::Pending if conn.folding.replace(false) && conn.is_idle() => Poll::Ready(Driven::Idle),
+                Poll::Pending if conn.may_fold() && conn.is_idle() => Poll::Ready(Driven::Idle),
                 Poll::Pending => Poll::Pending,
             }
         });

@@ -16,6 +16,7 @@ mod client;
 pub mod clock;
 pub mod counters;
 mod exchange;
+mod fold;
 pub mod framer;
 pub mod headers;
 mod live;

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::clock::MonoNs;
 use crate::counters::{Bounds, Counters, OpenConnections};
+use crate::fold::Unfolded;
 use crate::observer::SocketObserver;
 use crate::ring::{self, RecordReader};
 use crate::sampling::Policy;
@@ -33,6 +34,9 @@ pub struct Settings {
     pub hostname: String,
     /// Of the buckets that requests' durations are counted in.
     pub bounds: Bounds,
+    /// Gives the calling thread's free memory back to the system; called by a worker when it has freed much. `false` where
+    /// it could not be done now, and should be asked for again.
+    pub give_back: fn() -> bool,
 }
 
 /// A running proxy. Dropping it without [`Proxy::drain`] ends the workers and cuts what is open.
@@ -99,6 +103,7 @@ impl Proxy {
             let (observer, process, counters) = (observer.clone(), Arc::clone(&process), counters.worker());
             let runtime = tokio::runtime::Builder::new_current_thread;
             let pin = settings.pin.then_some(number);
+            let (workers, give_back) = (settings.workers, settings.give_back);
             let run = move || {
                 if let Some(number) = pin {
                     pin_to(number);
@@ -107,7 +112,8 @@ impl Proxy {
                 runtime.enable_io().enable_time().on_thread_unpark(wake::note);
                 let Ok(runtime) = runtime.build_local(Default::default()) else { return };
                 runtime.block_on(async move {
-                    let worker = Worker::new(id, observer, process, records, counters);
+                    let unfolded = Unfolded::new(workers, give_back);
+                    let worker = Worker::new(id, observer, process, records, counters, unfolded);
                     worker::run(worker, receiver).await;
                 });
             };

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use crate::client::{self, ClientConn};
 use crate::clock::MonoNs;
 use crate::counters::{OpenConnections, Total, WorkerCounters};
+use crate::fold::Unfolded;
 use crate::live::Live;
 use crate::observer::SocketObserver;
 use crate::ring::RecordWriter;
@@ -65,6 +66,7 @@ pub(crate) struct Worker<O: SocketObserver> {
     records: RefCell<RecordWriter>,
     pub(crate) counters: RefCell<WorkerCounters>,
     pub(crate) pool: Pool<O>,
+    pub(crate) unfolded: Unfolded,
     turns: RefCell<HashMap<u32, usize>>,
     connections: RefCell<Vec<Weak<ClientConn<O>>>>,
     spare: RefCell<Vec<Rc<RefCell<Live>>>>,
@@ -87,6 +89,7 @@ impl<O: SocketObserver> Worker<O> {
         process: Arc<Process>,
         records: RecordWriter,
         counters: WorkerCounters,
+        unfolded: Unfolded,
     ) -> Rc<Self> {
         Rc::new(Self {
             id,
@@ -100,6 +103,7 @@ impl<O: SocketObserver> Worker<O> {
             records: RefCell::new(records),
             counters: RefCell::new(counters),
             pool: Pool::default(),
+            unfolded,
             turns: RefCell::new(HashMap::new()),
             connections: RefCell::new(Vec::new()),
             spare: RefCell::new(Vec::new()),
@@ -182,6 +186,8 @@ impl<O: SocketObserver> Worker<O> {
             None => false,
         });
         self.pool.sweep(now);
+        // What this sweep folds is gone at the next.
+        self.unfolded.sweep(self.connections.borrow().len());
     }
 }
 

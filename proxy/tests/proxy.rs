@@ -99,7 +99,13 @@ impl Setup {
     }
 
     fn start(&self) -> World {
-        let settings = Settings { workers: 1, pin: false, hostname: "test".to_owned(), bounds: Bounds::default() };
+        let settings = Settings {
+            workers: 1,
+            pin: false,
+            hostname: "test".to_owned(),
+            bounds: Bounds::default(),
+            give_back: || true,
+        };
         let policy = Arc::new(ArcSwap::from_pointee(Policy::ratio(1.0)));
         let (mut proxy, readers) = Proxy::start(&settings, Off(Missing::OFF), policy).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -8,6 +8,7 @@ pub mod cost;
 pub mod doctor;
 mod load;
 mod log;
+pub mod memory;
 mod plan;
 mod rights;
 mod slots;
@@ -56,7 +57,11 @@ impl Probes {
         let slots = config.slots.max(1);
         let refused = |error: &(dyn std::error::Error + 'static)| Reason::Refused(load::chain(error));
         let start = || {
-            let mut programs = load::load(slots, rest)?;
+            let programs = load::load(slots, rest);
+            // aya's loader has parsed the kernel's types, some 40 MB, whether it is asked to or not. Where a worker gives
+            // memory back at this moment it will do so again.
+            let _ = memory::give_back();
+            let mut programs = programs?;
             let watch = Watch::new(programs.ebpf(), slots, rest).map_err(|error| refused(&error))?;
             let log = ProbeLog::new(programs.ebpf()).map_err(|error| refused(&error))?;
             Ok((Loaded { programs, watch }, log))
