@@ -2,9 +2,13 @@
 //! Jaeger has, and no request notices.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
 
+use anyhow::Result;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use wayspan_tests::http::{self, Connection};
-use wayspan_tests::{Agent, Jaeger, Reply, Upstream, config, eventually, private_loopback, wait_until};
+use wayspan_tests::{Agent, Jaeger, PATIENCE, Reply, Upstream, config, eventually, private_loopback, wait_until};
 
 const BATCH: usize = 100;
 
@@ -84,10 +88,127 @@ fn spans_are_sent_lost_or_pending_and_nothing_else_while_jaeger_goes_and_comes()
     burst();
     let last = even(api, "spans are sent again", |account| account.made >= 3 * first.made && account.pending == 0);
     // A fresh Jaeger has exactly what was sent to it.
-    let stored = wait_until(wayspan_tests::PATIENCE, || {
+    let stored = wait_until(PATIENCE, || {
         let traces = jaeger.traces("wayspan", 10 * BATCH).ok()?;
         let spans = traces.iter().map(|trace| trace.spans.len() as u64).sum::<u64>();
         (spans == last.sent - first.sent).then_some(())
     });
     assert!(stored.is_some(), "{first:?} {last:?}");
+}
+
+/// Writes an authority's certificate, and those that it issues to `names` with their keys: `ca.pem`, `<name>.pem`,
+/// `<name>.key`.
+fn certify(directory: &Path, names: &[&str]) -> Result<()> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new([])?;
+    // Two authorities of one name could not be told apart before their signatures.
+    params.distinguished_name.push(DnType::CommonName, directory.display().to_string());
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    std::fs::write(directory.join("ca.pem"), params.self_signed(&key)?.pem())?;
+    let authority = Issuer::new(params, key);
+    for name in names {
+        let key = KeyPair::generate()?;
+        let issued = CertificateParams::new([(*name).to_owned()])?.signed_by(&key, &authority)?;
+        std::fs::write(directory.join(format!("{name}.pem")), issued.pem())?;
+        std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem())?;
+    }
+    Ok(())
+}
+
+/// A Jaeger whose receivers speak TLS and want to know their clients.
+struct Encrypted {
+    jaeger: Jaeger,
+    upstream: Upstream,
+    /// `ca.pem` has certified Jaeger and `client.pem`; `other/ca.pem` another `client.pem`.
+    certificates: tempfile::TempDir,
+}
+
+impl Encrypted {
+    fn start() -> Result<Self> {
+        let home = private_loopback(&[16686, 4317, 4318])?;
+        let certificates = tempfile::tempdir()?;
+        let at = |name: &str| certificates.path().join(name);
+        certify(certificates.path(), &[&home.to_string(), "client"])?;
+        std::fs::create_dir(at("other"))?;
+        certify(&at("other"), &["client"])?;
+        let mut arguments = Vec::new();
+        for protocol in ["grpc", "http"] {
+            for (key, file) in [
+                ("cert_file", format!("{home}.pem")),
+                ("key_file", format!("{home}.key")),
+                ("client_ca_file", "ca.pem".to_owned()),
+            ] {
+                let file = at(&file);
+                arguments.push(format!("--set=receivers.otlp.protocols.{protocol}.tls.{key}={}", file.display()));
+            }
+        }
+        let binary = wayspan_tests::binary("JAEGER_BIN", "peers/jaeger")?;
+        let jaeger = Jaeger::start_on(&binary, home.into(), &arguments)?;
+        Ok(Self { jaeger, upstream: Upstream::start(|_| Reply::ok(""))?, certificates })
+    }
+
+    /// An agent that sends by `protocol`; `@` in `tls` stands for the directory of the certificates.
+    fn agent(&self, service: &str, protocol: &str, tls: &str) -> Result<Agent> {
+        let endpoint = match protocol {
+            "grpc" => self.jaeger.otlp_grpc().to_string(),
+            // The path is added.
+            _ => format!("https://{}", self.jaeger.otlp_http()),
+        };
+        let tls = tls.replace('@', &format!("{}/", self.certificates.path().display()));
+        let config = config::forward("PathPrefix(`/`)", self.upstream.address())
+            + &format!(
+                "tracing: {{serviceName: {service}, otlp: {{{protocol}: {{endpoint: \"{endpoint}\", tls: {{{tls}}}}}}}}}\n"
+            )
+            + "api: {address: \"127.0.0.1:0\"}\nmetrics: {prometheus: {}}\n";
+        Agent::start_with(&config, |binary| {
+            let mut command = Command::new(binary);
+            // The system's roots, named as for OpenSSL.
+            command.env("SSL_CERT_FILE", self.certificates.path().join("ca.pem"));
+            Ok(command)
+        })
+    }
+}
+
+#[test]
+fn spans_reach_a_collector_over_tls() {
+    let collector = Encrypted::start().unwrap();
+    for (service, protocol, tls) in [
+        ("by-grpc", "grpc", "ca: @ca.pem, cert: @client.pem, key: @client.key"),
+        ("by-http", "http", "ca: @ca.pem, cert: @client.pem, key: @client.key"),
+        ("by-system", "grpc", "cert: @client.pem, key: @client.key"),
+        ("by-faith", "http", "ca: @other/ca.pem, insecureSkipVerify: true, cert: @client.pem, key: @client.key"),
+    ] {
+        let mut agent = collector.agent(service, protocol, tls).unwrap();
+        let (web, api) = (agent.address("web").unwrap(), agent.address("api").unwrap());
+        assert_eq!(http::get(web, "h", "/").unwrap().status, 200);
+        let sent = even(api, service, |account| account.sent > 0 && account.pending == 0);
+        assert_eq!(sent.lost, 0, "{service}: {sent:?}");
+        eventually(&format!("Jaeger has the trace of {service}"), || {
+            let traces = collector.jaeger.traces(service, 5).ok()?;
+            traces.iter().any(|trace| trace.of(service).count() > 1).then_some(())
+        });
+    }
+}
+
+#[test]
+fn without_trust_nothing_is_sent_and_the_log_says_why() {
+    let collector = Encrypted::start().unwrap();
+    for (protocol, tls, why) in [
+        // The system's roots would do, and do not count beside `ca`.
+        ("grpc", "ca: @other/ca.pem", "invalid peer certificate: UnknownIssuer"),
+        ("http", "ca: @other/ca.pem", "invalid peer certificate: UnknownIssuer"),
+        // Jaeger wants to know who we are. Its own word for it may be overtaken by its reset.
+        ("grpc", "ca: @ca.pem", "the receiver wants a certificate of ours"),
+        ("http", "ca: @ca.pem", "the receiver wants a certificate of ours"),
+        ("grpc", "ca: @ca.pem, cert: @other/client.pem, key: @other/client.key", "the receiver was shown"),
+    ] {
+        let mut agent = collector.agent("unknown", protocol, tls).unwrap();
+        let (web, api) = (agent.address("web").unwrap(), agent.address("api").unwrap());
+        assert_eq!(http::get(web, "h", "/").unwrap().status, 200);
+        let line = agent.process.wait_for_line(why, |line| line.contains(why).then(|| line.to_owned())).unwrap();
+        assert!(line.contains("spans are not delivered"), "{line}");
+        let account = even(api, "the spans are made", |account| account.made > 0);
+        assert_eq!(account.sent, 0, "{protocol} {tls}: {account:?}");
+        assert!(agent.process.stop(PATIENCE).unwrap().success());
+    }
 }

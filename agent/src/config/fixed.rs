@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::certificates;
 use super::cursor::Cursor;
 use super::fault::{Fault, Faults};
 use super::model::{
-    Api, Attribution, FileProvider, Log, Metrics, Otlp, OtlpProtocol, PhaseSpans, Ping, Probes, SamplingServer, Static,
-    Tracing, Workers,
+    Api, Attribution, ClientTls, FileProvider, Identity, Log, Metrics, Otlp, OtlpProtocol, PhaseSpans, Ping, Probes,
+    SamplingServer, Static, Tracing, Workers,
 };
 use super::value;
 use super::yaml::Node;
@@ -102,10 +103,16 @@ impl Read<'_> {
             // As in Traefik: `otlp: {}` is HTTP with its defaults.
             (false, _) => OtlpProtocol::Http,
         };
-        let (endpoint, headers) = match protocol {
-            OtlpProtocol::Grpc => (self.grpc_endpoint()?, top.map("tracing.otlp.grpc.headers")),
-            OtlpProtocol::Http => (self.http_endpoint()?, top.map("tracing.otlp.http.headers")),
+        let (endpoint, headers, tls) = match protocol {
+            OtlpProtocol::Grpc => (self.grpc_endpoint(), "tracing.otlp.grpc.headers", "tracing.otlp.grpc.tls"),
+            OtlpProtocol::Http => (self.http_endpoint(), "tracing.otlp.http.headers", "tracing.otlp.http.tls"),
         };
+        // All faults at once: not `?` before everything has been looked at.
+        let tls_settings = self.client_tls(tls);
+        let endpoint = endpoint?;
+        if top.node(tls).is_some() && !endpoint.starts_with("https:") {
+            self.fault(tls, "is of no use without TLS; write an https:// endpoint, or drop `insecure: true` or this");
+        }
         let (queue_spans, batch_spans) =
             (top.integer("tracing.otlp.queueSpans"), top.integer("tracing.otlp.batchSpans"));
         if batch_spans > queue_spans {
@@ -114,12 +121,38 @@ impl Read<'_> {
         Some(Otlp {
             protocol,
             endpoint,
-            headers,
+            tls: tls_settings,
+            headers: top.map(headers),
             queue_spans,
             batch_spans,
             interval: self.positive("tracing.otlp.interval"),
             timeout: self.positive("tracing.otlp.timeout"),
         })
+    }
+
+    fn client_tls(&mut self, section: &str) -> ClientTls {
+        // Relative as `providers.file` is.
+        let base = self.file.parent().unwrap_or(Path::new(""));
+        let [ca, cert, key] = ["ca", "cert", "key"].map(|word| format!("{section}.{word}"));
+        let roots = self.material(&ca, |text| certificates::certificates(base, text));
+        let chain = self.material(&cert, |text| certificates::certificates(base, text));
+        let private = self.material(&key, |text| certificates::private_key(base, text));
+        match (self.top.text(&cert), self.top.text(&key)) {
+            (Some(_), None) => self.fault(&cert, "needs `key` beside it"),
+            (None, Some(_)) => self.fault(&key, "needs `cert` beside it"),
+            _ => {}
+        }
+        ClientTls {
+            ca: roots.unwrap_or_default(),
+            identity: chain.zip(private).map(|(chain, key)| Identity { chain, key }),
+            insecure_skip_verify: self.top.boolean(&format!("{section}.insecureSkipVerify")),
+        }
+    }
+
+    /// What a key names, where it is given and can be read.
+    fn material<T>(&mut self, path: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let text = self.top.text(path)?;
+        read(&text).map_err(|message| self.fault(path, &message)).ok()
     }
 
     fn grpc_endpoint(&mut self) -> Option<String> {

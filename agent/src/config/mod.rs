@@ -6,6 +6,7 @@
 //! proxy runs on. Reading a configuration has no effect but its result.
 
 mod bridge;
+mod certificates;
 mod cursor;
 mod dynamic;
 mod fault;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use wayspan_proxy::counters::Bounds;
 use wayspan_proxy::rule::Rule;
 use wayspan_proxy::snapshot::{HeaderEdits, Limits, Timeouts};
@@ -203,6 +204,8 @@ pub struct Otlp {
     pub protocol: OtlpProtocol,
     /// Whole URL: `http://127.0.0.1:4317`, or `https://host:4318/v1/traces`.
     pub endpoint: String,
+    /// `tls`, where the endpoint is `https://`.
+    pub tls: ClientTls,
     /// `headers`.
     pub headers: Vec<(String, String)>,
     /// Spans waiting for export at most; beyond, the newest are lost and counted.
@@ -213,6 +216,26 @@ pub struct Otlp {
     pub interval: Duration,
     /// Per request to the collector.
     pub timeout: Duration,
+}
+
+/// `tls` of a client: whom we believe, and who we are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ClientTls {
+    /// `ca`: the only roots that count; empty: the system's.
+    pub ca: Vec<CertificateDer<'static>>,
+    /// `cert` and `key`, where the server wants to know us.
+    pub identity: Option<Identity>,
+    /// `insecureSkipVerify`.
+    pub insecure_skip_verify: bool,
+}
+
+/// A certificate of ours.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Identity {
+    /// Ours first, then those that certify it.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its private key. Not shown by `Debug`.
+    pub key: Arc<PrivateKeyDer<'static>>,
 }
 
 /// How spans travel.

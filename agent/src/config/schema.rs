@@ -301,6 +301,20 @@ pub(super) const KEYS: &[Key] = &[
     key("tracing.otlp.grpc.endpoint", Kind::Endpoint, "localhost:4317", "`host:port` of the collector."),
     key("tracing.otlp.grpc.insecure", Kind::Bool, "false", "Without TLS."),
     key("tracing.otlp.grpc.headers", Kind::Map, "", "Metadata sent along."),
+    key(
+        "tracing.otlp.grpc.tls.ca",
+        Kind::Text,
+        "",
+        "The only roots that the collector's certificate may come from: a file in PEM, or its text; none: the system's.",
+    ),
+    key("tracing.otlp.grpc.tls.cert", Kind::Text, "", "Our certificate, for a collector that wants one: likewise."),
+    key("tracing.otlp.grpc.tls.key", Kind::Text, "", "Its private key: likewise."),
+    key(
+        "tracing.otlp.grpc.tls.insecureSkipVerify",
+        Kind::Bool,
+        "false",
+        "Believe any certificate: whoever is on the way can read the spans.",
+    ),
     key("tracing.otlp.http", Kind::Section, "", "Send protobuf over HTTP."),
     key(
         "tracing.otlp.http.endpoint",
@@ -309,6 +323,20 @@ pub(super) const KEYS: &[Key] = &[
         "URL of the collector; without a path, `/v1/traces` is added.",
     ),
     key("tracing.otlp.http.headers", Kind::Map, "", "Headers sent along."),
+    key(
+        "tracing.otlp.http.tls.ca",
+        Kind::Text,
+        "",
+        "The only roots that the collector's certificate may come from: a file in PEM, or its text; none: the system's.",
+    ),
+    key("tracing.otlp.http.tls.cert", Kind::Text, "", "Our certificate, for a collector that wants one: likewise."),
+    key("tracing.otlp.http.tls.key", Kind::Text, "", "Its private key: likewise."),
+    key(
+        "tracing.otlp.http.tls.insecureSkipVerify",
+        Kind::Bool,
+        "false",
+        "Believe any certificate: whoever is on the way can read the spans.",
+    ),
     ours(
         "tracing.otlp.queueSpans",
         Kind::Integer(1, 10_000_000),

@@ -90,8 +90,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("providers.file.debugLogGeneratedTemplate", "remove it: files are plain YAML, not templates"),
     // Tracing: v3's rest, then v2's.
     ("tracing.globalAttributes", "use tracing.resourceAttributes"),
-    ("tracing.otlp.grpc.tls", ""),
-    ("tracing.otlp.http.tls", ""),
     ("tracing.jaeger.localAgentHostPort", OTLP_ONLY),
     ("tracing.jaeger.collector", OTLP_ONLY),
     ("tracing.jaeger.samplingType", "use tracing.sampleRate or tracing.jaeger.samplingServerURL"),

@@ -10,12 +10,14 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use super::grpc;
-use super::target::Target;
+use super::target::{Target, causes};
 use crate::config::model::OtlpProtocol;
 
 /// Of a receiver's answer: an error message, or a count.
@@ -89,29 +91,38 @@ impl Connection {
         };
         match usable {
             Some(live) => Ok(live),
-            None => self.open().await.map_err(|error| error.to_string()),
+            None => self.open().await,
         }
     }
 
-    async fn open(&mut self) -> Result<Live, Box<dyn std::error::Error + Send + Sync>> {
+    async fn open(&mut self) -> Result<Live, String> {
         self.driver.abort_all();
-        let socket = TcpStream::connect((self.target.host.as_str(), self.target.port)).await?;
-        socket.set_nodelay(true)?;
-        let io = TokioIo::new(socket);
-        Ok(match self.target.protocol {
+        let target = Arc::clone(&self.target);
+        let socket = TcpStream::connect((target.host.as_str(), target.port)).await;
+        let socket = socket.and_then(|socket| socket.set_nodelay(true).map(|()| socket)).map_err(|e| causes(&e))?;
+        let Some(tls) = &target.tls else { return self.greet(socket).await };
+        let connector = TlsConnector::from(Arc::clone(&tls.config));
+        let secured = connector.connect(tls.name.clone(), socket).await;
+        self.greet(secured.map_err(|error| format!("TLS: {}", target.broken(&error)))?).await
+    }
+
+    /// Begins HTTP on a stream.
+    async fn greet(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Live, String> {
+        let io = TokioIo::new(stream);
+        match self.target.protocol {
             OtlpProtocol::Grpc => {
                 let builder = http2::Builder::new(TokioExecutor::new()).timer(TokioTimer::new()).to_owned();
-                let (sender, connection) = builder.handshake(io).await?;
+                let (sender, connection) = builder.handshake(io).await.map_err(|error| self.target.broken(&error))?;
                 // Its errors reach whoever waits for an answer.
                 self.driver.spawn(async { drop(connection.await) });
-                Live::Grpc(sender)
+                Ok(Live::Grpc(sender))
             }
             OtlpProtocol::Http => {
-                let (sender, connection) = http1::handshake(io).await?;
+                let (sender, connection) = http1::handshake(io).await.map_err(|error| self.target.broken(&error))?;
                 self.driver.spawn(async { drop(connection.await) });
-                Live::Http(sender)
+                Ok(Live::Http(sender))
             }
-        })
+        }
     }
 }
 
@@ -135,16 +146,17 @@ async fn export(http: &mut http1::SendRequest<Body>, target: &Target, message: &
     let response = match http.try_send_request(request).await {
         Ok(response) => response,
         Err(error) if error.message().is_some() => {
-            return Outcome::Later { after: None, why: error.error().to_string() };
+            return Outcome::Later { after: None, why: target.broken(error.error()) };
         }
-        Err(error) => return Outcome::Unknown(error.error().to_string()),
+        Err(error) => return Outcome::Unknown(target.broken(error.error())),
     };
+    target.answered();
     let status = response.status();
     let after = retry_after(response.headers());
     let body = match Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await {
         Ok(body) => body.to_bytes(),
         // The status is an answer only where it says that the spans were not taken.
-        Err(error) if status.is_success() => return Outcome::Unknown(error.to_string()),
+        Err(error) if status.is_success() => return Outcome::Unknown(causes(&*error)),
         Err(_) => Bytes::new(),
     };
     match status.as_u16() {

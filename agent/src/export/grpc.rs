@@ -14,7 +14,7 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::connection::{ANSWER_BYTES_MAX, Body, Outcome, Request, rejected};
-use super::target::Target;
+use super::target::{Target, causes};
 
 const METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 /// Before each message: whether it is compressed, and its length.
@@ -25,10 +25,11 @@ pub(super) async fn export(h2: &mut http2::SendRequest<Body>, target: &Target, r
     let response = match h2.try_send_request(call(target, request)).await {
         Ok(response) => response,
         Err(error) if error.message().is_some() => {
-            return Outcome::Later { after: None, why: error.error().to_string() };
+            return Outcome::Later { after: None, why: target.broken(error.error()) };
         }
-        Err(error) => return Outcome::Unknown(error.error().to_string()),
+        Err(error) => return Outcome::Unknown(target.broken(error.error())),
     };
+    target.answered();
     let (parts, body) = response.into_parts();
     // An answer without a message has its status at once.
     if let Some(status) = Status::from_header_map(&parts.headers) {
@@ -42,7 +43,7 @@ pub(super) async fn export(h2: &mut http2::SendRequest<Body>, target: &Target, r
             Some(status) => classify(&status, body.to_bytes()),
             None => Outcome::Unknown("the answer ended without a status".to_owned()),
         },
-        Err(error) => Outcome::Unknown(error.to_string()),
+        Err(error) => Outcome::Unknown(causes(&*error)),
     }
 }
 

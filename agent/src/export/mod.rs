@@ -21,4 +21,5 @@ pub mod target;
 #[cfg(test)]
 mod testing;
 mod text;
+mod tls;
 pub mod writer;

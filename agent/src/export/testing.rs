@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
-use crate::config::model::{Otlp, OtlpProtocol, Tracing};
+use crate::config::model::{ClientTls, Otlp, OtlpProtocol, Tracing};
 
 pub(super) fn tracing() -> Tracing {
     Tracing {
@@ -25,6 +25,7 @@ pub(super) fn otlp(endpoint: &str) -> Otlp {
     Otlp {
         protocol: OtlpProtocol::Grpc,
         endpoint: endpoint.to_owned(),
+        tls: ClientTls::default(),
         headers: vec![("x-tenant".to_owned(), "blue".to_owned())],
         queue_spans: 1000,
         batch_spans: 10,

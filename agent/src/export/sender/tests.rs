@@ -17,13 +17,14 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 };
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::record::Method;
 use wayspan_proxy::sampling::Policy;
 
 use super::*;
-use crate::config::model::OtlpProtocol;
+use crate::config::model::{ClientTls, OtlpProtocol};
 use crate::export::internal::{InternalRequest, InternalSpans};
 use crate::export::proto;
 use crate::export::resource::HostFacts;
@@ -56,6 +57,20 @@ struct Collector {
 impl Collector {
     /// Serves both protocols on an address until the set is dropped.
     async fn serve(self: &Arc<Self>, address: &str, protocol: OtlpProtocol) -> (SocketAddr, JoinSet<()>) {
+        self.serve_by(address, protocol, |socket| std::future::ready(Some(socket))).await
+    }
+
+    /// The same on what `secure` makes of each socket.
+    async fn serve_by<S, F>(
+        self: &Arc<Self>,
+        address: &str,
+        protocol: OtlpProtocol,
+        secure: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> (SocketAddr, JoinSet<()>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = Option<S>> + Send + 'static,
+    {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let collector = Arc::clone(self);
@@ -64,8 +79,10 @@ impl Collector {
             let mut connections = JoinSet::new();
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
-                let (collector, io) = (Arc::clone(&collector), TokioIo::new(socket));
+                let (collector, secured) = (Arc::clone(&collector), secure(socket));
                 connections.spawn(async move {
+                    let Some(stream) = secured.await else { return };
+                    let io = TokioIo::new(stream);
                     let closed = CancellationToken::new();
                     let service = service_fn(|request| {
                         let (collector, closed) = (Arc::clone(&collector), closed.clone());
@@ -453,5 +470,43 @@ fn cost_of_delivery() {
             exporter.shutdown(LATE).await;
             println!("{protocol:?}: {} ns a span, {:?}", (thread_cpu_ns() - begun) / (300 * 512), counts.read());
         });
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_is_believed_by_its_certificate_alone() {
+    let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
+    let server = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key.into())
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+    for protocol in [OtlpProtocol::Grpc, OtlpProtocol::Http] {
+        for (ca, insecure_skip_verify, sent) in
+            [(own.cert.der(), false, 3), (other.cert.der(), false, 0), (other.cert.der(), true, 3)]
+        {
+            let collector = Arc::new(Collector::default());
+            let acceptor = acceptor.clone();
+            let secure = move |socket| {
+                let accepting = acceptor.accept(socket);
+                async move { accepting.await.ok() }
+            };
+            let (address, _serving) = collector.serve_by("127.0.0.1:0", protocol, secure).await;
+            let tls = ClientTls { ca: vec![ca.clone()], insecure_skip_verify, ..ClientTls::default() };
+            let settings = Otlp { protocol, tls, ..otlp(&format!("https://{address}")) };
+            let (exporter, counts, mut writer) = start(&settings);
+            push(&mut writer, 3);
+            writer.flush();
+            eventually(|| counts.read().sent == sent && exporter.is_healthy() == (sent > 0)).await;
+            drop(writer);
+            exporter.shutdown(SOON).await;
+            let totals = counts.read();
+            assert_eq!((totals.made, totals.sent, totals.lost(), totals.pending()), (3, sent, 3 - sent, 0));
+            assert_eq!(collector.accepted.load(Ordering::SeqCst), sent, "{protocol:?} {insecure_skip_verify}");
+        }
     }
 }
