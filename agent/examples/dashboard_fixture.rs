@@ -12,25 +12,7 @@ use wayspan_agent::api::{Api, State};
 use wayspan_agent::config::Reloader;
 use wayspan_proxy::clock::MonoNs;
 
-const CONFIG: &str = r#"
-entryPoints:
-  web: {address: ":8000"}
-  admin: {address: "127.0.0.1:8001"}
-http:
-  routers:
-    hotrod: {rule: "Host(`hotrod.localhost`)", service: hotrod}
-    assets: {rule: "Host(`hotrod.localhost`) && PathPrefix(`/static`)", service: hotrod, middlewares: [cache], entryPoints: [web]}
-    shop: {rule: "Host(`shop.example.com`) && PathRegexp(`^/(cart|checkout)/[0-9]+`)", service: shop, priority: 100}
-  services:
-    hotrod: {loadBalancer: {servers: [{url: "http://127.0.0.1:8080"}]}}
-    shop: {loadBalancer: {servers: [{url: "http://10.0.0.7:8080", weight: 3}, {url: "http://shop.internal:8080"}]}}
-  middlewares:
-    cache: {headers: {customRequestHeaders: {Authorization: "Bearer secret"}, customResponseHeaders: {Cache-Control: "max-age=60"}}}
-tracing:
-  serviceName: wayspan
-  otlp: {grpc: {endpoint: "127.0.0.1:4317", insecure: true}}
-metrics: {prometheus: {}}
-"#;
+const CONFIG: &str = include_str!("../src/api/tests/canned.yaml");
 
 #[tokio::main]
 async fn main() {

@@ -16,25 +16,7 @@ use crate::api::server::Bounds;
 use crate::api::{Api, ApiRequest, State};
 use crate::config::{Reloader, model};
 
-const CONFIG: &str = r#"
-entryPoints:
-  web: {address: ":8000"}
-  admin: {address: "127.0.0.1:8001"}
-http:
-  routers:
-    hotrod: {rule: "Host(`hotrod.localhost`)", service: hotrod, observability: {traceVerbosity: detailed}}
-    assets: {rule: "Host(`hotrod.localhost`) && PathPrefix(`/static`)", service: hotrod, middlewares: [cache], entryPoints: [web]}
-    shop: {rule: "Host(`shop.example.com`)", service: shop}
-  services:
-    hotrod: {loadBalancer: {servers: [{url: "http://127.0.0.1:8080"}]}}
-    shop: {loadBalancer: {servers: [{url: "http://10.0.0.7:8080", weight: 3}, {url: "http://shop.internal:8080"}]}}
-  middlewares:
-    cache: {headers: {customRequestHeaders: {Authorization: "Bearer secret"}, customResponseHeaders: {Cache-Control: "max-age=60"}}}
-tracing:
-  serviceName: wayspan
-  otlp: {grpc: {endpoint: "127.0.0.1:4317", insecure: true, headers: {authorization: secret}}}
-metrics: {prometheus: {}}
-"#;
+const CONFIG: &str = include_str!("canned.yaml");
 
 /// Neither tracing nor metrics.
 pub(super) const PLAIN: &str = "entryPoints: {web: {address: \":8000\"}}\n";
