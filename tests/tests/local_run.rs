@@ -1,5 +1,5 @@
-//! A privileged local run with exactly the named capabilities, and one without any: as another user than root, with
-//! file capabilities as `setcap` gives them.
+//! A privileged local run with exactly the capabilities of the systemd unit, and one without any: as another user than
+//! root, with file capabilities as `setcap` gives them. And the unit itself, as systemd's own tools read it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -25,6 +25,20 @@ fn as_nobody(binary: &Path, directory: &Path, capabilities: &str) -> Result<Comm
     Ok(command)
 }
 
+fn unit() -> String {
+    std::fs::read_to_string(wayspan_tests::root().join("deploy/systemd/wayspan.service")).unwrap_or_default()
+}
+
+/// What the unit says under a key; empty where it does not have it.
+fn value_of<'u>(unit: &'u str, key: &str) -> &'u str {
+    unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default()
+}
+
+/// The unit's capabilities, as `setcap` wants them.
+fn unit_capabilities() -> String {
+    value_of(&unit(), "AmbientCapabilities").to_lowercase().replace(' ', ",")
+}
+
 fn span_of(jaeger: &Jaeger) -> Span {
     eventually("the span is in Jaeger", || {
         let traces = jaeger.traces("wayspan", 5).ok()?;
@@ -33,7 +47,7 @@ fn span_of(jaeger: &Jaeger) -> Span {
 }
 
 #[test]
-fn three_capabilities_are_enough_for_probes_and_a_low_port() {
+fn the_units_capabilities_are_enough_for_probes_and_a_low_port() {
     let jaeger = Jaeger::start().unwrap();
     let upstream = Upstream::start(|_| Reply::ok("")).unwrap();
     let low = private_loopback(&[80]).unwrap();
@@ -41,10 +55,8 @@ fn three_capabilities_are_enough_for_probes_and_a_low_port() {
         + &config::traced(&jaeger)
         + "probes: {required: true}\n";
     let directory = tempfile::tempdir().unwrap();
-    let mut agent = Agent::start_with(&config, |binary| {
-        as_nobody(binary, directory.path(), "cap_bpf,cap_perfmon,cap_net_bind_service")
-    })
-    .unwrap();
+    let mut agent =
+        Agent::start_with(&config, |binary| as_nobody(binary, directory.path(), &unit_capabilities())).unwrap();
     let web = agent.address("web").unwrap();
     assert_eq!(http::get(web, "h", "/").unwrap().status, 200);
     assert_eq!(span_of(&jaeger).tag("wayspan.coverage"), Some("full"));
@@ -64,4 +76,31 @@ fn without_capabilities_it_serves_and_says_what_is_missing() {
     assert!(coverage.starts_with("none: "), "{coverage:?}");
     let sum: u64 = span.phases().iter().map(|(_, micros)| micros).sum();
     assert_eq!(sum, span.duration_us, "{:?}", span.phases());
+}
+
+#[test]
+fn the_unit_and_the_readme_name_the_same_capabilities() {
+    let (unit, capabilities) = (unit(), unit_capabilities());
+    assert_eq!(capabilities.split(',').count(), 3, "{capabilities}");
+    assert_eq!(value_of(&unit, "CapabilityBoundingSet"), value_of(&unit, "AmbientCapabilities"));
+    let readme = std::fs::read_to_string(wayspan_tests::root().join("README.md")).unwrap();
+    assert!(readme.contains(&format!("setcap {capabilities}=ep ")), "the README names others than {capabilities}");
+}
+
+#[test]
+fn systemd_takes_the_unit_and_finds_it_well_confined() {
+    // Where the agent would be installed is somewhere else here.
+    let unit = unit().replace("/usr/local/bin/wayspan", &Agent::binary().unwrap().display().to_string());
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("wayspan.service");
+    std::fs::write(&file, unit).unwrap();
+    // Of 100, where 100 is not confined at all. It stands at 22: that it serves the network, and its capabilities.
+    let offline = ["security", "--offline=true", "--threshold=30", "--no-pager"];
+    for arguments in [&["verify", "--man=false"][..], &offline] {
+        let output = Command::new("systemd-analyze").args(arguments).arg(&file).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}\n{said}");
+        // What it does not know it passes over with a word.
+        assert!(arguments != ["verify", "--man=false"] || said.is_empty(), "{said}");
+    }
 }

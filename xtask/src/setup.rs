@@ -21,7 +21,7 @@ pub enum Need {
     Ebpf,
     /// What bpf-linker is built with.
     BpfLinker,
-    /// What the tests of the whole node call: strace, ip, setcap.
+    /// What the tests of the whole node call: strace, ip, setcap, systemd-analyze.
     NodeTests,
     /// The peers of the bench.
     Bench,
@@ -49,7 +49,13 @@ impl Need {
                 ("libxml2-dev", None),
                 ("g++", Some("g++")),
             ],
-            Self::NodeTests => &[("iproute2", Some("ss")), ("strace", Some("strace")), ("libcap2-bin", Some("setcap"))],
+            Self::NodeTests => &[
+                ("iproute2", Some("ss")),
+                ("strace", Some("strace")),
+                ("libcap2-bin", Some("setcap")),
+                // Its tools read the unit; nothing of it is started.
+                ("systemd", Some("systemd-analyze")),
+            ],
             Self::Bench => &[("nginx-light", Some("nginx")), ("haproxy", Some("haproxy")), ("wrk", Some("wrk"))],
             Self::Browser => &[("chromium", Some("chromium")), ("nodejs", Some("node")), ("npm", Some("npm"))],
             Self::Deny => &[],

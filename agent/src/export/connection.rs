@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::grpc;
-use super::target::Target;
+use super::target::{Target, causes};
 use crate::config::model::OtlpProtocol;
 
 /// Of a receiver's answer: an error message, or a count.
@@ -51,8 +51,6 @@ enum Live {
     Grpc(http2::SendRequest<Body>),
     Http(http1::SendRequest<Body>),
 }
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// A connection that may be closed at the moment.
 pub(super) struct Connection {
@@ -93,41 +91,38 @@ impl Connection {
         };
         match usable {
             Some(live) => Ok(live),
-            None => self.open().await.map_err(|error| causes(&*error)),
+            None => self.open().await,
         }
     }
 
-    async fn open(&mut self) -> Result<Live, Failure> {
+    async fn open(&mut self) -> Result<Live, String> {
         self.driver.abort_all();
-        let socket = TcpStream::connect((self.target.host.as_str(), self.target.port)).await?;
-        socket.set_nodelay(true)?;
-        match &self.target.tls {
-            None => self.greet(socket).await,
-            Some(tls) => {
-                let connector = TlsConnector::from(Arc::clone(&tls.config));
-                let secured = connector.connect(tls.name.clone(), socket).await;
-                self.greet(secured.map_err(|error| format!("TLS: {error}"))?).await
-            }
-        }
+        let target = Arc::clone(&self.target);
+        let socket = TcpStream::connect((target.host.as_str(), target.port)).await;
+        let socket = socket.and_then(|socket| socket.set_nodelay(true).map(|()| socket)).map_err(|e| causes(&e))?;
+        let Some(tls) = &target.tls else { return self.greet(socket).await };
+        let connector = TlsConnector::from(Arc::clone(&tls.config));
+        let secured = connector.connect(tls.name.clone(), socket).await;
+        self.greet(secured.map_err(|error| format!("TLS: {}", target.broken(&error)))?).await
     }
 
     /// Begins HTTP on a stream.
-    async fn greet(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Live, Failure> {
+    async fn greet(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Live, String> {
         let io = TokioIo::new(stream);
-        Ok(match self.target.protocol {
+        match self.target.protocol {
             OtlpProtocol::Grpc => {
                 let builder = http2::Builder::new(TokioExecutor::new()).timer(TokioTimer::new()).to_owned();
-                let (sender, connection) = builder.handshake(io).await?;
+                let (sender, connection) = builder.handshake(io).await.map_err(|error| self.target.broken(&error))?;
                 // Its errors reach whoever waits for an answer.
                 self.driver.spawn(async { drop(connection.await) });
-                Live::Grpc(sender)
+                Ok(Live::Grpc(sender))
             }
             OtlpProtocol::Http => {
-                let (sender, connection) = http1::handshake(io).await?;
+                let (sender, connection) = http1::handshake(io).await.map_err(|error| self.target.broken(&error))?;
                 self.driver.spawn(async { drop(connection.await) });
-                Live::Http(sender)
+                Ok(Live::Http(sender))
             }
-        })
+        }
     }
 }
 
@@ -151,10 +146,11 @@ async fn export(http: &mut http1::SendRequest<Body>, target: &Target, message: &
     let response = match http.try_send_request(request).await {
         Ok(response) => response,
         Err(error) if error.message().is_some() => {
-            return Outcome::Later { after: None, why: causes(error.error()) };
+            return Outcome::Later { after: None, why: target.broken(error.error()) };
         }
-        Err(error) => return Outcome::Unknown(causes(error.error())),
+        Err(error) => return Outcome::Unknown(target.broken(error.error())),
     };
+    target.answered();
     let status = response.status();
     let after = retry_after(response.headers());
     let body = match Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await {
@@ -170,15 +166,6 @@ async fn export(http: &mut http1::SendRequest<Body>, target: &Target, message: &
         429 | 502..=504 => Outcome::Later { after, why: status.to_string() },
         _ => Outcome::Refused(status.to_string()),
     }
-}
-
-/// An error and what it came from: hyper's own text ends at "connection error".
-pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let all = std::iter::successors(Some(error), |error| error.source());
-    let mut texts: Vec<String> = all.map(ToString::to_string).collect();
-    // Some say what their source says.
-    texts.dedup();
-    texts.join(": ")
 }
 
 /// Spans that a receiver says it did not take.

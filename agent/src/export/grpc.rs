@@ -13,8 +13,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::connection::{ANSWER_BYTES_MAX, Body, Outcome, Request, causes, rejected};
-use super::target::Target;
+use super::connection::{ANSWER_BYTES_MAX, Body, Outcome, Request, rejected};
+use super::target::{Target, causes};
 
 const METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 /// Before each message: whether it is compressed, and its length.
@@ -25,10 +25,11 @@ pub(super) async fn export(h2: &mut http2::SendRequest<Body>, target: &Target, r
     let response = match h2.try_send_request(call(target, request)).await {
         Ok(response) => response,
         Err(error) if error.message().is_some() => {
-            return Outcome::Later { after: None, why: causes(error.error()) };
+            return Outcome::Later { after: None, why: target.broken(error.error()) };
         }
-        Err(error) => return Outcome::Unknown(causes(error.error())),
+        Err(error) => return Outcome::Unknown(target.broken(error.error())),
     };
+    target.answered();
     let (parts, body) = response.into_parts();
     // An answer without a message has its status at once.
     if let Some(status) = Status::from_header_map(&parts.headers) {

@@ -1,14 +1,12 @@
 //! Where spans go: the checked form of `tracing.otlp`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use super::tls::{self, BadTls};
+use super::tls::{BadTls, Tls};
 use crate::config::model::{Otlp, OtlpProtocol};
 
 /// The path of OTLP/HTTP where the endpoint names none.
@@ -52,14 +50,6 @@ pub(super) struct Target {
     pub(super) tls: Option<Tls>,
 }
 
-/// How an encrypted connection is opened.
-#[derive(Debug)]
-pub(super) struct Tls {
-    pub(super) config: Arc<ClientConfig>,
-    /// Whom the certificate must name.
-    pub(super) name: ServerName<'static>,
-}
-
 impl Target {
     pub(super) fn new(otlp: &Otlp) -> Result<Self, BadTarget> {
         let endpoint = || otlp.endpoint.clone();
@@ -81,7 +71,7 @@ impl Target {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let tls = if encrypted {
             let name = ServerName::try_from(host.clone()).map_err(|_| BadTarget::NotAUrl { endpoint: endpoint() })?;
-            Some(Tls { config: tls::client(&otlp.tls, otlp.protocol)?, name })
+            Some(Tls::new(&otlp.tls, otlp.protocol, name)?)
         } else {
             None
         };
@@ -103,6 +93,21 @@ impl Target {
         })
     }
 
+    /// Why a connection broke before there was an answer.
+    pub(super) fn broken(&self, error: &(dyn std::error::Error + 'static)) -> String {
+        match self.tls.as_ref().and_then(Tls::suspicion) {
+            Some(suspicion) => format!("{} ({suspicion})", causes(error)),
+            None => causes(error),
+        }
+    }
+
+    /// There was an answer: nothing is wrong with what was shown.
+    pub(super) fn answered(&self) {
+        if let Some(tls) = &self.tls {
+            tls.answered();
+        }
+    }
+
     /// The endpoint's scheme and authority with its path, if it has one, before this one.
     pub(super) fn with_path(&self, path: &'static str) -> Uri {
         let prefix = self.uri.path().trim_end_matches('/');
@@ -115,6 +120,15 @@ impl Target {
         parts.path_and_query = joined.ok().or(parts.path_and_query);
         Uri::from_parts(parts).unwrap_or_default()
     }
+}
+
+/// An error and what it came from: hyper's own text ends at "connection error".
+pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let all = std::iter::successors(Some(error), |error| error.source());
+    let mut texts: Vec<String> = all.map(ToString::to_string).collect();
+    // Some say what their source says.
+    texts.dedup();
+    texts.join(": ")
 }
 
 fn headers(configured: &[(String, String)]) -> Result<HeaderMap, BadTarget> {
@@ -133,6 +147,18 @@ mod tests {
     use super::*;
     use crate::config::model::ClientTls;
     use crate::export::testing::otlp;
+
+    #[test]
+    fn an_error_is_told_down_to_its_first_cause() {
+        let broken = std::io::Error::other(BadHead(BadLine));
+        assert_eq!(causes(&broken), "bad head: bad line");
+        #[derive(Debug, thiserror::Error)]
+        #[error("bad head")]
+        struct BadHead(#[source] BadLine);
+        #[derive(Debug, thiserror::Error)]
+        #[error("bad line")]
+        struct BadLine;
+    }
 
     #[test]
     fn endpoints_are_checked_and_completed() {
