@@ -8,6 +8,7 @@ mod bench;
 mod demo;
 mod deny;
 mod ebpf;
+mod outage;
 mod peers;
 mod progress;
 mod setup;
@@ -36,6 +37,8 @@ enum Command {
     Demo(demo::Options),
     /// What a proxied request costs, beside HAProxy, nginx, Envoy and Traefik.
     Bench(bench::Options),
+    /// What requests notice and what becomes of spans while Jaeger is stopped under load: 12 minutes, --quick 1.5.
+    Outage(outage::Options),
     /// The whole gate: format, lints, tests, demo, browser, licences.
     Test(test::Options),
     /// Check the repository's own rules: documentation, sizes, borders.
@@ -65,6 +68,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(options) => {
             setup::ensure(&root, &[setup::Need::Ebpf, setup::Need::Bench])?;
             bench::run(&root, options)?;
+        }
+        Command::Outage(options) => {
+            setup::ensure(&root, &[setup::Need::Ebpf, setup::Need::Bench])?;
+            return outage::run(&root, options);
         }
         Command::Test(options) => return test::run(&root, &options),
         Command::Tidy => return tidy::run(&root),
