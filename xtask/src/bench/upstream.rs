@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 pub(crate) struct Upstream {
     /// Where it listens, on 127.0.0.1.
     pub(crate) port: u16,
-    _process: Guard,
+    process: Guard,
 }
 
 /// The path of the one page.
@@ -37,7 +37,12 @@ impl Upstream {
         );
         let process = spawn(wayspan_tests::tied(&nginx(dir, &config)?))?;
         answering(port).context("the upstream nginx does not answer")?;
-        Ok(Self { port, _process: process })
+        Ok(Self { port, process })
+    }
+
+    /// Its one process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.0.id()
     }
 }
 

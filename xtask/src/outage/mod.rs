@@ -4,6 +4,7 @@
 //! [`account`], the judgement in [`report`].
 
 mod account;
+mod cpu;
 mod load;
 mod report;
 mod site;
@@ -13,13 +14,14 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, anyhow};
 use wayspan_tests::wait_until;
 
-use crate::bench::measure::{resident_kb, ticks};
+use crate::bench::measure::resident_kb;
 use crate::progress::{self, Stopwatch};
 use crate::{agent, peers};
 use account::Account;
+use cpu::{Meter, Shares};
 use load::{Outcome, Pace};
 use site::{Site, Stop};
 
@@ -70,14 +72,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the last spans may be on their way: a batch is tried for a minute.
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
 
-/// A stretch of the load.
+/// A stretch of the load, and who took the CPU in it.
 #[derive(Debug, Clone, Copy)]
 struct Window {
     from: Duration,
     to: Duration,
+    cpu: Shares,
 }
 
-/// One round, in time, and the shares of one CPU that were taken while Jaeger was up.
+/// One round.
 #[derive(Debug, Clone, Copy)]
 struct Round {
     how: Stop,
@@ -85,8 +88,6 @@ struct Round {
     up: Window,
     stopped: Window,
     back: Window,
-    agent_cpu: f64,
-    jaeger_cpu: f64,
 }
 
 /// All that was seen.
@@ -174,29 +175,15 @@ impl Conductor<'_> {
         let how = if matches!(number % 4, 0 | 3) { Stop::Frozen } else { Stop::Ended };
         let stopped_first = number % 2 == 1;
         eprintln!("round {}/{}: Jaeger will be {how:?}", number + 1, self.plan.rounds);
-        let before = if stopped_first { None } else { Some(self.up()?) };
+        let before = if stopped_first { None } else { Some(self.pass(self.plan.up)?) };
         let from = self.watch.elapsed();
         self.site.stop_jaeger(how)?;
         let stopped = Window { from, ..self.pass(self.plan.stopped)? };
         let from = self.watch.elapsed();
         self.site.return_jaeger()?;
         let back = Window { from, ..self.pass(self.plan.back)? };
-        let (up, agent_cpu, jaeger_cpu) = before.map_or_else(|| self.up(), Ok)?;
-        Ok(Round { how, stopped_first, up, stopped, back, agent_cpu, jaeger_cpu })
-    }
-
-    /// A stretch with Jaeger up: when, and what share of a CPU agent and Jaeger took.
-    fn up(&mut self) -> Result<(Window, f64, f64)> {
-        let pids = [self.site.agent_pid(), self.site.jaeger_pid().context("Jaeger is up")?];
-        let used = || pids.iter().map(|pid| ticks(&[*pid])).collect::<Result<Vec<_>>>();
-        let before = used()?;
-        let window = self.pass(self.plan.up)?;
-        let after = used()?;
-        #[expect(clippy::cast_precision_loss, reason = "a share for people")]
-        let mut shares = before.iter().zip(after).map(|(before, after)| {
-            after.saturating_sub(*before) as f64 / 100.0 / (window.to - window.from).as_secs_f64()
-        });
-        Ok((window, shares.next().unwrap_or(0.0), shares.next().unwrap_or(0.0)))
+        let up = before.map_or_else(|| self.pass(self.plan.up), Ok)?;
+        Ok(Round { how, stopped_first, up, stopped, back })
     }
 
     /// Runs the generator while `work` is done.
@@ -220,11 +207,13 @@ impl Conductor<'_> {
     /// Lets time pass, and looks at the agent meanwhile.
     fn pass(&mut self, span: Duration) -> Result<Window> {
         let from = self.watch.elapsed();
+        let meter = Meter::start(self.site.processes())?;
         loop {
             self.look()?;
             let left = (from + span).saturating_sub(self.watch.elapsed());
             if left.is_zero() {
-                return Ok(Window { from, to: self.watch.elapsed() });
+                let to = self.watch.elapsed();
+                return Ok(Window { from, to, cpu: meter.shares(to - from)? });
             }
             std::thread::sleep(left.min(LOOK_EVERY));
         }
@@ -233,7 +222,7 @@ impl Conductor<'_> {
     fn look(&mut self) -> Result<Account> {
         let account = Account::read(self.site.api, self.watch.elapsed())?;
         self.looks.push(account);
-        if let Some(pid) = self.site.jaeger_pid() {
+        if let Some(pid) = self.site.processes().jaeger {
             self.jaeger_resident_kb = self.jaeger_resident_kb.max(resident_kb(&[pid])?);
         }
         Ok(account)

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::account::Account;
+use super::cpu::Shares;
 use super::load::Shot;
 use super::site::Stop;
 use super::{Plan, Round, Seen, Window};
@@ -18,6 +19,8 @@ const RATIO_MAX: f64 = 1.10;
 const MEMORY_BYTES_MAX: u64 = (64 + 16) << 20;
 /// SERVER and CLIENT; phases are attributes here.
 const SPANS_PER_REQUEST: u64 = 2;
+/// The share of a CPU above which other programs disturb the latencies.
+const OTHERS_CPU_MAX: f64 = 0.15;
 /// How long after Jaeger's stop an answer that it gave before may still arrive.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -46,8 +49,8 @@ struct Line {
     lost_while_up: u64,
     lost_while_stopped: u64,
     lost_while_back: u64,
-    agent_cpu_while_up: f64,
-    jaeger_cpu_while_up: f64,
+    cpu_while_up: Shares,
+    cpu_while_stopped: Shares,
 }
 
 /// Something that has to hold.
@@ -78,6 +81,7 @@ pub(super) struct Report {
     spans_lost: u64,
     spans_received_by_jaeger: u64,
     checks: Vec<Check>,
+    doubts: Vec<String>,
 }
 
 /// Works out the figures and the checks.
@@ -137,7 +141,19 @@ pub(super) fn judge(seen: &Seen, plan: &Plan) -> Result<Report> {
         spans_lost: last.lost,
         spans_received_by_jaeger: seen.received,
         checks,
+        doubts: doubts(seen),
     })
+}
+
+/// What makes the latencies doubtful; the checks are what they are.
+fn doubts(seen: &Seen) -> Vec<String> {
+    let mut doubts = Vec::new();
+    let windows = || seen.rounds.iter().flat_map(|round| [round.up, round.stopped]);
+    let others = windows().map(|window| window.cpu.others).fold(0.0, f64::max);
+    if others > OTHERS_CPU_MAX {
+        doubts.push(format!("other programs took up to {:.0} % of a CPU: noisy machine", others * 100.0));
+    }
+    doubts
 }
 
 fn line(seen: &Seen, round: &Round) -> Line {
@@ -157,8 +173,8 @@ fn line(seen: &Seen, round: &Round) -> Line {
         lost_while_up: lost(round.up),
         lost_while_stopped: lost(round.stopped),
         lost_while_back: lost(round.back),
-        agent_cpu_while_up: round.agent_cpu,
-        jaeger_cpu_while_up: round.jaeger_cpu,
+        cpu_while_up: round.up.cpu,
+        cpu_while_stopped: round.stopped.cpu,
     }
 }
 
@@ -204,7 +220,7 @@ fn jaeger_agrees(last: &Account, received: u64) -> Check {
 
 fn nothing_was_sent_while_stopped(seen: &Seen) -> Check {
     let sent = |round: &Round| {
-        let window = Window { from: round.stopped.from + LAST_ANSWERS, to: round.stopped.to };
+        let window = Window { from: round.stopped.from + LAST_ANSWERS, ..round.stopped };
         change(seen, window, |look| look.sent)
     };
     let sent: u64 = seen.rounds.iter().map(sent).sum();
@@ -271,12 +287,12 @@ impl Report {
             self.kernel, self.full_load_per_second, self.load_per_second, self.seconds_up, self.seconds_stopped
         );
         println!(
-            "| Jaeger | order | p50 up | p50 stopped | p99 up | p99 stopped | ratio | p99 back | generator p99 up, stopped | agent CPU | Jaeger CPU | MB max | pending max | lost up | lost stopped | lost back |"
+            "| Jaeger | order | p50 up | p50 stopped | p99 up | p99 stopped | ratio | p99 back | generator p99 up, stopped | CPU up: agent, Jaeger, nginx, generator, others | MB max | pending max | lost up | lost stopped | lost back |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
         for line in &self.rounds {
             println!(
-                "| {:?} | {} | {} | {} | {} | {} | {:.2} | {} | {}, {} | {:.0} % | {:.0} % | {:.0} | {} | {} | {} | {} |",
+                "| {:?} | {} | {} | {} | {} | {} | {:.2} | {} | {}, {} | {} | {:.0} | {} | {} | {} | {} |",
                 line.jaeger,
                 if line.stopped_first { "stopped, up" } else { "up, stopped" },
                 line.up.p50_us,
@@ -287,8 +303,7 @@ impl Report {
                 line.back.p99_us,
                 line.up.generator_p99_us,
                 line.stopped.generator_p99_us,
-                line.agent_cpu_while_up * 100.0,
-                line.jaeger_cpu_while_up * 100.0,
+                percents(&line.cpu_while_up),
                 line.resident_mb_max,
                 line.pending_max,
                 line.lost_while_up,
@@ -300,8 +315,17 @@ impl Report {
             "resident at the end {:.0} MB; Jaeger {:.0} MB at most",
             self.resident_mb_end, self.jaeger_resident_mb_max
         );
+        for doubt in &self.doubts {
+            println!("doubtful: {doubt}");
+        }
         for check in &self.checks {
             println!("{} {}: {}", if check.ok { "ok    " } else { "failed" }, check.name, check.detail);
         }
     }
+}
+
+fn percents(cpu: &Shares) -> String {
+    let Shares { agent, jaeger, upstream, generator, others } = *cpu;
+    let all = [agent, jaeger, upstream, generator, others].map(|share| format!("{:.0}", share * 100.0));
+    format!("{} %", all.join(", "))
 }

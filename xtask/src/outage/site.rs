@@ -11,6 +11,7 @@ use serde::Serialize;
 use wayspan_tests::{Agent, Jaeger, PATIENCE, config, private_loopback, wait_until};
 
 use super::account::{final_count, final_count_argument};
+use super::cpu::Processes;
 use super::load::Target;
 use crate::bench::upstream::{PAGE, Upstream, page_body};
 
@@ -41,7 +42,7 @@ pub(super) struct Site {
     jaeger_host: IpAddr,
     /// What the Jaegers that have ended were given.
     received: u64,
-    _upstream: Upstream,
+    upstream: Upstream,
 }
 
 impl Site {
@@ -64,26 +65,16 @@ impl Site {
             body: page_body(),
         };
         let api = agent.address("api")?;
-        Ok(Self {
-            target,
-            api,
-            agent,
-            jaeger: Some(jaeger),
-            jaeger_binary,
-            jaeger_host,
-            received: 0,
-            _upstream: upstream,
-        })
+        Ok(Self { target, api, agent, jaeger: Some(jaeger), jaeger_binary, jaeger_host, received: 0, upstream })
     }
 
-    /// The agent's process.
-    pub(super) fn agent_pid(&self) -> u32 {
-        self.agent.process.pid()
-    }
-
-    /// Jaeger's process, while there is one.
-    pub(super) fn jaeger_pid(&self) -> Option<u32> {
-        self.jaeger.as_ref().map(|jaeger| jaeger.process.pid())
+    /// The parts' processes.
+    pub(super) fn processes(&self) -> Processes {
+        Processes {
+            agent: self.agent.process.pid(),
+            jaeger: self.jaeger.as_ref().map(|jaeger| jaeger.process.pid()),
+            upstream: self.upstream.pid(),
+        }
     }
 
     /// Stops Jaeger.
