@@ -100,10 +100,8 @@ struct Seen {
     /// The load over all rounds.
     load: Outcome,
     rounds: Vec<Round>,
-    /// The agent's accounts, the last with nothing pending.
+    /// The agent's accounts: the first before any request, the last with nothing pending.
     looks: Vec<Account>,
-    /// When the rounds began: memory is measured against what was used until then.
-    rounds_began: Duration,
     jaeger_resident_kb: u64,
     /// Spans that Jaeger says it was given.
     received: u64,
@@ -120,15 +118,15 @@ pub(crate) fn run(root: &Path, options: Options) -> Result<ExitCode> {
     let mut site = progress::step("starting nginx, Jaeger and Wayspan", || Site::start(&scratch, peers.jaeger))?;
     let watch = Stopwatch::start();
     let mut conductor = Conductor { site: &mut site, plan, watch, looks: Vec::new(), jaeger_resident_kb: 0 };
+    conductor.look()?;
     let (before, full_load) = conductor.full_load()?;
     let interval = Duration::from_secs_f64(2.0 / full_load);
     eprintln!("full load {full_load:.0} requests/s; from now on half of it");
-    let rounds_began = watch.elapsed();
     let (load, rounds) = conductor.under_load(interval)?;
     conductor.settle()?;
     let Conductor { looks, jaeger_resident_kb, .. } = conductor;
     let received = progress::step("ending Wayspan and Jaeger", || site.finish())?;
-    let seen = Seen { full_load, interval, before, load, rounds, looks, rounds_began, jaeger_resident_kb, received };
+    let seen = Seen { full_load, interval, before, load, rounds, looks, jaeger_resident_kb, received };
     let report = report::judge(&seen, &plan)?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -228,14 +226,12 @@ impl Conductor<'_> {
         Ok(account)
     }
 
-    /// Waits until every span's fate is known. No more are made then.
+    /// Waits until every span's fate is known. No more are made then. Where some stay open, a check will say so.
     fn settle(&mut self) -> Result<()> {
         let settled = wait_until(SETTLED_WITHIN, || match self.look() {
             Ok(account) => (account.pending == 0).then_some(Ok(())),
             Err(error) => Some(Err(error)),
         });
-        settled.unwrap_or_else(|| {
-            Err(anyhow!("spans are still pending after {SETTLED_WITHIN:?}: {:?}", self.looks.last()))
-        })
+        settled.unwrap_or(Ok(()))
     }
 }
