@@ -100,7 +100,7 @@ struct Seen {
     /// The load over all rounds.
     load: Outcome,
     rounds: Vec<Round>,
-    /// The agent's accounts: the first before any request, the last with nothing pending.
+    /// The agent's accounts, the last with nothing pending.
     looks: Vec<Account>,
     jaeger_resident_kb: u64,
     /// Spans that Jaeger says it was given.
@@ -118,7 +118,6 @@ pub(crate) fn run(root: &Path, options: Options) -> Result<ExitCode> {
     let mut site = progress::step("starting nginx, Jaeger and Wayspan", || Site::start(&scratch, peers.jaeger))?;
     let watch = Stopwatch::start();
     let mut conductor = Conductor { site: &mut site, plan, watch, looks: Vec::new(), jaeger_resident_kb: 0 };
-    conductor.look()?;
     let (before, full_load) = conductor.full_load()?;
     let interval = Duration::from_secs_f64(2.0 / full_load);
     eprintln!("full load {full_load:.0} requests/s; from now on half of it");
