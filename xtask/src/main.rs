@@ -8,6 +8,7 @@ mod bench;
 mod demo;
 mod deny;
 mod ebpf;
+mod outage;
 mod peers;
 mod progress;
 mod setup;
@@ -37,6 +38,8 @@ enum Command {
     Demo(demo::Options),
     /// What a proxied request costs, beside HAProxy, nginx, Envoy and Traefik.
     Bench(bench::Options),
+    /// What requests notice and what becomes of spans while Jaeger is stopped under load: 12 minutes, --quick 1.5.
+    Outage(outage::Options),
     /// The whole gate: format, lints, tests, demo, browser, licences.
     Test(test::Options),
     /// The probes on Debian's kernels in virtual machines: `vm 6.1 6.12`; the matrix of kernel and probe.
@@ -70,6 +73,10 @@ fn run(command: Command) -> Result<ExitCode> {
             bench::run(&root, options)?;
         }
         Command::Vm(options) => return vm::run(&root, &options),
+        Command::Outage(options) => {
+            setup::ensure(&root, &[setup::Need::Ebpf, setup::Need::Bench])?;
+            return outage::run(&root, options);
+        }
         Command::Test(options) => return test::run(&root, &options),
         Command::Tidy => return tidy::run(&root),
     }

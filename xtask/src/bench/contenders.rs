@@ -1,22 +1,22 @@
 //! Who is measured, how each is told to do the same work, and the parts around them: one nginx as upstream for all, one
 //! receiver of spans for all that trace. Everything listens on a loopback address and port of its own.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+
+use super::upstream::{Guard, NGINX_HEAD, Upstream, answering, free_port, nginx, spawn};
 
 /// The parts around a contender.
 pub(super) struct Site {
     pub(super) scratch: PathBuf,
     bin: PathBuf,
-    upstream_port: u16,
     sink_port: u16,
     counter_port: u16,
-    _upstream: Guard,
+    upstream: Upstream,
     _sink: Guard,
 }
 
@@ -31,23 +31,6 @@ pub(super) struct Contender {
 pub(super) struct Running {
     process: Guard,
     pub(super) port: u16,
-}
-
-struct Guard(Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        // The whole group: nginx has workers. Every child here leads a group of its own.
-        let _ = Command::new("kill").args(["-TERM", "--", &format!("-{}", self.0.id())]).status();
-        let _ = self.0.wait();
-    }
-}
-
-fn spawn(mut command: Command) -> Result<Guard> {
-    use std::os::unix::process::CommandExt as _;
-    let program = command.get_program().to_string_lossy().into_owned();
-    command.process_group(0).stdin(Stdio::null());
-    Ok(Guard(command.spawn().with_context(|| format!("starting {program}"))?))
 }
 
 impl Running {
@@ -82,16 +65,7 @@ impl Contender {
 
 impl Site {
     pub(super) fn start(scratch: &Path, bin: &Path) -> Result<Self> {
-        let upstream_port = free_port()?;
-        let dir = scratch.join("upstream");
-        std::fs::create_dir_all(dir.join("html"))?;
-        std::fs::write(dir.join("html/index.html"), "hello from upstream\n".repeat(10))?;
-        let config = format!(
-            "{NGINX_HEAD} keepalive_requests 1000000000; root {}; server {{ listen 127.0.0.1:{upstream_port} backlog=4096; }} }}",
-            dir.join("html").display()
-        );
-        let upstream = spawn(nginx(&dir, &config)?)?;
-        answering(upstream_port).context("the upstream nginx does not answer")?;
+        let upstream = Upstream::start(&scratch.join("upstream"))?;
         let mut sink = Command::new(bin.join("examples/otlp_sink"));
         sink.stdout(Stdio::piped());
         let mut sink = spawn(sink)?;
@@ -101,15 +75,7 @@ impl Site {
         let ports: Vec<u16> = line.split_whitespace().filter_map(|port| port.parse().ok()).collect();
         let [sink_port, counter_port] = ports.as_slice() else { bail!("the span receiver said: {line}") };
         let (sink_port, counter_port) = (*sink_port, *counter_port);
-        Ok(Self {
-            scratch: scratch.to_owned(),
-            bin: bin.to_owned(),
-            upstream_port,
-            sink_port,
-            counter_port,
-            _upstream: upstream,
-            _sink: sink,
-        })
+        Ok(Self { scratch: scratch.to_owned(), bin: bin.to_owned(), sink_port, counter_port, upstream, _sink: sink })
     }
 
     /// Spans received so far, by all contenders.
@@ -151,35 +117,6 @@ pub(super) fn all(site: &Site) -> Result<(Vec<Contender>, Vec<String>)> {
     Ok((all, missing))
 }
 
-/// A port that was free a moment ago. The contenders' configurations need it beforehand.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-fn answering(port: u16) -> Result<()> {
-    let answers = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"GET /index.html HTTP/1.1\r\nHost: bench.localhost\r\nConnection: close\r\n\r\n")?;
-        let mut start = [0; 12];
-        stream.read_exact(&mut start)?;
-        Ok(start.ends_with(b" 200"))
-    };
-    wayspan_tests::wait_until(Duration::from_secs(20), || matches!(answers(), Ok(true)).then_some(()))
-        .with_context(|| format!("no 200 on port {port} within 20 s: {:?}", answers()))
-}
-
-const NGINX_HEAD: &str = "worker_processes 1; error_log stderr error; daemon off; \
-    events { worker_connections 4096; } http { access_log off; keepalive_timeout 600;";
-
-fn nginx(dir: &Path, config: &str) -> Result<Command> {
-    let file = dir.join("nginx.conf");
-    std::fs::write(&file, format!("pid {}; {config}", dir.join("pid").display()))?;
-    let mut command = Command::new("/usr/sbin/nginx");
-    command.arg("-p").arg(dir).arg("-c").arg(file);
-    Ok(command)
-}
-
 fn nginx_proxy(site: &Site, dir: &Path, port: u16) -> Result<Command> {
     let config = format!(
         "{NGINX_HEAD} keepalive_requests 1000000000;
@@ -190,7 +127,7 @@ fn nginx_proxy(site: &Site, dir: &Path, port: u16) -> Result<Command> {
            proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Host $http_host;
            proxy_set_header X-Forwarded-Port $server_port; proxy_set_header X-Forwarded-Proto $scheme;
            proxy_set_header X-Forwarded-Server $hostname; proxy_set_header X-Real-Ip $remote_addr; }} }} }}",
-        site.upstream_port
+        site.upstream.port
     );
     nginx(dir, &config)
 }
@@ -219,11 +156,11 @@ fn haproxy(site: &Site, dir: &Path, port: u16) -> Result<Command> {
     ];
     let extra: String =
         headers.iter().map(|(name, value)| format!(" http-request set-header {name} {value}\n")).collect();
-    haproxy_with(dir, "http", port, &extra, site.upstream_port)
+    haproxy_with(dir, "http", port, &extra, site.upstream.port)
 }
 
 fn haproxy_tcp(site: &Site, dir: &Path, port: u16) -> Result<Command> {
-    haproxy_with(dir, "tcp", port, "", site.upstream_port)
+    haproxy_with(dir, "tcp", port, "", site.upstream.port)
 }
 
 fn wayspan(site: &Site, dir: &Path, port: u16, tracing: &str, probes: bool) -> Result<Command> {
@@ -231,7 +168,7 @@ fn wayspan(site: &Site, dir: &Path, port: u16, tracing: &str, probes: bool) -> R
         "entryPoints:\n  web: {{address: \"127.0.0.1:{port}\"}}\nhttp:\n  routers:\n    bench: {{rule: \"Host(`bench.localhost`)\", service: bench}}\n\
          \x20 services:\n    bench: {{loadBalancer: {{servers: [{{url: \"http://127.0.0.1:{}\"}}]}}}}\n\
          workers: {{count: 1}}\n{}{tracing}",
-        site.upstream_port,
+        site.upstream.port,
         if probes { "" } else { "probes: off\n" },
     );
     let file = dir.join("wayspan.yaml");
@@ -315,7 +252,7 @@ fn envoy_with(site: &Site, dir: &Path, port: u16, traced: bool) -> Result<Comman
     let h2 = "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}, ";
     let config = format!(
         "static_resources:\n  listeners:\n  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}\n    filter_chains:\n    - filters:\n      - name: hcm\n        typed_config:\n          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager\n          stat_prefix: f\n          use_remote_address: true\n          {tracing}\n          route_config: {{virtual_hosts: [{{name: b, domains: ['*'], request_headers_to_add: [{headers}], routes: [{{match: {{prefix: /}}, route: {{cluster: u}}}}]}}]}}\n          http_filters:\n          - name: envoy.filters.http.router\n            typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}\n  clusters:\n{}{}",
-        cluster("u", site.upstream_port, ""),
+        cluster("u", site.upstream.port, ""),
         cluster("sink", site.sink_port, h2)
     );
     let file = dir.join("envoy.yaml");
@@ -338,7 +275,7 @@ fn traefik_with(site: &Site, dir: &Path, port: u16, traced: bool) -> Result<Comm
         dir.join("dynamic.yaml"),
         format!(
             "http:\n  routers:\n    bench: {{rule: \"Host(`bench.localhost`)\", service: bench, entryPoints: [web]}}\n  services:\n    bench: {{loadBalancer: {{servers: [{{url: \"http://127.0.0.1:{}\"}}]}}}}\n",
-            site.upstream_port
+            site.upstream.port
         ),
     )?;
     let tracing = if traced {

@@ -132,7 +132,8 @@ done = function(summary, latency)
 end
 "#;
 
-fn ticks(pids: &[u32]) -> Result<u64> {
+/// CPU that processes have taken so far, in hundredths of a second.
+pub(crate) fn ticks(pids: &[u32]) -> Result<u64> {
     let mut sum = 0;
     for pid in pids {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -167,7 +168,8 @@ fn switches(pids: &[u32]) -> Result<u64> {
     Ok(sum)
 }
 
-fn resident_kb(pids: &[u32]) -> Result<u64> {
+/// Memory that is theirs right now.
+pub(crate) fn resident_kb(pids: &[u32]) -> Result<u64> {
     let mut sum = 0;
     for pid in pids {
         let status = std::fs::read_to_string(PathBuf::from(format!("/proc/{pid}/status")))?;

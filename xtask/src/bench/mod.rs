@@ -2,7 +2,8 @@
 //! added, alternating order, ratios within the run. What each program is told stands in [`contenders`].
 
 mod contenders;
-mod measure;
+pub(crate) mod measure;
+pub(crate) mod upstream;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -153,7 +154,8 @@ fn summarise(
     Ok(Report { kernel, rounds, seconds_per_round: seconds, connections: CONNECTIONS, lines, not_run, doubts })
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// The middle one, the upper of two.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut all: Vec<f64> = values.collect();
     all.sort_by(f64::total_cmp);
     all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
