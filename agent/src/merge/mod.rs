@@ -2,6 +2,8 @@
 //! through it is `pump`. Writing spans is `export`'s.
 
 pub mod attribute;
+mod backend;
+mod coverage;
 pub mod late;
 pub mod phase;
 pub mod pump;

@@ -125,7 +125,19 @@ fn attributed<'a>(record: &'a Record<'a>, duration_us: u64, cuts: &[u64], body: 
     let body = stretches.last().filter(|_| body).map(|last| (last.from_us, last.to_us));
     let (start, end) = (MonoNs(START), us(duration_us));
     let (blame, dominant, coverage) = (Blame::Backend, Phase::BackendApp, Coverage::Partial("no slot".to_owned()));
-    Attributed { record, start, end, duration_us, phases, stretches, body, blame, dominant, coverage }
+    Attributed {
+        record,
+        start,
+        end,
+        duration_us,
+        phases,
+        stretches,
+        body,
+        blame,
+        dominant,
+        coverage,
+        late: crate::merge::late::Late::default(),
+    }
 }
 
 fn encode(encoder: &mut SpanEncoder, request: &Attributed<'_>) -> Vec<ProtoSpan> {
