@@ -178,7 +178,7 @@ async fn serve(reloader: Reloader) -> Result<ExitCode> {
         phases,
         spans: traces.writer(&fixed),
     };
-    let pump = Pump::new(readers, Arc::clone(&meters.pump), telemetry);
+    let pump = Pump::new(readers, Arc::clone(&meters.pump), meters.probes.observer(), telemetry);
     let merge = pump::spawn("merge", pump).context("starting the merge")?;
     let stop = CancellationToken::new();
     let api = start_api(&fixed, &meters, traces.internal.take(), &mut tasks, &stop)?;

@@ -8,6 +8,7 @@ mod child_ids;
 pub mod clock;
 mod connection;
 pub mod counts;
+mod facts;
 mod grpc;
 pub mod internal;
 pub mod names;

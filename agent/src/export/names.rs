@@ -17,6 +17,20 @@ pub const TRUNCATED: &str = "wayspan.truncated";
 pub const CONNECTION_REQUEST: &str = "wayspan.connection.request_index";
 pub const CONNECTION_ACCEPT_WAIT: &str = "wayspan.connection.accept_wait";
 pub const CONNECTION_REUSED: &str = "wayspan.connection.reused";
+pub const CONNECTION_HANDSHAKE_RTT: &str = "wayspan.connection.handshake_rtt";
+pub const CONNECTION_HANDSHAKE_AT_LEAST: &str = "wayspan.connection.handshake_at_least";
+pub const WORKER_WAKEUP: &str = "wayspan.worker.wakeup";
+pub const WORKER_BACKLOG: &str = "wayspan.worker.backlog";
+pub const WORKER_PREEMPTED: &str = "wayspan.worker.preempted";
+pub const CLIENT_RTT: &str = "wayspan.client.rtt";
+pub const CLIENT_RTTVAR: &str = "wayspan.client.rttvar";
+pub const CLIENT_RETRANSMITS: &str = "wayspan.client.retransmits";
+pub const UPSTREAM_RTT: &str = "wayspan.upstream.rtt";
+pub const UPSTREAM_RTTVAR: &str = "wayspan.upstream.rttvar";
+pub const UPSTREAM_RETRANSMITS: &str = "wayspan.upstream.retransmits";
+pub const BACKEND_RETRANSMITS: &str = "wayspan.backend.retransmits";
+pub const AFTER_SEND_QUEUE: &str = "wayspan.after.send_queue";
+pub const AFTER_ACK: &str = "wayspan.after.ack";
 
 /// The value of `sampler.type`, in Jaeger's words: its adaptive sampling counts roots by them.
 pub(super) fn sampler_type(reason: Reason) -> Option<&'static str> {

@@ -9,6 +9,7 @@ use wayspan_proxy::trace_context::SpanId;
 
 use super::child_ids::ChildIds;
 use super::clock::WallOffset;
+use super::facts;
 use super::names;
 use super::proto::{self, Attributes, length_tag};
 use super::side::{is_upstream, upstream_share};
@@ -334,6 +335,7 @@ impl SpanEncoder {
                 a.text(names::SERVICE, service);
             }
             a.flag(names::CONNECTION_REUSED, attempt.reused);
+            facts::of_attempt(a, request.attributed, attempt, is_last);
             if is_last {
                 let (blame, dominant) = upstream_share(&request.attributed.phases);
                 self.attribution(a, request, is_upstream, blame, dominant);
@@ -454,8 +456,7 @@ fn detail(
 impl Request<'_> {
     /// Microseconds after the start, as the merge rounds them; the start where unknown, and never after the end.
     fn us(&self, at: Option<MonoNs>) -> u64 {
-        let ns = at.map_or(0, |at| at.since(self.attributed.start));
-        (ns.saturating_add(500) / 1000).min(self.attributed.duration_us)
+        at.map_or(0, |at| self.attributed.us(at))
     }
 
     fn span(&self, out: &mut Vec<u8>, span: &Span<'_>, attributes: impl FnOnce(&mut Attributes<'_>)) {
@@ -526,11 +527,7 @@ impl Request<'_> {
             a.text(names::ROUTER, &route.router);
             a.text(names::SERVICE, self.service().unwrap_or(&route.service));
         }
-        a.int(names::CONNECTION_REQUEST, self.head.request_index.into());
-        let (accepted, established) = (self.head.accepted.known(), self.head.established.known());
-        if let (0, Some(accepted), Some(established)) = (self.head.request_index, accepted, established) {
-            a.int(names::CONNECTION_ACCEPT_WAIT, accepted.since(established).saturating_add(500) / 1000);
-        }
+        facts::of_client(a, self.attributed);
         if self.head.truncated {
             a.flag(names::TRUNCATED, true);
         }

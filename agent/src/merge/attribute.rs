@@ -5,10 +5,12 @@
 //! or a fault of ours wrote into the times, nothing underflows and nothing lies outside the request.
 
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::observer::Missing;
 use wayspan_proxy::record::{Attempt, BodyClock, End, Head, Record};
 
-use super::phase::{Attributed, Blame, Coverage, Phase, Stretch};
+use super::backend;
+use super::coverage::coverage;
+use super::late::Late;
+use super::phase::{Attributed, Blame, Phase, Stretch, rounded_us};
 
 /// Stretches of an ordinary request: one allocation holds them.
 const STRETCHES_USUAL: usize = 12;
@@ -51,6 +53,7 @@ pub fn attribute<'a>(record: &'a Record<'a>) -> Attributed<'a> {
         blame,
         dominant,
         coverage: coverage(head, record.attempts.last()),
+        late: Late::default(),
     }
 }
 
@@ -100,12 +103,13 @@ fn upstream_side(walk: &mut Walk, head: &Head, attempt: &Attempt, clock: &mut Bo
     for (point, phase) in points {
         walk.to(point, phase);
     }
+    let is_seen = attempt.first_readable.known().is_some();
     if attempt.first_read.known().is_some() {
-        if attempt.first_readable.known().is_some() {
-            walk.wait(attempt.first_readable, attempt.request_written, clock);
+        if is_seen {
+            walk.wait(attempt, attempt.first_readable, Until::Readable, clock);
             walk.to(attempt.first_read, Phase::UpstreamReadWait);
         } else {
-            walk.wait(attempt.first_read, attempt.request_written, clock);
+            walk.wait(attempt, attempt.first_read, Until::Read, clock);
         }
         return;
     }
@@ -114,12 +118,23 @@ fn upstream_side(walk: &mut Walk, head: &Head, attempt: &Attempt, clock: &mut Bo
     let open = points.iter().rposition(|(point, _)| point.known().is_some()).map_or(0, |last| last + 1);
     match points.get(open) {
         Some((_, phase)) => walk.to(given_up, *phase),
-        None if attempt.first_readable.known().is_some() => {
-            walk.wait(attempt.first_readable, attempt.request_written, clock);
+        None if is_seen => {
+            walk.wait(attempt, attempt.first_readable, Until::Readable, clock);
             walk.to(given_up, Phase::UpstreamReadWait);
         }
-        None => walk.wait(given_up, attempt.request_written, clock),
+        None => walk.wait(attempt, given_up, Until::GivenUp, clock),
     }
+}
+
+/// What ended the wait for a response.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// p13.
+    Readable,
+    /// p14, where p13 is not known.
+    Read,
+    /// Nothing: there is no response.
+    GivenUp,
 }
 
 /// What is left until p16, by the body's state clock. Returns the stretch of the relay where it took time.
@@ -211,14 +226,25 @@ impl Walk {
         rest_us < to_us - from_us
     }
 
-    /// p9 to p13: waiting for the upstream, less what the request's body took. Takes from the clock what it has used.
-    fn wait(&mut self, point: MonoNs, request_written: MonoNs, clock: &mut BodyClock) {
-        let Some(to) = self.clamped(point) else { return };
-        if clock.client_body == 0 && clock.upstream_drain == 0 && clock.proxy_request == 0 {
-            return self.to(to, Phase::UpstreamWait);
+    /// p9 to p13: the request's body, then waiting for the upstream. Takes from the clock what it has used.
+    fn wait(&mut self, attempt: &Attempt, to: MonoNs, until: Until, clock: &mut BodyClock) {
+        let Some(to) = self.clamped(to) else { return };
+        let written = self.clamped(attempt.request_written).unwrap_or(to).min(to);
+        let has_upload = clock.client_body != 0 || clock.upstream_drain != 0 || clock.proxy_request != 0;
+        if has_upload {
+            if !self.upload(to, written, clock) {
+                return;
+            }
+        } else if written < to && backend::points(attempt) != [None; 3] {
+            // The backend's points are those of the last byte. Of the head, where the last was written after the answer.
+            self.to(written, Phase::UpstreamWait);
         }
+        self.divided(attempt, to, until);
+    }
+
+    /// The part of an upload before the response. Says whether waiting for the response was apart from it.
+    fn upload(&mut self, to: MonoNs, written: MonoNs, clock: &mut BodyClock) -> bool {
         let room_ns = to.since(self.at);
-        let written = self.clamped(request_written).unwrap_or(to).min(to);
         let waited = clock.client_body.saturating_add(clock.upstream_drain);
         let body_ns = scaled(clock.client_body, room_ns, waited);
         let drain_ns = if waited > room_ns { room_ns - body_ns } else { clock.upstream_drain };
@@ -230,18 +256,29 @@ impl Walk {
         let parts = [(Phase::ClientBody, body_ns), (Phase::UpstreamDrain, drain_ns), (Phase::ProxyRequest, busy_ns)];
         // The upload is a stretch of its own where all its states lie before its last byte. They need not: a client
         // that stops half-way is waited for after the last write.
-        if taken_ns <= written.since(self.at) {
-            self.share(written, parts, Phase::UpstreamWait);
-            self.to(to, Phase::UpstreamWait);
-        } else {
-            self.share(to, parts, Phase::UpstreamWait);
-        }
+        let is_apart = taken_ns <= written.since(self.at);
+        self.share(if is_apart { written } else { to }, parts, Phase::UpstreamWait);
+        is_apart
     }
-}
 
-/// Nearest microsecond.
-fn rounded_us(ns: u64) -> u64 {
-    ns / 1000 + u64::from(ns % 1000 >= 500)
+    /// The rest until p13. Between two neighbouring points that are both known lies their phase; what lies between others
+    /// stays whole.
+    fn divided(&mut self, attempt: &Attempt, to: MonoNs, until: Until) {
+        const PHASES: [Phase; 4] =
+            [Phase::UpstreamPathOut, Phase::BackendPickup, Phase::BackendApp, Phase::UpstreamPathBack];
+        let [readable, read, sent] = backend::in_order(attempt, to);
+        let written = attempt.head_written.known().map(|_| self.at);
+        let answered = (until == Until::Readable).then_some(to);
+        let points = [written, readable, read, sent, answered];
+        for (neighbours, phase) in points.windows(2).zip(PHASES) {
+            if let [Some(from), Some(to)] = *neighbours {
+                self.to(from, Phase::UpstreamWait);
+                self.to(to, phase);
+            }
+        }
+        let rest = if until == Until::GivenUp { backend::open_phase(attempt) } else { Phase::UpstreamWait };
+        self.to(to, rest);
+    }
 }
 
 /// `part`, or where the `sum` of parts is more than the room, its share of the room (rounded down).
@@ -298,56 +335,6 @@ fn largest<T: Copy, const N: usize>(all: &[T; N], us: &[u64; N], instant: T) -> 
         }
     }
     most.1
-}
-
-/// Texts per reason: on the client's side, on the upstream's.
-const REASONS: [(Missing, &str, &str); 7] = [
-    (Missing::OFF, "probes off", "probes off"),
-    (Missing::UNAVAILABLE, "probes unavailable", "probes unavailable"),
-    (Missing::NO_SLOT, "no slot for the client connection", "no slot for the upstream connection"),
-    (Missing::OVERWRITTEN, "client marks overwritten", "upstream marks overwritten"),
-    (Missing::REUSED, "client slot reused", "upstream slot reused"),
-    (Missing::JOINED_LATE, "client connection older than the probes", "upstream connection older than the probes"),
-    (Missing::UNSEEN, "client bytes unseen", "upstream bytes unseen"),
-];
-
-/// Which of the kernel's points that this request can have are known, and why others are not.
-fn coverage(head: &Head, attempt: Option<&Attempt>) -> Coverage {
-    let known = |at: MonoNs| at.known().is_some();
-    // The last byte of a head that never was whole has no point, nor has a response that never came.
-    let whole = known(head.head_read);
-    let answered = attempt.filter(|attempt| known(attempt.first_read));
-    let client_seen = usize::from(known(head.first_readable)) + usize::from(whole && known(head.head_readable));
-    let upstream_seen = usize::from(answered.is_some_and(|attempt| known(attempt.first_readable)));
-    let client_lacks = client_seen < 1 + usize::from(whole);
-    let upstream_lacks = upstream_seen < usize::from(answered.is_some());
-    if !client_lacks && !upstream_lacks {
-        return Coverage::Full;
-    }
-    let mut text = String::new();
-    let mut say = |reason: &str| {
-        if !text.contains(reason) {
-            text.push_str(if text.is_empty() { "" } else { ", " });
-            text.push_str(reason);
-        }
-    };
-    let client = if client_lacks { head.client_missing } else { Missing::NOTHING };
-    let upstream = answered.filter(|_| upstream_lacks).map_or(Missing::NOTHING, |attempt| attempt.missing);
-    for (reason, of_client, of_upstream) in REASONS {
-        if client.has(reason) {
-            say(of_client);
-        }
-        if upstream.has(reason) {
-            say(of_upstream);
-        }
-    }
-    if client_lacks && client == Missing::NOTHING {
-        say("client marks missing");
-    }
-    if upstream_lacks && upstream == Missing::NOTHING {
-        say("upstream marks missing");
-    }
-    if client_seen + upstream_seen == 0 { Coverage::None(text) } else { Coverage::Partial(text) }
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
-//! Records and marks to attributed requests: pure and deterministic, no clock, no IO. The thread that pumps records
-//! through it is `pump`. Writing spans is `export`'s.
+//! Records and marks to attributed requests: pure and deterministic, no clock, no IO. Only `pump`, whose thread records go
+//! through, reads a clock. Writing spans is `export`'s.
 
 pub mod attribute;
+mod backend;
+mod coverage;
 pub mod late;
 pub mod phase;
 pub mod pump;
+pub mod waiting;

@@ -3,6 +3,8 @@
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::record::Record;
 
+use super::late::Late;
+
 /// A part of a request's time. In the order of the request's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -197,6 +199,22 @@ pub struct Attributed<'a> {
     pub dominant: Phase,
     /// What was seen: `full`, `partial: <reasons>` or `none: <reason>`, as `wayspan.coverage` says it.
     pub coverage: Coverage,
+    /// What was learnt after its end. Nothing of it is in the phases.
+    pub late: Late,
+}
+
+impl Attributed<'_> {
+    /// Microseconds after the start, rounded as the points are; the start where unknown, and never after the end.
+    #[must_use]
+    pub fn us(&self, at: MonoNs) -> u64 {
+        rounded_us(at.since(self.start)).min(self.duration_us)
+    }
+}
+
+/// Nearest microsecond.
+#[must_use]
+pub fn rounded_us(ns: u64) -> u64 {
+    ns / 1000 + u64::from(ns % 1000 >= 500)
 }
 
 /// How much of the kernel's part was seen.

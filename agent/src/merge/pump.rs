@@ -1,16 +1,19 @@
-//! The merge's thread: takes records from the workers' rings on a timer, attributes them, hands them to a sink. What
-//! the sink does with them (spans, histograms, recent requests) is its owner's.
+//! The merge's thread: takes records from the workers' rings on a timer, lets those wait that may still learn something,
+//! attributes them, hands them to a sink. What the sink does with them (spans, histograms, recent requests) is its owner's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use wayspan_proxy::record::Record;
+use wayspan_proxy::clock::MonoNs;
+use wayspan_proxy::record::{NotARecord, Record};
 use wayspan_proxy::ring::RecordReader;
 
 use super::attribute::attribute;
+use super::late::{Facts, Late};
 use super::phase::Attributed;
+use super::waiting::{Caps, Counts, Waiting};
 
 /// Records taken from one ring before the next ring has its turn: a quarter of a millisecond of work.
 const TURN_MAX: usize = 512;
@@ -26,6 +29,18 @@ pub struct PumpCounts {
     pub merged: AtomicU64,
     /// Bytes in a ring that were no record: a fault of ours.
     pub undecodable: AtomicU64,
+    /// Records that wait for late facts, and their bytes.
+    pub waiting: AtomicU64,
+    /// Likewise.
+    pub waiting_bytes: AtomicU64,
+    /// Records that were held back for late facts.
+    pub held: AtomicU64,
+    /// Of these, those whose time ran out before all was known, or which the end cut short.
+    pub held_in_vain: AtomicU64,
+    /// Records that were not held, for too many waited.
+    pub not_held_records: AtomicU64,
+    /// Records that were not held, for those that waited had too many bytes.
+    pub not_held_bytes: AtomicU64,
 }
 
 /// Where attributed requests go.
@@ -44,9 +59,11 @@ impl<F: FnMut(&Attributed<'_>) + Send + 'static> Sink for F {
 
 /// Takes records from its rings, a turn at a time.
 #[derive(Debug)]
-pub struct Pump<S> {
+pub struct Pump<S, F> {
     readers: Vec<RecordReader>,
     sink: S,
+    facts: F,
+    waiting: Waiting,
     counts: Arc<PumpCounts>,
     scratch: Vec<u8>,
 }
@@ -62,13 +79,14 @@ enum Turn {
     More,
 }
 
-impl<S: Sink> Pump<S> {
+impl<S: Sink, F: Facts> Pump<S, F> {
     /// A pump over these rings.
-    pub fn new(readers: Vec<RecordReader>, counts: Arc<PumpCounts>, sink: S) -> Self {
-        Self { readers, sink, counts, scratch: Vec::with_capacity(4096) }
+    pub fn new(readers: Vec<RecordReader>, counts: Arc<PumpCounts>, facts: F, sink: S) -> Self {
+        let waiting = Waiting::new(Caps::default());
+        Self { readers, sink, facts, waiting, counts, scratch: Vec::with_capacity(4096) }
     }
 
-    fn turn(&mut self) -> Turn {
+    fn turn(&mut self, now: MonoNs) -> Turn {
         let mut turn = Turn::Idle;
         let mut merged = 0;
         for reader in &mut self.readers {
@@ -79,14 +97,11 @@ impl<S: Sink> Pump<S> {
                 match Record::decode(bytes) {
                     Ok(record) => {
                         merged += 1;
-                        self.sink.request(&attribute(&record));
-                    }
-                    Err(error) => {
-                        // One line tells of the fault, the counter of its extent.
-                        if self.counts.undecodable.fetch_add(1, Ordering::Relaxed) == 0 {
-                            tracing::error!(worker = reader.worker(), %error, "undecodable record");
+                        if let Some(late) = self.waiting.on_record(&record, bytes, now, &self.facts) {
+                            hand_on(&mut self.sink, &record, late);
                         }
                     }
+                    Err(error) => self.counts.is_no_record(reader.worker(), &error),
                 }
             }
             turn = match taken {
@@ -96,8 +111,19 @@ impl<S: Sink> Pump<S> {
             };
         }
         self.counts.merged.fetch_add(merged, Ordering::Relaxed);
+        self.waiting.on_tick(now, &self.facts);
+        self.take_settled();
         self.sink.turn_over();
         turn
+    }
+
+    fn take_settled(&mut self) {
+        while let Some(settled) = self.waiting.pop() {
+            if let Ok(record) = Record::decode(&settled.bytes) {
+                hand_on(&mut self.sink, &record, settled.late);
+            }
+        }
+        self.counts.show(self.waiting.size(), self.waiting.counts());
     }
 
     /// Runs until `stop` is set and the rings are empty. The one who stops it has ended the workers before, so that
@@ -107,16 +133,51 @@ impl<S: Sink> Pump<S> {
         loop {
             // Read before the turn: what was pushed before the flag is seen by the turn after it.
             let stopping = stop.load(Ordering::Acquire);
-            match self.turn() {
+            let now = MonoNs::now();
+            match self.turn(now) {
                 Turn::More => continue,
-                _ if stopping && self.readers.iter().all(RecordReader::is_finished) => return self.sink,
-                Turn::Idle if stopping => return self.sink,
+                _ if stopping && self.readers.iter().all(RecordReader::is_finished) => return self.finish(),
+                Turn::Idle if stopping => return self.finish(),
                 Turn::Drained => nap = NAP_BUSY,
                 Turn::Idle => nap = (nap * 2).min(NAP_IDLE),
             }
             if !stopping {
-                std::thread::park_timeout(nap);
+                let due = self.waiting.next_tick().map(|due| Duration::from_nanos(due.since(now)).max(NAP_BUSY));
+                std::thread::park_timeout(due.map_or(nap, |due| due.min(nap)));
             }
+        }
+    }
+
+    fn finish(mut self) -> S {
+        self.waiting.finish(&self.facts);
+        self.take_settled();
+        self.sink
+    }
+}
+
+fn hand_on(sink: &mut impl Sink, record: &Record<'_>, late: Late) {
+    sink.request(&Attributed { late, ..attribute(record) });
+}
+
+impl PumpCounts {
+    fn is_no_record(&self, worker: u16, error: &NotARecord) {
+        // One line tells of the fault, the counter of its extent.
+        if self.undecodable.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::error!(worker, %error, "undecodable record");
+        }
+    }
+
+    fn show(&self, (records, bytes): (usize, usize), counts: Counts) {
+        let size = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
+        for (cell, value) in [
+            (&self.waiting, size(records)),
+            (&self.waiting_bytes, size(bytes)),
+            (&self.held, counts.held),
+            (&self.held_in_vain, counts.in_vain + counts.cut_short),
+            (&self.not_held_records, counts.over_records),
+            (&self.not_held_bytes, counts.over_bytes),
+        ] {
+            cell.store(value, Ordering::Relaxed);
         }
     }
 }
@@ -132,7 +193,7 @@ pub struct MergeThread<S> {
 ///
 /// # Errors
 /// Where the system gives no thread.
-pub fn spawn<S: Sink>(name: &str, pump: Pump<S>) -> std::io::Result<MergeThread<S>> {
+pub fn spawn<S: Sink, F: Facts + Send + 'static>(name: &str, pump: Pump<S, F>) -> std::io::Result<MergeThread<S>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || pump.run(&flag))?;
@@ -150,11 +211,19 @@ impl<S> MergeThread<S> {
 }
 
 #[cfg(test)]
+mod simulation;
+
+#[cfg(test)]
 mod tests {
+    use wayspan_proxy::observer::{Missing, Off};
     use wayspan_proxy::record::{Head, Texts, encode};
     use wayspan_proxy::ring::{RecordWriter, ring};
 
     use super::*;
+    use crate::probes::Observer;
+
+    const NOBODY: Observer = Observer::Off(Off(Missing::OFF));
+    const NOW: MonoNs = MonoNs(1_000_000_000);
 
     fn write(writer: &mut RecordWriter, id: u64) {
         let head = Head { connection_id: id, ..Head::default() };
@@ -174,7 +243,7 @@ mod tests {
     fn all_records_of_all_rings_arrive_in_order_before_it_stops() {
         let (mut writers, readers): (Vec<_>, Vec<_>) = (0..3).map(|worker| ring(worker, 1 << 22)).unzip();
         let counts = Arc::new(PumpCounts::default());
-        let merge = spawn("merge", Pump::new(readers, Arc::clone(&counts), Ids(Vec::new()))).unwrap();
+        let merge = spawn("merge", Pump::new(readers, Arc::clone(&counts), NOBODY, Ids(Vec::new()))).unwrap();
         for id in 0..2_000 {
             for (worker, writer) in (0..).zip(&mut writers) {
                 write(writer, worker * 1_000_000 + id);
@@ -198,11 +267,11 @@ mod tests {
             write(&mut busy, id);
         }
         write(&mut quiet, 1_000_000);
-        let mut pump = Pump::new(vec![busy_reader, quiet_reader], Arc::default(), Ids(Vec::new()));
-        assert_eq!(pump.turn(), Turn::More);
+        let mut pump = Pump::new(vec![busy_reader, quiet_reader], Arc::default(), NOBODY, Ids(Vec::new()));
+        assert_eq!(pump.turn(NOW), Turn::More);
         assert_eq!(pump.sink.0.len(), TURN_MAX + 1);
         assert_eq!(pump.sink.0.last(), Some(&1_000_000));
-        while pump.turn() != Turn::Idle {}
+        while pump.turn(NOW) != Turn::Idle {}
         assert_eq!(pump.sink.0.len(), 2_001);
     }
 
@@ -212,10 +281,10 @@ mod tests {
         writer.write(|out| out.extend(b"nonsense"));
         write(&mut writer, 7);
         let counts = Arc::new(PumpCounts::default());
-        let mut pump = Pump::new(vec![reader], Arc::clone(&counts), Ids(Vec::new()));
-        assert_eq!(pump.turn(), Turn::Drained);
+        let mut pump = Pump::new(vec![reader], Arc::clone(&counts), NOBODY, Ids(Vec::new()));
+        assert_eq!(pump.turn(NOW), Turn::Drained);
         assert_eq!((pump.sink.0.as_slice(), counts.undecodable.load(Ordering::Relaxed)), ([7].as_slice(), 1));
-        assert_eq!(pump.turn(), Turn::Idle);
+        assert_eq!(pump.turn(NOW), Turn::Idle);
     }
 
     #[test]
@@ -224,7 +293,7 @@ mod tests {
         write(&mut writer, 7);
         let (send, receive) = std::sync::mpsc::sync_channel(1);
         let sink = move |a: &Attributed<'_>| send.send(a.record.head.connection_id).unwrap();
-        let merge = spawn("merge", Pump::new(vec![reader], Arc::default(), sink)).unwrap();
+        let merge = spawn("merge", Pump::new(vec![reader], Arc::default(), NOBODY, sink)).unwrap();
         assert_eq!(receive.recv().unwrap(), 7);
         assert!(merge.stop().is_some());
     }

@@ -17,6 +17,7 @@ use wayspan_proxy::trace_context::TraceId;
 use super::*;
 use crate::catalog::ServerNames;
 use crate::export::testing::{span_data, thread_cpu_ns, tracing};
+use crate::merge::late::Late;
 use crate::merge::phase::Stretch;
 
 const WALL: WallOffset = WallOffset(1_700_000_000_000_000_123);
@@ -72,7 +73,11 @@ fn head() -> Head {
         local: "[2001:db8::1]:8000".parse().unwrap(),
         established: us(0),
         accepted: us(3),
+        head_readable: us(2),
+        woken: us(6),
         head_read: us(10),
+        srtt_us: 120,
+        rttvar_us: 15,
         upstream_wanted: us(20),
         ended: us(10_000),
         attempts_made: 1,
@@ -87,6 +92,12 @@ fn attempt() -> Attempt {
         address: "127.0.0.1:8080".parse().unwrap(),
         status: 200,
         begun: us(20),
+        first_readable: us(8_000),
+        woken: us(7_000),
+        first_read: us(8_900),
+        preempted_ns: 300_400,
+        srtt_us: 40,
+        rttvar_us: 0,
         ended: us(9_000),
         ..Attempt::default()
     }
@@ -101,6 +112,10 @@ fn texts() -> Texts<'static> {
         trace_state: "k=v",
         ..Texts::default()
     }
+}
+
+fn late() -> Late {
+    Late { acked: us(10_400), left: us(10_200), handshake_rtt_us: 90, client_resent: 2, ..Late::default() }
 }
 
 fn record(head: Head, attempts: Vec<Attempt>) -> Record<'static> {
@@ -124,7 +139,19 @@ fn attributed<'a>(record: &'a Record<'a>, duration_us: u64, cuts: &[u64], body: 
     let body = stretches.last().filter(|_| body).map(|last| (last.from_us, last.to_us));
     let (start, end) = (MonoNs(START), us(duration_us));
     let (blame, dominant, coverage) = (Blame::Backend, Phase::BackendApp, Coverage::Partial("no slot".to_owned()));
-    Attributed { record, start, end, duration_us, phases, stretches, body, blame, dominant, coverage }
+    Attributed {
+        record,
+        start,
+        end,
+        duration_us,
+        phases,
+        stretches,
+        body,
+        blame,
+        dominant,
+        coverage,
+        late: crate::merge::late::Late::default(),
+    }
 }
 
 fn encode(encoder: &mut SpanEncoder, request: &Attributed<'_>) -> Vec<ProtoSpan> {
@@ -245,13 +272,7 @@ impl Reference<'_> {
             let service = names.services.get(&record.head.service).unwrap_or(&route.service);
             a.push(text("traefik.service.name", service));
         }
-        a.push(int("wayspan.connection.request_index", record.head.request_index.into()));
-        if record.head.request_index == 0 && record.head.accepted.0 != 0 && record.head.established.0 != 0 {
-            a.push(int(
-                "wayspan.connection.accept_wait",
-                (record.head.accepted.0 - record.head.established.0 + 500) / 1000,
-            ));
-        }
+        a.extend(self.beside_the_phases());
         if record.head.truncated {
             a.push(KeyValue::new("wayspan.truncated", true));
         }
@@ -280,6 +301,52 @@ impl Reference<'_> {
         if status >= 500 || broken {
             span.status = Status::error("");
         }
+    }
+
+    /// Of the SERVER span: its connection, its worker, and what came later.
+    fn beside_the_phases(&self) -> Vec<KeyValue> {
+        let (head, late) = (&self.request.record.head, &self.request.late);
+        let us = |ns: u64| (ns + 500) / 1000;
+        let mut a = vec![int("wayspan.connection.request_index", head.request_index.into())];
+        if head.request_index == 0 {
+            if head.accepted.0 != 0 && head.established.0 != 0 {
+                a.push(int("wayspan.connection.accept_wait", us(head.accepted.0 - head.established.0)));
+            }
+            if late.handshake_resent_ns > 0 {
+                a.push(int("wayspan.connection.handshake_at_least", late.handshake_resent_ns / 1000));
+            } else {
+                a.extend(nonzero("wayspan.connection.handshake_rtt", late.handshake_rtt_us.into()));
+            }
+        }
+        if head.srtt_us > 0 {
+            a.push(int("wayspan.client.rtt", head.srtt_us.into()));
+            a.push(int("wayspan.client.rttvar", head.rttvar_us.into()));
+        }
+        a.extend(self.delay(head.head_readable, head.woken, head.head_read, head.preempted_ns));
+        let after = |at: MonoNs| us(at.0.saturating_sub(self.request.end.0));
+        match (late.left.0, late.acked.0) {
+            (_, 0) => {}
+            (0, _) => a.push(int("wayspan.after.ack", after(late.acked))),
+            _ => a.extend([
+                int("wayspan.after.send_queue", after(late.left)),
+                int("wayspan.after.ack", after(late.acked)),
+            ]),
+        }
+        a.extend(nonzero("wayspan.client.retransmits", late.client_resent.into()));
+        a
+    }
+
+    fn delay(&self, readable: MonoNs, woken: MonoNs, read: MonoNs, preempted_ns: u64) -> Vec<KeyValue> {
+        if readable.0 == 0 || woken.0 == 0 || read.0 == 0 {
+            return vec![];
+        }
+        let from = self.rel(readable);
+        let to = self.rel(read).max(from);
+        let up = self.rel(woken).max(from).min(to);
+        let mut a = nonzero("wayspan.worker.wakeup", up - from);
+        a.extend(nonzero("wayspan.worker.backlog", to - up));
+        a.extend(nonzero("wayspan.worker.preempted", ((preempted_ns + 500) / 1000).min(to - up)));
+        a
     }
 
     fn clients(&mut self, names: &Catalog, parent: (SpanId, u64)) {
@@ -326,6 +393,16 @@ impl Reference<'_> {
             }
             a.push(KeyValue::new("wayspan.connection.reused", attempt.reused));
             let next = record.attempts.get(index + 1);
+            if attempt.srtt_us > 0 {
+                a.push(int("wayspan.upstream.rtt", attempt.srtt_us.into()));
+                a.push(int("wayspan.upstream.rttvar", attempt.rttvar_us.into()));
+            }
+            a.extend(self.delay(attempt.first_readable, attempt.woken, attempt.first_read, attempt.preempted_ns));
+            if next.is_none() {
+                let Late { upstream_resent, backend_resent, .. } = self.request.late;
+                a.extend(nonzero("wayspan.upstream.retransmits", upstream_resent.into()));
+                a.extend(nonzero("wayspan.backend.retransmits", backend_resent.into()));
+            }
             if next.is_none() {
                 let side: Vec<_> = Phase::ALL
                     .into_iter()
@@ -446,6 +523,10 @@ fn int(key: &str, value: u64) -> KeyValue {
     KeyValue::new(key.to_owned(), i64::try_from(value).unwrap())
 }
 
+fn nonzero(key: &str, value: u64) -> Vec<KeyValue> {
+    if value == 0 { vec![] } else { vec![int(key, value)] }
+}
+
 fn redacted(query: &str) -> String {
     query.replace("token=secret", "token=REDACTED")
 }
@@ -462,9 +543,9 @@ fn captured(direction: &str, headers: &[(&str, &str)]) -> Vec<KeyValue> {
         .collect()
 }
 
-fn check(record: &Record<'_>, cuts: &[u64], body: bool, spans: PhaseSpans) -> Vec<ProtoSpan> {
+fn check(record: &Record<'_>, late: Late, cuts: &[u64], body: bool, spans: PhaseSpans) -> Vec<ProtoSpan> {
     let duration_us = (record.head.ended.0 - START + 500) / 1000;
-    let request = attributed(record, duration_us, cuts, body);
+    let request = Attributed { late, ..attributed(record, duration_us, cuts, body) };
     let ours = encode(&mut encoder(spans), &request);
     let theirs = Reference { request: &request, spans, made: Vec::new(), ids: ChildIds::new(record) }.all();
     assert_eq!(ours, theirs);
@@ -534,7 +615,7 @@ fn requests_of_every_kind_are_encoded_as_opentelemetry_encodes_them() {
         let record = Record { texts: Texts { method_other: "BREW", ..texts() }, ..record(head, attempts) };
         for spans in [PhaseSpans::Attributes, PhaseSpans::Notable, PhaseSpans::All] {
             for body in [false, true] {
-                check(&record, &[3, 10, 20, 20, 40, 40, 900, 2000, 5000, 9_500], body, spans);
+                check(&record, late(), &[3, 10, 20, 20, 40, 40, 900, 2000, 5000, 9_500], body, spans);
             }
         }
     }
@@ -542,13 +623,14 @@ fn requests_of_every_kind_are_encoded_as_opentelemetry_encodes_them() {
         texts: Texts { path: "/", forwarded_client: "198.51.100.1", ..Texts::default() },
         ..record(head(), vec![])
     };
-    check(&bare, &[], false, PhaseSpans::Notable);
+    check(&bare, Late::default(), &[], false, PhaseSpans::Notable);
 }
 
 #[test]
 fn a_first_request_reads_as_a_person_expects() {
     let spans = check(
         &record(Head { route: 2, ..head() }, vec![attempt()]),
+        late(),
         &[0, 0, 10, 10, 20, 20, 20, 20, 20, 120],
         false,
         PhaseSpans::Notable,
@@ -601,7 +683,8 @@ fn any_head() -> impl Strategy<Value = Head> {
     let codes = (0..6_usize, 0..15_usize, 0..5_usize, 0..11_usize, 0..4_u32, 0..3_u16);
     let flags = (any::<bool>(), any::<bool>(), any::<[u8; 8]>(), any::<u8>(), 0..6_u16);
     let times = (0..40_000_u64, 0..40_000_u64, 0..40_000_u64, 0..2_u32);
-    (codes, flags, times, prop_oneof![Just(0_u16), 100..600_u16]).prop_map(|(codes, flags, times, status)| {
+    let status = prop_oneof![Just(0_u16), 100..600_u16];
+    (codes, flags, times, status, any_delay()).prop_map(|(codes, flags, times, status, delay)| {
         let ends = [End::Complete, End::ClientGone, End::UpstreamCut, End::TimedOut, End::Shutdown, End::Refused];
         let reasons = [Reason::Parent, Reason::Probabilistic, Reason::RateLimiting, Reason::LowerBound, Reason::Off];
         let methods = [Method::Other, Method::Get, Method::Head, Method::Post];
@@ -622,6 +705,11 @@ fn any_head() -> impl Strategy<Value = Head> {
             upstream_wanted: MonoNs(if times.2 == 0 { 0 } else { START + times.2 * 701 }),
             request_index: times.3,
             status,
+            head_readable: MonoNs(delay.readable),
+            woken: MonoNs(delay.woken),
+            preempted_ns: delay.preempted_ns,
+            srtt_us: delay.srtt_us,
+            rttvar_us: delay.rttvar_us,
             ..head()
         }
     })
@@ -633,16 +721,65 @@ fn error(code: usize) -> ErrorKind {
 }
 
 fn any_attempt() -> impl Strategy<Value = Attempt> {
-    (1_u8..255, 0..50_000_000_u64, 0..50_000_000_u64, 0..4_u32, 0..4_usize, any::<bool>()).prop_map(
-        |(id, begun, ended, server, code, reused)| Attempt {
-            span_id: SpanId([id, 7, 7, 7, 7, 7, 7, 7]),
-            begun: MonoNs(START + begun),
-            ended: MonoNs(if ended % 5 == 0 { 0 } else { START + ended }),
-            server,
-            error: error(code),
-            status: if code == 0 { 503 } else { 0 },
-            reused,
-            ..attempt()
+    let codes = (1_u8..255, 0..50_000_000_u64, 0..50_000_000_u64, 0..4_u32, 0..4_usize, any::<bool>());
+    (codes, any_delay()).prop_map(|((id, begun, ended, server, code, reused), delay)| Attempt {
+        span_id: SpanId([id, 7, 7, 7, 7, 7, 7, 7]),
+        begun: MonoNs(START + begun),
+        ended: MonoNs(if ended % 5 == 0 { 0 } else { START + ended }),
+        server,
+        error: error(code),
+        status: if code == 0 { 503 } else { 0 },
+        reused,
+        first_readable: MonoNs(delay.readable),
+        woken: MonoNs(delay.woken),
+        first_read: MonoNs(delay.read),
+        preempted_ns: delay.preempted_ns,
+        srtt_us: delay.srtt_us,
+        rttvar_us: delay.rttvar_us,
+        ..attempt()
+    })
+}
+
+/// Times in any order, some of them unknown.
+#[derive(Clone, Copy, Debug)]
+struct Delay {
+    readable: u64,
+    woken: u64,
+    read: u64,
+    preempted_ns: u64,
+    srtt_us: u32,
+    rttvar_us: u32,
+}
+
+fn any_delay() -> impl Strategy<Value = Delay> {
+    let time = || prop_oneof![1 => Just(0), 4 => START - 1000..START + 40_000_000];
+    let trip = || prop_oneof![Just(0), any::<u32>()];
+    (time(), time(), time(), 0..20_000_000_u64, trip(), trip()).prop_map(
+        |(readable, woken, read, preempted_ns, srtt_us, rttvar_us)| Delay {
+            readable,
+            woken,
+            read,
+            preempted_ns,
+            srtt_us,
+            rttvar_us,
+        },
+    )
+}
+
+fn any_late() -> impl Strategy<Value = Late> {
+    let time = || prop_oneof![Just(0), START..START + 400_000_000].prop_map(MonoNs);
+    let count = || prop_oneof![3 => Just(0), 1 => any::<u32>()];
+    let handshake = prop_oneof![2 => Just(0), 1 => 1..2_000_000_000_u64];
+    (time(), time(), any::<bool>(), count(), handshake, [count(), count(), count()]).prop_map(
+        |(acked, left, may_come, handshake_rtt_us, handshake_resent_ns, resent)| Late {
+            acked,
+            left,
+            may_come,
+            handshake_rtt_us,
+            handshake_resent_ns,
+            client_resent: resent[0],
+            upstream_resent: resent[1],
+            backend_resent: resent[2],
         },
     )
 }
@@ -652,6 +789,7 @@ proptest! {
     #[test]
     fn random_requests_are_encoded_as_opentelemetry_encodes_them(
         head in any_head(),
+        late in any_late(),
         mut attempts in proptest::collection::vec(any_attempt(), 0..5),
         cuts in proptest::collection::vec(0..40_000_u64, 0..24),
         body: bool,
@@ -667,7 +805,7 @@ proptest! {
         let record = Record { head, attempts, texts, request_headers: vec![("x-v", &value)], response_headers: vec![] };
         let hidden = record.head.route == 3;
         prop_assume!(!hidden);
-        check(&record, &cuts, body, spans);
+        check(&record, late, &cuts, body, spans);
     }
 }
 

@@ -1,9 +1,13 @@
 //! One synthetic record with known truth per phase, then any record at all.
 
 use proptest::prelude::*;
+use wayspan_proxy::observer::Missing;
 use wayspan_proxy::record::{ErrorKind, Texts, encode};
 
+use super::super::phase::Coverage;
 use super::*;
+
+mod backend;
 
 const US: u64 = 1000;
 const T0: u64 = 1_000_000_000_000;
@@ -410,7 +414,8 @@ fn any_length() -> impl Strategy<Value = u64> {
 }
 
 fn any_attempt() -> impl Strategy<Value = Attempt> {
-    (prop::array::uniform9(any_ns()), any::<bool>(), 0..=255_u16).prop_map(|(t, reused, missing)| Attempt {
+    let times = (prop::array::uniform9(any_ns()), prop::array::uniform3(any_ns()));
+    (times, any::<bool>(), any::<[u16; 2]>()).prop_map(|((t, near), reused, [missing, backend_missing])| Attempt {
         reused,
         begun: MonoNs(t[0]),
         chosen: MonoNs(t[1]),
@@ -421,7 +426,11 @@ fn any_attempt() -> impl Strategy<Value = Attempt> {
         first_readable: MonoNs(t[6]),
         first_read: MonoNs(t[7]),
         ended: MonoNs(t[8]),
+        backend_readable: MonoNs(near[0]),
+        backend_read: MonoNs(near[1]),
+        backend_sent: MonoNs(near[2]),
         missing: Missing(missing),
+        backend_missing: Missing(backend_missing & 0x3ff),
         ..Attempt::default()
     })
 }
@@ -456,7 +465,7 @@ fn any_head() -> impl Strategy<Value = Head> {
             status,
             request_index,
             attempts_made,
-            client_missing: Missing(missing),
+            client_missing: Missing(missing & 0x3ff),
             ..Head::default()
         },
     )
@@ -470,6 +479,7 @@ proptest! {
         let record = record(head, attempts);
         let a = attribute(&record);
         check_sound(&a);
+        backend::check_known(&a);
         let again = attribute(&record);
         prop_assert_eq!((a.phases, a.stretches, a.blame, a.coverage), (again.phases, again.stretches, again.blame, again.coverage));
     }

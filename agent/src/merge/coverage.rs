@@ -1,0 +1,117 @@
+//! How much of the kernel's part of a request was seen, and why not the rest. Pure.
+
+use wayspan_proxy::clock::MonoNs;
+use wayspan_proxy::observer::Missing;
+use wayspan_proxy::record::{Attempt, Head};
+
+use super::backend;
+use super::phase::Coverage;
+
+/// Texts per reason: on the client's side, on the upstream's, on the backend's.
+const REASONS: [(Missing, &str, &str, &str); 7] = [
+    (Missing::OFF, "probes off", "probes off", "probes off"),
+    (Missing::UNAVAILABLE, "probes unavailable", "probes unavailable", "probes unavailable"),
+    (
+        Missing::NO_SLOT,
+        "no slot for the client connection",
+        "no slot for the upstream connection",
+        "no slot for the backend connection",
+    ),
+    (Missing::OVERWRITTEN, "client marks overwritten", "upstream marks overwritten", "backend marks overwritten"),
+    (Missing::REUSED, "client slot reused", "upstream slot reused", "backend slot reused"),
+    (
+        Missing::JOINED_LATE,
+        "client connection older than the probes",
+        "upstream connection older than the probes",
+        "backend connection older than the probes",
+    ),
+    (Missing::UNSEEN, "client bytes unseen", "upstream bytes unseen", "backend bytes unseen"),
+];
+
+/// What is known of one side's points.
+#[derive(Clone, Copy)]
+struct Side {
+    seen: usize,
+    lacks: bool,
+    why: Missing,
+}
+
+impl Side {
+    fn of(seen: usize, expected: usize, missing: Missing) -> Self {
+        let lacks = seen < expected;
+        Self { seen, lacks, why: if lacks { missing } else { Missing::NOTHING } }
+    }
+}
+
+/// Which of the kernel's points that this request can have are known, and why others are not.
+pub(super) fn coverage(head: &Head, attempt: Option<&Attempt>) -> Coverage {
+    let count = |points: &[MonoNs]| points.iter().filter(|point| point.known().is_some()).count();
+    // The last byte of a head that never was whole has no point, nor has a response that never came.
+    let last = if head.head_read.known().is_some() { head.head_readable } else { MonoNs::UNKNOWN };
+    let client = Side::of(count(&[head.first_readable, last]), 1 + count(&[head.head_read]), head.client_missing);
+    let answered = attempt.filter(|attempt| attempt.first_read.known().is_some());
+    let upstream =
+        answered.map_or(Side::of(0, 0, Missing::NOTHING), |a| Side::of(count(&[a.first_readable]), 1, a.missing));
+    let backend = attempt.map_or(Side::of(0, 0, Missing::NOTHING), |attempt| backend_side(attempt, upstream.why));
+    let sides = [client, upstream, backend];
+    if sides.iter().all(|side| !side.lacks) {
+        return Coverage::Full;
+    }
+    let text = reasons(&sides, attempt.is_some_and(backend::is_early));
+    if sides.iter().all(|side| side.seen == 0) { Coverage::None(text) } else { Coverage::Partial(text) }
+}
+
+/// The backend's side has all its points, or says why not; both may be true of its accept.
+fn backend_side(attempt: &Attempt, upstream_why: Missing) -> Side {
+    let points = backend::points(attempt);
+    let seen = points.iter().flatten().count();
+    // While the probes are off there is nothing to say of the backend that the upstream's side does not say.
+    let off = upstream_why.has(Missing::OFF.with(Missing::UNAVAILABLE));
+    if !backend::is_watched(attempt) || off || (seen == 0 && attempt.backend_missing == Missing::NOTHING) {
+        return Side::of(seen, seen, Missing::NOTHING);
+    }
+    let mut why = attempt.backend_missing;
+    let is_answered = attempt.first_read.known().is_some();
+    let mut without = |reason: Missing| why = Missing(why.0 & !reason.0);
+    if !matches!(points, [Some(_), Some(_), _]) {
+        // Nothing to divide.
+        without(Missing::ACCEPT);
+    }
+    if !is_answered {
+        // What had not happened was not missed.
+        without(Missing::UNSEEN);
+    }
+    let lacks = is_answered && seen < points.len();
+    if is_answered && !lacks {
+        why = Missing(why.0 & Missing::ACCEPT.0);
+    }
+    Side { seen, lacks: lacks || why != Missing::NOTHING, why }
+}
+
+fn reasons([client, upstream, backend]: &[Side; 3], is_early: bool) -> String {
+    let mut text = String::new();
+    let mut say = |reason: &str| {
+        if !text.contains(reason) {
+            text.push_str(if text.is_empty() { "" } else { ", " });
+            text.push_str(reason);
+        }
+    };
+    for (reason, of_client, of_upstream, of_backend) in REASONS {
+        for (side, told) in [(client, of_client), (upstream, of_upstream), (backend, of_backend)] {
+            if side.why.has(reason) {
+                say(told);
+            }
+        }
+    }
+    if backend.why.has(Missing::ACCEPT) {
+        say("accept not visible");
+    }
+    let of_backend = if is_early { "backend answered before the whole request" } else { "backend marks missing" };
+    let unexplained = [(client, "client marks missing"), (upstream, "upstream marks missing"), (backend, of_backend)];
+    for (side, told) in unexplained {
+        if side.lacks && side.why == Missing::NOTHING {
+            say(told);
+        }
+    }
+    text
+}

@@ -1,0 +1,338 @@
+//! A small world of connections: which byte is whose, what the kernel saw and when, and the record of each request. What is
+//! true of a request is read from its bytes one by one, what the pump is told from the ranges that it asks for.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::rc::Rc;
+
+use fastrand::Rng;
+use wayspan_proxy::clock::MonoNs;
+use wayspan_proxy::observer::{Missing, Token};
+use wayspan_proxy::record::{Attempt, BodyClock, End, ErrorKind, Head, Method, Texts, encode};
+use wayspan_proxy::sampling::Reason;
+use wayspan_proxy::trace_context::{SpanId, TraceId};
+
+use crate::merge::late::{Ask, Facts, Late};
+
+pub(super) const MS: u64 = 1_000_000;
+const T0: u64 = 1_000_000 * MS;
+const NEVER: MonoNs = MonoNs(u64::MAX);
+
+/// One end of a connection, as its slot and trail hold it.
+#[derive(Default)]
+struct Trail {
+    token: Option<Token>,
+    /// From then on the slot is another's.
+    gone: MonoNs,
+    /// Whose each sent byte is.
+    owners: Vec<Option<usize>>,
+    /// When, acknowledged up to here, and left up to here by then.
+    acks: Vec<(MonoNs, u64, u64)>,
+    resent: Vec<(MonoNs, Range<u64>)>,
+    handshake_rtt_us: u32,
+    handshake_resent_ns: u64,
+}
+
+/// One request.
+pub(super) struct Request {
+    pub(super) worker: usize,
+    pub(super) sampled: bool,
+    pub(super) ended: MonoNs,
+    pub(super) bytes: Vec<u8>,
+    client: usize,
+    /// The last attempt's connection, as index of both its ends.
+    upstream: Option<usize>,
+}
+
+/// All there is.
+pub(super) struct World {
+    pub(super) requests: Vec<Request>,
+    pub(super) workers: usize,
+    clients: Vec<Trail>,
+    upstreams: Vec<Trail>,
+    backends: Vec<Trail>,
+    /// Whether acknowledgements are watched.
+    pub(super) waits: bool,
+}
+
+/// What the kernel tells at a time.
+pub(super) struct Kernel {
+    pub(super) world: Rc<World>,
+    pub(super) now: MonoNs,
+}
+
+impl Trail {
+    fn new(random: &mut Rng, slot: u32) -> Self {
+        let token = Token { generation: random.u64(1..3), slot };
+        // A slot rests before it is another's, but its facts may be asked for late.
+        let gone = if random.u8(..4) == 0 { MonoNs(T0 + random.u64(..600) * MS) } else { NEVER };
+        let (rtt, resent) = (random.u32(..300), if random.u8(..4) == 0 { random.u64(1..MS * 2000) } else { 0 });
+        Self { token: Some(token), gone, handshake_rtt_us: rtt, handshake_resent_ns: resent, ..Self::default() }
+    }
+
+    /// The next bytes are these requests'.
+    fn send(&mut self, owner: Option<usize>, bytes: usize) -> Range<u64> {
+        let start = self.owners.len();
+        self.owners.resize(start + bytes, owner);
+        offset(start)..offset(start + bytes)
+    }
+
+    /// Some of the bytes are sent again, and taken, in the time after they were sent.
+    fn happen(&mut self, random: &mut Rng, from: MonoNs) {
+        let end = self.owners.len();
+        for _ in 0..random.usize(..4) {
+            let (a, b) = (random.usize(..=end), random.usize(..=end));
+            self.resent.push((later(random, from, 300), offset(a.min(b))..offset(a.max(b))));
+        }
+        let (mut at, mut acked, mut left) = (from, 0, 0);
+        while acked < end && random.u8(..8) != 0 {
+            at = later(random, at, 60);
+            acked += random.usize(1..=(end - acked).min(5));
+            left = random.usize(acked.max(left)..=end);
+            self.acks.push((at, offset(acked), offset(left)));
+        }
+    }
+
+    fn is(&self, token: Token, now: MonoNs) -> bool {
+        self.token == Some(token) && now < self.gone
+    }
+
+    /// How many segments that were sent again by now hold bytes that are counted.
+    fn resent(&self, now: MonoNs, counts: impl Fn(u64) -> bool) -> u32 {
+        let hits = self.resent.iter().filter(|(at, bytes)| *at <= now && bytes.clone().any(&counts));
+        u32::try_from(hits.count()).unwrap()
+    }
+
+    /// When the byte was acknowledged, and until when it had been kept from leaving.
+    fn taken(&self, now: MonoNs, last: u64, ended: MonoNs) -> (MonoNs, MonoNs) {
+        let by_now = || self.acks.iter().filter(|(at, _, _)| *at <= now);
+        let acked = by_now().find(|(_, acked, _)| *acked > last).map(|(at, _, _)| *at);
+        let left = by_now().filter(|(at, _, left)| *at >= ended && *left <= last).map(|(at, _, _)| *at).last();
+        (acked.unwrap_or_default(), left.unwrap_or_default())
+    }
+
+    fn owned_by(&self, request: usize) -> impl Fn(u64) -> bool {
+        move |byte| self.owners.get(usize::try_from(byte).unwrap()) == Some(&Some(request))
+    }
+}
+
+fn offset(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap()
+}
+
+fn later(random: &mut Rng, at: MonoNs, within_ms: u64) -> MonoNs {
+    MonoNs(at.0 + random.u64(..within_ms * MS))
+}
+
+impl World {
+    /// One of the worlds.
+    pub(super) fn new(random: &mut Rng) -> Self {
+        let mut world = Self {
+            requests: Vec::new(),
+            workers: random.usize(1..=3),
+            clients: Vec::new(),
+            upstreams: Vec::new(),
+            backends: Vec::new(),
+            waits: random.u8(..5) != 0,
+        };
+        for slot in 0..random.u32(1..=2) {
+            world.upstreams.push(Trail::new(random, 1000 + slot));
+            world.backends.push(Trail::new(random, 2000 + slot));
+        }
+        for client in 0..random.usize(1..=4) {
+            world.clients.push(Trail::new(random, u32::try_from(client).unwrap()));
+            world.connection(random, client);
+        }
+        for trail in world.clients.iter_mut().chain(&mut world.upstreams).chain(&mut world.backends) {
+            trail.happen(random, MonoNs(T0));
+        }
+        world
+    }
+
+    /// Requests of one client, one after the other or pipelined.
+    fn connection(&mut self, random: &mut Rng, client: usize) {
+        let worker = random.usize(..self.workers);
+        let mut at = later(random, MonoNs(T0), 50);
+        for index in 0..random.u32(1..=5) {
+            let id = self.requests.len();
+            if random.u8(..6) == 0 {
+                // An interim response's bytes are nobody's.
+                self.clients[client].send(None, random.usize(1..4));
+            }
+            let response = self.clients[client].send(Some(id), random.usize(..7));
+            let (attempts, upstream) = self.attempts(random, id, at);
+            let mut head = head(random, id, &attempts, at);
+            at = head.ended;
+            head.token = self.clients[client].token.unwrap();
+            (head.request_index, head.worker) = (index, u16::try_from(worker).unwrap());
+            (head.response_start, head.response_end) = (response.start, response.end);
+            if random.u8(..4) == 0 {
+                // Pipelined: the next one came while this was served.
+                at = MonoNs(at.0 - random.u64(..MS));
+            }
+            let mut bytes = Vec::new();
+            encode(&mut bytes, &head, &attempts, &Texts { path: "/x", ..Texts::default() }, [], []);
+            let (sampled, ended) = (head.sampled, head.ended);
+            self.requests.push(Request { worker, sampled, ended, bytes, client, upstream });
+        }
+    }
+
+    /// Attempts for a request; only the last may have an answer.
+    fn attempts(&mut self, random: &mut Rng, id: usize, from: MonoNs) -> (Vec<Attempt>, Option<usize>) {
+        let mut last = None;
+        let count = random.u8(..4);
+        let attempts = (0..count).map(|number| {
+            let is_last = number + 1 == count;
+            let upstream = random.usize(..self.upstreams.len());
+            // Who is told of is the last attempt: what an earlier one sent is nobody's.
+            let owner = is_last.then_some(id);
+            let request = self.upstreams[upstream].send(owner, random.usize(1..6));
+            let answered = is_last && random.u8(..4) != 0;
+            let answer = self.backends[upstream].send(owner, if answered { random.usize(1..6) } else { 0 });
+            last = Some(upstream);
+            let mut attempt = attempt(random, from, answered);
+            attempt.span_id = SpanId([offset(id).to_le_bytes()[0], number + 1, 7, 7, 7, 7, 7, 7]);
+            attempt.token = self.upstreams[upstream].token.unwrap();
+            (attempt.request_start, attempt.request_end) = (request.start, request.end);
+            (attempt.response_start, attempt.response_end) = (answer.start, answer.end);
+            attempt
+        });
+        (attempts.collect(), last)
+    }
+
+    /// What is true of a request at a time, by its bytes.
+    pub(super) fn truth(&self, id: usize, now: MonoNs) -> Late {
+        let request = &self.requests[id];
+        let mut late = Late::default();
+        let client = &self.clients[request.client];
+        if now < client.gone {
+            late.handshake_rtt_us = client.handshake_rtt_us;
+            late.handshake_resent_ns = client.handshake_resent_ns;
+            late.client_resent = client.resent(now, client.owned_by(id));
+            let last = client.owners.iter().rposition(|owner| *owner == Some(id)).map(offset);
+            if let Some(last) = last.filter(|_| self.waits) {
+                (late.acked, late.left) = client.taken(now, last, request.ended);
+                late.may_come = late.acked == MonoNs::UNKNOWN;
+            }
+        }
+        if let Some(upstream) = request.upstream {
+            let (ours, theirs) = (&self.upstreams[upstream], &self.backends[upstream]);
+            if now < ours.gone {
+                late.upstream_resent = ours.resent(now, ours.owned_by(id));
+            }
+            if now < ours.gone.min(theirs.gone) {
+                late.backend_resent = theirs.resent(now, theirs.owned_by(id));
+            }
+        }
+        late
+    }
+
+    /// How often segments that were sent again by now hold bytes of a sampled request, on the clients' connections.
+    pub(super) fn client_resent(&self, now: MonoNs) -> u32 {
+        let trails = self.clients.iter().filter(|trail| now < trail.gone);
+        let segments = trails.flat_map(|trail| {
+            trail.resent.iter().filter(|(at, _)| *at <= now).map(|(_, bytes)| {
+                let owners = bytes.clone().filter_map(|byte| trail.owners[usize::try_from(byte).unwrap()]);
+                owners.filter(|id| self.requests[*id].sampled).collect::<HashSet<_>>().len()
+            })
+        });
+        u32::try_from(segments.sum::<usize>()).unwrap()
+    }
+}
+
+impl Facts for Kernel {
+    fn waits(&self) -> bool {
+        self.world.waits
+    }
+
+    fn late(&self, ask: &Ask) -> Late {
+        let (world, now) = (&self.world, self.now);
+        let mut late = Late::default();
+        if let Some(client) = world.clients.iter().find(|client| client.is(ask.client, now)) {
+            late.handshake_rtt_us = client.handshake_rtt_us;
+            late.handshake_resent_ns = client.handshake_resent_ns;
+            late.client_resent = client.resent(now, |byte| ask.response.contains(&byte));
+            if world.waits && !ask.response.is_empty() {
+                (late.acked, late.left) = client.taken(now, ask.response.end - 1, ask.ended);
+                late.may_come = late.acked == MonoNs::UNKNOWN;
+            }
+        }
+        for (ours, theirs) in world.upstreams.iter().zip(&world.backends) {
+            if ours.is(ask.upstream, now) {
+                late.upstream_resent = ours.resent(now, |byte| ask.request.contains(&byte));
+                if now < theirs.gone {
+                    late.backend_resent = theirs.resent(now, |byte| ask.answer.contains(&byte));
+                }
+            }
+        }
+        late
+    }
+}
+
+/// A time at or after the one before, or now and then none, and now and then one out of order.
+fn point(random: &mut Rng, at: &mut MonoNs) -> MonoNs {
+    *at = later(random, *at, 3);
+    match random.u8(..12) {
+        0 => MonoNs::UNKNOWN,
+        1 => later(random, MonoNs(T0), 200),
+        _ => *at,
+    }
+}
+
+fn head(random: &mut Rng, id: usize, attempts: &[Attempt], from: MonoNs) -> Head {
+    let mut at = from;
+    let mut next = || point(random, &mut at);
+    let (first_readable, accepted, head_readable, head_read) = (next(), next(), next(), next());
+    let (woken, upstream_wanted, head_written) = (next(), next(), next());
+    let ends = [End::Complete, End::Complete, End::ClientGone, End::UpstreamCut, End::TimedOut, End::Shutdown];
+    let body = BodyClock { client_drain: random.u64(..MS), client_body: random.u64(..MS), ..BodyClock::default() };
+    Head {
+        trace_id: TraceId([7; 16]),
+        span_id: SpanId((offset(id) + 1).to_be_bytes()),
+        trace_flags: 1,
+        sampled: random.u8(..5) != 0,
+        sampling_reason: Reason::Probabilistic,
+        method: Method::Get,
+        status: if random.bool() { 200 } else { 502 },
+        end: ends[random.usize(..ends.len())],
+        connection_id: offset(id),
+        first_readable,
+        first_read: head_read,
+        accepted,
+        head_readable,
+        head_read,
+        woken,
+        preempted_ns: random.u64(..MS),
+        upstream_wanted,
+        head_written,
+        ended: later(random, at.max(from), 20).max(MonoNs(from.0 + 1)),
+        body: if random.bool() { body } else { BodyClock::default() },
+        attempts_made: u16::try_from(attempts.len()).unwrap(),
+        ..Head::default()
+    }
+}
+
+fn attempt(random: &mut Rng, from: MonoNs, answered: bool) -> Attempt {
+    let mut at = from;
+    let mut next = || point(random, &mut at);
+    let (begun, chosen, connected, head_written) = (next(), next(), next(), next());
+    let (request_written, readable, read, sent) = (next(), next(), next(), next());
+    let (first_readable, first_read, ended) = (next(), next(), next());
+    Attempt {
+        begun,
+        chosen,
+        connected,
+        secured: connected,
+        head_written,
+        request_written,
+        backend_readable: readable,
+        backend_read: read,
+        backend_sent: sent,
+        first_readable: if answered { first_readable } else { MonoNs::UNKNOWN },
+        first_read: if answered { first_read } else { MonoNs::UNKNOWN },
+        ended: if answered { ended } else { MonoNs::UNKNOWN },
+        error: if answered { ErrorKind::None } else { ErrorKind::UpstreamReset },
+        backend_missing: if random.bool() { Missing::NOTHING } else { Missing(random.u16(..0x400)) },
+        ..Attempt::default()
+    }
+}

@@ -1,0 +1,181 @@
+//! Records that may still learn something: held back, copied, for a fifth of a second at most, while the others pass. A state
+//! machine without clock, IO or thread: whoever drives it says what came and what time it is, and takes out what is due.
+//! What there is to learn is `late`'s.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use wayspan_proxy::clock::MonoNs;
+use wayspan_proxy::record::Record;
+
+use super::late::{Ask, Facts, Late};
+
+/// When a record that is held is asked for again, after it came. A client on this node acknowledges within the first, one
+/// that delays its acknowledgement within the third (40 ms on Linux), and one that has not by the last is far away.
+const ASKED_AFTER: [Duration; 5] = [
+    Duration::from_millis(5),
+    Duration::from_millis(15),
+    Duration::from_millis(45),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+];
+
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Caps {
+    /// Records; each takes some 200 bytes beside its own.
+    pub records: usize,
+    /// Bytes of all records together.
+    pub bytes: usize,
+}
+
+impl Default for Caps {
+    /// 40,000 records a second of ordinary size that all wait to the end.
+    fn default() -> Self {
+        Self { records: 8192, bytes: 8 * 1024 * 1024 }
+    }
+}
+
+/// What became of records that had something to learn. `held` is the sum of the next three and of those that wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Held back.
+    pub held: u64,
+    /// Then knew all that can be known.
+    pub in_time: u64,
+    /// Waited in vain.
+    pub in_vain: u64,
+    /// Let go at the end with what was known.
+    pub cut_short: u64,
+    /// Passed on at once, for too many waited.
+    pub over_records: u64,
+    /// Passed on at once, for those that waited were too long.
+    pub over_bytes: u64,
+}
+
+/// The records that wait.
+#[derive(Debug)]
+pub struct Waiting {
+    caps: Caps,
+    /// By how often they were asked for. They all wait equally long for their next time, so each queue is in its order.
+    queues: [VecDeque<Held>; ASKED_AFTER.len()],
+    settled: VecDeque<Settled>,
+    records: usize,
+    bytes: usize,
+    counts: Counts,
+}
+
+#[derive(Debug)]
+struct Held {
+    came: MonoNs,
+    ask: Ask,
+    bytes: Box<[u8]>,
+}
+
+/// A record that waits no longer.
+#[derive(Debug)]
+pub struct Settled {
+    /// As it came.
+    pub bytes: Box<[u8]>,
+    /// What was learnt.
+    pub late: Late,
+}
+
+impl Waiting {
+    /// Nothing waits.
+    #[must_use]
+    pub fn new(caps: Caps) -> Self {
+        let queues = std::array::from_fn(|_| VecDeque::new());
+        Self { caps, queues, settled: VecDeque::new(), records: 0, bytes: 0, counts: Counts::default() }
+    }
+
+    /// A record came, and these are its bytes. `None` where it is held; else it goes on at once, with this.
+    pub fn on_record(&mut self, record: &Record<'_>, bytes: &[u8], now: MonoNs, facts: &impl Facts) -> Option<Late> {
+        if !record.head.sampled {
+            // Only spans tell of it.
+            return Some(Late::default());
+        }
+        let ask = Ask::of(record);
+        let late = facts.late(&ask);
+        if !late.may_come || !facts.waits() {
+            return Some(late);
+        }
+        if self.records >= self.caps.records {
+            self.counts.over_records += 1;
+            return Some(late);
+        }
+        if self.bytes.saturating_add(bytes.len()) > self.caps.bytes {
+            self.counts.over_bytes += 1;
+            return Some(late);
+        }
+        self.counts.held += 1;
+        self.records += 1;
+        self.bytes += bytes.len();
+        let [first, ..] = &mut self.queues;
+        first.push_back(Held { came: now, ask, bytes: bytes.into() });
+        None
+    }
+
+    /// Time has passed: asks for those whose time has come.
+    pub fn on_tick(&mut self, now: MonoNs, facts: &impl Facts) {
+        // The most asked first: they are the oldest, and go on into queues that are done.
+        for asked in (0..ASKED_AFTER.len()).rev() {
+            while let Some(held) = self.due(asked, now) {
+                let late = facts.late(&held.ask);
+                let next = (asked + 1..ASKED_AFTER.len()).find(|next| due_at(&held, *next) > now);
+                let queue = next.filter(|_| late.may_come).and_then(|next| self.queues.get_mut(next));
+                if let Some(queue) = queue {
+                    queue.push_back(held);
+                    continue;
+                }
+                let count = if late.may_come { &mut self.counts.in_vain } else { &mut self.counts.in_time };
+                *count += 1;
+                self.settled.push_back(Settled { bytes: held.bytes, late });
+            }
+        }
+    }
+
+    /// Nobody waits any longer.
+    pub fn finish(&mut self, facts: &impl Facts) {
+        for held in self.queues.iter_mut().rev().flat_map(|queue| queue.drain(..)) {
+            self.counts.cut_short += 1;
+            self.settled.push_back(Settled { late: facts.late(&held.ask), bytes: held.bytes });
+        }
+    }
+
+    /// Takes out a record that waits no longer.
+    pub fn pop(&mut self) -> Option<Settled> {
+        let settled = self.settled.pop_front()?;
+        self.records -= 1;
+        self.bytes -= settled.bytes.len();
+        Some(settled)
+    }
+
+    /// When [`Waiting::on_tick`] has something to do; nothing while none waits.
+    #[must_use]
+    pub fn next_tick(&self) -> Option<MonoNs> {
+        let queues = self.queues.iter().enumerate();
+        queues.filter_map(|(asked, queue)| queue.front().map(|held| due_at(held, asked))).min()
+    }
+
+    /// What became of those that had something to learn.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Records that wait, and their bytes.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        (self.records, self.bytes)
+    }
+
+    fn due(&mut self, asked: usize, now: MonoNs) -> Option<Held> {
+        self.queues.get_mut(asked)?.pop_front_if(|held| due_at(held, asked) <= now)
+    }
+}
+
+/// When a record in this queue is asked for.
+fn due_at(held: &Held, asked: usize) -> MonoNs {
+    ASKED_AFTER.get(asked).map_or(held.came, |after| held.came + *after)
+}
