@@ -21,7 +21,7 @@ use wayspan_proxy::server::{Proxy, Settings};
 use crate::api::{self, Api};
 use crate::catalog::Catalog;
 use crate::config::model::{Dynamic, Log, Static, Workers};
-use crate::config::{Fault, Inputs, Registry, Reloader, Resolver, Watcher, names};
+use crate::config::{Fault, Inputs, Registry, Reload, Reloader, Resolver, Watcher, names};
 use crate::export::internal::{InternalRequest, InternalSpans, InternalTask};
 use crate::export::resource::{HostFacts, Resource};
 use crate::export::sender::Exporter;
@@ -79,6 +79,17 @@ struct Shown {
     reloads: Arc<AtomicU64>,
 }
 
+impl Shown {
+    /// Tells what a reading of the files found wrong; whether it found anything new.
+    fn told(&self, reload: Reload) -> bool {
+        for fault in &reload.faults {
+            error!(%fault, "configuration");
+        }
+        self.faults.store(Arc::new(reload.faults));
+        reload.changed
+    }
+}
+
 impl Routing {
     /// Makes the configuration of this moment the proxy's truth.
     async fn apply(&mut self) -> usize {
@@ -110,13 +121,9 @@ impl Routing {
 
     async fn reload(&mut self) {
         let reload = self.reloader.reload_now();
-        for fault in &reload.faults {
-            error!(%fault, "configuration");
-        }
         let faults = reload.faults.len();
-        self.shown.faults.store(Arc::new(reload.faults));
         self.shown.reloads.fetch_add(1, Ordering::Relaxed);
-        if reload.changed {
+        if self.shown.told(reload) {
             self.resolver.want(names(&self.reloader.config().dynamic));
             self.apply().await;
             info!(faults, "configuration reloaded");
@@ -149,7 +156,11 @@ impl Sink for Telemetry {
     }
 }
 
-async fn serve(reloader: Reloader) -> Result<ExitCode> {
+async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
+    let mut watcher = watch(&reloader);
+    let shown = Shown::default();
+    // What was written after the first reading and before the watch is noticed by nobody else.
+    shown.told(reloader.reload_now());
     let fixed = Arc::new(reloader.config().fixed.clone());
     let mut tasks = JoinSet::new();
     let probes = load_probes(&fixed, &mut tasks)?;
@@ -158,7 +169,6 @@ async fn serve(reloader: Reloader) -> Result<ExitCode> {
     let mut traces = Traces::start(&fixed, &policy)?;
     let (proxy, readers) =
         Proxy::start(&settings(&fixed), probes.observer(), policy).context("starting the workers")?;
-    let shown = Shown::default();
     let phases = PhaseWriter::default();
     let meters = Meters {
         shown: shown.clone(),
@@ -190,7 +200,7 @@ async fn serve(reloader: Reloader) -> Result<ExitCode> {
     if routing.apply().await > 0 {
         bail!("not every address could be opened");
     }
-    let grace = until_told(&mut routing, &fixed, &meters.draining).await?;
+    let grace = until_told(&mut routing, watcher.as_mut(), &meters.draining).await?;
     routing.proxy.drain(grace).await;
     // The workers are gone: what they left in the rings is all there is.
     tokio::task::spawn_blocking(move || drop(merge.stop())).await?;
@@ -410,19 +420,22 @@ fn internal_request(request: &api::ApiRequest) -> InternalRequest {
     }
 }
 
+/// Watches the configuration's files, where that is wanted and can be done.
+fn watch(reloader: &Reloader) -> Option<Watcher> {
+    let provider = reloader.config().fixed.file_provider.as_ref();
+    if provider.is_some_and(|provider| !provider.watch) {
+        return None;
+    }
+    let watcher = Watcher::new(reloader.main(), provider);
+    watcher.inspect_err(|error| warn!(%error, "the configuration is not watched; SIGHUP reloads it")).ok()
+}
+
 /// Reloads as files change until SIGTERM or SIGINT; gives the time that what is open may take.
-async fn until_told(routing: &mut Routing, fixed: &Static, draining: &AtomicBool) -> Result<Duration> {
-    let mut watcher = if fixed.file_provider.as_ref().is_none_or(|provider| provider.watch) {
-        match Watcher::new(routing.reloader.main(), fixed.file_provider.as_ref()) {
-            Ok(watcher) => Some(watcher),
-            Err(error) => {
-                warn!(%error, "the configuration is not watched; SIGHUP reloads it");
-                None
-            }
-        }
-    } else {
-        None
-    };
+async fn until_told(
+    routing: &mut Routing,
+    mut watcher: Option<&mut Watcher>,
+    draining: &AtomicBool,
+) -> Result<Duration> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;

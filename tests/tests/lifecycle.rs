@@ -45,6 +45,20 @@ fn listeners_open_and_close_with_the_configuration() {
 }
 
 #[test]
+fn a_change_while_the_agent_starts_is_not_lost() {
+    let upstream = Upstream::start(|_| Reply::ok("")).unwrap();
+    let before = config::forward("Host(`before`)", upstream.address());
+    // The probes take the longest part of a start; each round the change comes a little later in it.
+    for round in 0..10 {
+        let mut agent = Agent::start(&before).unwrap();
+        std::thread::sleep(Duration::from_millis(10 * round));
+        agent.write_config(&config::forward("Host(`after`)", upstream.address())).unwrap();
+        let web = agent.address("web").unwrap();
+        eventually("the change holds", || (http::get(web, "after", "/").ok()?.status == 200).then_some(()));
+    }
+}
+
+#[test]
 fn sigterm_lets_a_request_under_way_end_and_then_ends_the_agent() {
     let upstream = Upstream::start(|_| Reply::ok("whole").after(Duration::from_millis(300))).unwrap();
     let mut agent = Agent::start(&config::forward("PathPrefix(`/`)", upstream.address())).unwrap();
