@@ -43,6 +43,7 @@ async fn main() {
         catalog: Arc::new(ArcSwap::default()),
         requests: Arc::new(requests),
         probes: Arc::new(move || probes.clone()),
+        switch: Arc::new(|_, _| true),
         span_counts: Arc::new(|| json!({"made": 18_204, "sent": 18_190, "lost": 0, "pending": 14})),
         metrics: Some(Arc::new(|_| ("text/plain; version=0.0.4", "# no metrics here\n".to_owned()))),
         on_request: Arc::new(|_| {}),

@@ -29,7 +29,7 @@ use crate::export::writer::SpanWriter;
 use crate::merge::phase::Attributed;
 use crate::merge::pump::{self, Pump, PumpCounts, Sink};
 use crate::metrics::{self, PhaseReader, PhaseWriter};
-use crate::probes::{Probes, memory};
+use crate::probes::{Probes, Set, memory};
 use crate::recent::Recent;
 use crate::sampling::client::RemoteSampling;
 
@@ -355,6 +355,7 @@ fn probe_list(probes: &Probes) -> serde_json::Value {
     let each = probes.states().into_iter().map(|probe| {
         serde_json::json!({
             "tracepoint": probe.row.tracepoint,
+            "set": probe.row.set,
             "tells": probe.row.tells,
             "on": probe.off.is_none(),
             "why": probe.off.as_ref().map(ToString::to_string),
@@ -362,6 +363,20 @@ fn probe_list(probes: &Probes) -> serde_json::Value {
         })
     });
     each.collect()
+}
+
+/// One set, or all of them: the node pays for nothing that is off.
+fn switch_probes(probes: &Probes, set: Option<&str>, on: bool) -> bool {
+    let sets = match set.map(Set::named) {
+        None => Set::ALL.to_vec(),
+        Some(Some(set)) => vec![set],
+        Some(None) => return false,
+    };
+    for set in sets {
+        probes.switch(set, on);
+        info!(set = set.name(), on, "probes switched by the api");
+    }
+    true
 }
 
 fn start_api(
@@ -372,8 +387,8 @@ fn start_api(
     stop: &CancellationToken,
 ) -> Result<Option<std::net::SocketAddr>> {
     let Some(config) = &fixed.api else { return Ok(None) };
-    let (for_recent, for_probes, for_spans, for_text) =
-        (Arc::clone(&meters.recent), meters.clone(), meters.clone(), meters.clone());
+    let (for_recent, for_probes, for_switch) = (Arc::clone(&meters.recent), meters.clone(), meters.clone());
+    let (for_spans, for_text) = (meters.clone(), meters.clone());
     let metrics: api::Metrics = Arc::new(move |accept| {
         let format = metrics::Format::accepted(Some(accept));
         (format.content_type(), for_text.text(format))
@@ -385,6 +400,7 @@ fn start_api(
         catalog: Arc::clone(&meters.shown.catalog),
         requests: Arc::new(move || serde_json::json!(for_recent.list(MonoNs::now()))),
         probes: Arc::new(move || probe_list(&for_probes.probes)),
+        switch: Arc::new(move |set, on| switch_probes(&for_switch.probes, set, on)),
         span_counts: Arc::new(move || {
             let metrics::SpanCounts { made, sent, lost, pending } = for_spans.spans();
             serde_json::json!({"made": made, "sent": sent, "lost": lost, "pending": pending})

@@ -1,5 +1,6 @@
 //! Which answer a path gets.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
@@ -16,8 +17,13 @@ use super::server::Context;
 use super::shapes::{self, Page, View};
 
 /// The pattern that answered, and the answer.
-pub(super) async fn answer(head: &Parts, context: &Context) -> (&'static str, Reply) {
+pub(super) async fn answer(head: &Parts, peer: IpAddr, context: &Context) -> (&'static str, Reply) {
     let path = head.uri.path();
+    if let Some(on) = switches(&head.method)
+        && let Some(rest) = path.strip_prefix("/api/probes")
+    {
+        return switch(rest, on, head, peer, context);
+    }
     if !matches!(head.method, Method::GET | Method::HEAD) {
         return ("", reply::method_not_allowed());
     }
@@ -63,12 +69,48 @@ async fn api(segments: &[&str], query: &str, context: &Context) -> (&'static str
             ("/api/http/middlewares/{name}", one(shapes::middleware(&view, name), "middleware", name))
         }
         ["requests"] => ("/api/requests", requests(context)),
+        ["probes"] => ("/api/probes", reply::json(&(state.probes)())),
         ["status"] => ("/api/status", reply::json(&status(context, &view))),
         ["jaeger"] => ("/api/jaeger", reply::json(&jaeger_status(context.jaeger.as_ref()).await)),
         ["traces", id] => ("/api/traces/{traceID}", trace(context.jaeger.as_ref(), id).await),
         ["dependencies"] => ("/api/dependencies", dependencies(context.jaeger.as_ref(), query).await),
         _ => ("", nothing_at(&format!("/api/{}", segments.join("/")))),
     }
+}
+
+/// PUT switches on, DELETE off: methods that a browser sends to another site only if that site agrees, which this one never
+/// does.
+fn switches(method: &Method) -> Option<bool> {
+    match *method {
+        Method::PUT => Some(true),
+        Method::DELETE => Some(false),
+        _ => None,
+    }
+}
+
+/// `/api/probes` is all sets, `/api/probes/{set}` one. Only for those who are on this machine (or in this pod).
+fn switch(rest: &str, on: bool, head: &Parts, peer: IpAddr, context: &Context) -> (&'static str, Reply) {
+    let (route, set) = match rest.strip_prefix('/') {
+        Some(set) => ("/api/probes/{set}", Some(set)),
+        None if rest.is_empty() => ("/api/probes", None),
+        None => return ("", nothing_at(head.uri.path())),
+    };
+    if let Err(refusal) = host::judge(head, &context.config.allowed_hosts) {
+        return ("", refused(refusal, head));
+    }
+    if !is_on_this_machine(peer) {
+        let text = "probes are switched from the node itself only";
+        return (route, reply::error(StatusCode::FORBIDDEN, text, "ask by localhost, or through kubectl port-forward"));
+    }
+    if !(context.state.switch)(set, on) {
+        let text = format!("no set of probes is called `{}`", set.unwrap_or_default());
+        return (route, reply::error(StatusCode::NOT_FOUND, &text, "the sets are core, backends and ack"));
+    }
+    (route, reply::json(&(context.state.probes)()))
+}
+
+fn is_on_this_machine(peer: IpAddr) -> bool {
+    peer.to_canonical().is_loopback()
 }
 
 fn ping(context: &Context) -> Reply {

@@ -33,6 +33,8 @@ pub use server::Api;
 pub type Producer = Arc<dyn Fn() -> Value + Send + Sync>;
 /// Writes the metrics in the format that fits an `Accept` header: the content type and the text.
 pub type Metrics = Arc<dyn Fn(&str) -> (&'static str, String) + Send + Sync>;
+/// Switches a set of probes, or with none named all of them, on or off; `false` where there is no such set.
+pub type Switch = Arc<dyn Fn(Option<&str>, bool) -> bool + Send + Sync>;
 /// Hears of each request that was answered.
 pub type OnRequest = Arc<dyn Fn(&ApiRequest) + Send + Sync>;
 
@@ -51,6 +53,8 @@ pub struct State {
     pub requests: Producer,
     /// [`crate::probes::Report`], or the list of probes in it.
     pub probes: Producer,
+    /// Switches sets of probes.
+    pub switch: Switch,
     /// Numbers by name: spans made, sent, lost, pending.
     pub span_counts: Producer,
     /// `None`: metrics are off.

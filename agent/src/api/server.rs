@@ -166,9 +166,9 @@ async fn answer(request: Request<Incoming>, peer: SocketAddr, context: &Context)
     let (head, _) = request.into_parts();
     let (route, mut reply) = if has_body {
         // Unread, so that hyper closes the connection instead of reading it to its end.
-        ("", reply::error(StatusCode::PAYLOAD_TOO_LARGE, "the api takes no bodies", "ask with GET and no body"))
+        ("", reply::error(StatusCode::PAYLOAD_TOO_LARGE, "the api takes no bodies", "ask without one"))
     } else {
-        answers::answer(&head, context).await
+        answers::answer(&head, peer.ip(), context).await
     };
     if has_body {
         reply.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));

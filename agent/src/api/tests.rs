@@ -234,6 +234,22 @@ async fn only_reading_is_possible() {
 }
 
 #[tokio::test]
+async fn sets_of_probes_are_switched_by_put_and_delete() {
+    let world = World::start().await;
+    let check = async |method: &str, path: &str, host: &str, status: u16| {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        assert_eq!(world.send(&head).await.status, status, "{method} {path} at {host}");
+    };
+    check("PUT", "/api/probes", "localhost", 200).await;
+    check("DELETE", "/api/probes/backends", "localhost", 200).await;
+    check("PUT", "/api/probes/backend", "localhost", 404).await;
+    check("PUT", "/api/probesbackends", "localhost", 404).await;
+    check("PUT", "/api/probes/backends", "elsewhere.example", 421).await;
+    check("POST", "/api/probes/backends", "localhost", 405).await;
+    check("GET", "/api/probes", "localhost", 200).await;
+}
+
+#[tokio::test]
 async fn a_body_is_refused_unread_and_a_large_head_too() {
     let world = World::start().await;
     for body in ["Content-Length: 1000000000\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"] {

@@ -77,7 +77,8 @@ pub fn measure() -> Result<Vec<Cost>, Error> {
         (Ok(loaded), None) => loaded,
         (Err(reason), _) | (_, Some(reason)) => return Err(Error::Off(reason.clone())),
     };
-    let ebpf = loaded.programs.ebpf_ref();
+    let programs = loaded.programs();
+    let ebpf = programs.ebpf_ref();
     let observer = probes.observer();
     // Held until both phases are over: dropping it switches the statistics off.
     let _statistics = enable_stats(Stats::RunTime).map_err(|error| Error::Statistics(super::load::chain(&error)))?;

@@ -14,6 +14,7 @@ mod rights;
 mod slots;
 mod watch;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use wayspan_proxy::clock::MonoNs;
@@ -37,7 +38,8 @@ pub struct Probes {
 }
 
 struct Loaded {
-    programs: Programs,
+    /// Locked while a set is switched or its state is read, never by a worker.
+    programs: Mutex<Programs>,
     watch: Watch,
 }
 
@@ -64,11 +66,11 @@ impl Probes {
             let mut programs = programs?;
             let watch = Watch::new(programs.ebpf(), slots, rest).map_err(|error| refused(&error))?;
             let log = ProbeLog::new(programs.ebpf()).map_err(|error| refused(&error))?;
-            Ok((Loaded { programs, watch }, log))
+            Ok((Loaded { programs: Mutex::new(programs), watch }, log))
         };
         match start() {
             Err(reason) => Self { loaded: Err(reason), log: None },
-            Ok((mut loaded, log)) => {
+            Ok((loaded, log)) => {
                 for set in Set::ALL {
                     loaded.switch(set, config.has(set), MonoNs(0));
                 }
@@ -78,8 +80,8 @@ impl Probes {
     }
 
     /// Attaches a set, or detaches it. What lived through a gap is not believed: its requests say that they joined late.
-    pub fn switch(&mut self, set: Set, on: bool) {
-        if let Ok(loaded) = &mut self.loaded {
+    pub fn switch(&self, set: Set, on: bool) {
+        if let Ok(loaded) = &self.loaded {
             loaded.switch(set, on, MonoNs::now());
         }
     }
@@ -88,7 +90,7 @@ impl Probes {
     #[must_use]
     pub fn states(&self) -> Vec<Probe> {
         match &self.loaded {
-            Ok(loaded) => loaded.programs.states(),
+            Ok(loaded) => loaded.programs().states(),
             Err(reason) => load::all_off(reason),
         }
     }
@@ -122,9 +124,14 @@ impl Probes {
 }
 
 impl Loaded {
-    fn switch(&mut self, set: Set, on: bool, since: MonoNs) {
-        self.programs.switch(set, on);
-        let runs = |tracepoint| self.programs.is_attached(tracepoint);
+    fn programs(&self) -> MutexGuard<'_, Programs> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn switch(&self, set: Set, on: bool, since: MonoNs) {
+        let mut programs = self.programs();
+        programs.switch(set, on);
+        let runs = |tracepoint| programs.is_attached(tracepoint);
         let attached = match set {
             Set::Core => runs("sk_data_ready"),
             Set::Backends => runs("tcp_rcv_space_adjust") && (runs("tcp_sendmsg_locked") || runs("sock_send_length")),

@@ -23,6 +23,12 @@ impl Set {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Core, Self::Backends, Self::Ack];
 
+    /// The set that the api means.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|set| set.name() == name)
+    }
+
     /// As the configuration and the api call it.
     #[must_use]
     pub fn name(self) -> &'static str {

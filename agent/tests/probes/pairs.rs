@@ -188,7 +188,7 @@ pub(super) fn acknowledgements_are_seen_where_they_are_watched() {
 }
 
 pub(super) fn what_lived_through_a_gap_joined_late() {
-    let mut probes = with_backends(8);
+    let probes = with_backends(8);
     let observer = probes.observer();
     let listener = watched(&observer);
     let mut client = connect(&listener);
