@@ -320,6 +320,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_who_is_on_this_machine_may_switch() {
+        let is_ours = |peer: &str| is_on_this_machine(peer.parse().unwrap());
+        assert!(["127.0.0.1", "127.8.0.1", "::1", "::ffff:127.0.0.1"].into_iter().all(is_ours));
+        assert!(!["10.0.0.1", "2001:db8::1", "0.0.0.0", "::ffff:10.0.0.1"].into_iter().any(is_ours));
+    }
+
+    #[test]
     fn names_and_parameters_are_decoded_once() {
         for (text, plus_is_space, expected) in [
             ("hotrod%40file", false, "hotrod@file"),
