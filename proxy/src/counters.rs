@@ -77,6 +77,10 @@ pub struct Totals {
     pub connected: u64,
     /// Requests sent over a pooled connection.
     pub reused: u64,
+    /// Client connections that became tunnels.
+    pub tunnels_begun: u64,
+    /// Tunnels that ended.
+    pub tunnels_ended: u64,
 }
 
 /// The readers' handle: all workers' counters.
@@ -97,7 +101,7 @@ pub struct WorkerCounters {
 #[derive(Debug, Default)]
 struct Shared {
     series: Mutex<Vec<(Key, Arc<Cells>)>>,
-    totals: [AtomicU64; 6],
+    totals: [AtomicU64; TOTALS],
 }
 
 #[derive(Debug, Default)]
@@ -108,6 +112,8 @@ struct Cells {
     request_bytes: AtomicU64,
     response_bytes: AtomicU64,
 }
+
+const TOTALS: usize = 8;
 
 /// The totals, by name of what happened.
 #[derive(Clone, Copy, Debug)]
@@ -120,6 +126,8 @@ pub enum Total {
     RefusedRequests,
     Connected,
     Reused,
+    TunnelsBegun,
+    TunnelsEnded,
 }
 
 /// One writer per cell: no locked instruction is needed.
@@ -141,7 +149,7 @@ impl Counters {
     pub fn read(&self) -> (Vec<Series>, Totals) {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut all = Vec::new();
-        let mut sums = [0; 6];
+        let mut sums = [0; TOTALS];
         for worker in workers {
             for (sum, cell) in sums.iter_mut().zip(&worker.totals) {
                 *sum += cell.load(Ordering::Relaxed);
@@ -149,8 +157,10 @@ impl Counters {
             let series = worker.series.lock().unwrap_or_else(PoisonError::into_inner);
             all.extend(series.iter().map(|(key, cells)| cells.read(*key)));
         }
-        let [accepted, closed, refused, refused_requests, connected, reused] = sums;
-        (all, Totals { accepted, closed, refused, refused_requests, connected, reused })
+        let [accepted, closed, refused, refused_requests, connected, reused, tunnels_begun, tunnels_ended] = sums;
+        let totals =
+            Totals { accepted, closed, refused, refused_requests, connected, reused, tunnels_begun, tunnels_ended };
+        (all, totals)
     }
 }
 

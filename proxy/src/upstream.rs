@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use hyper::client::conn::http1;
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -30,6 +31,8 @@ pub(crate) struct Upstream<O: SocketObserver> {
     pub(crate) driver: http1::Connection<Tap<O>, RequestBody>,
     pub(crate) seen: Rc<Seen<O>>,
     pub(crate) server: u32,
+    /// The driver has ended.
+    pub(crate) over: bool,
     /// When the pool drops it; unknown: never.
     idle_until: MonoNs,
 }
@@ -45,6 +48,8 @@ pub(crate) struct Seen<O: SocketObserver> {
     live: RefCell<Option<Rc<RefCell<Live>>>>,
     head_written: Cell<MonoNs>,
     last_written: Cell<MonoNs>,
+    /// The socket has not taken all that hyper has for it.
+    blocked: Cell<bool>,
     first_read: Cell<MonoNs>,
     first_readable: Cell<MonoNs>,
     missing: Cell<Missing>,
@@ -79,6 +84,7 @@ impl<O: SocketObserver> Upstream<O> {
             live: RefCell::new(None),
             head_written: Cell::default(),
             last_written: Cell::default(),
+            blocked: Cell::new(false),
             first_read: Cell::default(),
             first_readable: Cell::default(),
             missing: Cell::default(),
@@ -92,12 +98,20 @@ impl<O: SocketObserver> Upstream<O> {
             .handshake(Tap { seen: Rc::clone(&seen) })
             .await
             .map_err(io::Error::other)?;
-        Ok(Self { send, driver, seen, server, idle_until: MonoNs::UNKNOWN })
+        Ok(Self { send, driver, seen, server, over: false, idle_until: MonoNs::UNKNOWN })
     }
 
     /// Lets the connection do what it can; `false` when it is over.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> bool {
         Pin::new(&mut self.driver).poll(cx).is_pending()
+    }
+
+    /// The socket of a connection whose protocol was switched, and what the server sent behind its 101. `None` where the
+    /// server did so before it had the whole request.
+    pub(crate) fn into_tunnel(self) -> Option<(Rc<Seen<O>>, Bytes)> {
+        // hyper ends such a connection when it has written the request; the socket need not have taken it.
+        let whole = self.over && !self.seen.blocked.get();
+        whole.then(|| (self.seen, self.driver.into_parts().read_buf))
     }
 
     /// Whether a request may be sent over it now.
@@ -132,6 +146,10 @@ impl<O: SocketObserver> Seen<O> {
     /// Whether not one byte came in answer, not even of an interim response.
     pub(crate) fn is_silent(&self) -> bool {
         self.read_bytes.get() == self.read_before.get()
+    }
+
+    pub(crate) fn stream(&self) -> &RefCell<TcpStream> {
+        &self.stream
     }
 
     pub(crate) fn refused(&self) -> bool {
@@ -203,6 +221,7 @@ impl<O: SocketObserver> Seen<O> {
 
     fn wrote(&self) {
         let at = MonoNs::now();
+        self.blocked.set(false);
         self.last_written.set(at);
         let first = self.head_written.get().0 == 0;
         if first {
@@ -217,6 +236,7 @@ impl<O: SocketObserver> Seen<O> {
     }
 
     fn blocked(&self) {
+        self.blocked.set(true);
         if let Some(live) = self.live.borrow().as_ref() {
             let mut live = live.borrow_mut();
             if !live.responded && self.head_written.get().0 != 0 {

@@ -222,9 +222,12 @@ fn gauge(page: &mut Page, name: &'static str, help: &str, value: impl std::fmt::
 }
 
 fn connections(page: &mut Page, totals: &Totals) {
-    let Totals { accepted, closed, refused, refused_requests, connected, reused } = *totals;
+    let Totals { accepted, closed, refused, refused_requests, connected, reused, tunnels_begun, tunnels_ended } =
+        *totals;
     // Read one after the other: a connection may have ended in between.
     gauge(page, "wayspan_open_connections", "Client connections open now.", accepted.saturating_sub(closed));
+    let tunnels = tunnels_begun.saturating_sub(tunnels_ended);
+    gauge(page, "wayspan_open_tunnels", "Client connections whose protocol was switched, such as WebSockets.", tunnels);
     counter(page, "wayspan_accepted_connections_total", "Client connections accepted.", accepted);
     counter(page, "wayspan_refused_connections_total", "Client connections refused at the cap.", refused);
     counter(
@@ -357,6 +360,7 @@ mod tests {
         for _ in 0..2 {
             let mut worker = counters.worker();
             worker.count(Total::Accepted);
+            worker.count(Total::TunnelsBegun);
             worker.request(key, 4_000_000, 1, 100);
             worker.request(key, 60_000_000_000, 1, 100);
             worker.request(Key { route: 11, ..key }, 20_000_000, 0, 50);
@@ -408,6 +412,7 @@ mod tests {
         let page = page(Format::Classic);
         for (name, labels, expected) in [
             ("wayspan_open_connections", &[][..], 2.0),
+            ("wayspan_open_tunnels", &[], 2.0),
             ("wayspan_records_merged_total", &[], 12.0),
             ("wayspan_records_lost_total", &[], 1.0),
             ("wayspan_spans_made_total", &[], 10.0),
