@@ -1,6 +1,7 @@
 //! A client's connection: the tap that stamps its bytes, its deadlines, and the task that drives hyper over it.
 
 mod tap;
+mod tunnel;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,6 +13,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -27,6 +29,7 @@ use crate::snapshot::{EntryPoint, Limits};
 use crate::wake;
 use crate::worker::Worker;
 use tap::Tap;
+pub(crate) use tunnel::Switched;
 
 /// A request's head as the tap saw it: the n-th of these belongs to hyper's n-th call of the service.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,6 +43,8 @@ pub(crate) struct HeadSeen {
     pub(crate) preempted_ns: u64,
     /// Whether a body follows.
     pub(crate) body: bool,
+    /// Whether it asks for another protocol: what follows it is held back until it is answered.
+    pub(crate) upgrade: bool,
 }
 
 /// What the task, the tap and the exchanges of one connection share. One thread, so cells.
@@ -57,6 +62,8 @@ pub(crate) struct ClientConn<O: SocketObserver> {
     framer: RefCell<Framer>,
     read_bytes: Cell<u64>,
     written_bytes: Cell<u64>,
+    /// Behind the last message that was read whole.
+    message_end: Cell<u64>,
     /// The head that has begun and not ended.
     begun: Cell<Option<HeadSeen>>,
     heads: RefCell<VecDeque<HeadSeen>>,
@@ -67,6 +74,10 @@ pub(crate) struct ClientConn<O: SocketObserver> {
     last_written: Cell<MonoNs>,
     /// A body is on its way in.
     uploading: Cell<bool>,
+    /// Bytes that came along with a request for another protocol.
+    held: RefCell<Bytes>,
+    /// The server's side of the tunnel that this connection becomes once its 101 is written.
+    switched: RefCell<Option<Switched<O>>>,
     refusal: RefCell<Option<Refusal>>,
     refusal_sent: Cell<bool>,
     /// When the connection itself has waited enough; zero: never.
@@ -117,6 +128,7 @@ impl<O: SocketObserver> ClientConn<O> {
             })),
             read_bytes: Cell::new(0),
             written_bytes: Cell::new(0),
+            message_end: Cell::new(0),
             begun: Cell::new(None),
             heads: RefCell::new(VecDeque::new()),
             lives: RefCell::new(VecDeque::new()),
@@ -124,6 +136,8 @@ impl<O: SocketObserver> ClientConn<O> {
             previous_written: Cell::new(MonoNs::UNKNOWN),
             last_written: Cell::new(MonoNs::UNKNOWN),
             uploading: Cell::new(false),
+            held: RefCell::default(),
+            switched: RefCell::default(),
             refusal: RefCell::new(None),
             refusal_sent: Cell::new(false),
             deadline: Cell::new(after(accepted, limits.head_timeout)),
@@ -206,6 +220,7 @@ impl<O: SocketObserver> ClientConn<O> {
             && self.heads.borrow().is_empty()
             && self.begun.get().is_none()
             && self.refusal.borrow().is_none()
+            && self.held.borrow().is_empty()
             && self.framer.borrow().is_between_messages()
     }
 
@@ -230,13 +245,16 @@ impl<O: SocketObserver> ClientConn<O> {
         }
     }
 
-    /// Looks at bytes that a read returned; says how many of them may go on to hyper.
+    /// Looks at bytes that a read returned; says how many of them may go on to hyper. What lies behind them is refused, or
+    /// held back.
     fn read(&self, bytes: &[u8]) -> usize {
         let at = MonoNs::now();
         let from = self.read_bytes.get();
         let mut framer = self.framer.borrow_mut();
         let judged = framer.feed(bytes, from, &mut |event| self.on_event(event, at));
-        self.read_bytes.set(from + u64::try_from(bytes.len()).unwrap_or(0));
+        let all = from + u64::try_from(bytes.len()).unwrap_or(0);
+        let to = if framer.is_held() { self.message_end.get() } else { all };
+        self.read_bytes.set(to);
         if self.uploading.get()
             && let Some(live) = self.lives.borrow().back()
         {
@@ -246,7 +264,7 @@ impl<O: SocketObserver> ClientConn<O> {
             }
         }
         match judged {
-            Ok(()) => bytes.len(),
+            Ok(()) => usize::try_from(to.saturating_sub(from)).unwrap_or(0).min(bytes.len()),
             Err(refusal) => {
                 // What came before the bad message is still served; a bad body is cut off where it is.
                 let good = refusal.message_start.saturating_sub(from);
@@ -272,19 +290,21 @@ impl<O: SocketObserver> ClientConn<O> {
                     self.begun.set(Some(head));
                 }
             }
-            Event::HeadEnd(framer::Head { start, end, body, .. }) => {
+            Event::HeadEnd(framer::Head { start, end, body, upgrade, .. }) => {
                 let mut head = self.begun.take().unwrap_or_default();
                 let last = self.worker.observer.marks(self.token, end.saturating_sub(1)..end);
                 head.marks.last = last.last;
                 head.marks.missing = head.marks.missing.with(last.missing);
                 (head.woken, head.preempted_ns) = (wake::last(), wake::preempted_ns(last.last, at));
                 (head.start, head.end, head.head_read, head.body) = (start, end, at, body != Body::None);
+                head.upgrade = upgrade;
                 self.uploading.set(head.body);
                 let patience = self.limits.read_timeout;
                 self.deadline.set(if head.body { after(at, patience) } else { MonoNs::UNKNOWN });
                 self.heads.borrow_mut().push_back(head);
             }
-            Event::BodyEnd { .. } => {
+            Event::BodyEnd { offset } => {
+                self.message_end.set(offset);
                 self.uploading.set(false);
                 self.deadline.set(MonoNs::UNKNOWN);
             }
@@ -488,12 +508,16 @@ pub(crate) async fn serve<O: SocketObserver>(conn: Rc<ClientConn<O>>) {
             Driven::Ended(ended) => break Some(ended),
         }
     };
+    let switched = conn.switched.borrow_mut().take();
+    if let (Some(Ok(())), Some(switched)) = (&ended, switched) {
+        tunnel::run(&conn, switched).await;
+    }
     if ended.is_none() && conn.begun.get().is_some() {
         // RFC 9110, 15.5.9: a head that did not come in time.
         let sent = conn.stream.borrow().try_write(REQUEST_TIMEOUT).is_ok();
         conn.timed_out.set(if sent { 408 } else { 0 });
     }
-    if conn.refusal_sent.get() || ended.is_none() {
+    if conn.refusal_sent.get() || ended.is_none() || conn.is_held() {
         linger(&conn).await;
     }
     drop(finish);

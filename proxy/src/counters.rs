@@ -109,6 +109,10 @@ pub struct Totals {
     pub connected: u64,
     /// Requests sent over a pooled connection.
     pub reused: u64,
+    /// Client connections that became tunnels.
+    pub tunnels_begun: u64,
+    /// Tunnels that ended.
+    pub tunnels_ended: u64,
 }
 
 /// The readers' handle: all workers' counters.
@@ -131,7 +135,7 @@ pub struct WorkerCounters {
 #[derive(Debug, Default)]
 struct Shared {
     series: Mutex<Vec<(Key, Arc<Cells>)>>,
-    totals: [AtomicU64; 5],
+    totals: [AtomicU64; TOTALS],
 }
 
 #[derive(Debug)]
@@ -172,6 +176,8 @@ impl OpenConnections {
     }
 }
 
+const TOTALS: usize = 7;
+
 /// The totals, by name of what happened.
 #[derive(Clone, Copy, Debug)]
 #[repr(usize)]
@@ -182,6 +188,8 @@ pub enum Total {
     RefusedRequests,
     Connected,
     Reused,
+    TunnelsBegun,
+    TunnelsEnded,
 }
 
 /// One writer per cell: no locked instruction is needed.
@@ -215,7 +223,7 @@ impl Counters {
     pub fn read(&self) -> (Vec<Series>, Totals) {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut all = Vec::new();
-        let mut sums = [0; 5];
+        let mut sums = [0; TOTALS];
         for worker in workers {
             for (sum, cell) in sums.iter_mut().zip(&worker.totals) {
                 *sum += cell.load(Ordering::Relaxed);
@@ -223,8 +231,8 @@ impl Counters {
             let series = worker.series.lock().unwrap_or_else(PoisonError::into_inner);
             all.extend(series.iter().map(|(key, cells)| cells.read(*key)));
         }
-        let [accepted, refused, refused_requests, connected, reused] = sums;
-        (all, Totals { accepted, refused, refused_requests, connected, reused })
+        let [accepted, refused, refused_requests, connected, reused, tunnels_begun, tunnels_ended] = sums;
+        (all, Totals { accepted, refused, refused_requests, connected, reused, tunnels_begun, tunnels_ended })
     }
 }
 

@@ -9,14 +9,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, UPGRADE, USER_AGENT};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 
 use crate::body::{Relayed, RequestBody, ResponseBody};
-use crate::client::{ClientConn, HeadSeen, after, trust};
+use crate::client::{ClientConn, HeadSeen, Switched, after, trust};
 use crate::clock::MonoNs;
 use crate::headers;
 use crate::live::{Live, Relay};
@@ -42,14 +42,23 @@ pub(crate) async fn handle<O: SocketObserver>(
     let (parts, body) = request.into_parts();
     open(&conn, &live, &seen, &parts);
     conn.begin(&live);
-    let mut reply = route(&conn, &live, parts, body).await;
-    if conn.is_closing() {
+    let connect = parts.method == http::Method::CONNECT;
+    let mut reply = route(&conn, &live, parts, body, seen.upgrade).await;
+    let switching = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
+    // Behind a CONNECT that was refused may be bytes for whoever it was meant to reach: they are nobody's here.
+    let last = (conn.is_closing() && !switching) || connect;
+    if last {
         reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if seen.upgrade && !switching && !last {
+        conn.resume();
     }
     let mut live = live.borrow_mut();
     live.head.status = reply.status().as_u16();
     live.responded = true;
-    if reply.body().is_end_stream() || matches!(reply.body(), ResponseBody::Own(_)) {
+    if switching {
+        // The request lasts as long as the tunnel.
+    } else if reply.body().is_end_stream() || matches!(reply.body(), ResponseBody::Own(_)) {
         live.body_done = true;
     }
     Ok(reply)
@@ -102,6 +111,7 @@ async fn route<O: SocketObserver>(
     live: &Rc<RefCell<Live>>,
     mut parts: Parts,
     body: Incoming,
+    held: bool,
 ) -> Reply<O> {
     if parts.method == http::Method::CONNECT {
         live.borrow_mut().fail(End::Refused, ErrorKind::BadRequest);
@@ -124,12 +134,15 @@ async fn route<O: SocketObserver>(
     let host = parts.headers.get(HOST).cloned();
     capture(&parts.headers, &snapshot.captured_request_headers, &mut live.borrow_mut().request_headers);
     let client_ip = headers::client_address(&parts.headers, conn.peer.ip(), trust(entry_point));
-    headers::prepare_request(&mut parts.headers, &conn.peer_headers);
-    // Upgrades are not relayed yet: the server is not asked for one, and answers as it would without.
-    parts.headers.remove(UPGRADE);
-    parts.headers.remove(CONNECTION);
+    let mut upgrade = headers::prepare_request(&mut parts.headers, &conn.peer_headers).upgrade;
+    // Only where the framer reads the request alike, and holds back what follows it.
+    if upgrade.is_some() && !held {
+        headers::remove_upgrade(&mut parts.headers);
+        upgrade = None;
+    }
     {
         let mut live = live.borrow_mut();
+        live.upgrade = upgrade;
         live.host.clone_from(&host);
         if client_ip != conn.peer.ip() {
             live.forwarded_client = HeaderValue::from_str(&client_ip.to_string()).ok();
@@ -200,7 +213,8 @@ async fn answer<O: SocketObserver>(
             forward(conn, live, service, parts, body).await
         }
     };
-    headers::prepare_response(reply.headers_mut(), false);
+    let switching = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
+    headers::prepare_response(reply.headers_mut(), switching);
     for middleware in route.middlewares.iter().rev() {
         match middleware {
             Middleware::Headers(edits) => edit(reply.headers_mut(), &edits.response),
@@ -270,6 +284,9 @@ async fn forward<O: SocketObserver>(
     };
     let whole = after(wanted, service.timeouts.request);
     match attempt(conn, live, service, server, request, whole).await {
+        Ok((reply, upstream)) if reply.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            switch(conn, live, reply, upstream)
+        }
         Ok((reply, upstream)) => relay(conn, live, service, reply, upstream, whole),
         Err(error) => failed(live, error),
     }
@@ -326,6 +343,33 @@ fn relay<O: SocketObserver>(
         ResponseBody::Relayed(Box::new(relayed))
     };
     Response::from_parts(parts, body)
+}
+
+/// The server speaks another protocol from here on, and so will the client once it has the 101.
+fn switch<O: SocketObserver>(
+    conn: &ClientConn<O>,
+    live: &Rc<RefCell<Live>>,
+    mut reply: Response<Incoming>,
+    upstream: Upstream<O>,
+) -> Reply<O> {
+    let as_asked = {
+        let mut live = live.borrow_mut();
+        let as_asked = live.upgrade.as_ref().is_some_and(|asked| headers::switches_to(reply.headers(), asked));
+        if let Some(attempt) = live.attempts.last_mut() {
+            attempt.status = reply.status().as_u16();
+            upstream.seen.settle(attempt);
+        }
+        as_asked
+    };
+    upstream.seen.release();
+    let Some((server, early)) = upstream.into_tunnel().filter(|_| as_asked) else {
+        return failed(live, attempt::note_failure(live, ErrorKind::UpstreamProtocol));
+    };
+    conn.exchange_until(MonoNs::UNKNOWN);
+    conn.switch(Switched { server, early, live: Rc::clone(live) });
+    // RFC 9110, 8.6: a 101 has none.
+    reply.headers_mut().remove(CONTENT_LENGTH);
+    reply.map(|_| ResponseBody::Own(None))
 }
 
 /// A response of our own in place of the server's.

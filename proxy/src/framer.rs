@@ -63,6 +63,8 @@ enum State {
     ChunkLf,
     Trailers,
     UntilClose,
+    /// Behind a request for another protocol: which of the two the bytes speak, its answer tells.
+    Held,
     Tunnel,
     Refused(Refusal),
 }
@@ -73,6 +75,7 @@ struct HeadSoFar {
     status: u16,
     minor: u8,
     connect: bool,
+    upgrade: bool,
     host: bool,
     length: Option<u64>,
     chunked: bool,
@@ -116,8 +119,23 @@ impl Framer {
         self.asked = Some(asked);
     }
 
+    /// Whether the stream stands behind a request with [`Head::upgrade`], whose answer decides what follows. Bytes that
+    /// are fed meanwhile are passed over: whoever feeds keeps them back until [`Framer::tunnel`] or [`Framer::resume`].
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.state == State::Held
+    }
+
+    /// The protocol is not switched: what follows is the next request. Its answer may come before the request's end.
+    pub fn resume(&mut self) {
+        self.head.upgrade = false;
+        if self.is_held() {
+            self.state = State::Between { empty_lines: 0 };
+        }
+    }
+
     /// From here on the stream is opaque. For the client's side of an upgrade, when its 101 (or the 2xx of a CONNECT)
-    /// goes out: until then bytes behind the request are judged as HTTP, since hyper could read them so.
+    /// goes out.
     pub fn tunnel(&mut self) {
         if !matches!(self.state, State::Refused(_)) {
             self.state = State::Tunnel;
@@ -205,7 +223,7 @@ impl Framer {
                 self.section = at + 1;
                 self.chunk_end(rest, at, b'\n', State::ChunkLine)
             }
-            State::UntilClose | State::Tunnel => Ok(rest.len()),
+            State::UntilClose | State::Held | State::Tunnel => Ok(rest.len()),
             State::Refused(refusal) => Err((refusal.offset, refusal.reason)),
         }
     }
@@ -463,17 +481,19 @@ impl Framer {
             None if self.responses => Body::UntilClose,
             None => Body::None,
         };
+        let upgrade = if self.responses {
+            tunnel
+        } else {
+            seen.connect || (seen.minor == 1 && seen.upgrade_field && seen.connection_upgrade)
+        };
+        self.head.upgrade = upgrade;
         let head = Head {
             start: self.message,
             end,
             body,
             status: seen.status,
             minor: seen.minor,
-            upgrade: if self.responses {
-                tunnel
-            } else {
-                seen.connect || (seen.minor == 1 && seen.upgrade_field && seen.connection_upgrade)
-            },
+            upgrade,
             keep_alive: !seen.connection_close
                 && (seen.minor == 1 || seen.connection_keep_alive)
                 && body != Body::UntilClose,
@@ -501,7 +521,8 @@ impl Framer {
     }
 
     fn message_done(&mut self) {
-        self.state = State::Between { empty_lines: 0 };
+        let held = self.head.upgrade && !self.responses;
+        self.state = if held { State::Held } else { State::Between { empty_lines: 0 } };
         self.asked = None;
     }
 

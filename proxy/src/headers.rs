@@ -38,10 +38,10 @@ pub struct PeerHeaders {
 }
 
 /// What [`prepare_request`] found out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prepared {
-    /// The request asks for a WebSocket: the one upgrade that is passed on.
-    pub websocket: bool,
+    /// The protocol that the request asks for and that is passed on, as the upstream gets it.
+    pub upgrade: Option<HeaderValue>,
 }
 
 impl PeerHeaders {
@@ -100,6 +100,11 @@ const MANAGED: [&str; 13] = [
 /// Those of them that are set on every request, so that setting replaces an untrusted peer's.
 const ALWAYS_SET: [&str; 4] = ["x-forwarded-proto", "x-forwarded-for", "x-forwarded-port", "x-real-ip"];
 
+const WEBSOCKET: &str = "websocket";
+/// Protocols of an `Upgrade` that carry HTTP again, in the clear or in TLS (RFC 2817): requests would reach the upstream
+/// past the routes.
+const CARRY_REQUESTS: [&str; 5] = ["h2c", "h2", "h3", "http", "tls"];
+
 /// Headers that are for every recipient and that `Connection` therefore cannot name: to let a client strip them would
 /// let it change what routing, framing, tracing or the next proxy rely on.
 const END_TO_END: [&str; 5] = ["host", "content-length", "traceparent", "tracestate", "forwarded"];
@@ -108,7 +113,8 @@ const END_TO_END: [&str; 5] = ["host", "content-length", "traceparent", "tracest
 /// absolute target's authority there before (RFC 9112 3.2.2).
 pub fn prepare_request(headers: &mut HeaderMap, peer: &PeerHeaders) -> Prepared {
     let seen = Seen::read(headers);
-    let websocket = seen.upgrade && asks_for_websocket(headers);
+    let upgrade = if seen.upgrade { asked_upgrade(headers) } else { None };
+    let websocket = upgrade.as_ref().is_some_and(|protocol| protocol == WEBSOCKET);
     let wants_trailers = seen.te && lists(headers, &header::TE, "trailers");
     if seen.managed && !peer.trusted {
         remove_managed(headers);
@@ -121,11 +127,26 @@ pub fn prepare_request(headers: &mut HeaderMap, peer: &PeerHeaders) -> Prepared 
     if wants_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    if websocket {
-        restore_upgrade(headers);
+    if let Some(protocol) = &upgrade {
+        set_upgrade(headers, protocol.clone());
     }
     forward(headers, peer, websocket);
-    Prepared { websocket }
+    Prepared { upgrade }
+}
+
+/// Takes back an upgrade that [`prepare_request`] passed on.
+pub fn remove_upgrade(headers: &mut HeaderMap) {
+    headers.remove(header::UPGRADE);
+    headers.remove(header::CONNECTION);
+}
+
+/// Whether an answer of 101 switches to the protocol that was asked for. Anything else is a server that went astray: the
+/// client would speak one protocol and the server another.
+#[must_use]
+pub fn switches_to(answer: &HeaderMap, asked: &HeaderValue) -> bool {
+    let mut values = answer.get_all(header::UPGRADE).iter();
+    let same = values.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(asked.as_bytes()));
+    same && values.next().is_none()
 }
 
 /// Makes an upstream's headers into those for a client. `switching`: the status is 101, whose `Upgrade` goes on.
@@ -134,8 +155,7 @@ pub fn prepare_response(headers: &mut HeaderMap, switching: bool) {
     let upgrade = if switching && seen.upgrade { headers.get(header::UPGRADE).cloned() } else { None };
     remove_hop_by_hop(headers, seen);
     if let Some(upgrade) = upgrade {
-        headers.insert(header::UPGRADE, upgrade);
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        set_upgrade(headers, upgrade);
     }
 }
 
@@ -286,16 +306,31 @@ fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .any(|member| member.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// `Upgrade: websocket` alone, named by `Connection`. A list could let the upstream choose h2c, where requests would
-/// pass that nobody has judged.
-fn asks_for_websocket(headers: &HeaderMap) -> bool {
+/// The protocol of an `Upgrade` that may be passed on: one, named by `Connection`, and none in which requests would pass
+/// that nobody has judged. From a list the upstream could choose such a one; without an upgrade it answers as usual.
+fn asked_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut values = headers.get_all(header::UPGRADE).iter();
-    let only_websocket = values.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    only_websocket && values.next().is_none() && lists(headers, &header::CONNECTION, "upgrade")
+    let value = values.next()?;
+    if values.next().is_some() || !lists(headers, &header::CONNECTION, "upgrade") {
+        return None;
+    }
+    let protocol = value.as_bytes();
+    if protocol.eq_ignore_ascii_case(WEBSOCKET.as_bytes()) {
+        return Some(HeaderValue::from_static(WEBSOCKET));
+    }
+    let mut parts = protocol.splitn(2, |byte| *byte == b'/');
+    let name = parts.next().filter(|name| is_token(name))?;
+    let carries_requests = CARRY_REQUESTS.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()));
+    (!carries_requests && parts.next().is_none_or(is_token)).then(|| value.clone())
 }
 
-fn restore_upgrade(headers: &mut HeaderMap) {
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+/// A token (RFC 9110, 5.6.2), and so no list.
+fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+}
+
+fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(header::UPGRADE, protocol);
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
 }
 
@@ -458,7 +493,7 @@ mod tests {
                 ("x-real-ip", "192.0.2.7"),
             ];
             assert_eq!(sorted(&headers), sorted(&map(&expected)));
-            assert!(!prepared.websocket);
+            assert!(prepared.upgrade.is_none());
         }
     }
 
@@ -625,21 +660,37 @@ mod tests {
     }
 
     #[test]
-    fn only_a_websocket_upgrade_is_passed_on() {
+    fn one_upgrade_is_passed_on_if_it_carries_no_requests() {
         for (upgrade, connection, passed) in [
-            (&["websocket"][..], &["Upgrade"][..], true),
-            (&["WebSocket"], &["keep-alive, Upgrade"], true),
-            (&["websocket"], &["keep-alive", "upgrade"], true),
-            (&["websocket"], &["keep-alive"], false),
-            (&["websocket"], &[], false),
-            (&["h2c"], &["Upgrade"], false),
-            (&["h2c, websocket"], &["Upgrade"], false),
-            (&["websocket", "h2c"], &["Upgrade"], false),
-            (&["websocket/13"], &["Upgrade"], false),
-            (&[], &["Upgrade"], false),
+            (&["websocket"][..], &["Upgrade"][..], Some("websocket")),
+            (&["WebSocket"], &["keep-alive, Upgrade"], Some("websocket")),
+            (&["websocket"], &["keep-alive", "upgrade"], Some("websocket")),
+            (&["tcp"], &["Upgrade"], Some("tcp")),
+            (&["SPDY/3.1"], &["Upgrade"], Some("SPDY/3.1")),
+            (&["websocket/13"], &["Upgrade"], Some("websocket/13")),
+            (&["websocket"], &["keep-alive"], None),
+            (&["websocket"], &["upgrade-insecure"], None),
+            (&["websocket"], &[], None),
+            (&["h2c"], &["Upgrade"], None),
+            (&["H2C"], &["Upgrade, HTTP2-Settings"], None),
+            (&["h2c/1"], &["Upgrade"], None),
+            (&["HTTP/2.0"], &["Upgrade"], None),
+            (&["TLS/1.0"], &["Upgrade"], None),
+            (&["h2c, websocket"], &["Upgrade"], None),
+            (&["websocket,h2c"], &["Upgrade"], None),
+            (&["websocket", "h2c"], &["Upgrade"], None),
+            (&["websocket", "websocket"], &["Upgrade"], None),
+            (&["web socket"], &["Upgrade"], None),
+            (&["\u{e4}"], &["Upgrade"], None),
+            (&["a/b/c"], &["Upgrade"], None),
+            (&["/13"], &["Upgrade"], None),
+            (&["x/"], &["Upgrade"], None),
+            (&[""], &["Upgrade"], None),
+            (&[], &["Upgrade"], None),
         ] {
+            let websocket = passed == Some("websocket");
             for (https, proto) in
-                [(false, if passed { "ws" } else { "http" }), (true, if passed { "wss" } else { "https" })]
+                [(false, if websocket { "ws" } else { "http" }), (true, if websocket { "wss" } else { "https" })]
             {
                 let mut headers = HeaderMap::new();
                 for value in upgrade {
@@ -649,10 +700,12 @@ mod tests {
                     headers.append("connection", value.parse().unwrap());
                 }
                 let prepared = prepare_request(&mut headers, &peer("192.0.2.7", NOBODY, https));
-                assert_eq!(prepared.websocket, passed, "{upgrade:?} {connection:?}");
-                assert_eq!(headers.get("upgrade").is_some_and(|value| value == "websocket"), passed);
-                assert_eq!(headers.get("connection").is_some_and(|value| value == "Upgrade"), passed);
+                assert_eq!(prepared.upgrade, passed.map(HeaderValue::from_static), "{upgrade:?} {connection:?}");
+                assert_eq!(headers.get("upgrade"), prepared.upgrade.as_ref());
+                assert_eq!(headers.get("connection").map(HeaderValue::as_bytes), passed.map(|_| b"Upgrade".as_slice()));
                 assert_eq!(headers.get("x-forwarded-proto").unwrap(), proto);
+                remove_upgrade(&mut headers);
+                assert!(!headers.contains_key("upgrade") && !headers.contains_key("connection"));
             }
         }
     }
@@ -668,6 +721,21 @@ mod tests {
             let mut headers = map(came);
             prepare_response(&mut headers, switching);
             assert_eq!(sorted(&headers), sorted(&map(kept)));
+        }
+    }
+
+    #[test]
+    fn only_the_protocol_that_was_asked_for_is_switched_to() {
+        for (asked, answer, switches) in [
+            ("websocket", &["WebSocket"][..], true),
+            ("SPDY/3.1", &["spdy/3.1"], true),
+            ("websocket", &["h2c"], false),
+            ("websocket", &["websocket, h2c"], false),
+            ("websocket", &["websocket", "h2c"], false),
+            ("websocket", &[], false),
+        ] {
+            let pairs: Vec<_> = answer.iter().map(|value| ("upgrade", *value)).collect();
+            assert_eq!(switches_to(&map(&pairs), &HeaderValue::from_static(asked)), switches, "{answer:?}");
         }
     }
 

@@ -21,6 +21,8 @@ pub(crate) struct Live {
     pub(crate) forwarded_client: Option<HeaderValue>,
     pub(crate) trace_state: Option<HeaderValue>,
     pub(crate) method_other: Option<http::Method>,
+    /// The protocol that the request asks the server for.
+    pub(crate) upgrade: Option<HeaderValue>,
     /// Captured request headers: index into the snapshot's list, value.
     pub(crate) request_headers: Vec<(u16, HeaderValue)>,
     /// Captured response headers likewise.

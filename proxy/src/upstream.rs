@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use hyper::client::conn::http1;
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -31,6 +32,8 @@ pub(crate) struct Upstream<O: SocketObserver> {
     pub(crate) driver: http1::Connection<Tap<O>, RequestBody>,
     pub(crate) seen: Rc<Seen<O>>,
     pub(crate) server: u32,
+    /// The driver has ended.
+    pub(crate) over: bool,
     /// When the pool drops it; unknown: never.
     idle_until: MonoNs,
 }
@@ -50,6 +53,8 @@ pub(crate) struct Seen<O: SocketObserver> {
     head_written: Cell<MonoNs>,
     last_written: Cell<MonoNs>,
     first: Cell<First>,
+    /// The socket has not taken all that hyper has for it.
+    blocked: Cell<bool>,
     /// Bytes that were read before the exchange began.
     read_before: Cell<u64>,
     response_start: Cell<u64>,
@@ -95,6 +100,7 @@ impl<O: SocketObserver> Upstream<O> {
             head_written: Cell::default(),
             last_written: Cell::default(),
             first: Cell::default(),
+            blocked: Cell::new(false),
             read_before: Cell::new(0),
             response_start: Cell::new(0),
             ended: Cell::default(),
@@ -105,12 +111,20 @@ impl<O: SocketObserver> Upstream<O> {
             .handshake(Tap { seen: Rc::clone(&seen) })
             .await
             .map_err(io::Error::other)?;
-        Ok(Self { send, driver, seen, server, idle_until: MonoNs::UNKNOWN })
+        Ok(Self { send, driver, seen, server, over: false, idle_until: MonoNs::UNKNOWN })
     }
 
     /// Lets the connection do what it can; `false` when it is over.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> bool {
         Pin::new(&mut self.driver).poll(cx).is_pending()
+    }
+
+    /// The socket of a connection whose protocol was switched, and what the server sent behind its 101. `None` where the
+    /// server did so before it had the whole request.
+    pub(crate) fn into_tunnel(self) -> Option<(Rc<Seen<O>>, Bytes)> {
+        // hyper ends such a connection when it has written the request; the socket need not have taken it.
+        let whole = self.over && !self.seen.blocked.get();
+        whole.then(|| (self.seen, self.driver.into_parts().read_buf))
     }
 
     /// Whether a request may be sent over it now.
@@ -148,6 +162,10 @@ impl<O: SocketObserver> Seen<O> {
     /// Whether not one byte came in answer, not even of an interim response.
     pub(crate) fn is_silent(&self) -> bool {
         self.read_bytes.get() == self.read_before.get()
+    }
+
+    pub(crate) fn stream(&self) -> &RefCell<TcpStream> {
+        &self.stream
     }
 
     pub(crate) fn refused(&self) -> bool {
@@ -237,6 +255,7 @@ impl<O: SocketObserver> Seen<O> {
     fn wrote(&self, bytes: usize) {
         let at = MonoNs::now();
         self.written_bytes.set(self.written_bytes.get() + u64::try_from(bytes).unwrap_or(0));
+        self.blocked.set(false);
         self.last_written.set(at);
         let first = self.head_written.get().0 == 0;
         if first {
@@ -251,6 +270,7 @@ impl<O: SocketObserver> Seen<O> {
     }
 
     fn blocked(&self) {
+        self.blocked.set(true);
         if let Some(live) = self.live.borrow().as_ref() {
             let mut live = live.borrow_mut();
             if !live.responded && self.head_written.get().0 != 0 {

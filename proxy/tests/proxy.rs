@@ -4,6 +4,8 @@
 
 #[path = "proxy/resend.rs"]
 mod resend;
+#[path = "proxy/tunnel.rs"]
+mod tunnel;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -104,7 +104,7 @@ pub(super) const KEYS: &[Key] = &[
         "entryPoints.<name>.transport.respondingTimeouts.idleTimeout",
         Kind::Duration,
         "180s",
-        "Between two requests of a connection; 0: no limit.",
+        "Between two requests of a connection; 0: no limit. A tunnel may be silent for as long as both sides want.",
     ),
     key(
         "entryPoints.<name>.transport.lifeCycle.requestAcceptGraceTimeout",
@@ -116,7 +116,7 @@ pub(super) const KEYS: &[Key] = &[
         "entryPoints.<name>.transport.lifeCycle.graceTimeOut",
         Kind::Duration,
         "10s",
-        "How long running requests may take to end when stopping.",
+        "How long running requests, and tunnels such as WebSockets, may take to end when stopping; then they are cut off.",
     ),
     ours(
         "entryPoints.<name>.transport.maxConnections",
@@ -226,7 +226,7 @@ pub(super) const KEYS: &[Key] = &[
         "http.serversTransports.<name>.forwardingTimeouts.requestTimeout",
         Kind::Duration,
         "0s",
-        "The whole exchange with a server; 0: no limit.",
+        "The whole exchange with a server, but not a tunnel; 0: no limit.",
     ),
     key(
         "http.middlewares.<name>.headers.customRequestHeaders",
@@ -268,7 +268,7 @@ pub(super) const KEYS: &[Key] = &[
         "serversTransport.forwardingTimeouts.requestTimeout",
         Kind::Duration,
         "0s",
-        "The whole exchange with a server; 0: no limit.",
+        "The whole exchange with a server, but not a tunnel; 0: no limit.",
     ),
     key(
         "providers.file.filename",

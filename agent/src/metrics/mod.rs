@@ -240,7 +240,10 @@ fn connections(page: &mut Page, inputs: &Inputs<'_>) {
     for (name, count) in open {
         page.sample(&[("entrypoint", name), ("protocol", TRANSPORT)], count);
     }
-    let Totals { accepted, refused, refused_requests, connected, reused } = inputs.totals;
+    let Totals { accepted, refused, refused_requests, connected, reused, tunnels_begun, tunnels_ended } = inputs.totals;
+    // Read one after the other: a tunnel may have ended in between.
+    let tunnels = tunnels_begun.saturating_sub(tunnels_ended);
+    gauge(page, "wayspan_open_tunnels", "Client connections whose protocol was switched, such as WebSockets.", tunnels);
     counter(page, "wayspan_accepted_connections_total", "Client connections accepted.", accepted);
     counter(page, "wayspan_refused_connections_total", "Client connections refused at the cap.", refused);
     counter(
@@ -373,6 +376,7 @@ mod tests {
         for _ in 0..2 {
             let mut worker = counters.worker();
             worker.count(Total::Accepted);
+            worker.count(Total::TunnelsBegun);
             worker.request(key, 4_000_000, 1, 100);
             worker.request(key, 60_000_000_000, 1, 100);
             worker.request(Key { route: 11, ..key }, 20_000_000, 0, 50);
@@ -428,6 +432,7 @@ mod tests {
             ("wayspan_open_connections", &[("entrypoint", "web"), ("protocol", "TCP")][..], 2.0),
             ("wayspan_open_connections", &[("entrypoint", "in\"ner\\\n"), ("protocol", "TCP")], 0.0),
             ("wayspan_accepted_connections_total", &[], 2.0),
+            ("wayspan_open_tunnels", &[], 2.0),
             ("wayspan_records_merged_total", &[], 12.0),
             ("wayspan_records_lost_total", &[], 1.0),
             ("wayspan_spans_made_total", &[], 10.0),

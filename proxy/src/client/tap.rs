@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -25,6 +26,12 @@ impl<O: SocketObserver> hyper::rt::Read for Tap<O> {
         if conn.refusal.borrow().is_some() {
             return conn.poll_refused(cx);
         }
+        if conn.is_held() {
+            return conn.poll_gone(cx);
+        }
+        if !conn.held.borrow().is_empty() {
+            return self.read_held(cx, out);
+        }
         let mut scratch = conn.worker.scratch.borrow_mut();
         let room = out.remaining().min(scratch.len());
         let mut buffer = ReadBuf::new(scratch.get_mut(..room).unwrap_or_default());
@@ -43,7 +50,11 @@ impl<O: SocketObserver> hyper::rt::Read for Tap<O> {
             return Poll::Ready(Ok(()));
         }
         let good = conn.read(bytes);
-        out.put_slice(bytes.get(..good).unwrap_or_default());
+        let (good_bytes, behind) = bytes.split_at_checked(good).unwrap_or((bytes, &[]));
+        out.put_slice(good_bytes);
+        if !behind.is_empty() && conn.is_held() {
+            *conn.held.borrow_mut() = Bytes::copy_from_slice(behind);
+        }
         if good == 0 { conn.poll_refused(cx) } else { Poll::Ready(Ok(())) }
     }
 }
@@ -88,6 +99,21 @@ impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
 }
 
 impl<O: SocketObserver> Tap<O> {
+    /// Reads what was held back behind a request for another protocol that the server did not switch to.
+    fn read_held(&self, cx: &Context<'_>, mut out: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let conn = &*self.conn;
+        let mut held = conn.held.take();
+        let mut now = held.split_to(held.len().min(out.remaining()));
+        let good = conn.read(&now).min(now.len());
+        out.put_slice(&now.split_to(good));
+        // Behind one more such request the rest is held back again.
+        if conn.is_held() && !now.is_empty() {
+            held = [now, held].concat().into();
+        }
+        *conn.held.borrow_mut() = held;
+        if good == 0 { conn.poll_refused(cx) } else { Poll::Ready(Ok(())) }
+    }
+
     fn stamp(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
             Poll::Ready(Ok(bytes)) => self.conn.wrote(*bytes, MonoNs::now()),

@@ -112,7 +112,7 @@ fn taken_back(live: &Rc<RefCell<Live>>) -> Option<Request<RequestBody>> {
     Some(request.map(|body| body.map_or(RequestBody::EMPTY, |body| RequestBody::new(body, live))))
 }
 
-fn note_failure(live: &RefCell<Live>, kind: ErrorKind) -> ErrorKind {
+pub(super) fn note_failure(live: &RefCell<Live>, kind: ErrorKind) -> ErrorKind {
     if let Some(attempt) = live.borrow_mut().attempts.last_mut() {
         attempt.error = kind;
         if attempt.ended.0 == 0 {
@@ -194,13 +194,13 @@ async fn send<O: SocketObserver>(
     let asked = if request.method() == http::Method::HEAD { Asked::Head } else { Asked::Other };
     upstream.seen.begin(live, asked);
     let mut answer = pin!(upstream.send.try_send_request(request));
-    let driver = &mut upstream.driver;
+    let (driver, over) = (&mut upstream.driver, &mut upstream.over);
     let answered = poll_fn(|cx| {
         if conn.exchange_expired() {
             return Poll::Ready(None);
         }
         // The connection first: it writes the request, and reads what the answer waits for.
-        let _ = std::pin::Pin::new(&mut *driver).poll(cx);
+        *over |= std::pin::Pin::new(&mut *driver).poll(cx).is_ready();
         answer.as_mut().poll(cx).map(Some)
     })
     .await;

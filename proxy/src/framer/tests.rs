@@ -424,10 +424,50 @@ fn tunnels_are_opaque() {
         assert!(end.is_ok());
         assert!(events.iter().any(|event| matches!(event, Event::HeadEnd(head) if head.upgrade)));
         framer.tunnel();
+        assert!(!framer.is_held());
         framer.feed(b"\n\0 anything", at as u64, &mut |event| panic!("{event:?}")).unwrap();
+        framer.resume();
+        framer.feed(b"\0", 1000, &mut |event| panic!("{event:?}")).unwrap();
     }
-    // Until then it is judged as HTTP: hyper could read it so.
-    check_refused(format!("{upgrade}\x01\x05hello\n"), Reason::BadMethod, upgrade.len());
+}
+
+#[test]
+fn bytes_behind_a_request_for_another_protocol_are_held_until_it_is_answered() {
+    let upgrade = "Host: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n";
+    for message in [
+        format!("GET / HTTP/1.1\r\n{upgrade}\r\n"),
+        format!("POST / HTTP/1.1\r\n{upgrade}Content-Length: 0\r\n\r\n"),
+        format!("POST / HTTP/1.1\r\n{upgrade}Content-Length: 3\r\n\r\nabc"),
+        format!("POST / HTTP/1.1\r\n{upgrade}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"),
+        "CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+    ] {
+        let end = message.len() as u64;
+        let (events, judged) = requests(format!("{message}\0\n: whatever"));
+        assert_eq!((events.last(), judged), (Some(&Event::BodyEnd { offset: end }), Ok(())), "{message:?}");
+        let (_, mut framer) = feed(Framer::requests(LIMITS), message.as_bytes(), &[]);
+        assert!(framer.is_held() && !framer.is_between_messages());
+        framer.resume();
+        assert!(!framer.is_held() && framer.is_between_messages());
+        let mut starts = Vec::new();
+        let next = framer.feed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\0\n", end, &mut |event| starts.push(event));
+        assert_eq!(starts.first(), Some(&Event::MessageStart { offset: end }));
+        assert_eq!(next.unwrap_err().reason, Reason::Nul, "what follows is judged again");
+    }
+    // Nor are they once it is answered, though it goes on.
+    let (begun, rest) = (format!("POST / HTTP/1.1\r\n{upgrade}Content-Length: 3\r\n\r\na"), b"bcGET");
+    let (_, mut framer) = feed(Framer::requests(LIMITS), begun.as_bytes(), &[]);
+    framer.resume();
+    let mut last = None;
+    framer.feed(rest, begun.len() as u64, &mut |event| last = Some(event)).unwrap();
+    assert_eq!(last, Some(Event::MessageStart { offset: begun.len() as u64 + 2 }));
+    // Neither an unfinished message nor an ordinary one holds anything back.
+    for stream in [
+        format!("POST / HTTP/1.1\r\n{upgrade}Content-Length: 3\r\n\r\nab"),
+        format!("GET / HTTP/1.0\r\n{upgrade}\r\n"),
+        format!("GET / HTTP/1.1\r\n{upgrade}\r\n").replace("Connection: Upgrade", "Connection: close"),
+    ] {
+        assert!(!feed(Framer::requests(LIMITS), stream.as_bytes(), &[]).1.is_held(), "{stream:?}");
+    }
 }
 
 #[test]
