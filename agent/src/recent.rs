@@ -142,6 +142,8 @@ impl Recent {
         // A request of a minute that is over competes in the running one.
         let slow = minute > self.minute.load(Ordering::Relaxed)
             || attributed.duration_us > self.threshold_us.load(Ordering::Relaxed);
+        // A tunnel lasts as long as its two ends want: it would stand here for being used.
+        let slow = slow && attributed.record.head.status != 101;
         let failed = has_failed(attributed);
         if !slow && !failed {
             return;
@@ -364,6 +366,14 @@ mod tests {
         }
         assert_eq!(durations(&recent, 0), (9_950..10_000).rev().collect::<Vec<_>>());
         assert_eq!(recent.threshold_us.load(Ordering::Relaxed), 9_950);
+    }
+
+    #[test]
+    fn a_tunnel_is_not_slow() {
+        let recent = Recent::default();
+        offer(&recent, 0, 9_000_000, 101);
+        offer(&recent, 0, 10, 200);
+        assert_eq!(durations(&recent, 0), [10]);
     }
 
     #[test]
