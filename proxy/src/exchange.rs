@@ -28,7 +28,7 @@ use crate::sampling::{Decision, Reason};
 use crate::snapshot::{Middleware, Route, Server, Service, Snapshot, Target};
 use crate::trace_context::{self, Incoming as Caller, SpanId, TraceParent};
 use crate::upstream::Upstream;
-use attempt::{attempt, nth_client_span};
+use attempt::{attempt, note_failure, nth_client_span};
 
 type Reply<O> = Response<ResponseBody<O>>;
 
@@ -270,6 +270,15 @@ async fn forward<O: SocketObserver>(
     };
     let whole = after(wanted, service.timeouts.request);
     match attempt(conn, live, service, server, request, whole).await {
+        // Nobody asked for another protocol.
+        Ok((reply, upstream)) if reply.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            if let Some(attempt) = live.borrow_mut().attempts.last_mut() {
+                attempt.status = reply.status().as_u16();
+                upstream.seen.settle(attempt);
+            }
+            upstream.seen.release();
+            failed(live, note_failure(live, ErrorKind::UpstreamProtocol))
+        }
         Ok((reply, upstream)) => relay(conn, live, service, reply, upstream, whole),
         Err(error) => failed(live, error),
     }
@@ -308,7 +317,9 @@ fn relay<O: SocketObserver>(
             upstream.seen.settle(attempt);
         }
     }
-    let (parts, incoming) = reply.into_parts();
+    let (mut parts, incoming) = reply.into_parts();
+    // RFC 9112, 2.3: the version says what this server speaks, not what the one behind it does.
+    parts.version = Version::HTTP_11;
     let empty = incoming.is_end_stream();
     let mut relayed = Relayed {
         incoming,

@@ -4,6 +4,8 @@
 
 #[path = "proxy/resend.rs"]
 mod resend;
+#[path = "proxy/semantics.rs"]
+mod semantics;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -38,6 +40,7 @@ struct World {
 }
 
 struct Setup {
+    rule: &'static str,
     upstreams: Vec<(SocketAddr, u32)>,
     /// How many addresses a server's name has, all alike.
     addresses_each: usize,
@@ -48,7 +51,8 @@ struct Setup {
 impl Setup {
     fn to(upstream: SocketAddr) -> Self {
         let (limits, timeouts) = (Limits::default(), Timeouts::default());
-        Self { upstreams: vec![(upstream, 1)], addresses_each: 1, limits, timeouts }
+        let rule = "Host(`app.localhost`)";
+        Self { rule, upstreams: vec![(upstream, 1)], addresses_each: 1, limits, timeouts }
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -80,7 +84,7 @@ impl Setup {
             middlewares: [].into(),
             target: Target::Service(service),
         });
-        let rule = Rule::parse("Host(`app.localhost`)").unwrap();
+        let rule = Rule::parse(self.rule).unwrap();
         Snapshot {
             entry_points: vec![Arc::new(EntryPoint {
                 id: 1,

@@ -112,7 +112,7 @@ fn taken_back(live: &Rc<RefCell<Live>>) -> Option<Request<RequestBody>> {
     Some(request.map(|body| body.map_or(RequestBody::EMPTY, |body| RequestBody::new(body, live))))
 }
 
-fn note_failure(live: &RefCell<Live>, kind: ErrorKind) -> ErrorKind {
+pub(super) fn note_failure(live: &RefCell<Live>, kind: ErrorKind) -> ErrorKind {
     if let Some(attempt) = live.borrow_mut().attempts.last_mut() {
         attempt.error = kind;
         if attempt.ended.0 == 0 {

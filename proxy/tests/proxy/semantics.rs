@@ -1,0 +1,58 @@
+//! What HTTP asks of a proxy beyond framing: which targets there are, who speaks which version, who may switch protocols.
+
+use super::*;
+
+#[test]
+fn an_answer_has_our_version_and_not_the_servers() {
+    let mut world = Setup::to(upstream(|head, stream| {
+        let answer = match head.split(' ').nth(1).unwrap() {
+            "/length" => "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 4\r\n\r\nbody",
+            _ => "HTTP/1.0 200 OK\r\n\r\nbody",
+        };
+        stream.write_all(answer.as_bytes()).is_ok() && head.contains("/length")
+    }))
+    .start();
+    let mut client = world.connect();
+    for path in ["/length", "/close", "/length"] {
+        client.write_all(get(path).as_bytes()).unwrap();
+        let (head, mut body) = response(&mut client);
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && !head.contains("connection: close"), "{head}");
+        if path == "/close" {
+            // It has no length, so it comes in chunks, behind which the connection goes on.
+            assert!(head.contains("transfer-encoding: chunked"), "{head}");
+            body = vec![0; b"4\r\nbody\r\n0\r\n\r\n".len()];
+            client.read_exact(&mut body).unwrap();
+            assert_eq!(body, b"4\r\nbody\r\n0\r\n\r\n");
+        } else {
+            assert_eq!(body, b"body");
+        }
+    }
+    // A client of HTTP/1.0 gets its own version, and keeps the connection where it asks to.
+    for _ in 0..2 {
+        let request = "GET /length HTTP/1.0\r\nHost: app.localhost\r\nConnection: keep-alive\r\n\r\n";
+        client.write_all(request.as_bytes()).unwrap();
+        let (head, body) = response(&mut client);
+        assert!(head.starts_with("HTTP/1.0 200 OK\r\n") && head.contains("connection: keep-alive"), "{head}");
+        assert_eq!(body, b"body");
+    }
+    assert!(world.records(5).iter().all(|record| record.head.end == End::Complete));
+}
+
+#[test]
+fn a_server_that_switches_protocols_unasked_is_a_502() {
+    let mut world = Setup::to(upstream(|_, stream| {
+        let switching = "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: Upgrade\r\n\r\nHELLO";
+        stream.write_all(switching.as_bytes()).is_ok()
+    }))
+    .start();
+    let mut client = world.connect();
+    for request in [get("/"), "POST / HTTP/1.1\r\nHost: app.localhost\r\ncontent-length: 1\r\n\r\nx".to_owned()] {
+        client.write_all(request.as_bytes()).unwrap();
+        let (head, body) = response(&mut client);
+        assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n") && body == b"Bad Gateway\n", "{head}");
+        let record = &world.records(1)[0];
+        assert_eq!((record.head.status, record.head.error), (502, ErrorKind::UpstreamProtocol));
+        assert_eq!((record.attempts[0].status, record.attempts[0].error), (101, ErrorKind::UpstreamProtocol));
+    }
+}
+
