@@ -124,7 +124,17 @@ async fn route<O: SocketObserver>(
     let host = parts.headers.get(HOST).cloned();
     capture(&parts.headers, &snapshot.captured_request_headers, &mut live.borrow_mut().request_headers);
     let client_ip = headers::client_address(&parts.headers, conn.peer.ip(), trust(entry_point));
-    headers::prepare_request(&mut parts.headers, &conn.peer_headers);
+    let received = headers::receive_request(&mut parts.headers, &conn.peer_headers);
+    let asks = RequestView {
+        method: parts.method.as_str(),
+        host: host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
+        path: parts.uri.path(),
+        query: parts.uri.query().unwrap_or_default(),
+        headers: &parts.headers,
+        client_ip: conn.peer.ip(),
+    };
+    let found = entry_point.routes.find(&asks);
+    headers::prepare_request(&mut parts.headers, &conn.peer_headers, received);
     // Upgrades are not relayed yet: the server is not asked for one, and answers as it would without.
     parts.headers.remove(UPGRADE);
     parts.headers.remove(CONNECTION);
@@ -135,14 +145,6 @@ async fn route<O: SocketObserver>(
             live.forwarded_client = HeaderValue::from_str(&client_ip.to_string()).ok();
         }
     }
-    let found = entry_point.routes.find(&RequestView {
-        method: parts.method.as_str(),
-        host: host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
-        path: parts.uri.path(),
-        query: parts.uri.query().unwrap_or_default(),
-        headers: &parts.headers,
-        client_ip: conn.peer.ip(),
-    });
     {
         let mut live = live.borrow_mut();
         if let Some(found) = &found {

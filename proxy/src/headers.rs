@@ -37,6 +37,16 @@ pub struct PeerHeaders {
     https: bool,
 }
 
+/// What [`receive_request`] found out, for [`prepare_request`].
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    seen: Seen,
+    /// `Connection` names an `Upgrade` that is there.
+    upgrades: bool,
+    websocket: bool,
+    wants_trailers: bool,
+}
+
 /// What [`prepare_request`] found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prepared {
@@ -97,18 +107,20 @@ const MANAGED: [&str; 13] = [
     "x-scheme",
     "x-real-ip",
 ];
-/// Those of them that are set on every request, so that setting replaces an untrusted peer's.
-const ALWAYS_SET: [&str; 4] = ["x-forwarded-proto", "x-forwarded-for", "x-forwarded-port", "x-real-ip"];
+/// Those of them that are set on every request before rules see it, so that setting replaces an untrusted peer's.
+const ALWAYS_SET: [&str; 3] = ["x-forwarded-proto", "x-forwarded-port", "x-real-ip"];
 
 /// Headers that are for every recipient and that `Connection` therefore cannot name: to let a client strip them would
 /// let it change what routing, framing, tracing or the next proxy rely on.
 const END_TO_END: [&str; 5] = ["host", "content-length", "traceparent", "tracestate", "forwarded"];
 
-/// Makes a client's headers into those for an upstream. `Host` must hold what the request is for: the caller puts an
-/// absolute target's authority there before (RFC 9112 3.2.2).
-pub fn prepare_request(headers: &mut HeaderMap, peer: &PeerHeaders) -> Prepared {
+/// Makes a client's headers into those that rules see, as Traefik's entry points do: what only a proxy may set is what
+/// this one sets, and what `Connection` names is gone; what else is for one hop only is still there. `Host` must hold
+/// what the request is for: the caller puts an absolute target's authority there before (RFC 9112 3.2.2).
+pub fn receive_request(headers: &mut HeaderMap, peer: &PeerHeaders) -> Received {
     let seen = Seen::read(headers);
-    let websocket = seen.upgrade && asks_for_websocket(headers);
+    let upgrades = seen.upgrade && seen.connection && lists(headers, &header::CONNECTION, "upgrade");
+    let websocket = upgrades && asks_for_websocket(headers);
     let wants_trailers = seen.te && lists(headers, &header::TE, "trailers");
     if seen.managed && !peer.trusted {
         remove_managed(headers);
@@ -116,15 +128,36 @@ pub fn prepare_request(headers: &mut HeaderMap, peer: &PeerHeaders) -> Prepared 
     if seen.forwarded && !peer.trusted {
         headers.remove(header::FORWARDED);
     }
-    remove_hop_by_hop(headers, seen);
+    if seen.connection {
+        remove_connection(headers);
+    }
+    if upgrades {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
+    // Go takes it out of the fields, too.
+    if seen.transfer_encoding {
+        headers.remove(header::TRANSFER_ENCODING);
+    }
     headers.reserve(8);
+    forward(headers, peer, websocket);
+    Received { seen, upgrades, websocket, wants_trailers }
+}
+
+/// Makes received headers into those for an upstream.
+pub fn prepare_request(headers: &mut HeaderMap, peer: &PeerHeaders, received: Received) -> Prepared {
+    let Received { seen, upgrades, websocket, wants_trailers } = received;
+    if upgrades {
+        headers.remove(header::CONNECTION);
+    }
+    remove_hop_by_hop(headers, seen);
     if wants_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     if websocket {
         restore_upgrade(headers);
     }
-    forward(headers, peer, websocket);
+    let chain = if peer.trusted { appended(headers, &peer.ip) } else { peer.ip.clone() };
+    headers.insert(&X_FORWARDED_FOR, chain);
     Prepared { websocket }
 }
 
@@ -132,6 +165,12 @@ pub fn prepare_request(headers: &mut HeaderMap, peer: &PeerHeaders) -> Prepared 
 pub fn prepare_response(headers: &mut HeaderMap, switching: bool) {
     let seen = Seen::read(headers);
     let upgrade = if switching && seen.upgrade { headers.get(header::UPGRADE).cloned() } else { None };
+    if seen.connection {
+        remove_connection(headers);
+    }
+    if seen.transfer_encoding {
+        headers.remove(header::TRANSFER_ENCODING);
+    }
     remove_hop_by_hop(headers, seen);
     if let Some(upgrade) = upgrade {
         headers.insert(header::UPGRADE, upgrade);
@@ -171,7 +210,7 @@ fn read_address(hop: &[u8]) -> Option<IpAddr> {
 }
 
 /// Which of the headers that concern us are there: one walk over the names costs less than a look-up for each.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     connection: bool,
     upgrade: bool,
@@ -181,7 +220,7 @@ struct Seen {
     proxy: bool,
     http2_settings: bool,
     forwarded: bool,
-    /// A managed header that setting ours does not replace, or an underscore variant.
+    /// A managed header that setting ours does not replace in time, or an underscore variant.
     managed: bool,
 }
 
@@ -225,19 +264,13 @@ fn remove_managed(headers: &mut HeaderMap) {
     }
 }
 
+/// Those beside `Connection` and `Transfer-Encoding`.
 fn remove_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
-    if seen.connection {
-        remove_named_by_connection(headers);
-        headers.remove(header::CONNECTION);
-    }
     if seen.keep_alive {
         headers.remove(&KEEP_ALIVE);
     }
     if seen.te {
         headers.remove(header::TE);
-    }
-    if seen.transfer_encoding {
-        headers.remove(header::TRANSFER_ENCODING);
     }
     if seen.upgrade {
         headers.remove(header::UPGRADE);
@@ -252,7 +285,12 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
     }
 }
 
-/// Removes the headers that `Connection` names, but none that is for every recipient.
+/// Removes `Connection` and the headers that it names, but none that is for every recipient; `Upgrade` is the caller's.
+fn remove_connection(headers: &mut HeaderMap) {
+    remove_named_by_connection(headers);
+    headers.remove(header::CONNECTION);
+}
+
 fn remove_named_by_connection(headers: &mut HeaderMap) {
     let mut values = headers.get_all(header::CONNECTION).iter();
     // Nearly always there is one value and it is one of these.
@@ -268,7 +306,7 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok())
-        .filter(|name| !is_managed(name.as_str()) && !END_TO_END.contains(&name.as_str()))
+        .filter(|name| !is_managed(name.as_str()) && !END_TO_END.contains(&name.as_str()) && name != header::UPGRADE)
         .collect();
     for name in named {
         headers.remove(name);
@@ -286,12 +324,11 @@ fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .any(|member| member.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// `Upgrade: websocket` alone, named by `Connection`. A list could let the upstream choose h2c, where requests would
-/// pass that nobody has judged.
+/// `Upgrade: websocket` alone. A list could let the upstream choose h2c, where requests would pass that nobody has judged.
 fn asks_for_websocket(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(header::UPGRADE).iter();
     let only_websocket = values.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    only_websocket && values.next().is_none() && lists(headers, &header::CONNECTION, "upgrade")
+    only_websocket && values.next().is_none()
 }
 
 fn restore_upgrade(headers: &mut HeaderMap) {
@@ -299,7 +336,8 @@ fn restore_upgrade(headers: &mut HeaderMap) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
 }
 
-/// Sets X-Forwarded-* and X-Real-Ip: a trusted peer's own are kept, and the peer is appended to X-Forwarded-For.
+/// Sets X-Forwarded-* and X-Real-Ip, but a trusted peer's own are kept. X-Forwarded-For, which the peer is appended to,
+/// is left for later, as in Traefik: rules see only what came.
 fn forward(headers: &mut HeaderMap, peer: &PeerHeaders, websocket: bool) {
     let proto = HeaderValue::from_static(match (peer.https, websocket) {
         (false, false) => "http",
@@ -326,8 +364,6 @@ fn forward(headers: &mut HeaderMap, peer: &PeerHeaders, websocket: bool) {
         if lacks(headers, &X_REAL_IP) {
             headers.insert(&X_REAL_IP, peer.ip.clone());
         }
-        let chain = appended(headers, &peer.ip);
-        headers.insert(&X_FORWARDED_FOR, chain);
     } else {
         headers.insert(&X_FORWARDED_PROTO, proto);
         headers.insert(&X_FORWARDED_PORT, forwarded_port(host.as_ref(), peer, peer.https));
@@ -335,7 +371,6 @@ fn forward(headers: &mut HeaderMap, peer: &PeerHeaders, websocket: bool) {
             headers.insert(&X_FORWARDED_HOST, host);
         }
         headers.insert(&X_REAL_IP, peer.ip.clone());
-        headers.insert(&X_FORWARDED_FOR, peer.ip.clone());
     }
     if let Some(server) = &peer.server {
         headers.insert(&X_FORWARDED_SERVER, server.clone());
@@ -409,6 +444,12 @@ mod tests {
     const NOBODY: Trust<'static> = Trust { networks: &[], all: false };
     const EVERYONE: Trust<'static> = Trust { networks: &[], all: true };
 
+    /// All that is done to a request's headers.
+    fn prepare_request(headers: &mut HeaderMap, peer: &PeerHeaders) -> Prepared {
+        let received = receive_request(headers, peer);
+        super::prepare_request(headers, peer, received)
+    }
+
     /// Sends headers through `prepare_request` and looks at what is left without the usual additions of a plain
     /// connection from 192.0.2.7.
     fn check(came: Pairs<'_>, trust: Trust<'_>, expected: Pairs<'_>) {
@@ -459,6 +500,47 @@ mod tests {
             ];
             assert_eq!(sorted(&headers), sorted(&map(&expected)));
             assert!(!prepared.websocket);
+        }
+    }
+
+    #[test]
+    fn rules_see_what_came_but_neither_claims_nor_what_connection_names() {
+        let kept: Pairs<'_> = &[
+            ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "Basic x"),
+            ("te", "gzip"),
+            ("upgrade", "h2c"),
+            ("upgrade", "websocket"),
+            ("x-mine", "1"),
+        ];
+        let gone: Pairs<'_> = &[
+            ("transfer-encoding", "chunked"),
+            ("x-forwarded-for", "evil"),
+            ("x-forwarded-proto", "evil"),
+            ("x-forwarded-prefix", "evil"),
+            ("x-named", "1"),
+        ];
+        let ours: Pairs<'_> = &[
+            ("x-forwarded-port", "80"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-server", "node-1"),
+            ("x-real-ip", "192.0.2.7"),
+        ];
+        for (connection, seen) in [
+            ("X-Named, Upgrade", &[("connection", "Upgrade")][..]),
+            ("x-named,upgrade,close", &[("connection", "Upgrade")]),
+            ("X-Named", &[]),
+        ] {
+            let mut headers = map(&[kept, gone, &[("connection", connection)]].concat());
+            receive_request(&mut headers, &peer("192.0.2.7", NOBODY, false));
+            assert_eq!(sorted(&headers), sorted(&map(&[kept, ours, seen].concat())), "{connection}");
+        }
+        // The peer itself is appended only behind the rules: one that came without a chain is told by its absence.
+        let chain: Pairs<'_> = &[("x-forwarded-for", "10.0.0.4"), ("x-forwarded-for", "10.0.0.3")];
+        for came in [chain, &[]] {
+            let mut headers = map(came);
+            receive_request(&mut headers, &peer("192.0.2.7", EVERYONE, false));
+            assert_eq!(sorted(&headers), sorted(&map(&[came, ours].concat())));
         }
     }
 

@@ -1,6 +1,19 @@
 //! What HTTP asks of a proxy beyond framing: which targets there are, who speaks which version, who may switch protocols.
 
+use std::sync::Mutex;
+
 use super::*;
+
+/// A server that answers everything with what it was sent, and keeps it.
+fn keeping_upstream() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let heads: Arc<Mutex<Vec<String>>> = Arc::default();
+    let kept = Arc::clone(&heads);
+    let address = upstream(move |head, stream| {
+        kept.lock().unwrap().push(head.to_owned());
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").is_ok()
+    });
+    (address, heads)
+}
 
 #[test]
 fn an_answer_has_our_version_and_not_the_servers() {
@@ -56,3 +69,35 @@ fn a_server_that_switches_protocols_unasked_is_a_502() {
     }
 }
 
+#[test]
+fn rules_see_a_request_as_it_came() {
+    let (address, heads) = keeping_upstream();
+    for (rule, headers, matches) in [
+        ("Header(`Upgrade`, `websocket`)", "Connection: Upgrade\r\nUpgrade: websocket\r\n", true),
+        ("Header(`Upgrade`, `websocket`)", "Connection: Upgrade\r\n", false),
+        ("Header(`Connection`, `Upgrade`)", "Connection: Upgrade\r\nUpgrade: websocket\r\n", true),
+        ("Header(`Connection`, `Upgrade`)", "Connection: keep-alive, upgrade\r\nUpgrade: websocket\r\n", true),
+        ("Header(`TE`, `gzip`)", "TE: gzip\r\n", true),
+        ("Header(`Proxy-Authorization`, `Basic x`)", "Proxy-Authorization: Basic x\r\n", true),
+        ("Header(`Keep-Alive`, `timeout=5`)", "Keep-Alive: timeout=5\r\n", true),
+        ("!HeaderRegexp(`Proxy-Authorization`, `.`)", "Proxy-Authorization: Basic x\r\n", false),
+        // What only a proxy may set is what this one says, even to itself.
+        ("Header(`X-Forwarded-Proto`, `https`)", "X-Forwarded-Proto: https\r\n", false),
+        ("Header(`X-Forwarded-Proto`, `http`)", "X-Forwarded-Proto: https\r\n", true),
+        ("HeaderRegexp(`X-Forwarded-For`, `1`)", "X-Forwarded-For: 192.0.2.1\r\n", false),
+        ("HeaderRegexp(`X-Forwarded-Prefix`, `.`)", "X-Forwarded-Prefix: /x\r\n", false),
+        ("Header(`Mine`, `1`)", "Mine: 1\r\n", true),
+        ("Header(`Mine`, `1`)", "Mine: 1\r\nConnection: mine\r\n", false),
+    ] {
+        let world = Setup { rule, ..Setup::to(address) }.start();
+        let mut client = world.connect();
+        client.write_all(format!("GET / HTTP/1.1\r\nHost: a\r\n{headers}\r\n").as_bytes()).unwrap();
+        let head = response(&mut client).0;
+        assert!(head.starts_with(if matches { "HTTP/1.1 200" } else { "HTTP/1.1 404" }), "{rule} {headers}: {head}");
+    }
+    let heads = heads.lock().unwrap();
+    let lines: Vec<String> = heads.iter().flat_map(|head| head.lines()).map(str::to_ascii_lowercase).collect();
+    for hop_by_hop in ["te:", "proxy-authorization:", "keep-alive:"] {
+        assert!(!lines.iter().any(|line| line.starts_with(hop_by_hop)), "{hop_by_hop} was passed on: {lines:#?}");
+    }
+}
