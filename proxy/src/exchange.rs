@@ -103,9 +103,9 @@ async fn route<O: SocketObserver>(
     mut parts: Parts,
     body: Incoming,
 ) -> Reply<O> {
-    if parts.method == http::Method::CONNECT {
+    if let Some((status, text)) = refusal(&parts) {
         live.borrow_mut().fail(End::Refused, ErrorKind::BadRequest);
-        return own(StatusCode::NOT_IMPLEMENTED, "Not Implemented\n");
+        return own(status, text);
     }
     let snapshot = conn.worker.snapshot();
     let Some(entry_point) = snapshot.entry_points.iter().find(|candidate| candidate.id == conn.entry_point) else {
@@ -133,7 +133,7 @@ async fn route<O: SocketObserver>(
         headers: &parts.headers,
         client_ip: conn.peer.ip(),
     };
-    let found = entry_point.routes.find(&asks);
+    let found = if asks.path == WHOLE_SERVER { None } else { entry_point.routes.find(&asks) };
     headers::prepare_request(&mut parts.headers, &conn.peer_headers, received);
     // Upgrades are not relayed yet: the server is not asked for one, and answers as it would without.
     parts.headers.remove(UPGRADE);
@@ -157,11 +157,31 @@ async fn route<O: SocketObserver>(
         trace(conn, &mut live, &mut parts, traced, operation);
     }
     let Some(found) = found else {
+        if parts.uri.path() == WHOLE_SERVER {
+            // RFC 9110, 9.3.7: a ping of this server. Go, and so Traefik, answers it likewise.
+            return Response::new(ResponseBody::Own(None));
+        }
         live.borrow_mut().fail(End::Complete, ErrorKind::NoRoute);
         return own(StatusCode::NOT_FOUND, NOT_FOUND);
     };
     let route = Arc::clone(found.route);
     answer(conn, live, &snapshot, &route, parts, body).await
+}
+
+/// The target of an OPTIONS that is about no resource (RFC 9112, 3.2.4).
+const WHOLE_SERVER: &str = "*";
+
+/// What is answered to a method that is not served, or to a target that is none: one of another method's form (RFC 9112,
+/// 3.2), or with a user in front of its host, who could pass for the host (RFC 9110, 4.2.4).
+fn refusal(parts: &Parts) -> Option<(StatusCode, &'static str)> {
+    if parts.method == http::Method::CONNECT {
+        return Some((StatusCode::NOT_IMPLEMENTED, "Not Implemented\n"));
+    }
+    let bad = match parts.uri.authority() {
+        Some(authority) => parts.uri.scheme().is_none() || authority.as_str().contains('@'),
+        None => parts.uri.path() == WHOLE_SERVER && parts.method != http::Method::OPTIONS,
+    };
+    bad.then_some((StatusCode::BAD_REQUEST, BAD_REQUEST))
 }
 
 /// The target with its path in its one spelling, where it differs. The authority of an absolute target stays.
@@ -346,7 +366,7 @@ fn failed<O: SocketObserver>(live: &RefCell<Live>, error: ErrorKind) -> Reply<O>
     let (status, text) = match error {
         ErrorKind::NoServer => (StatusCode::SERVICE_UNAVAILABLE, "no available server\n"),
         ErrorKind::ConnectTimeout | ErrorKind::ResponseTimeout => (StatusCode::GATEWAY_TIMEOUT, "Gateway Timeout\n"),
-        ErrorKind::BadRequest => (StatusCode::BAD_REQUEST, "Bad Request\n"),
+        ErrorKind::BadRequest => (StatusCode::BAD_REQUEST, BAD_REQUEST),
         _ => (StatusCode::BAD_GATEWAY, "Bad Gateway\n"),
     };
     let mut live = live.borrow_mut();
@@ -356,6 +376,7 @@ fn failed<O: SocketObserver>(live: &RefCell<Live>, error: ErrorKind) -> Reply<O>
 }
 
 const NOT_FOUND: &str = "404 page not found\n";
+const BAD_REQUEST: &str = "Bad Request\n";
 
 fn own<O: SocketObserver>(status: StatusCode, text: &'static str) -> Reply<O> {
     let mut reply = Response::new(ResponseBody::Own(Some(Bytes::from_static(text.as_bytes()))));

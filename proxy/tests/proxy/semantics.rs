@@ -16,6 +16,53 @@ fn keeping_upstream() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
 }
 
 #[test]
+fn a_target_that_is_not_what_it_seems_is_refused() {
+    let (address, heads) = keeping_upstream();
+    let mut world = Setup { rule: "Host(`app.localhost`) || Host(`*`)", ..Setup::to(address) }.start();
+    let mut client = world.connect();
+    for (target, status) in [
+        ("http://app.localhost/", 200),
+        ("http://app.localhost:80/", 200),
+        // RFC 9110, 4.2.4: in front of an @ stands a user, who may look like a host.
+        ("http://app.localhost:x@other.localhost/", 400),
+        ("http://app.localhost@other.localhost/", 400),
+        ("http://@app.localhost/", 400),
+        ("http://a:b@app.localhost/", 400),
+        ("https://a@app.localhost/", 400),
+        // RFC 9112, 3.2.3 and 3.2.4: forms of CONNECT and of OPTIONS.
+        ("app.localhost:80", 400),
+        ("app.localhost", 400),
+        ("*", 400),
+        ("/a@b", 200),
+        ("http://app.localhost/a@b?c@d", 200),
+    ] {
+        client.write_all(format!("GET {target} HTTP/1.1\r\nHost: app.localhost\r\n\r\n").as_bytes()).unwrap();
+        let head = response(&mut client).0;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{target}: {head}");
+        let record = &world.records(1)[0].head;
+        assert_eq!((record.status, record.end == End::Refused), (status, status == 400), "{target}");
+        let reached = heads.lock().unwrap().drain(..).count();
+        assert_eq!(reached, usize::from(status == 200), "{target}");
+    }
+}
+
+#[test]
+fn a_question_to_the_server_as_a_whole_is_answered_by_none_of_those_behind_it() {
+    let (address, heads) = keeping_upstream();
+    let mut world = Setup::to(address).start();
+    let mut client = world.connect();
+    for host in ["app.localhost", "other.localhost"] {
+        client.write_all(format!("OPTIONS * HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).unwrap();
+        let (head, body) = response(&mut client);
+        assert!(head.starts_with("HTTP/1.1 200") && body.is_empty(), "{head}");
+        assert!(head.to_ascii_lowercase().contains("content-length: 0"), "{head}");
+        let record = &world.records(1)[0].head;
+        assert_eq!((record.status, record.end, record.error), (200, End::Complete, ErrorKind::None));
+    }
+    assert!(heads.lock().unwrap().is_empty());
+}
+
+#[test]
 fn an_answer_has_our_version_and_not_the_servers() {
     let mut world = Setup::to(upstream(|head, stream| {
         let answer = match head.split(' ').nth(1).unwrap() {
