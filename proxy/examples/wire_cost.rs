@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::framer::{Framer, Limits};
-use wayspan_proxy::headers::{PeerHeaders, Trust, prepare_request};
+use wayspan_proxy::headers::{PeerHeaders, Trust, prepare_request, receive_request};
 use wayspan_proxy::trace_context::{TraceParent, inject};
 
 const HEAD: &[u8] = b"GET /dispatch?customer=392&nonse=0.7294 HTTP/1.1\r\n\
@@ -56,9 +56,10 @@ fn rewriting() {
     let copy = measure("copy of the header map, contained in the next two", || {
         black_box(came.clone());
     });
-    let prepared = measure("headers: prepare_request", || {
+    let prepared = measure("headers: receive_request and prepare_request", || {
         let mut headers = came.clone();
-        black_box(prepare_request(&mut headers, &peer));
+        let received = receive_request(&mut headers, &peer);
+        black_box(prepare_request(&mut headers, &peer, received));
         black_box(headers);
     });
     let mut random = fastrand::Rng::with_seed(1);

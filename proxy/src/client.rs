@@ -86,7 +86,8 @@ pub(crate) struct ClientConn<O: SocketObserver> {
     exchange_deadline: Cell<MonoNs>,
     expired: Cell<bool>,
     exchange_expired: Cell<bool>,
-    closing: Cell<bool>,
+    /// The worker drains: how much had arrived by then, read or not.
+    closing: Cell<Option<u64>>,
     /// The sweep has found it idle for long enough to fold.
     folding: Cell<bool>,
     /// hyper has no state for it: it waits for the client's next byte.
@@ -144,7 +145,7 @@ impl<O: SocketObserver> ClientConn<O> {
             exchange_deadline: Cell::new(MonoNs::UNKNOWN),
             expired: Cell::new(false),
             exchange_expired: Cell::new(false),
-            closing: Cell::new(false),
+            closing: Cell::new(None),
             folding: Cell::new(false),
             folded: Cell::new(false),
             timed_out: Cell::new(0),
@@ -174,9 +175,18 @@ impl<O: SocketObserver> ClientConn<O> {
         self.exchange_expired.get()
     }
 
-    /// Whether the next response should be the connection's last.
+    /// Whether the next response should be the connection's last: the worker drains, and no further request had arrived
+    /// by then, not even in part.
     pub(crate) fn is_closing(&self) -> bool {
-        self.closing.get()
+        let Some(arrived) = self.closing.get() else { return false };
+        let next = self.heads.borrow().front().copied().or(self.begun.get());
+        self.read_bytes.get() >= arrived && next.is_none_or(|head| head.start >= arrived)
+    }
+
+    /// Bytes that have come from the client, read or not.
+    fn arrived(&self) -> u64 {
+        let unread = rustix::io::ioctl_fionread(self.stream.borrow().as_fd()).unwrap_or(0);
+        self.read_bytes.get() + unread
     }
 
     /// Called by the worker's sweep, four times a second: marks what has run out and wakes the task.
@@ -199,7 +209,9 @@ impl<O: SocketObserver> ClientConn<O> {
             let idle_since = self.last_written.get().max(self.accepted);
             let idle = self.lives.borrow().is_empty() && self.begun.get().is_none();
             let quiet = now.since(idle_since) > DRAIN_IDLE_NS;
-            self.closing.set(true);
+            if self.closing.get().is_none() {
+                self.closing.set(Some(self.arrived()));
+            }
             if (idle && quiet) || hard <= now {
                 wake |= !self.expired.replace(true);
             }
@@ -424,9 +436,10 @@ impl<O: SocketObserver> ClientConn<O> {
             live.end(now, self.written_bytes.get());
             self.worker.leave(&live);
         }
-        // Heads that hyper had, but whose client was gone before the service ran.
+        // Heads that hyper had, but whose client was gone before the service ran, or that came too late to be served.
+        let end = if self.closing.get().is_some() { End::Shutdown } else { End::ClientGone };
         while let Some(head) = { self.heads.borrow_mut().pop_front() } {
-            self.leave_unserved(&head, 0, End::ClientGone, ErrorKind::ClientGone);
+            self.leave_unserved(&head, 0, end, ErrorKind::ClientGone);
         }
         if let Some(head) = self.begun.take() {
             let (end, error) = match self.timed_out.get() {
@@ -517,7 +530,7 @@ pub(crate) async fn serve<O: SocketObserver>(conn: Rc<ClientConn<O>>) {
         let sent = conn.stream.borrow().try_write(REQUEST_TIMEOUT).is_ok();
         conn.timed_out.set(if sent { 408 } else { 0 });
     }
-    if conn.refusal_sent.get() || ended.is_none() || conn.is_held() {
+    if conn.refusal_sent.get() || ended.is_none() || conn.is_held() || conn.closing.get().is_some() {
         linger(&conn).await;
     }
     drop(finish);

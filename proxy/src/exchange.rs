@@ -113,9 +113,9 @@ async fn route<O: SocketObserver>(
     body: Incoming,
     held: bool,
 ) -> Reply<O> {
-    if parts.method == http::Method::CONNECT {
+    if let Some((status, text)) = refusal(&parts) {
         live.borrow_mut().fail(End::Refused, ErrorKind::BadRequest);
-        return own(StatusCode::NOT_IMPLEMENTED, "Not Implemented\n");
+        return own(status, text);
     }
     let snapshot = conn.worker.snapshot();
     let Some(entry_point) = snapshot.entry_points.iter().find(|candidate| candidate.id == conn.entry_point) else {
@@ -134,7 +134,17 @@ async fn route<O: SocketObserver>(
     let host = parts.headers.get(HOST).cloned();
     capture(&parts.headers, &snapshot.captured_request_headers, &mut live.borrow_mut().request_headers);
     let client_ip = headers::client_address(&parts.headers, conn.peer.ip(), trust(entry_point));
-    let mut upgrade = headers::prepare_request(&mut parts.headers, &conn.peer_headers).upgrade;
+    let received = headers::receive_request(&mut parts.headers, &conn.peer_headers);
+    let asks = RequestView {
+        method: parts.method.as_str(),
+        host: host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
+        path: parts.uri.path(),
+        query: parts.uri.query().unwrap_or_default(),
+        headers: &parts.headers,
+        client_ip: conn.peer.ip(),
+    };
+    let found = if asks.path == WHOLE_SERVER { None } else { entry_point.routes.find(&asks) };
+    let mut upgrade = headers::prepare_request(&mut parts.headers, &conn.peer_headers, received).upgrade;
     // Only where the framer reads the request alike, and holds back what follows it.
     if upgrade.is_some() && !held {
         headers::remove_upgrade(&mut parts.headers);
@@ -148,14 +158,6 @@ async fn route<O: SocketObserver>(
             live.forwarded_client = HeaderValue::from_str(&client_ip.to_string()).ok();
         }
     }
-    let found = entry_point.routes.find(&RequestView {
-        method: parts.method.as_str(),
-        host: host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
-        path: parts.uri.path(),
-        query: parts.uri.query().unwrap_or_default(),
-        headers: &parts.headers,
-        client_ip: conn.peer.ip(),
-    });
     {
         let mut live = live.borrow_mut();
         if let Some(found) = &found {
@@ -168,11 +170,31 @@ async fn route<O: SocketObserver>(
         trace(conn, &mut live, &mut parts, traced, operation);
     }
     let Some(found) = found else {
+        if parts.uri.path() == WHOLE_SERVER {
+            // RFC 9110, 9.3.7: a ping of this server. Go, and so Traefik, answers it likewise.
+            return Response::new(ResponseBody::Own(None));
+        }
         live.borrow_mut().fail(End::Complete, ErrorKind::NoRoute);
         return own(StatusCode::NOT_FOUND, NOT_FOUND);
     };
     let route = Arc::clone(found.route);
     answer(conn, live, &snapshot, &route, parts, body).await
+}
+
+/// The target of an OPTIONS that is about no resource (RFC 9112, 3.2.4).
+const WHOLE_SERVER: &str = "*";
+
+/// What is answered to a method that is not served, or to a target that is none: one of another method's form (RFC 9112,
+/// 3.2), or with a user in front of its host, who could pass for the host (RFC 9110, 4.2.4).
+fn refusal(parts: &Parts) -> Option<(StatusCode, &'static str)> {
+    if parts.method == http::Method::CONNECT {
+        return Some((StatusCode::NOT_IMPLEMENTED, "Not Implemented\n"));
+    }
+    let bad = match parts.uri.authority() {
+        Some(authority) => parts.uri.scheme().is_none() || authority.as_str().contains('@'),
+        None => parts.uri.path() == WHOLE_SERVER && parts.method != http::Method::OPTIONS,
+    };
+    bad.then_some((StatusCode::BAD_REQUEST, BAD_REQUEST))
 }
 
 /// The target with its path in its one spelling, where it differs. The authority of an absolute target stays.
@@ -325,7 +347,9 @@ fn relay<O: SocketObserver>(
             upstream.seen.settle(attempt);
         }
     }
-    let (parts, incoming) = reply.into_parts();
+    let (mut parts, incoming) = reply.into_parts();
+    // RFC 9112, 2.3: the version says what this server speaks, not what the one behind it does.
+    parts.version = Version::HTTP_11;
     let empty = incoming.is_end_stream();
     let mut relayed = Relayed {
         incoming,
@@ -377,7 +401,7 @@ fn failed<O: SocketObserver>(live: &RefCell<Live>, error: ErrorKind) -> Reply<O>
     let (status, text) = match error {
         ErrorKind::NoServer => (StatusCode::SERVICE_UNAVAILABLE, "no available server\n"),
         ErrorKind::ConnectTimeout | ErrorKind::ResponseTimeout => (StatusCode::GATEWAY_TIMEOUT, "Gateway Timeout\n"),
-        ErrorKind::BadRequest => (StatusCode::BAD_REQUEST, "Bad Request\n"),
+        ErrorKind::BadRequest => (StatusCode::BAD_REQUEST, BAD_REQUEST),
         _ => (StatusCode::BAD_GATEWAY, "Bad Gateway\n"),
     };
     let mut live = live.borrow_mut();
@@ -387,6 +411,7 @@ fn failed<O: SocketObserver>(live: &RefCell<Live>, error: ErrorKind) -> Reply<O>
 }
 
 const NOT_FOUND: &str = "404 page not found\n";
+const BAD_REQUEST: &str = "Bad Request\n";
 
 fn own<O: SocketObserver>(status: StatusCode, text: &'static str) -> Reply<O> {
     let mut reply = Response::new(ResponseBody::Own(Some(Bytes::from_static(text.as_bytes()))));

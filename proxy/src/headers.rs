@@ -37,6 +37,17 @@ pub struct PeerHeaders {
     https: bool,
 }
 
+/// What [`receive_request`] found out, for [`prepare_request`].
+#[derive(Clone, Debug)]
+pub struct Received {
+    seen: Seen,
+    /// `Connection` names an `Upgrade` that is there.
+    upgrades: bool,
+    /// The protocol asked for, where it may be passed on.
+    upgrade: Option<HeaderValue>,
+    wants_trailers: bool,
+}
+
 /// What [`prepare_request`] found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prepared {
@@ -97,8 +108,8 @@ const MANAGED: [&str; 13] = [
     "x-scheme",
     "x-real-ip",
 ];
-/// Those of them that are set on every request, so that setting replaces an untrusted peer's.
-const ALWAYS_SET: [&str; 4] = ["x-forwarded-proto", "x-forwarded-for", "x-forwarded-port", "x-real-ip"];
+/// Those of them that are set on every request before rules see it, so that setting replaces an untrusted peer's.
+const ALWAYS_SET: [&str; 3] = ["x-forwarded-proto", "x-forwarded-port", "x-real-ip"];
 
 const WEBSOCKET: &str = "websocket";
 /// Protocols of an `Upgrade` that carry HTTP again, in the clear or in TLS (RFC 2817): requests would reach the upstream
@@ -109,11 +120,13 @@ const CARRY_REQUESTS: [&str; 5] = ["h2c", "h2", "h3", "http", "tls"];
 /// let it change what routing, framing, tracing or the next proxy rely on.
 const END_TO_END: [&str; 5] = ["host", "content-length", "traceparent", "tracestate", "forwarded"];
 
-/// Makes a client's headers into those for an upstream. `Host` must hold what the request is for: the caller puts an
-/// absolute target's authority there before (RFC 9112 3.2.2).
-pub fn prepare_request(headers: &mut HeaderMap, peer: &PeerHeaders) -> Prepared {
+/// Makes a client's headers into those that rules see, as Traefik's entry points do: what only a proxy may set is what
+/// this one sets, and what `Connection` names is gone; what else is for one hop only is still there. `Host` must hold
+/// what the request is for: the caller puts an absolute target's authority there before (RFC 9112 3.2.2).
+pub fn receive_request(headers: &mut HeaderMap, peer: &PeerHeaders) -> Received {
     let seen = Seen::read(headers);
-    let upgrade = if seen.upgrade { asked_upgrade(headers) } else { None };
+    let upgrades = seen.upgrade && seen.connection && lists(headers, &header::CONNECTION, "upgrade");
+    let upgrade = if upgrades { asked_upgrade(headers) } else { None };
     let websocket = upgrade.as_ref().is_some_and(|protocol| protocol == WEBSOCKET);
     let wants_trailers = seen.te && lists(headers, &header::TE, "trailers");
     if seen.managed && !peer.trusted {
@@ -122,15 +135,36 @@ pub fn prepare_request(headers: &mut HeaderMap, peer: &PeerHeaders) -> Prepared 
     if seen.forwarded && !peer.trusted {
         headers.remove(header::FORWARDED);
     }
-    remove_hop_by_hop(headers, seen);
+    if seen.connection {
+        remove_connection(headers);
+    }
+    if upgrades {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
+    // Go takes it out of the fields, too.
+    if seen.transfer_encoding {
+        headers.remove(header::TRANSFER_ENCODING);
+    }
     headers.reserve(8);
+    forward(headers, peer, websocket);
+    Received { seen, upgrades, upgrade, wants_trailers }
+}
+
+/// Makes received headers into those for an upstream.
+pub fn prepare_request(headers: &mut HeaderMap, peer: &PeerHeaders, received: Received) -> Prepared {
+    let Received { seen, upgrades, upgrade, wants_trailers } = received;
+    if upgrades {
+        headers.remove(header::CONNECTION);
+    }
+    remove_hop_by_hop(headers, seen);
     if wants_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     if let Some(protocol) = &upgrade {
         set_upgrade(headers, protocol.clone());
     }
-    forward(headers, peer, websocket);
+    let chain = if peer.trusted { appended(headers, &peer.ip) } else { peer.ip.clone() };
+    headers.insert(&X_FORWARDED_FOR, chain);
     Prepared { upgrade }
 }
 
@@ -153,6 +187,12 @@ pub fn switches_to(answer: &HeaderMap, asked: &HeaderValue) -> bool {
 pub fn prepare_response(headers: &mut HeaderMap, switching: bool) {
     let seen = Seen::read(headers);
     let upgrade = if switching && seen.upgrade { headers.get(header::UPGRADE).cloned() } else { None };
+    if seen.connection {
+        remove_connection(headers);
+    }
+    if seen.transfer_encoding {
+        headers.remove(header::TRANSFER_ENCODING);
+    }
     remove_hop_by_hop(headers, seen);
     if let Some(upgrade) = upgrade {
         set_upgrade(headers, upgrade);
@@ -191,7 +231,7 @@ fn read_address(hop: &[u8]) -> Option<IpAddr> {
 }
 
 /// Which of the headers that concern us are there: one walk over the names costs less than a look-up for each.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     connection: bool,
     upgrade: bool,
@@ -201,7 +241,7 @@ struct Seen {
     proxy: bool,
     http2_settings: bool,
     forwarded: bool,
-    /// A managed header that setting ours does not replace, or an underscore variant.
+    /// A managed header that setting ours does not replace in time, or an underscore variant.
     managed: bool,
 }
 
@@ -245,19 +285,13 @@ fn remove_managed(headers: &mut HeaderMap) {
     }
 }
 
+/// Those beside `Connection` and `Transfer-Encoding`.
 fn remove_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
-    if seen.connection {
-        remove_named_by_connection(headers);
-        headers.remove(header::CONNECTION);
-    }
     if seen.keep_alive {
         headers.remove(&KEEP_ALIVE);
     }
     if seen.te {
         headers.remove(header::TE);
-    }
-    if seen.transfer_encoding {
-        headers.remove(header::TRANSFER_ENCODING);
     }
     if seen.upgrade {
         headers.remove(header::UPGRADE);
@@ -272,7 +306,12 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
     }
 }
 
-/// Removes the headers that `Connection` names, but none that is for every recipient.
+/// Removes `Connection` and the headers that it names, but none that is for every recipient; `Upgrade` is the caller's.
+fn remove_connection(headers: &mut HeaderMap) {
+    remove_named_by_connection(headers);
+    headers.remove(header::CONNECTION);
+}
+
 fn remove_named_by_connection(headers: &mut HeaderMap) {
     let mut values = headers.get_all(header::CONNECTION).iter();
     // Nearly always there is one value and it is one of these.
@@ -288,7 +327,7 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok())
-        .filter(|name| !is_managed(name.as_str()) && !END_TO_END.contains(&name.as_str()))
+        .filter(|name| !is_managed(name.as_str()) && !END_TO_END.contains(&name.as_str()) && name != header::UPGRADE)
         .collect();
     for name in named {
         headers.remove(name);
@@ -306,12 +345,12 @@ fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .any(|member| member.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// The protocol of an `Upgrade` that may be passed on: one, named by `Connection`, and none in which requests would pass
+/// The protocol of an `Upgrade` that may be passed on: one, and none in which requests would pass
 /// that nobody has judged. From a list the upstream could choose such a one; without an upgrade it answers as usual.
 fn asked_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut values = headers.get_all(header::UPGRADE).iter();
     let value = values.next()?;
-    if values.next().is_some() || !lists(headers, &header::CONNECTION, "upgrade") {
+    if values.next().is_some() {
         return None;
     }
     let protocol = value.as_bytes();
@@ -334,7 +373,8 @@ fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
 }
 
-/// Sets X-Forwarded-* and X-Real-Ip: a trusted peer's own are kept, and the peer is appended to X-Forwarded-For.
+/// Sets X-Forwarded-* and X-Real-Ip, but a trusted peer's own are kept. X-Forwarded-For, which the peer is appended to,
+/// is left for later, as in Traefik: rules see only what came.
 fn forward(headers: &mut HeaderMap, peer: &PeerHeaders, websocket: bool) {
     let proto = HeaderValue::from_static(match (peer.https, websocket) {
         (false, false) => "http",
@@ -361,8 +401,6 @@ fn forward(headers: &mut HeaderMap, peer: &PeerHeaders, websocket: bool) {
         if lacks(headers, &X_REAL_IP) {
             headers.insert(&X_REAL_IP, peer.ip.clone());
         }
-        let chain = appended(headers, &peer.ip);
-        headers.insert(&X_FORWARDED_FOR, chain);
     } else {
         headers.insert(&X_FORWARDED_PROTO, proto);
         headers.insert(&X_FORWARDED_PORT, forwarded_port(host.as_ref(), peer, peer.https));
@@ -370,7 +408,6 @@ fn forward(headers: &mut HeaderMap, peer: &PeerHeaders, websocket: bool) {
             headers.insert(&X_FORWARDED_HOST, host);
         }
         headers.insert(&X_REAL_IP, peer.ip.clone());
-        headers.insert(&X_FORWARDED_FOR, peer.ip.clone());
     }
     if let Some(server) = &peer.server {
         headers.insert(&X_FORWARDED_SERVER, server.clone());
@@ -444,6 +481,12 @@ mod tests {
     const NOBODY: Trust<'static> = Trust { networks: &[], all: false };
     const EVERYONE: Trust<'static> = Trust { networks: &[], all: true };
 
+    /// All that is done to a request's headers.
+    fn prepare_request(headers: &mut HeaderMap, peer: &PeerHeaders) -> Prepared {
+        let received = receive_request(headers, peer);
+        super::prepare_request(headers, peer, received)
+    }
+
     /// Sends headers through `prepare_request` and looks at what is left without the usual additions of a plain
     /// connection from 192.0.2.7.
     fn check(came: Pairs<'_>, trust: Trust<'_>, expected: Pairs<'_>) {
@@ -494,6 +537,47 @@ mod tests {
             ];
             assert_eq!(sorted(&headers), sorted(&map(&expected)));
             assert!(prepared.upgrade.is_none());
+        }
+    }
+
+    #[test]
+    fn rules_see_what_came_but_neither_claims_nor_what_connection_names() {
+        let kept: Pairs<'_> = &[
+            ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "Basic x"),
+            ("te", "gzip"),
+            ("upgrade", "h2c"),
+            ("upgrade", "websocket"),
+            ("x-mine", "1"),
+        ];
+        let gone: Pairs<'_> = &[
+            ("transfer-encoding", "chunked"),
+            ("x-forwarded-for", "evil"),
+            ("x-forwarded-proto", "evil"),
+            ("x-forwarded-prefix", "evil"),
+            ("x-named", "1"),
+        ];
+        let ours: Pairs<'_> = &[
+            ("x-forwarded-port", "80"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-server", "node-1"),
+            ("x-real-ip", "192.0.2.7"),
+        ];
+        for (connection, seen) in [
+            ("X-Named, Upgrade", &[("connection", "Upgrade")][..]),
+            ("x-named,upgrade,close", &[("connection", "Upgrade")]),
+            ("X-Named", &[]),
+        ] {
+            let mut headers = map(&[kept, gone, &[("connection", connection)]].concat());
+            receive_request(&mut headers, &peer("192.0.2.7", NOBODY, false));
+            assert_eq!(sorted(&headers), sorted(&map(&[kept, ours, seen].concat())), "{connection}");
+        }
+        // The peer itself is appended only behind the rules: one that came without a chain is told by its absence.
+        let chain: Pairs<'_> = &[("x-forwarded-for", "10.0.0.4"), ("x-forwarded-for", "10.0.0.3")];
+        for came in [chain, &[]] {
+            let mut headers = map(came);
+            receive_request(&mut headers, &peer("192.0.2.7", EVERYONE, false));
+            assert_eq!(sorted(&headers), sorted(&map(&[came, ours].concat())));
         }
     }
 

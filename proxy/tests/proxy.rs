@@ -2,8 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "proxy/drain.rs"]
+mod drain;
 #[path = "proxy/resend.rs"]
 mod resend;
+#[path = "proxy/semantics.rs"]
+mod semantics;
 #[path = "proxy/tunnel.rs"]
 mod tunnel;
 
@@ -40,6 +44,7 @@ struct World {
 }
 
 struct Setup {
+    rule: &'static str,
     upstreams: Vec<(SocketAddr, u32)>,
     /// How many addresses a server's name has, all alike.
     addresses_each: usize,
@@ -50,7 +55,8 @@ struct Setup {
 impl Setup {
     fn to(upstream: SocketAddr) -> Self {
         let (limits, timeouts) = (Limits::default(), Timeouts::default());
-        Self { upstreams: vec![(upstream, 1)], addresses_each: 1, limits, timeouts }
+        let rule = "Host(`app.localhost`)";
+        Self { rule, upstreams: vec![(upstream, 1)], addresses_each: 1, limits, timeouts }
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -82,7 +88,7 @@ impl Setup {
             middlewares: [].into(),
             target: Target::Service(service),
         });
-        let rule = Rule::parse("Host(`app.localhost`)").unwrap();
+        let rule = Rule::parse(self.rule).unwrap();
         Snapshot {
             entry_points: vec![Arc::new(EntryPoint {
                 id: 1,

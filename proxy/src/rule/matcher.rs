@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use http::HeaderName;
 use ipnet::IpNet;
-use regex::bytes::Regex;
 
+use super::pattern::Pattern;
 use super::subject::{Subject, escaped};
 
 /// A matcher, perhaps negated.
@@ -22,23 +22,23 @@ pub(crate) enum Matcher {
     /// `Host`
     Host(HostName),
     /// `HostRegexp`, on the lower-case host without port.
-    HostRegexp(Regex),
+    HostRegexp(Pattern),
     /// `Path`, in the form of [`super::routing_path`].
     Path(Box<[u8]>),
     /// `PathPrefix`, in the form of [`super::routing_path`]: any string prefix, as in Traefik.
     PathPrefix(Box<[u8]>),
     /// `PathRegexp`
-    PathRegexp(Regex),
+    PathRegexp(Pattern),
     /// `Method`, upper case.
     Method(Box<str>),
     /// `Header`: one of the field's values equals.
     Header(HeaderName, Box<str>),
     /// `HeaderRegexp`: one of the field's values matches.
-    HeaderRegexp(HeaderName, Regex),
+    HeaderRegexp(HeaderName, Pattern),
     /// `Query`: one of the key's values equals; without a value: is empty.
     Query(Box<str>, Box<str>),
     /// `QueryRegexp`: one of the key's values matches.
-    QueryRegexp(Box<str>, Regex),
+    QueryRegexp(Box<str>, Pattern),
     /// `ClientIP`: the peer's own address, not X-Forwarded-For's.
     ClientIp(IpNet),
 }

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 use http::HeaderName;
 use ipnet::{IpNet, Ipv4Net};
-use regex::bytes::Regex;
 
 use super::matcher::{HostName, Literal, Matcher};
 use super::{Expr, NESTING_MAX, REGEXES_MAX, RULE_BYTES_MAX, RuleError, pattern, routing_path};
@@ -183,7 +182,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    fn regex(&mut self, value: &Value<'a>) -> Result<Regex, RuleError> {
+    fn regex(&mut self, value: &Value<'a>) -> Result<pattern::Pattern, RuleError> {
         self.regexes += 1;
         if self.regexes > REGEXES_MAX {
             let remedy = format!("join them by | into at most {REGEXES_MAX}, or split the router");

@@ -15,14 +15,37 @@ const POSIX: [&str; 14] = [
     "xdigit",
 ];
 
+/// A compiled pattern that matches what it does in Go.
+#[derive(Debug, Clone)]
+pub(crate) struct Pattern(Regex);
+
+impl Pattern {
+    /// Whether it matches somewhere. Bytes that are no UTF-8 are matched as Go does, each as one U+FFFD: the crate's `.`
+    /// and `[^a]` would not match them at all, and a client could so evade a rule.
+    pub(super) fn is_match(&self, text: &[u8]) -> bool {
+        if std::str::from_utf8(text).is_ok() { self.0.is_match(text) } else { self.0.is_match(&as_go_reads(text)) }
+    }
+}
+
+#[cold]
+fn as_go_reads(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() * 3);
+    for chunk in text.utf8_chunks() {
+        out.extend_from_slice(chunk.valid().as_bytes());
+        chunk.invalid().iter().for_each(|_| out.extend_from_slice("\u{fffd}".as_bytes()));
+    }
+    out
+}
+
 /// Compiles Go's syntax; the error is one line.
-pub(super) fn compile(text: &str) -> Result<Regex, String> {
+pub(super) fn compile(text: &str) -> Result<Pattern, String> {
     let translated = Translator { rest: text, out: String::with_capacity(text.len() + 8) }.run()?;
     RegexBuilder::new(&translated)
         .size_limit(REGEX_BYTES_MAX)
         .dfa_size_limit(REGEX_BYTES_MAX)
         .nest_limit(GROUPS_MAX)
         .build()
+        .map(Pattern)
         .map_err(|error| match error {
             regex::Error::CompiledTooBig(limit) => format!("it needs more than {limit} bytes"),
             // The crate draws the pattern with a caret; the reason is the last line.

@@ -207,6 +207,58 @@ fn queries_match_by_any_decoded_value() {
 }
 
 #[test]
+fn bytes_that_are_no_text_match_as_in_go() {
+    /// What a Go program said of each pattern and each of these.
+    const TEXTS: [&[u8]; 13] = [
+        b"\xe9t\xe9",
+        b"/a\xffb",
+        b"\xff",
+        b"\xe1\x80",
+        b"\xe1\x80a",
+        b"\xed\xa0\x80",
+        b"\xc0\x80",
+        b"\xf0\x9f\xa6",
+        "\u{e9}".as_bytes(),
+        b"\xf4\x90\x80\x80",
+        b"a\xe9",
+        "\u{fffd}".as_bytes(),
+        b"\xc3",
+    ];
+    for (pattern, matching) in [
+        (r"^.+$", [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        (r"^/a.b$", [0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (r"^.$", [0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1]),
+        (r"^..$", [0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0]),
+        (r"^...$", [1, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0]),
+        (r"^[^a]$", [0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1]),
+        (r"^\x{FFFD}$", [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]),
+        (r"^\W\D\S$", [1, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0]),
+        (r"^\w", [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]),
+        (r"^[\x{80}-\x{10FFFF}]{3}$", [0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0]),
+        (r"^\PL$", [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]),
+        (r"^(?s:.)$", [0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1]),
+        (r"\bt\b", [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (r"^[[:^alpha:]]$", [0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1]),
+        (r"^\x{E9}$", [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]),
+    ] {
+        let rules = ["", "!"].map(|not| Rule::parse(&format!("{not}HeaderRegexp(`x`, `{pattern}`)")).unwrap());
+        for (text, expected) in TEXTS.iter().zip(matching) {
+            let headers =
+                HeaderMap::from_iter([(HeaderName::from_static("x"), HeaderValue::from_bytes(text).unwrap())]);
+            let got = with_request("/", |view| {
+                rules.each_ref().map(|rule| rule.matches(&RequestView { headers: &headers, ..*view }))
+            });
+            assert_eq!(got, [expected == 1, expected == 0], "{pattern} {}", text.escape_ascii());
+        }
+    }
+    check(&[
+        ("PathRegexp(`^/a.b$`)", &["/a%ffb", "/aXb", "/a%C3%A9b"], &["/a%ff%ffb", "/a%e1%80b"]),
+        ("!PathRegexp(`^/a.b$`)", &["/ab"], &["/a%ffb"]),
+        ("QueryRegexp(`q`, `^.$`)", &["/?q=%ff"], &["/?q=%ff%fe"]),
+    ]);
+}
+
+#[test]
 fn client_addresses_match_alone_or_by_range() {
     check(&[
         (
