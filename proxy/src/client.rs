@@ -74,6 +74,10 @@ pub(crate) struct ClientConn<O: SocketObserver> {
     last_written: Cell<MonoNs>,
     /// A body is on its way in.
     uploading: Cell<bool>,
+    /// The client sends nothing more: it has closed, or its connection broke.
+    gone: Cell<bool>,
+    /// hyper took what the framer let pass for no request, and said so to the client.
+    unparsed: Cell<bool>,
     /// Bytes that came along with a request for another protocol.
     held: RefCell<Bytes>,
     /// The server's side of the tunnel that this connection becomes once its 101 is written.
@@ -137,6 +141,8 @@ impl<O: SocketObserver> ClientConn<O> {
             previous_written: Cell::new(MonoNs::UNKNOWN),
             last_written: Cell::new(MonoNs::UNKNOWN),
             uploading: Cell::new(false),
+            gone: Cell::new(false),
+            unparsed: Cell::new(false),
             held: RefCell::default(),
             switched: RefCell::default(),
             refusal: RefCell::new(None),
@@ -271,17 +277,25 @@ impl<O: SocketObserver> ClientConn<O> {
             && let Some(live) = self.lives.borrow().back()
         {
             let mut live = live.borrow_mut();
+            live.starved = false;
             if live.relay_state() == Relay::ClientBody {
-                live.relay(Relay::ProxyRequest, at);
+                let readable = self.worker.observer.marks(self.token, from..from + 1).first;
+                live.relay_read(Relay::ProxyRequest, readable, at);
             }
         }
         match judged {
             Ok(()) => usize::try_from(to.saturating_sub(from)).unwrap_or(0).min(bytes.len()),
             Err(refusal) => {
-                // What came before the bad message is still served; a bad body is cut off where it is.
+                // What came before the bad message is still served. A body that goes bad later is cut off where it is;
+                // where its head came with it, the message is refused whole.
                 let good = refusal.message_start.saturating_sub(from);
                 let keep = usize::try_from(good).unwrap_or(0).min(bytes.len());
-                let keep = if refusal.part == Part::Body { 0 } else { keep };
+                let is_whole = refusal.message_start >= from;
+                let keep = if refusal.part == Part::Body && !is_whole { 0 } else { keep };
+                if refusal.part == Part::Body && is_whole {
+                    self.begun.set(self.heads.borrow_mut().pop_back());
+                    self.uploading.set(false);
+                }
                 *self.refusal.borrow_mut() = Some(refusal);
                 keep
             }
@@ -292,13 +306,11 @@ impl<O: SocketObserver> ClientConn<O> {
         match event {
             Event::MessageStart { offset } => {
                 self.begun.set(Some(HeadSeen { start: offset, first_read: at, ..HeadSeen::default() }));
-                if self.limits.head_timeout.as_nanos() > 0 {
-                    self.deadline.set(after(at, self.limits.head_timeout));
-                }
+                self.deadline.set(after(at, self.limits.head_timeout));
                 // The first byte's mark is taken by the read that consumed it; a head that ends later adds its last.
                 let marks = self.worker.observer.marks(self.token, offset..offset + 1);
                 if let Some(mut head) = self.begun.get() {
-                    head.marks = marks;
+                    head.marks = Marks { last: MonoNs::UNKNOWN, ..marks };
                     self.begun.set(Some(head));
                 }
             }
@@ -318,10 +330,36 @@ impl<O: SocketObserver> ClientConn<O> {
             Event::BodyEnd { offset } => {
                 self.message_end.set(offset);
                 self.uploading.set(false);
+                // The last request's: its head may be with hyper still.
+                if self.heads.borrow().is_empty()
+                    && let Some(live) = self.lives.borrow().back()
+                {
+                    live.borrow_mut().uploading = false;
+                }
                 self.deadline.set(MonoNs::UNKNOWN);
             }
             Event::Interim(_) => {}
         }
+    }
+
+    /// Whether the rest of an upload cannot be had, and whose fault that is.
+    pub(crate) fn upload_fault(&self) -> Option<ErrorKind> {
+        if self.refusal.borrow().as_ref().is_some_and(|refusal| refusal.part == Part::Body) {
+            return Some(ErrorKind::BadRequest);
+        }
+        (self.uploading.get() && self.gone.get()).then_some(ErrorKind::ClientGone)
+    }
+
+    /// Whether a body is still to come from the client.
+    pub(crate) fn is_uploading(&self) -> bool {
+        // A head behind it says that its body has ended.
+        self.uploading.get() && self.heads.borrow().is_empty()
+    }
+
+    /// The running exchange's time is up, and its response waits for a client that does not read.
+    fn is_stuck(&self) -> bool {
+        self.exchange_expired.get()
+            && self.lives.borrow().front().is_some_and(|live| live.borrow().relay_state() == Relay::ClientDrain)
     }
 
     /// Nothing more may be read from this client.
@@ -352,6 +390,7 @@ impl<O: SocketObserver> ClientConn<O> {
         let live = self.worker.live();
         let mut live = live.borrow_mut();
         live.head = exchange::first_stamps(self, seen);
+        exchange::trace_unserved(self, &mut live);
         live.head.status = status;
         live.fail(end, error);
         if status != 0 {
@@ -436,10 +475,16 @@ impl<O: SocketObserver> ClientConn<O> {
             live.end(now, self.written_bytes.get());
             self.worker.leave(&live);
         }
-        // Heads that hyper had, but whose client was gone before the service ran, or that came too late to be served.
+        // Heads that hyper had, but took for none, whose client was gone before the service ran, or that came too late to
+        // be served.
         let end = if self.closing.get().is_some() { End::Shutdown } else { End::ClientGone };
         while let Some(head) = { self.heads.borrow_mut().pop_front() } {
-            self.leave_unserved(&head, 0, end, ErrorKind::ClientGone);
+            if self.unparsed.replace(false) {
+                self.worker.counters.borrow_mut().count(Total::RefusedRequests);
+                self.leave_unserved(&head, 400, End::Refused, ErrorKind::BadRequest);
+            } else {
+                self.leave_unserved(&head, 0, end, ErrorKind::ClientGone);
+            }
         }
         if let Some(head) = self.begun.take() {
             let (end, error) = match self.timed_out.get() {
@@ -510,7 +555,14 @@ pub(crate) async fn serve<O: SocketObserver>(conn: Rc<ClientConn<O>>) {
                 return Poll::Ready(Driven::Expired);
             }
             match Pin::new(&mut *http).poll(cx) {
-                Poll::Ready(ended) => Poll::Ready(Driven::Ended(ended)),
+                Poll::Ready(ended) => {
+                    conn.unparsed.set(ended.as_ref().is_err_and(hyper::Error::is_parse));
+                    Poll::Ready(Driven::Ended(ended))
+                }
+                Poll::Pending if conn.is_stuck() => {
+                    conn.expired.set(true);
+                    Poll::Ready(Driven::Expired)
+                }
                 Poll::Pending if conn.may_fold() && conn.is_idle() => Poll::Ready(Driven::Idle),
                 Poll::Pending => Poll::Pending,
             }

@@ -104,6 +104,7 @@ fn open<O: SocketObserver>(conn: &ClientConn<O>, live: &RefCell<Live>, seen: &He
     live.head.version = if parts.version == Version::HTTP_10 { 10 } else { 11 };
     live.target = parts.uri.path_and_query().cloned();
     live.user_agent = parts.headers.get(USER_AGENT).cloned();
+    live.uploading = conn.is_uploading();
 }
 
 async fn route<O: SocketObserver>(
@@ -114,7 +115,9 @@ async fn route<O: SocketObserver>(
     held: bool,
 ) -> Reply<O> {
     if let Some((status, text)) = refusal(&parts) {
-        live.borrow_mut().fail(End::Refused, ErrorKind::BadRequest);
+        let mut live = live.borrow_mut();
+        trace_unserved(conn, &mut live);
+        live.fail(End::Refused, ErrorKind::BadRequest);
         return own(status, text);
     }
     let snapshot = conn.worker.snapshot();
@@ -281,6 +284,25 @@ fn trace<O: SocketObserver>(
     trace_context::inject(&mut parts.headers, passed, live.trace_state.as_ref());
 }
 
+/// Decides on the span of a request that is refused before its headers could be read: the root of a trace of its own.
+pub(crate) fn trace_unserved<O: SocketObserver>(conn: &ClientConn<O>, live: &mut Live) {
+    let snapshot = conn.worker.snapshot();
+    let entry_point = snapshot.entry_points.iter().find(|candidate| candidate.id == conn.entry_point);
+    if entry_point.is_none_or(|entry_point| !entry_point.traced) {
+        return;
+    }
+    let mut random = conn.worker.random.borrow_mut();
+    let head = &mut live.head;
+    let root = TraceParent::root(&mut random);
+    head.trace_id = root.trace_id;
+    head.span_id = SpanId::random(&mut random);
+    let name = || format!("{} ", method_name(head.method));
+    let decision = conn.worker.policy().decide(name, None, head.trace_id, head.first_read);
+    head.sampled = decision.sampled;
+    (head.sampling_reason, head.sampling_param) = (decision.reason, decision.param);
+    head.trace_flags = root.passed_on(head.span_id, decision.sampled).flags;
+}
+
 fn method_name(method: Method) -> &'static str {
     if method == Method::Other { "HTTP" } else { method.name() }
 }
@@ -310,7 +332,7 @@ async fn forward<O: SocketObserver>(
             switch(conn, live, reply, upstream)
         }
         Ok((reply, upstream)) => relay(conn, live, service, reply, upstream, whole),
-        Err(error) => failed(live, error),
+        Err(error) => failed(live, fault_of(conn, live, error)),
     }
 }
 
@@ -396,17 +418,32 @@ fn switch<O: SocketObserver>(
     reply.map(|_| ResponseBody::Own(None))
 }
 
+/// A server that broke off because the client's body did is not to blame.
+fn fault_of<O: SocketObserver>(conn: &ClientConn<O>, live: &RefCell<Live>, error: ErrorKind) -> ErrorKind {
+    let is_broken = matches!(error, ErrorKind::UpstreamClosed | ErrorKind::UpstreamReset);
+    let Some(fault) = conn.upload_fault().filter(|_| is_broken) else { return error };
+    if let Some(attempt) = live.borrow_mut().attempts.last_mut() {
+        attempt.error = fault;
+    }
+    fault
+}
+
 /// A response of our own in place of the server's.
 fn failed<O: SocketObserver>(live: &RefCell<Live>, error: ErrorKind) -> Reply<O> {
     let (status, text) = match error {
         ErrorKind::NoServer => (StatusCode::SERVICE_UNAVAILABLE, "no available server\n"),
         ErrorKind::ConnectTimeout | ErrorKind::ResponseTimeout => (StatusCode::GATEWAY_TIMEOUT, "Gateway Timeout\n"),
-        ErrorKind::BadRequest => (StatusCode::BAD_REQUEST, BAD_REQUEST),
+        ErrorKind::BadRequest | ErrorKind::ClientGone => (StatusCode::BAD_REQUEST, BAD_REQUEST),
         _ => (StatusCode::BAD_GATEWAY, "Bad Gateway\n"),
     };
     let mut live = live.borrow_mut();
     live.relay(Relay::Idle, MonoNs::now());
-    live.fail(End::Complete, error);
+    let end = match error {
+        ErrorKind::BadRequest => End::Refused,
+        ErrorKind::ClientGone => End::ClientGone,
+        _ => End::Complete,
+    };
+    live.fail(end, error);
     own(status, text)
 }
 

@@ -31,6 +31,10 @@ pub(crate) struct Live {
     pub(crate) resend: Resend,
     /// Whether its route is counted; none while it has no route.
     pub(crate) metered: Option<bool>,
+    /// More of the request's body is to come from the client.
+    pub(crate) uploading: bool,
+    /// The client had no more of it when it was last asked.
+    pub(crate) starved: bool,
     /// The response's head was handed to hyper.
     pub(crate) responded: bool,
     /// The response's body was handed to hyper, whole or cut.
@@ -56,6 +60,7 @@ pub(crate) enum Relay {
     ClientDrain,
     ProxyResponse,
     ClientBody,
+    ReadWait,
     UpstreamDrain,
     ProxyRequest,
 }
@@ -104,11 +109,27 @@ impl Live {
 
     /// Like [`Live::relay`], where the bytes that end a wait had been readable since `readable`.
     pub(crate) fn relay_read(&mut self, next: Relay, readable: MonoNs, at: MonoNs) {
-        if self.clock.state == Relay::UpstreamBody && readable.0 != 0 && readable < at {
-            let seen = readable.max(self.clock.since);
-            self.relay(Relay::UpstreamReadWait, seen);
+        let unread = match self.clock.state {
+            Relay::UpstreamBody => Some(Relay::UpstreamReadWait),
+            Relay::ClientBody => Some(Relay::ReadWait),
+            _ => None,
+        };
+        if let Some(unread) = unread
+            && readable.0 != 0
+            && readable < at
+        {
+            self.relay(unread, readable.max(self.clock.since));
         }
         self.relay(next, at);
+    }
+
+    /// The request's head is with the upstream: from here on the body's clock runs, if a body comes.
+    pub(crate) fn request_begun(&mut self, at: MonoNs) {
+        if self.uploading && self.starved {
+            self.relay(Relay::ClientBody, at);
+        } else if self.uploading || self.head.request_body_bytes != 0 {
+            self.relay(Relay::ProxyRequest, at);
+        }
     }
 
     pub(crate) fn relay_state(&self) -> Relay {
@@ -122,6 +143,7 @@ impl Live {
             client_drain,
             proxy_response,
             client_body,
+            read_wait,
             upstream_drain,
             proxy_request,
         } = &mut self.head.body;
@@ -132,6 +154,7 @@ impl Live {
             Relay::ClientDrain => Some(client_drain),
             Relay::ProxyResponse => Some(proxy_response),
             Relay::ClientBody => Some(client_body),
+            Relay::ReadWait => Some(read_wait),
             Relay::UpstreamDrain => Some(upstream_drain),
             Relay::ProxyRequest => Some(proxy_request),
         }

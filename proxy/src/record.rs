@@ -209,6 +209,8 @@ pub struct BodyClock {
     pub proxy_response: u64,
     /// Nothing readable from the client while it uploads.
     pub client_body: u64,
+    /// Readable from the client while it uploads, not yet read.
+    pub read_wait: u64,
     /// The upstream's socket did not accept more.
     pub upstream_drain: u64,
     /// Anything else on the request body's way.

@@ -263,7 +263,9 @@ impl<O: SocketObserver> Seen<O> {
         }
         if let Some(live) = self.live.borrow().as_ref() {
             let mut live = live.borrow_mut();
-            if (first && live.head.request_body_bytes != 0) || live.relay_state() == Relay::UpstreamDrain {
+            if first {
+                live.request_begun(at);
+            } else if live.relay_state() == Relay::UpstreamDrain {
                 live.relay(Relay::ProxyRequest, at);
             }
         }

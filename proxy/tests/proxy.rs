@@ -10,6 +10,8 @@ mod resend;
 mod semantics;
 #[path = "proxy/tunnel.rs"]
 mod tunnel;
+#[path = "proxy/uploads.rs"]
+mod uploads;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

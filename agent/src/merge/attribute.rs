@@ -151,6 +151,7 @@ fn response(walk: &mut Walk, head: &Head, clock: &BodyClock, middleware_ns: u64)
         (Phase::ClientDrain, clock.client_drain),
         // An upload may go on while the response comes.
         (Phase::ClientBody, clock.client_body),
+        (Phase::ReadWait, clock.read_wait),
         (Phase::UpstreamDrain, clock.upstream_drain),
     ];
     let from = walk.at_us;
@@ -230,7 +231,8 @@ impl Walk {
     fn wait(&mut self, attempt: &Attempt, to: MonoNs, until: Until, clock: &mut BodyClock) {
         let Some(to) = self.clamped(to) else { return };
         let written = self.clamped(attempt.request_written).unwrap_or(to).min(to);
-        let has_upload = clock.client_body != 0 || clock.upstream_drain != 0 || clock.proxy_request != 0;
+        let upload = [clock.client_body, clock.read_wait, clock.upstream_drain, clock.proxy_request];
+        let has_upload = upload.iter().any(|ns| *ns != 0);
         if has_upload {
             if !self.upload(to, written, clock) {
                 return;
@@ -245,15 +247,23 @@ impl Walk {
     /// The part of an upload before the response. Says whether waiting for the response was apart from it.
     fn upload(&mut self, to: MonoNs, written: MonoNs, clock: &mut BodyClock) -> bool {
         let room_ns = to.since(self.at);
-        let waited = clock.client_body.saturating_add(clock.upstream_drain);
+        let waited = clock.client_body.saturating_add(clock.read_wait).saturating_add(clock.upstream_drain);
         let body_ns = scaled(clock.client_body, room_ns, waited);
-        let drain_ns = if waited > room_ns { room_ns - body_ns } else { clock.upstream_drain };
-        let taken_ns = body_ns.saturating_add(drain_ns);
+        let unread_ns = scaled(clock.read_wait, room_ns, waited);
+        let drain_ns =
+            if waited > room_ns { room_ns.saturating_sub(body_ns + unread_ns) } else { clock.upstream_drain };
+        let taken_ns = body_ns.saturating_add(unread_ns).saturating_add(drain_ns);
         // The proxy is busy with the body only until its last byte was written.
         let busy_ns = clock.proxy_request.min(written.since(self.at).saturating_sub(taken_ns));
         clock.client_body -= body_ns.min(clock.client_body);
+        clock.read_wait -= unread_ns.min(clock.read_wait);
         clock.upstream_drain -= drain_ns.min(clock.upstream_drain);
-        let parts = [(Phase::ClientBody, body_ns), (Phase::UpstreamDrain, drain_ns), (Phase::ProxyRequest, busy_ns)];
+        let parts = [
+            (Phase::ClientBody, body_ns),
+            (Phase::ReadWait, unread_ns),
+            (Phase::UpstreamDrain, drain_ns),
+            (Phase::ProxyRequest, busy_ns),
+        ];
         // The upload is a stretch of its own where all its states lie before its last byte. They need not: a client
         // that stops half-way is waited for after the last write.
         let is_apart = taken_ns <= written.since(self.at);

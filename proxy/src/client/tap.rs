@@ -42,11 +42,15 @@ impl<O: SocketObserver> hyper::rt::Read for Tap<O> {
                 }
                 return Poll::Pending;
             }
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Err(error)) => {
+                conn.gone.set(true);
+                return Poll::Ready(Err(error));
+            }
             Poll::Ready(Ok(())) => {}
         }
         let bytes = buffer.filled();
         if bytes.is_empty() {
+            conn.gone.set(true);
             return Poll::Ready(Ok(()));
         }
         let good = conn.read(bytes);
@@ -62,6 +66,7 @@ impl<O: SocketObserver> hyper::rt::Read for Tap<O> {
 fn waiting_for_upload<O: SocketObserver>(conn: &ClientConn<O>) {
     if let Some(live) = conn.lives.borrow().back() {
         let mut live = live.borrow_mut();
+        live.starved = true;
         if live.relay_state() == Relay::ProxyRequest {
             live.relay(Relay::ClientBody, MonoNs::now());
         }

@@ -1,7 +1,7 @@
 //! Attempts to get a request answered: over a pooled connection or a new one, and over another where that is safe. Which
 //! server it is, and what the client gets in the end, is the exchange's.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use crate::observer::SocketObserver;
 use crate::record::{Attempt, ErrorKind, Method};
 use crate::snapshot::{Server, Service};
 use crate::trace_context::{SpanId, TRACEPARENT, TraceParent};
-use crate::upstream::Upstream;
+use crate::upstream::{Seen, Upstream};
 
 /// Tries at most this often per request: the pooled connections that turned out dead, and the server's addresses.
 const ATTEMPTS_MAX: u16 = 8;
@@ -189,10 +189,14 @@ async fn send<O: SocketObserver>(
         }
         may
     };
+    // The server's time for its head begins when it has the request.
     let patience = service.timeouts.response_head;
-    conn.exchange_until(if patience.is_zero() { whole } else { sooner(after(MonoNs::now(), patience), whole) });
+    let until = || if patience.is_zero() { whole } else { sooner(after(MonoNs::now(), patience), whole) };
+    let mut uploading = live.borrow().uploading;
+    conn.exchange_until(if uploading { whole } else { until() });
     let asked = if request.method() == http::Method::HEAD { Asked::Head } else { Asked::Other };
     upstream.seen.begin(live, asked);
+    let unsettled = Unsettled { live, seen: Rc::clone(&upstream.seen), is_armed: Cell::new(true) };
     let mut answer = pin!(upstream.send.try_send_request(request));
     let (driver, over) = (&mut upstream.driver, &mut upstream.over);
     let answered = poll_fn(|cx| {
@@ -201,9 +205,14 @@ async fn send<O: SocketObserver>(
         }
         // The connection first: it writes the request, and reads what the answer waits for.
         *over |= std::pin::Pin::new(&mut *driver).poll(cx).is_ready();
+        if uploading && !live.borrow().uploading {
+            uploading = false;
+            conn.exchange_until(until());
+        }
         answer.as_mut().poll(cx).map(Some)
     })
     .await;
+    unsettled.is_armed.set(false);
     let failure = match answered {
         Some(Ok(reply)) => {
             live.borrow_mut().resend.disarm();
@@ -233,6 +242,27 @@ async fn send<O: SocketObserver>(
     }
     upstream.seen.release();
     Err(failure)
+}
+
+/// Keeps what is known of an exchange whose client is gone before the answer came: nobody comes back to it then.
+struct Unsettled<'l, O: SocketObserver> {
+    live: &'l RefCell<Live>,
+    seen: Rc<Seen<O>>,
+    is_armed: Cell<bool>,
+}
+
+impl<O: SocketObserver> Drop for Unsettled<'_, O> {
+    fn drop(&mut self) {
+        if self.is_armed.get()
+            && let Ok(mut live) = self.live.try_borrow_mut()
+        {
+            if let Some(attempt) = live.attempts.last_mut() {
+                self.seen.settle(attempt);
+            }
+            drop(live);
+            self.seen.release();
+        }
+    }
 }
 
 /// RFC 9110, 9.2.2: once or twice is the same to the server.

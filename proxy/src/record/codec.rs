@@ -137,6 +137,7 @@ impl Writer<'_> {
             client_drain,
             proxy_response,
             client_body,
+            read_wait,
             upstream_drain,
             proxy_request,
         } = head.body;
@@ -163,6 +164,7 @@ impl Writer<'_> {
             client_drain,
             proxy_response,
             client_body,
+            read_wait,
             upstream_drain,
             proxy_request,
             head.request_body_bytes,
@@ -223,7 +225,7 @@ struct Reader<'a> {
 }
 
 /// Length of an encoded head, without the truncated flag before it.
-const HEAD_BYTES: usize = 346;
+const HEAD_BYTES: usize = 354;
 /// Length of an encoded attempt.
 const ATTEMPT_BYTES: usize = 210;
 
@@ -369,6 +371,7 @@ impl<'a> Reader<'a> {
                 client_drain: self.u64()?,
                 proxy_response: self.u64()?,
                 client_body: self.u64()?,
+                read_wait: self.u64()?,
                 upstream_drain: self.u64()?,
                 proxy_request: self.u64()?,
             },

@@ -1,0 +1,163 @@
+//! Requests that come slowly, go bad or are given up: who waited for whom, and what the client and the record get.
+
+use std::sync::mpsc;
+
+use super::*;
+
+const PAUSE: Duration = Duration::from_millis(120);
+const PAUSE_NS: u64 = 120_000_000;
+
+fn post(path: &str, fields: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: app.localhost\r\n{fields}\r\n\r\n")
+}
+
+/// A server that reads a request's head and four bytes of its body, answers, and goes on.
+fn reading_upstream() -> SocketAddr {
+    upstream(|_, stream| {
+        let mut body = [0; 4];
+        stream.read_exact(&mut body).is_ok() && ok("done")("", stream)
+    })
+}
+
+#[test]
+fn a_body_that_comes_after_its_head_is_waited_for_by_the_clients_clock() {
+    let mut world = Setup::to(reading_upstream()).start();
+    let mut client = world.connect();
+    client.write_all(post("/lone", "content-length: 4").as_bytes()).unwrap();
+    std::thread::sleep(PAUSE);
+    client.write_all(b"ab").unwrap();
+    std::thread::sleep(PAUSE);
+    client.write_all(b"cd").unwrap();
+    assert!(response(&mut client).0.starts_with("HTTP/1.1 200"));
+    let body = world.records(1)[0].head.body;
+    assert!(body.client_body > 2 * PAUSE_NS - PAUSE_NS / 10, "{body:?}");
+    assert!(body.proxy_request < PAUSE_NS / 2, "{body:?}");
+}
+
+#[test]
+fn a_client_that_gives_up_leaves_what_its_server_had() {
+    let (told, heard) = mpsc::channel();
+    let (_keep, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let server = upstream(move |_, _| {
+        told.send(()).unwrap();
+        wait.lock().unwrap().recv_timeout(Duration::from_secs(10)).is_ok()
+    });
+    let mut world = Setup::to(server).start();
+    let mut client = world.connect();
+    client.write_all(get("/slow").as_bytes()).unwrap();
+    heard.recv_timeout(Duration::from_secs(10)).unwrap();
+    drop(client);
+    let record = &world.records(1)[0];
+    assert_eq!(record.head.end, End::ClientGone);
+    assert!(record.attempts[0].head_written.known().is_some(), "{record:?}");
+}
+
+#[test]
+fn a_client_that_closes_within_its_body_is_not_the_servers_fault() {
+    let mut world = Setup::to(reading_upstream()).start();
+    let mut client = world.connect();
+    client.write_all((post("/cut", "content-length: 4") + "ab").as_bytes()).unwrap();
+    std::thread::sleep(PAUSE);
+    drop(client);
+    let record = &world.records(1)[0];
+    assert_eq!((record.head.end, record.head.error), (End::ClientGone, ErrorKind::ClientGone), "{record:?}");
+    assert_ne!(record.attempts[0].error, ErrorKind::UpstreamClosed, "{record:?}");
+}
+
+#[test]
+fn a_bad_chunk_gets_its_400_whether_it_comes_with_its_head_or_later() {
+    for pause in [false, true] {
+        let mut world = Setup::to(reading_upstream()).start();
+        let mut client = world.connect();
+        client.write_all(post("/chunk", "transfer-encoding: chunked").as_bytes()[..].as_ref()).unwrap();
+        if pause {
+            std::thread::sleep(PAUSE);
+        }
+        client.write_all(b"1\nx\n0\n\n").unwrap();
+        let (head, _) = response(&mut client);
+        assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+        let record = &world.records(1)[0];
+        assert_eq!((record.head.status, record.head.error), (400, ErrorKind::BadRequest), "{record:?}");
+        assert_eq!(record.head.end, End::Refused, "{record:?}");
+    }
+    let mut world = Setup::to(reading_upstream()).start();
+    let mut client = world.connect();
+    client.write_all((post("/chunk", "transfer-encoding: chunked") + "1\nx\n0\n\n").as_bytes()).unwrap();
+    let (head, _) = response(&mut client);
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+    assert_eq!(world.records(1)[0].head.status, 400);
+    assert_eq!(world.proxy.counters().read().1.refused_requests, 1);
+}
+
+#[test]
+fn a_target_that_hyper_takes_for_none_is_a_400_in_the_record_too() {
+    let mut world = Setup::to(reading_upstream()).start();
+    let mut client = world.connect();
+    client.write_all(b"GET /a<b HTTP/1.1\r\nHost: app.localhost\r\n\r\n").unwrap();
+    assert!(read_head(&mut client).unwrap().starts_with("HTTP/1.1 400"));
+    drop(client);
+    let record = &world.records(1)[0];
+    assert_eq!((record.head.status, record.head.end), (400, End::Refused), "{record:?}");
+}
+
+#[test]
+fn refused_and_half_sent_heads_are_traced() {
+    let mut world = Setup::to(reading_upstream()).start();
+    let mut client = world.connect();
+    client.write_all(b"GET / HTTP/1.1\nHost: app.localhost\n\n").unwrap();
+    assert!(response(&mut client).0.starts_with("HTTP/1.1 400"));
+    let mut half = world.connect();
+    half.write_all(b"GET / HTT").unwrap();
+    std::thread::sleep(PAUSE);
+    drop(half);
+    for record in world.records(2) {
+        assert!(record.head.sampled && record.head.trace_id.0 != [0; 16], "{record:?}");
+    }
+}
+
+#[test]
+fn a_request_whose_time_is_up_ends_also_while_its_client_does_not_read() {
+    let server = upstream(|_, stream| {
+        let part = vec![b'x'; 1 << 20];
+        let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 64 << 20);
+        (0..64).all(|_| stream.write_all(&part).is_ok())
+    });
+    let mut setup = Setup::to(server);
+    setup.timeouts.request = Duration::from_millis(500);
+    let mut world = setup.start();
+    let mut client = world.connect();
+    client.write_all(get("/large").as_bytes()).unwrap();
+    let record = &world.records(1)[0];
+    assert_eq!(record.head.end, End::TimedOut, "{record:?}");
+    assert!(record.head.body.client_drain > 0, "{record:?}");
+}
+
+#[test]
+fn the_servers_time_for_its_head_begins_when_it_has_the_request() {
+    let mut setup = Setup::to(reading_upstream());
+    setup.timeouts.response_head = Duration::from_millis(600);
+    let mut world = setup.start();
+    let mut client = world.connect();
+    client.write_all((post("/slow", "content-length: 4") + "ab").as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(1_500));
+    client.write_all(b"cd").unwrap();
+    let (head, _) = response(&mut client);
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert_eq!(world.records(1)[0].head.status, 200);
+}
+
+#[test]
+fn no_head_timeout_is_no_timeout_on_a_kept_connection_either() {
+    let mut setup = Setup::to(upstream(ok("a")));
+    setup.limits.head_timeout = Duration::ZERO;
+    setup.limits.idle_timeout = Duration::from_millis(500);
+    let world = setup.start();
+    let mut client = world.connect();
+    client.write_all(get("/one").as_bytes()).unwrap();
+    assert!(response(&mut client).0.starts_with("HTTP/1.1 200"));
+    client.write_all(b"GET /two HT").unwrap();
+    std::thread::sleep(Duration::from_millis(1_500));
+    client.write_all(b"TP/1.1\r\nHost: app.localhost\r\n\r\n").unwrap();
+    assert!(response(&mut client).0.starts_with("HTTP/1.1 200"));
+}
