@@ -118,3 +118,29 @@ fn a_request_cut_off_by_its_upstream_leaves_a_span_too() {
     assert_eq!(span.tag("error"), Some("true"), "{:?}", span.tags);
     about(&span, "upstream_wait", PAUSE);
 }
+
+#[test]
+fn a_request_that_was_sent_again_shows_both_attempts() {
+    let jaeger = Jaeger::start().unwrap();
+    // The first connection ends with its second request, as if its server had closed it just then.
+    let upstream = Upstream::start(|request| match (request.connection, request.target.as_str()) {
+        (0, "/again") => Reply::default().then(Part::Pause(PAUSE)).then(Part::Close),
+        _ => Reply::ok("here"),
+    })
+    .unwrap();
+    let config = config::forward("PathPrefix(`/`)", upstream.address()) + &config::traced(&jaeger);
+    let mut agent = Agent::start(&config).unwrap();
+    let mut connection = Connection::open(agent.address("web").unwrap()).unwrap();
+    for path in ["/first", "/again"] {
+        assert_eq!(connection.get("h", path).unwrap().status, 200);
+    }
+    let span = server_span(&jaeger, "/again");
+    exact_and_full(&span);
+    about(&span, "retry_wait", PAUSE);
+    let traces = jaeger.traces("wayspan", 50).unwrap();
+    let trace = traces.iter().find(|trace| trace.spans.iter().any(|other| other.id == span.id)).unwrap();
+    let attempts: Vec<_> = trace.children(&span).filter(|child| child.kind() == "client").collect();
+    let resent: Vec<_> = attempts.iter().map(|attempt| attempt.tag("http.request.resend_count")).collect();
+    assert_eq!(resent.len(), 2, "{attempts:?}");
+    assert!(resent.contains(&None) && resent.contains(&Some("1")), "{attempts:?}");
+}
