@@ -9,7 +9,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, USER_AGENT,
+};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
@@ -346,6 +348,10 @@ fn outgoing(mut parts: Parts, body: RequestBody, server: &Server, pass_host: boo
     };
     parts.uri = Uri::from(target);
     parts.version = Version::HTTP_11;
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        // hyper would take a GET or HEAD of unknown length for one without a body, and send none.
+        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     if !pass_host || !parts.headers.contains_key(HOST) {
         parts.headers.insert(HOST, HeaderValue::from_str(&server.authority).map_err(|_| ())?);
     }

@@ -246,6 +246,26 @@ fn a_body_that_nobody_has_taken_goes_with_the_request_when_it_is_sent_again() {
 }
 
 #[test]
+fn a_body_goes_with_any_method() {
+    for method in ["GET", "HEAD", "DELETE", "POST", "FROBNICATE"] {
+        let (bodies, told) = mpsc::channel();
+        let address = upstream(move |head, stream| {
+            assert!(head.contains("\r\ntransfer-encoding: chunked\r\n"), "{head}");
+            let mut body = [0; 13];
+            stream.read_exact(&mut body).unwrap();
+            bodies.send(body).unwrap();
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").is_ok()
+        });
+        let world = Setup::to(address).start();
+        let mut client = world.connect();
+        let chunks = "3\r\nabc\r\n0\r\n\r\n";
+        client.write_all((head(method, "transfer-encoding: chunked\r\n") + chunks).as_bytes()).unwrap();
+        assert_eq!(told.recv_timeout(WAIT).unwrap(), chunks.as_bytes(), "{method}");
+        assert_eq!(status(&mut client), 204);
+    }
+}
+
+#[test]
 fn a_server_that_closes_while_the_request_is_on_its_way_costs_no_client_an_answer() {
     // The server closes after its first answer, now with a request unread and now before it came: whichever side wins
     // the race, there is an answer.
