@@ -189,10 +189,11 @@ impl<O: SocketObserver> ClientConn<O> {
         self.read_bytes.get() >= arrived && next.is_none_or(|head| head.start >= arrived)
     }
 
-    /// Bytes that have come from the client, read or not.
+    /// Bytes that have come from the client, read, held back or not.
     fn arrived(&self) -> u64 {
         let unread = rustix::io::ioctl_fionread(self.stream.borrow().as_fd()).unwrap_or(0);
-        self.read_bytes.get() + unread
+        let held = u64::try_from(self.held.borrow().len()).unwrap_or(0);
+        self.read_bytes.get() + held + unread
     }
 
     /// Called by the worker's sweep, four times a second: marks what has run out and wakes the task.

@@ -4,6 +4,8 @@
 
 #[path = "proxy/drain.rs"]
 mod drain;
+#[path = "proxy/marks.rs"]
+mod marks;
 #[path = "proxy/resend.rs"]
 mod resend;
 #[path = "proxy/semantics.rs"]
@@ -21,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use wayspan_proxy::counters::Bounds;
-use wayspan_proxy::observer::{Missing, Off};
+use wayspan_proxy::observer::{Missing, Off, SocketObserver};
 use wayspan_proxy::record::{End, ErrorKind, Head, Record};
 use wayspan_proxy::ring::RecordReader;
 use wayspan_proxy::route::RouteTable;
@@ -109,6 +111,10 @@ impl Setup {
     }
 
     fn start(&self) -> World {
+        self.start_with(Off(Missing::OFF))
+    }
+
+    fn start_with(&self, observer: impl SocketObserver + Sync) -> World {
         let settings = Settings {
             workers: 1,
             pin: false,
@@ -117,7 +123,7 @@ impl Setup {
             give_back: || true,
         };
         let policy = Arc::new(ArcSwap::from_pointee(Policy::ratio(1.0)));
-        let (mut proxy, readers) = Proxy::start(&settings, Off(Missing::OFF), policy).unwrap();
+        let (mut proxy, readers) = Proxy::start(&settings, observer, policy).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         assert!(runtime.block_on(proxy.apply(self.snapshot())).is_empty());
         let address = proxy.addresses()[0].1;

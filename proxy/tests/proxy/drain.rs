@@ -91,6 +91,12 @@ fn requests_that_wait_unread_are_answered_too() {
 }
 
 #[test]
+fn requests_held_back_behind_one_for_another_protocol_are_answered_too() {
+    let first = "GET /first HTTP/1.1\r\nHost: app.localhost\r\nConnection: Upgrade\r\nUpgrade: mine\r\n\r\n";
+    all_are_answered(&[first.to_owned() + &get("/2") + &get("/3")], "", &["/first", "/2", "/3"]);
+}
+
+#[test]
 fn a_request_that_has_half_arrived_is_answered_when_the_rest_has() {
     let second = get("/2");
     for at in [1, 20, second.len() - 1] {

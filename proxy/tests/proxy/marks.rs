@@ -1,0 +1,127 @@
+//! Which bytes' times the proxy asks for: joins are by exact offsets, so one byte off is another request's time, or a
+//! later segment's.
+
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, mpsc};
+
+use wayspan_proxy::observer::{BackendAsk, BackendMarks, Marks, SocketObserver, Token};
+
+use super::*;
+
+const WAIT: Duration = Duration::from_secs(10);
+const CLIENT: Token = Token { generation: 1, slot: 1 };
+const UPSTREAM: Token = Token { generation: 1, slot: 2 };
+
+/// Notes what it is asked.
+#[derive(Clone, Default)]
+struct Watcher(Arc<Mutex<Asked>>);
+
+#[derive(Debug, Default)]
+struct Asked {
+    client: Vec<Range<u64>>,
+    upstream: Vec<Range<u64>>,
+    backend: Vec<BackendAsk>,
+}
+
+impl SocketObserver for Watcher {
+    fn listening(&self, _: BorrowedFd<'_>) {}
+    fn accepted(&self, _: BorrowedFd<'_>) -> Token {
+        CLIENT
+    }
+    fn connecting(&self, _: BorrowedFd<'_>) -> Token {
+        UPSTREAM
+    }
+    fn marks(&self, token: Token, bytes: Range<u64>) -> Marks {
+        let mut asked = self.0.lock().unwrap();
+        if token == CLIENT {
+            asked.client.push(bytes)
+        } else {
+            asked.upstream.push(bytes)
+        }
+        Marks::default()
+    }
+    fn backend(&self, token: Token, ask: BackendAsk) -> BackendMarks {
+        assert_eq!(token, UPSTREAM);
+        self.0.lock().unwrap().backend.push(ask);
+        BackendMarks::default()
+    }
+    fn closed(&self, _: Token) {}
+    fn absence(&self) -> Missing {
+        Missing::NOTHING
+    }
+}
+
+const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-length: 40\r\n\r\n";
+const BODY: &str = "0123456789012345678901234567890123456789";
+
+#[test]
+fn times_are_asked_for_by_the_offsets_of_the_very_bytes() {
+    // The server sends its response byte by byte, the body only as fast as the client reads it.
+    let (got, may_go_on) = mpsc::channel();
+    let may_go_on = Mutex::new(may_go_on);
+    let address = upstream(move |_, stream| {
+        stream.set_nodelay(true).unwrap();
+        for byte in HEAD.bytes() {
+            stream.write_all(&[byte]).unwrap();
+        }
+        BODY.bytes().all(|byte| {
+            stream.write_all(&[byte]).unwrap();
+            may_go_on.lock().unwrap().recv_timeout(WAIT).is_ok()
+        })
+    });
+    let watcher = Watcher::default();
+    let world = Setup::to(address).start_with(watcher.clone());
+    let mut client = world.connect();
+    let requests = [get("/a"), get("/bb"), get("/ccc")];
+    for request in &requests {
+        client.write_all(request.as_bytes()).unwrap();
+        read_head(&mut client).unwrap();
+        for byte in BODY.bytes() {
+            let mut one = [0];
+            client.read_exact(&mut one).unwrap();
+            assert_eq!(one[0], byte);
+            got.send(()).unwrap();
+        }
+    }
+
+    let asked = watcher.0.lock().unwrap();
+    let size = |text: &str| u64::try_from(text.len()).unwrap();
+    let (head, response) = (size(HEAD), size(HEAD) + size(BODY));
+    // Of a request: its first byte and its head's last.
+    let ends: Vec<u64> = requests
+        .iter()
+        .scan(0, |end, request| {
+            *end += size(request);
+            Some(*end)
+        })
+        .collect();
+    let starts = [0, ends[0], ends[1]];
+    let expected: Vec<Range<u64>> =
+        starts.iter().zip(&ends).flat_map(|(start, end)| [*start..start + 1, end - 1..*end]).collect();
+    assert_eq!(asked.client, expected);
+    // Of a response: its first byte, and the first byte of each read that the proxy had waited for.
+    let mut body_asks = 0;
+    for turn in 0..3 {
+        let start = turn * response;
+        let of_this: Vec<_> =
+            asked.upstream.iter().filter(|range| (start..start + response).contains(&range.start)).collect();
+        let (first, rest) = of_this.split_first().unwrap();
+        assert_eq!(**first, start..start + 1);
+        for range in rest {
+            assert!(range.start > start && range.end == range.start + 1, "{range:?} of {start}");
+        }
+        assert!(rest.is_sorted_by_key(|range| range.start));
+        body_asks += rest.len();
+    }
+    assert_eq!(body_asks + 3, asked.upstream.len(), "{asked:?}");
+    let reads = (head + 1..response).map(|offset| offset..offset + 1);
+    // The server's next byte comes only after the client has the one before, so the proxy mostly waits for it.
+    assert!(reads.filter(|range| asked.upstream.contains(range)).count() > BODY.len() / 2, "{asked:?}");
+    let backend: Vec<_> = asked.backend.iter().map(|ask| ask.response_start).collect();
+    assert_eq!(backend, [0, response, 2 * response]);
+    for (ask, before) in asked.backend.iter().zip([None, asked.backend.first(), asked.backend.get(1)]) {
+        let begins = before.map_or(0, |before| before.request_end);
+        assert!(ask.head_end > begins && ask.request_end == ask.head_end, "{asked:?}");
+    }
+}
