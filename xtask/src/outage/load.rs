@@ -18,7 +18,7 @@ use crate::progress::Stopwatch;
 
 /// Connections, as in the bench.
 const CONNECTIONS: usize = 64;
-/// How long answers are waited for after the last request.
+/// How long the next answer is waited for after the last request was due.
 const GRACE: Duration = Duration::from_secs(15);
 /// How often the end is looked for where nothing comes.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -81,7 +81,8 @@ pub(super) fn run(target: &Target, pace: Pace, shots: usize, watch: Stopwatch, s
             ending = Some(watch.elapsed());
             generator.last_is_due();
         }
-        if ending.is_some_and(|since| generator.is_idle() || watch.elapsed() > since + GRACE) {
+        if ending.is_some_and(|since| generator.is_idle() || watch.elapsed() > since.max(generator.answered_at) + GRACE)
+        {
             break;
         }
         match epoll::wait(&generator.epoll, spare_capacity(&mut events), Some(&LOOK)) {
@@ -120,6 +121,7 @@ struct Generator<'a> {
     epoll: OwnedFd,
     timer: OwnedFd,
     begun: Duration,
+    answered_at: Duration,
     ticks: u32,
     ended: bool,
     links: Vec<Link>,
@@ -154,6 +156,7 @@ impl<'a> Generator<'a> {
             epoll,
             timer,
             begun,
+            answered_at: begun,
             ticks: 0,
             ended: false,
             links,
@@ -225,6 +228,7 @@ impl<'a> Generator<'a> {
 
     fn answered(&mut self, due: Due) {
         let now = self.watch.elapsed();
+        self.answered_at = now;
         let us = |span: Duration| u32::try_from(span.as_micros()).unwrap_or(u32::MAX);
         let shot = Shot { due_us: us(due.at), latency_us: us(now.saturating_sub(due.at)), late_us: us(due.late) };
         self.outcome.shots.push(shot);
