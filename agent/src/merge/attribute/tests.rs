@@ -458,6 +458,7 @@ fn any_head() -> impl Strategy<Value = Head> {
                 client_drain: l[3],
                 proxy_response: l[4],
                 client_body: l[5],
+                read_wait: l[0],
                 upstream_drain: l[6],
                 proxy_request: l[7],
             },
