@@ -20,7 +20,7 @@ mod side;
 pub mod span;
 pub mod target;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod text;
 mod tls;
 pub mod writer;

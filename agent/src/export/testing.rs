@@ -1,13 +1,16 @@
-//! What the tests of this module share: settings, and a span as the SDK has it.
+//! What tests share: settings, a span as the SDK has it, and spans as they were encoded.
 
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::{ScopeSpans, span};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use prost::Message;
 
 use crate::config::model::{ClientTls, Otlp, OtlpProtocol, Tracing};
 
-pub(super) fn tracing() -> Tracing {
+pub(crate) fn tracing() -> Tracing {
     Tracing {
         service_name: "wayspan".to_owned(),
         resource_attributes: Vec::new(),
@@ -56,6 +59,39 @@ pub(super) fn span_data() -> SpanData {
         status: Status::Unset,
         instrumentation_scope: super::resource::scope(),
     }
+}
+
+/// What matters of a span to those who know nothing of OTLP.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Told {
+    pub(crate) id: Vec<u8>,
+    pub(crate) parent: Vec<u8>,
+    pub(crate) is_server: bool,
+    pub(crate) start_ns: u64,
+    pub(crate) end_ns: u64,
+    /// Its attributes that are whole numbers.
+    pub(crate) numbers: Vec<(String, i64)>,
+}
+
+/// What [`super::span::SpanEncoder::encode`] has written.
+pub(crate) fn told(encoded: &[u8]) -> Vec<Told> {
+    let spans = ScopeSpans::decode(encoded).unwrap().spans.into_iter();
+    let all = spans.map(|span| Told {
+        is_server: span.kind() == span::SpanKind::Server,
+        id: span.span_id,
+        parent: span.parent_span_id,
+        start_ns: span.start_time_unix_nano,
+        end_ns: span.end_time_unix_nano,
+        numbers: span
+            .attributes
+            .into_iter()
+            .filter_map(|attribute| match attribute.value?.value? {
+                Value::IntValue(number) => Some((attribute.key, number)),
+                _ => None,
+            })
+            .collect(),
+    });
+    all.collect()
 }
 
 /// What the calling thread has used, for measurements beside others' load.

@@ -119,6 +119,7 @@ impl<S: Sink, F: Facts> Pump<S, F> {
 
     fn take_settled(&mut self) {
         while let Some(settled) = self.waiting.pop() {
+            // It was a record when it came.
             if let Ok(record) = Record::decode(&settled.bytes) {
                 hand_on(&mut self.sink, &record, settled.late);
             }
@@ -220,6 +221,7 @@ mod tests {
     use wayspan_proxy::ring::{RecordWriter, ring};
 
     use super::*;
+    use crate::merge::late::Ask;
     use crate::probes::Observer;
 
     const NOBODY: Observer = Observer::Off(Off(Missing::OFF));
@@ -285,6 +287,36 @@ mod tests {
         assert_eq!(pump.turn(NOW), Turn::Drained);
         assert_eq!((pump.sink.0.as_slice(), counts.undecodable.load(Ordering::Relaxed)), ([7].as_slice(), 1));
         assert_eq!(pump.turn(NOW), Turn::Idle);
+    }
+
+    /// Its clients never acknowledge.
+    struct Silent;
+
+    impl Facts for Silent {
+        fn waits(&self) -> bool {
+            true
+        }
+        fn late(&self, _: &Ask) -> Late {
+            Late { may_come: true, ..Late::default() }
+        }
+    }
+
+    #[test]
+    fn those_that_wait_leave_before_it_stops() {
+        let (mut writer, reader) = ring(0, 1 << 20);
+        let counts = Arc::new(PumpCounts::default());
+        let merge = spawn("merge", Pump::new(vec![reader], Arc::clone(&counts), Silent, Ids(Vec::new()))).unwrap();
+        for id in 0..100 {
+            let head = Head { connection_id: id, sampled: id % 2 == 0, ..Head::default() };
+            writer.write(|out| {
+                encode(out, &head, &[], &Texts::default(), [], []);
+            });
+        }
+        drop(writer);
+        let mut ids = merge.stop().unwrap().0;
+        ids.sort_unstable();
+        assert_eq!(ids, (0..100).collect::<Vec<_>>());
+        assert_eq!((counts.held.load(Ordering::Relaxed), counts.waiting.load(Ordering::Relaxed)), (50, 0));
     }
 
     #[test]

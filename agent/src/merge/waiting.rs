@@ -179,3 +179,138 @@ impl Waiting {
 fn due_at(held: &Held, asked: usize) -> MonoNs {
     ASKED_AFTER.get(asked).map_or(held.came, |after| held.came + *after)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use wayspan_proxy::record::{Head, Texts, encode};
+
+    use super::*;
+
+    const CAME: MonoNs = MonoNs(1_000_000_000);
+
+    /// Acknowledges responses up to this offset.
+    struct Client(Cell<u64>);
+
+    impl Facts for Client {
+        fn waits(&self) -> bool {
+            true
+        }
+        fn late(&self, ask: &Ask) -> Late {
+            let may_come = ask.response.end > self.0.get();
+            Late { may_come, acked: if may_come { MonoNs::UNKNOWN } else { CAME }, ..Late::default() }
+        }
+    }
+
+    fn after(ms: u64) -> MonoNs {
+        CAME + Duration::from_millis(ms)
+    }
+
+    fn record(sampled: bool, response_end: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let head = Head { sampled, response_end, ..Head::default() };
+        encode(&mut bytes, &head, &[], &Texts::default(), [], []);
+        bytes
+    }
+
+    /// Whether a record went on at once, and knew all.
+    fn comes(waiting: &mut Waiting, bytes: &[u8], now: MonoNs, client: &Client) -> Option<bool> {
+        let record = Record::decode(bytes).unwrap();
+        waiting.on_record(&record, bytes, now, client).map(|late| late.acked == CAME)
+    }
+
+    fn acknowledged(waiting: &mut Waiting) -> Vec<bool> {
+        std::iter::from_fn(|| waiting.pop()).map(|settled| settled.late.acked == CAME).collect()
+    }
+
+    #[test]
+    fn only_what_may_learn_something_waits() {
+        let (mut waiting, client) = (Waiting::new(Caps::default()), Client(Cell::new(10)));
+        assert_eq!(comes(&mut waiting, &record(true, 20), CAME, &client), None);
+        assert_eq!(comes(&mut waiting, &record(true, 10), CAME, &client), Some(true));
+        assert_eq!(comes(&mut waiting, &record(false, 20), CAME, &client), Some(false));
+        assert_eq!(waiting.size().0, 1);
+    }
+
+    #[test]
+    fn it_goes_when_it_is_asked_and_knows() {
+        let (mut waiting, client) = (Waiting::new(Caps::default()), Client(Cell::new(0)));
+        assert_eq!(comes(&mut waiting, &record(true, 20), CAME, &client), None);
+        assert_eq!(waiting.next_tick(), Some(after(5)));
+        waiting.on_tick(after(4), &client);
+        waiting.on_tick(after(5), &client);
+        assert_eq!((acknowledged(&mut waiting), waiting.next_tick()), (vec![], Some(after(15))));
+        client.0.set(20);
+        waiting.on_tick(after(14), &client);
+        assert!(acknowledged(&mut waiting).is_empty());
+        waiting.on_tick(after(15), &client);
+        assert_eq!((acknowledged(&mut waiting), waiting.next_tick()), (vec![true], None));
+        assert_eq!(waiting.counts(), Counts { held: 1, in_time: 1, ..Counts::default() });
+    }
+
+    #[test]
+    fn its_patience_ends_however_late_the_tick() {
+        let (mut waiting, client) = (Waiting::new(Caps::default()), Client(Cell::new(0)));
+        assert_eq!(comes(&mut waiting, &record(true, 20), CAME, &client), None);
+        waiting.on_tick(after(60), &client);
+        assert_eq!((acknowledged(&mut waiting), waiting.next_tick()), (vec![], Some(after(100))));
+        waiting.on_tick(after(3_000), &client);
+        assert_eq!(acknowledged(&mut waiting), [false]);
+        assert_eq!(waiting.counts(), Counts { held: 1, in_vain: 1, ..Counts::default() });
+    }
+
+    #[test]
+    fn what_does_not_fit_goes_on_and_is_counted() {
+        let client = Client(Cell::new(0));
+        let (bytes, length) = (record(true, 20), record(true, 20).len());
+        for (caps, over_records, over_bytes) in [
+            (Caps { records: 2, bytes: usize::MAX }, 3, 0),
+            (Caps { records: usize::MAX, bytes: 2 * length }, 0, 3),
+            (Caps { records: 0, bytes: usize::MAX }, 5, 0),
+            (Caps { records: 2, bytes: length - 1 }, 0, 5),
+        ] {
+            let mut waiting = Waiting::new(caps);
+            let went = (0..5).filter_map(|_| comes(&mut waiting, &bytes, CAME, &client)).count();
+            let held = 5 - went;
+            assert_eq!(waiting.size(), (held, held * length));
+            let counts = Counts { held: held as u64, over_records, over_bytes, ..Counts::default() };
+            assert_eq!(waiting.counts(), counts);
+            // Room is where the others have gone.
+            waiting.finish(&client);
+            assert_eq!((acknowledged(&mut waiting).len(), waiting.size()), (held, (0, 0)));
+        }
+    }
+
+    #[test]
+    #[ignore = "a measurement: cargo test --release -p wayspan-agent --lib -- --ignored --nocapture cost_of_waiting"]
+    fn cost_of_waiting() {
+        const RECORDS: u64 = 4_000;
+        let bytes = record(true, 20);
+        let known = Record::decode(&bytes).unwrap();
+        for (name, acknowledged, ticks) in [("passes", 20, 0), ("asked twice", 0, 1), ("asked to the end", 0, 5)] {
+            let mut best = u64::MAX;
+            for _ in 0..50 {
+                let (mut waiting, client) = (Waiting::new(Caps::default()), Client(Cell::new(acknowledged)));
+                let begun = MonoNs::now();
+                for _ in 0..RECORDS {
+                    std::hint::black_box(waiting.on_record(&known, &bytes, CAME, &client));
+                }
+                for tick in 1..=ticks {
+                    if tick == ticks {
+                        client.0.set(20);
+                    }
+                    waiting.on_tick(waiting.next_tick().unwrap(), &client);
+                }
+                let settled = u64::try_from(acknowledged_count(&mut waiting)).unwrap();
+                best = best.min(MonoNs::now().since(begun) / RECORDS);
+                assert_eq!(settled, if ticks == 0 { 0 } else { RECORDS });
+            }
+            println!("{name}: {best} ns a record of {} bytes", bytes.len());
+        }
+    }
+
+    fn acknowledged_count(waiting: &mut Waiting) -> usize {
+        std::iter::from_fn(|| waiting.pop()).filter(|settled| settled.late.acked == CAME).count()
+    }
+}

@@ -336,6 +336,21 @@ impl Reference<'_> {
         a
     }
 
+    fn beside_an_attempt(&self, attempt: &Attempt, is_last: bool) -> Vec<KeyValue> {
+        let mut a = vec![KeyValue::new("wayspan.connection.reused", attempt.reused)];
+        if attempt.srtt_us > 0 {
+            a.push(int("wayspan.upstream.rtt", attempt.srtt_us.into()));
+            a.push(int("wayspan.upstream.rttvar", attempt.rttvar_us.into()));
+        }
+        a.extend(self.delay(attempt.first_readable, attempt.woken, attempt.first_read, attempt.preempted_ns));
+        if is_last {
+            let Late { upstream_resent, backend_resent, .. } = self.request.late;
+            a.extend(nonzero("wayspan.upstream.retransmits", upstream_resent.into()));
+            a.extend(nonzero("wayspan.backend.retransmits", backend_resent.into()));
+        }
+        a
+    }
+
     fn delay(&self, readable: MonoNs, woken: MonoNs, read: MonoNs, preempted_ns: u64) -> Vec<KeyValue> {
         if readable.0 == 0 || woken.0 == 0 || read.0 == 0 {
             return vec![];
@@ -391,18 +406,8 @@ impl Reference<'_> {
             if let Some(service) = names.services.get(&record.head.service) {
                 a.push(text("traefik.service.name", service));
             }
-            a.push(KeyValue::new("wayspan.connection.reused", attempt.reused));
             let next = record.attempts.get(index + 1);
-            if attempt.srtt_us > 0 {
-                a.push(int("wayspan.upstream.rtt", attempt.srtt_us.into()));
-                a.push(int("wayspan.upstream.rttvar", attempt.rttvar_us.into()));
-            }
-            a.extend(self.delay(attempt.first_readable, attempt.woken, attempt.first_read, attempt.preempted_ns));
-            if next.is_none() {
-                let Late { upstream_resent, backend_resent, .. } = self.request.late;
-                a.extend(nonzero("wayspan.upstream.retransmits", upstream_resent.into()));
-                a.extend(nonzero("wayspan.backend.retransmits", backend_resent.into()));
-            }
+            a.extend(self.beside_an_attempt(attempt, next.is_none()));
             if next.is_none() {
                 let side: Vec<_> = Phase::ALL
                     .into_iter()

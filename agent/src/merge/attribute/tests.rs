@@ -439,7 +439,7 @@ fn any_head() -> impl Strategy<Value = Head> {
     let end = prop_oneof![Just(End::Complete), Just(End::ClientGone), Just(End::Refused), Just(End::UpstreamCut)];
     let status = prop_oneof![Just(0_u16), Just(200), Just(101)];
     let times = prop::array::uniform9(any_ns());
-    let lengths = prop::array::uniform8(any_length());
+    let lengths = prop::array::uniform9(any_length());
     (times, lengths, end, status, 0..2_u32, any::<u16>(), 0..=255_u16).prop_map(
         |(t, l, end, status, request_index, attempts_made, missing)| Head {
             first_readable: MonoNs(t[0]),
@@ -458,7 +458,7 @@ fn any_head() -> impl Strategy<Value = Head> {
                 client_drain: l[3],
                 proxy_response: l[4],
                 client_body: l[5],
-                read_wait: l[0],
+                read_wait: l[8],
                 upstream_drain: l[6],
                 proxy_request: l[7],
             },

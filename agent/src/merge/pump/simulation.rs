@@ -7,18 +7,15 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use fastrand::Rng;
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
-use opentelemetry_proto::tonic::trace::v1::{ScopeSpans, Span};
-use prost::Message;
 use wayspan_proxy::ring::{RecordWriter, ring};
 
 use self::world::{Kernel, MS, World};
 use super::*;
 use crate::catalog::Catalog;
-use crate::config::model::{Attribution, PhaseSpans, Tracing};
+use crate::config::model::{Attribution, PhaseSpans};
 use crate::export::clock::WallOffset;
 use crate::export::span::SpanEncoder;
+use crate::export::testing::{Told, told, tracing};
 
 /// Worlds in the ordinary run.
 const SEEDS: u64 = 2_000;
@@ -26,6 +23,8 @@ const SEEDS: u64 = 2_000;
 const SEEDS_BY_HAND: u64 = 200_000;
 /// A record is not held longer than this and the pause between two turns.
 const HELD_MAX_NS: u64 = 200 * MS;
+/// When a record that is held is asked for again.
+const ASKED_AFTER_NS: [u64; 5] = [5 * MS, 15 * MS, 45 * MS, 100 * MS, HELD_MAX_NS];
 /// When everything has happened that will.
 const IN_THE_END: MonoNs = MonoNs(u64::MAX - 1);
 
@@ -65,18 +64,7 @@ impl Sink for Notes {
 }
 
 fn encoder() -> SpanEncoder {
-    let tracing = Tracing {
-        service_name: "wayspan".to_owned(),
-        resource_attributes: Vec::new(),
-        sample_rate: 1.0,
-        add_internals: false,
-        captured_request_headers: Vec::new(),
-        captured_response_headers: Vec::new(),
-        safe_query_params: Vec::new(),
-        otlp: None,
-        sampling_server: None,
-    };
-    SpanEncoder::new(&tracing, &Attribution { spans: PhaseSpans::All, ..Attribution::default() })
+    SpanEncoder::new(&tracing(), &Attribution { spans: PhaseSpans::All, ..Attribution::default() })
 }
 
 /// How a run went.
@@ -234,7 +222,7 @@ fn check_each_once(world: &World, story: &Story) {
     let mut seen = HashSet::new();
     for (_, out) in &story.out {
         assert!(seen.insert(out.id), "request {} came out twice", out.id);
-        let spans = ScopeSpans::decode(out.spans.as_slice()).unwrap().spans;
+        let spans = told(&out.spans);
         if world.requests[out.id].sampled {
             check_spans(&spans);
         } else {
@@ -246,27 +234,17 @@ fn check_each_once(world: &World, story: &Story) {
 }
 
 /// One SERVER span, as long as its phases together; every other span inside its parent.
-fn check_spans(spans: &[Span]) {
-    let (servers, others): (Vec<_>, Vec<_>) = spans.iter().partition(|span| span.kind() == SpanKind::Server);
+fn check_spans(spans: &[Told]) {
+    let (servers, others): (Vec<_>, Vec<_>) = spans.iter().partition(|span| span.is_server);
     let [server] = servers[..] else { panic!("{} SERVER spans", servers.len()) };
-    let phases = server.attributes.iter().filter(|attribute| attribute.key.starts_with("wayspan.phase."));
-    let sum: i64 = phases
-        .map(|attribute| match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
-            Some(Value::IntValue(us)) => *us,
-            other => panic!("{other:?}"),
-        })
-        .sum();
-    let took_ns = server.end_time_unix_nano - server.start_time_unix_nano;
-    assert_eq!(u64::try_from(sum).unwrap(), took_ns / 1000, "the phases' sum");
-    let by_id: HashMap<_, _> = spans.iter().map(|span| (&span.span_id, span)).collect();
+    let phases = server.numbers.iter().filter(|(key, _)| key.starts_with("wayspan.phase."));
+    let sum: i64 = phases.map(|(_, us)| us).sum();
+    assert_eq!(u64::try_from(sum).unwrap(), (server.end_ns - server.start_ns) / 1000, "the phases' sum");
+    let by_id: HashMap<_, _> = spans.iter().map(|span| (&span.id, span)).collect();
     assert_eq!(by_id.len(), spans.len(), "ids are unique");
     for span in others {
-        let parent = by_id[&span.parent_span_id];
-        assert!(
-            parent.start_time_unix_nano <= span.start_time_unix_nano
-                && span.end_time_unix_nano <= parent.end_time_unix_nano,
-            "{span:?} in {parent:?}"
-        );
+        let parent = by_id[&span.parent];
+        assert!(parent.start_ns <= span.start_ns && span.end_ns <= parent.end_ns, "{span:?} in {parent:?}");
     }
 }
 
@@ -302,8 +280,11 @@ fn check_patience(world: &World, story: &Story) {
                 expected.cut_short += 1;
             }
         }
-        let before = story.turns.iter().take_while(|turn| *turn < at).last();
-        assert!(before.is_none_or(|before| before.since(came) < HELD_MAX_NS), "request {} waited too long", out.id);
+        for after in ASKED_AFTER_NS {
+            let asked = story.turns.iter().find(|turn| turn.since(came) >= after).filter(|asked| *asked < at);
+            let goes = |asked: &MonoNs| asked.since(came) >= HELD_MAX_NS || !world.truth(out.id, *asked).may_come;
+            assert!(!asked.is_some_and(goes), "request {} waited longer than {asked:?}", out.id);
+        }
     }
     let Counts { held, in_time, in_vain, cut_short, over_records, over_bytes } = story.counts;
     assert_eq!(held, in_time + in_vain + cut_short);

@@ -105,9 +105,9 @@ impl Trail {
 
     /// When the byte was acknowledged, and until when it had been kept from leaving.
     fn taken(&self, now: MonoNs, last: u64, ended: MonoNs) -> (MonoNs, MonoNs) {
-        let by_now = || self.acks.iter().filter(|(at, _, _)| *at <= now);
-        let acked = by_now().find(|(_, acked, _)| *acked > last).map(|(at, _, _)| *at);
-        let left = by_now().filter(|(at, _, left)| *at >= ended && *left <= last).map(|(at, _, _)| *at).last();
+        let mut by_now = self.acks.iter().filter(|(at, _, _)| *at <= now);
+        let acked = by_now.clone().find(|(_, acked, _)| *acked > last).map(|(at, _, _)| *at);
+        let left = by_now.rfind(|(at, _, left)| *at >= ended && *left <= last).map(|(at, _, _)| *at);
         (acked.unwrap_or_default(), left.unwrap_or_default())
     }
 
