@@ -1,20 +1,19 @@
 //! A client's connection: the tap that stamps its bytes, its deadlines, and the task that drives hyper over it.
 
+mod serve;
 mod tap;
 mod tunnel;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
 use crate::clock::MonoNs;
@@ -28,7 +27,7 @@ use crate::record::{End, ErrorKind};
 use crate::snapshot::{EntryPoint, Limits};
 use crate::wake;
 use crate::worker::Worker;
-use tap::Tap;
+pub(crate) use serve::serve;
 pub(crate) use tunnel::Switched;
 
 /// A request's head as the tap saw it: the n-th of these belongs to hyper's n-th call of the service.
@@ -522,103 +521,4 @@ pub(crate) fn trust(entry_point: &EntryPoint) -> Trust<'_> {
 /// v4-mapped addresses as what they are.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// Serves one connection to its end.
-pub(crate) async fn serve<O: SocketObserver>(conn: Rc<ClientConn<O>>) {
-    /// Ends the connection's requests however the task ends.
-    struct Finish<O: SocketObserver>(Rc<ClientConn<O>>);
-    impl<O: SocketObserver> Drop for Finish<O> {
-        fn drop(&mut self) {
-            self.0.finish();
-        }
-    }
-    let finish = Finish(Rc::clone(&conn));
-    let service = {
-        let conn = Rc::clone(&conn);
-        hyper::service::service_fn(move |request| exchange::handle(Rc::clone(&conn), request))
-    };
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    // hyper's own caps must lie above the framer's, which answers first.
-    builder
-        .max_headers(conn.limits.headers_max.saturating_add(1))
-        .max_buf_size(conn.limits.head_bytes_max.max(8192).saturating_add(8192));
-    let ended = loop {
-        if poll_fn(|cx| conn.poll_readable(cx)).await.is_none() {
-            break None;
-        }
-        let _held = conn.worker.unfolded.hold();
-        // On the heap, so that a folded connection holds none of hyper's buffers.
-        let mut http = Box::new(builder.serve_connection(Tap { conn: Rc::clone(&conn) }, &service));
-        let drive = poll_fn(|cx| {
-            conn.keep_waker(cx);
-            if conn.expired.get() {
-                return Poll::Ready(Driven::Expired);
-            }
-            match Pin::new(&mut *http).poll(cx) {
-                Poll::Ready(ended) => {
-                    conn.unparsed.set(ended.as_ref().is_err_and(hyper::Error::is_parse));
-                    Poll::Ready(Driven::Ended(ended))
-                }
-                Poll::Pending if conn.is_stuck() => {
-                    conn.expired.set(true);
-                    Poll::Ready(Driven::Expired)
-                }
-                Poll::Pending if conn.may_fold() && conn.is_idle() => Poll::Ready(Driven::Idle),
-                Poll::Pending => Poll::Pending,
-            }
-        });
-        match drive.await {
-            Driven::Idle => {}
-            Driven::Expired => break None,
-            Driven::Ended(ended) => break Some(ended),
-        }
-    };
-    let switched = conn.switched.borrow_mut().take();
-    if let (Some(Ok(())), Some(switched)) = (&ended, switched) {
-        tunnel::run(&conn, switched).await;
-    }
-    if ended.is_none() && conn.begun.get().is_some() {
-        // RFC 9110, 15.5.9: a head that did not come in time.
-        let sent = conn.stream.borrow().try_write(REQUEST_TIMEOUT).is_ok();
-        conn.timed_out.set(if sent { 408 } else { 0 });
-    }
-    if conn.refusal_sent.get() || ended.is_none() || conn.is_held() || conn.closing.get().is_some() {
-        linger(&conn).await;
-    }
-    drop(finish);
-}
-
-/// Why a connection is no longer driven.
-enum Driven {
-    /// Its time is up.
-    Expired,
-    /// hyper is done with it.
-    Ended(hyper::Result<()>),
-    /// Nothing is under way, and has not been for a while: hyper's state can go until the client speaks again.
-    Idle,
-}
-
-const REQUEST_TIMEOUT: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 16\r\n\r\nRequest Timeout\n";
-
-/// Says goodbye and reads on for a moment: closing with unread bytes would reset the connection, and the client would
-/// lose the answer that it is about to read (RFC 9112, 9.6).
-async fn linger<O: SocketObserver>(conn: &ClientConn<O>) {
-    let mut left = 64;
-    let stop = MonoNs::now() + std::time::Duration::from_millis(500);
-    let _ = rustix::net::shutdown(conn.stream.borrow().as_fd(), rustix::net::Shutdown::Write);
-    let drain = poll_fn(|cx| {
-        let mut bytes = [0; 4096];
-        loop {
-            let mut buffer = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut *conn.stream.borrow_mut()).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && left > 0 => left -= 1,
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    });
-    let wait = std::time::Duration::from_nanos(stop.since(MonoNs::now()));
-    let _ = tokio::time::timeout(wait, drain).await;
 }

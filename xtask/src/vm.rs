@@ -291,8 +291,10 @@ impl Outcome {
         let mut probes = BTreeMap::new();
         for probe in doctor["probes"].as_array().into_iter().flatten() {
             lacking |= probe["lacking"] != false;
-            let why = probe["why"].as_str().unwrap_or("off");
-            let state = if probe["on"] == true { "on".to_owned() } else { why.to_owned() };
+            // Of one that another replaces, that one's name is enough: it has a row of its own.
+            let instead = probe["reason"]["detail"][0].as_str().map(|name| format!("{name} instead"));
+            let why = instead.unwrap_or_else(|| probe["why"].as_str().unwrap_or("off").to_owned());
+            let state = if probe["on"] == true { "on".to_owned() } else { why };
             probes.insert(probe["tracepoint"].as_str().unwrap_or_default().to_owned(), state);
         }
         let text = section(console, "tests").unwrap_or_default();

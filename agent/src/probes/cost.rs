@@ -149,6 +149,6 @@ impl fmt::Display for Cost {
             Whose::Backend => "backend",
             Whose::Foreign => "foreign",
         };
-        write!(f, "{:<22}{whose:<9}{:>7} runs{:>6} ns each", self.tracepoint, self.runs, self.run_ns)
+        write!(f, "{:<26}{whose:<9}{:>7} runs{:>6} ns each", self.tracepoint, self.runs, self.run_ns)
     }
 }

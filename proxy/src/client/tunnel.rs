@@ -147,7 +147,7 @@ pub(super) async fn run<O: SocketObserver>(conn: &ClientConn<O>, switched: Switc
     drop(open);
     conn.tunnel_ended(&live, outcome);
     if matches!(outcome, SERVER_BROKE | CUT_OFF) {
-        super::linger(conn).await;
+        super::serve::linger(conn).await;
     }
 }
 
