@@ -100,7 +100,7 @@ fn a_response_that_waits_unread_is_the_proxys_time_and_not_the_backends() {
 
     let span = server_span(&jaeger, "/timed");
     exact_and_full(&span);
-    about(&span, "upstream_wait", PAUSE);
+    about(&span, "backend_app", PAUSE);
     about(&span, "upstream_read_wait", PAUSE);
 }
 

@@ -351,9 +351,11 @@ impl Facts for Watch {
             late.client_resent = trail.resent(&ask.response);
             let last = ask.response.end.saturating_sub(1);
             if ask.ended >= self.since(Set::Ack) && !ask.response.is_empty() {
-                late.acked = trail.taken_at(last).unwrap_or_default();
+                let acked = trail.taken_at(last);
+                late.acked = acked.unwrap_or_default();
                 late.left = trail.held_until(last, ask.ended).unwrap_or_default();
-                late.may_come = late.acked.known().is_none();
+                // What has left the ring will not come back.
+                late.may_come = acked == Err(Missing::UNSEEN);
             }
             if !slot.is_still(ask.client.generation) {
                 late = Late::default();

@@ -43,6 +43,10 @@ const TESTS: &[(&str, fn())] = &[
     ("a_backend_without_a_free_slot_is_told", pairs::a_backend_without_a_free_slot_is_told),
     ("an_answer_of_many_writes_keeps_its_first", pairs::an_answer_of_many_writes_keeps_its_first),
     ("acknowledgements_are_seen_where_they_are_watched", pairs::acknowledgements_are_seen_where_they_are_watched),
+    (
+        "an_acknowledgement_that_left_its_ring_is_not_waited_for",
+        pairs::an_acknowledgement_that_left_its_ring_is_not_waited_for,
+    ),
     ("what_lived_through_a_gap_joined_late", pairs::what_lived_through_a_gap_joined_late),
     ("nothing_stays_in_the_kernel_after_kill_9", nothing_stays_in_the_kernel_after_kill_9),
     ("two_capabilities_are_enough_and_their_lack_is_named", two_capabilities_are_enough_and_their_lack_is_named),

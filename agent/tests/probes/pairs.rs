@@ -187,6 +187,33 @@ pub(super) fn acknowledgements_are_seen_where_they_are_watched() {
     assert_eq!(late.client_resent, 0);
 }
 
+pub(super) fn an_acknowledgement_that_left_its_ring_is_not_waited_for() {
+    let probes = load_with(&model::Probes { slots: 8, ack: true, ..model::Probes::default() }, Duration::ZERO);
+    let observer = probes.observer();
+    let listener = watched(&observer);
+    let mut client = connect(&listener);
+    let (mut server, token) = accept(&listener, &observer);
+    let ask = |byte: u64| Ask {
+        client: token,
+        response: byte..byte + 1,
+        ended: MonoNs::now(),
+        upstream: Token::NONE,
+        request: 0..0,
+        answer: 0..0,
+    };
+    assert!(observer.late(&ask(0)).may_come, "nothing was sent");
+    // Each question acknowledges the answer before.
+    for _ in 0..40 {
+        client.write_all(b"?").unwrap();
+        server.read_exact(&mut [0]).unwrap();
+        server.write_all(b"!").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+    }
+    let late = observer.late(&ask(1));
+    assert_eq!((late.acked, late.may_come), (MonoNs::UNKNOWN, false), "{late:?}");
+    eventually("the newest but one is still there", || observer.late(&ask(38)).acked.known().is_some());
+}
+
 pub(super) fn what_lived_through_a_gap_joined_late() {
     let probes = with_backends(8);
     let observer = probes.observer();
