@@ -309,7 +309,7 @@ pub struct Probes {
 impl Default for Probes {
     fn default() -> Self {
         // 16,384 slots of 1,088 bytes: 17 MiB of kernel memory, more connections than one node's ingress usually holds.
-        Self { enabled: true, required: false, slots: 16_384, backends: true, ack: false }
+        Self { enabled: true, required: false, slots: 16_384, backends: false, ack: false }
     }
 }
 

@@ -388,7 +388,7 @@ pub(super) const KEYS: &[Key] = &[
     ours(
         "probes.backends",
         Kind::Bool,
-        "true",
+        "false",
         "Also watch the other ends of connections to backends on this node; every read and write on the node pays a look-up.",
     ),
     ours(

@@ -17,7 +17,7 @@ use super::{accept, assert_order, connect, eventually, load_with, watched};
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 fn with_backends(slots: u32) -> Probes {
-    load_with(&model::Probes { slots, ..model::Probes::default() }, Duration::ZERO)
+    load_with(&model::Probes { slots, backends: true, ..model::Probes::default() }, Duration::ZERO)
 }
 
 /// A server that nobody told the probes of.
