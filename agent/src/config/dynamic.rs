@@ -35,10 +35,29 @@ pub(super) struct Around<'a> {
     pub fixed: &'a Static,
     /// Some file cannot be read and has no last good text: a name that is not found may stand there.
     pub incomplete: bool,
+    /// What services without a transport of their own had last time.
+    pub default_transport: Option<Transport>,
+}
+
+/// Where a part stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub file: PathBuf,
+    /// Of an entry point: its address's.
+    pub line: u32,
+}
+
+/// What reading gave.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub dynamic: Dynamic,
+    /// Of all parts, the faulty too.
+    pub places: HashMap<Item, Place>,
+    pub default_transport: Option<Transport>,
 }
 
 /// Reads all parts that have no fault; the first of equal names counts.
-pub(super) fn read(sources: &[Source], around: Around<'_>, faults: &mut Faults) -> (Dynamic, HashMap<Item, PathBuf>) {
+pub(super) fn read(sources: &[Source], around: Around<'_>, faults: &mut Faults) -> Parts {
     let mut read = Read { around, faults, parts: HashMap::new(), order: Vec::new(), transports: HashMap::new() };
     for source in sources {
         read.declare(source);
@@ -51,20 +70,18 @@ pub(super) fn read(sources: &[Source], around: Around<'_>, faults: &mut Faults) 
         let place = Cursor::new(Some(part.node), "http.serversTransports.<name>");
         read.transports.insert(part.item.name.clone(), transport(&place));
     }
-    let main = sources.first().map(|source| &source.root);
-    let default_transport =
-        transport(&Cursor::new(main.and_then(|root| root.get("serversTransport")), "serversTransport"));
+    let default_transport = read.default_transport(sources.first());
     for part in &order {
         match part.item.section {
             Section::EntryPoint => dynamic.entry_points.extend(read.entry_point(part, &mut taken)),
             Section::Router => dynamic.routers.extend(read.router(part)),
             Section::Service => dynamic.services.extend(read.service(part, default_transport)),
             Section::Middleware => dynamic.middlewares.extend(read.middleware(part)),
-            Section::Transport => {}
+            Section::Transport | Section::DefaultTransport => {}
         }
     }
-    let origins = order.iter().map(|part| (part.item.clone(), part.file.to_owned())).collect();
-    (dynamic, origins)
+    let places = order.iter().map(|part| (part.item.clone(), part.place())).collect();
+    Parts { dynamic, places, default_transport: Some(default_transport) }
 }
 
 /// A named part as it stands in a file.
@@ -76,8 +93,16 @@ struct Part<'s> {
     node: &'s Node,
 }
 
+impl Part<'_> {
+    fn place(&self) -> Place {
+        let address = self.node.get("address").filter(|_| self.item.section == Section::EntryPoint);
+        Place { file: self.file.to_owned(), line: address.map_or(self.line, |node| node.line) }
+    }
+}
+
+/// How services reach their servers.
 #[derive(Debug, Clone, Copy)]
-struct Transport {
+pub(super) struct Transport {
     timeouts: Timeouts,
     idle_max: usize,
 }
@@ -92,15 +117,14 @@ struct Read<'r, 's> {
 
 impl<'s> Read<'_, 's> {
     fn declare(&mut self, source: &'s Source) {
-        for section in Section::ALL {
+        for section in Section::NAMED {
             let entries = source.root.at(section.path()).map(Node::entries).unwrap_or_default();
             for (word, node) in entries {
                 let item = Item::new(section, &word.text);
                 if let Some(first) = self.parts.get(&item) {
                     let message = format!("this {} stands in {} already; rename one", section.noun(), first.display());
                     // Not a fault of the first one: that one counts.
-                    let (file, path) = (source.file.clone(), item.path());
-                    self.faults.push(Fault { file, path, line: word.line, message, item: None });
+                    self.faults.push(Fault::at(&source.file, item.path(), word.line, message));
                     continue;
                 }
                 self.parts.insert(item.clone(), &source.file);
@@ -111,23 +135,23 @@ impl<'s> Read<'_, 's> {
 
     fn fault(&mut self, part: &Part<'_>, key: &str, line: u32, message: String) {
         let dot = if key.is_empty() || key.starts_with('[') { "" } else { "." };
-        self.faults.push(Fault {
-            file: part.file.to_owned(),
-            path: format!("{}{dot}{key}", part.item.path()),
-            line: if line == 0 { part.line } else { line },
-            message,
-            item: Some(part.item.clone()),
-        });
+        let (path, line) = (format!("{}{dot}{key}", part.item.path()), if line == 0 { part.line } else { line });
+        self.faults.push(Fault::at(part.file, path, line, message).of(part.item.clone()));
     }
 
     fn sound<T>(&self, part: &Part<'_>, value: T) -> Option<T> {
         (!self.faults.is_broken(&part.item)).then_some(value)
     }
 
+    /// Whether a name that is not found may stand where nothing can be read.
+    fn may_stand_elsewhere(&self, section: Section) -> bool {
+        self.around.incomplete || self.faults.broken.sections.iter().any(|(_, broken)| *broken == section)
+    }
+
     /// Reports a name that nothing has.
     fn refer(&mut self, part: &Part<'_>, key: &str, line: u32, section: Section, name: &str) {
         let item = Item::new(section, name);
-        if self.parts.contains_key(&item) || self.around.incomplete {
+        if self.parts.contains_key(&item) || self.may_stand_elsewhere(section) {
             return;
         }
         let noun = section.noun();
@@ -138,6 +162,14 @@ impl<'s> Read<'_, 's> {
             None => format!("there is no {noun} `{name}`; define it under {}", section.path()),
         };
         self.fault(part, key, line, message);
+    }
+
+    /// The main file's; the last good one where it cannot be read.
+    fn default_transport(&self, main: Option<&Source>) -> Transport {
+        let broken = main.is_some_and(|main| self.faults.broken.has(&main.file, Section::DefaultTransport));
+        let node = main.and_then(|main| main.root.get("serversTransport"));
+        let last = self.around.default_transport.filter(|_| broken);
+        last.unwrap_or_else(|| transport(&Cursor::new(node, "serversTransport")))
     }
 
     fn entry_point(&mut self, part: &Part<'_>, taken: &mut HashMap<SocketAddr, String>) -> Option<EntryPoint> {
@@ -265,7 +297,8 @@ impl<'s> Read<'_, 's> {
                 let (key, name) = ("loadBalancer.serversTransport", local(&name));
                 self.refer(part, key, place.line(key), Section::Transport, name);
                 // A faulty transport has its own fault; with defaults in its place the service would not be as meant.
-                if self.faults.is_broken(&Item::new(Section::Transport, name)) {
+                let missing = || !self.transports.contains_key(name) && self.may_stand_elsewhere(Section::Transport);
+                if self.faults.is_broken(&Item::new(Section::Transport, name)) || missing() {
                     self.faults.break_item(part.item.clone());
                 }
                 self.transports.get(name).copied().unwrap_or(default)

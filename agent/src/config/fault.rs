@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, said so that it can be mended: file, line, key path, remedy.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,8 @@ pub struct Fault {
     pub message: String,
     /// The part that cannot be used because of it; `None`: a static part, or the whole file.
     pub(super) item: Option<Item>,
+    /// Sections that the file may mean by what is wrong: a reload keeps what they held.
+    pub(super) sections: Vec<Section>,
 }
 
 /// A named part that is accepted or refused as one.
@@ -28,7 +31,7 @@ pub(super) struct Item {
     pub name: String,
 }
 
-/// Where named parts live.
+/// What is accepted, refused or kept: where named parts live, and the one section that stands for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Section {
     EntryPoint,
@@ -36,6 +39,8 @@ pub(super) enum Section {
     Service,
     Transport,
     Middleware,
+    /// `serversTransport`, which services without a transport of their own take.
+    DefaultTransport,
 }
 
 impl Section {
@@ -47,6 +52,7 @@ impl Section {
             Self::Service => "http.services",
             Self::Transport => "http.serversTransports",
             Self::Middleware => "http.middlewares",
+            Self::DefaultTransport => "serversTransport",
         }
     }
 
@@ -58,11 +64,22 @@ impl Section {
             Self::Service => "service",
             Self::Transport => "servers transport",
             Self::Middleware => "middleware",
+            Self::DefaultTransport => "default servers transport",
         }
     }
 
-    pub(super) const ALL: [Self; 5] =
+    /// Those that hold named parts.
+    pub(super) const NAMED: [Self; 5] =
         [Self::EntryPoint, Self::Router, Self::Service, Self::Transport, Self::Middleware];
+
+    /// What cannot be read where the key of this path cannot: the section itself, or all those below it.
+    pub(super) fn within(path: &str) -> Vec<Self> {
+        let below = |path: &str, other: &str| path.strip_prefix(other).is_some_and(|rest| rest.starts_with('.'));
+        let named = Self::NAMED.into_iter().filter(|one| one.path() == path || below(one.path(), path));
+        let whole = Self::DefaultTransport;
+        let default = (path == whole.path() || below(path, whole.path())).then_some(whole);
+        named.chain(default).collect()
+    }
 }
 
 impl Item {
@@ -82,9 +99,24 @@ impl Fault {
         self.item.as_ref().map(|item| (item.section.path(), item.name.as_str()))
     }
 
+    /// A fault of a key that no part stands or falls with.
+    pub(super) fn at(file: &Path, path: impl Into<String>, line: u32, message: String) -> Self {
+        Self { file: file.to_owned(), path: path.into(), line, message, item: None, sections: Vec::new() }
+    }
+
     /// A fault of a whole file.
     pub(super) fn file(file: &Path, line: u32, message: String) -> Self {
-        Self { file: file.to_owned(), path: String::new(), line, message, item: None }
+        Self::at(file, "", line, message)
+    }
+
+    /// The part that cannot be used because of it.
+    pub(super) fn of(self, item: Item) -> Self {
+        Self { item: Some(item), ..self }
+    }
+
+    /// The sections that cannot be read because of it.
+    pub(super) fn of_sections(self, sections: Vec<Section>) -> Self {
+        Self { sections, ..self }
     }
 }
 
@@ -114,26 +146,43 @@ impl fmt::Display for Plain<'_> {
     }
 }
 
+/// What of the files cannot be used.
+#[derive(Debug, Default)]
+pub(super) struct Broken {
+    /// Named parts.
+    pub items: HashSet<Item>,
+    /// Sections, with the file that may mean them.
+    pub sections: HashSet<(PathBuf, Section)>,
+    /// Keys of the top level that the main file may mean by one that is misspelt.
+    pub meant: HashSet<&'static str>,
+}
+
+impl Broken {
+    pub(super) fn has(&self, file: &Path, section: Section) -> bool {
+        // Few: one file of many has such a fault.
+        self.sections.iter().any(|(at, broken)| *broken == section && at == file)
+    }
+}
+
 /// Collects the faults of one load, up to [`FAULTS_MAX`].
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     list: Vec<Fault>,
     more: usize,
-    broken: std::collections::HashSet<Item>,
+    pub(super) broken: Broken,
 }
 
 impl Faults {
-    /// Adds one. Its item counts as broken even where the fault itself is one too many to list.
+    /// Adds one. What it breaks counts as broken even where the fault itself is one too many to list.
     pub(super) fn push(&mut self, fault: Fault) {
-        if let Some(item) = &fault.item {
-            self.broken.insert(item.clone());
-        }
+        self.broken.items.extend(fault.item.clone());
+        self.broken.sections.extend(fault.sections.iter().map(|section| (fault.file.clone(), *section)));
         if self.list.len() < FAULTS_MAX { self.list.push(fault) } else { self.more += 1 }
     }
 
     /// Marks a part as unusable where the reason is told elsewhere.
     pub(super) fn break_item(&mut self, item: Item) {
-        self.broken.insert(item);
+        self.broken.items.insert(item);
     }
 
     /// Whether a suggestion is worth its time: nobody reads the hundredth, and each costs a look at all names.
@@ -142,11 +191,11 @@ impl Faults {
     }
 
     pub(super) fn is_broken(&self, item: &Item) -> bool {
-        self.broken.contains(item)
+        self.broken.items.contains(item)
     }
 
-    /// The list, in the order of file and line, and the broken parts.
-    pub(super) fn finish(mut self, file: &Path) -> (Vec<Fault>, std::collections::HashSet<Item>) {
+    /// The list, in the order of file and line, and what is broken.
+    pub(super) fn finish(mut self, file: &Path) -> (Vec<Fault>, Broken) {
         self.list.sort_by(|a, b| (a.file != file, &a.file, a.line).cmp(&(b.file != file, &b.file, b.line)));
         if self.more > 0 {
             self.list.push(Fault::file(file, 0, format!("and {} more faults", self.more)));
@@ -161,13 +210,7 @@ mod tests {
 
     #[test]
     fn a_fault_is_one_line_whatever_the_file_holds() {
-        let fault = Fault {
-            file: "a.yaml".into(),
-            path: "http.x\n\u{1b}[31m".to_owned(),
-            line: 7,
-            message: "bad".to_owned(),
-            item: None,
-        };
+        let fault = Fault::at(Path::new("a.yaml"), "http.x\n\u{1b}[31m", 7, "bad".to_owned());
         assert_eq!(fault.to_string(), r"a.yaml:7: http.x\n\u{1b}[31m: bad");
     }
 }

@@ -1,14 +1,14 @@
 //! Which files make up the configuration, and reading them whole: the file of `--config` and those of `providers.file`.
 //! A file that cannot be read or parsed is stood in for by its last good text.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::dynamic::{self, Around, Source};
-use super::fault::{Fault, Faults, Item, Section};
+use super::dynamic::{self, Around, Parts, Place, Source, Transport};
+use super::fault::{Broken, Fault, Faults, Item, Section};
 use super::model::{Config, Dynamic, FileProvider, Static};
 use super::walk::{self, Role};
 use super::yaml::{self, FILE_BYTES_MAX, Node, Value};
@@ -31,11 +31,14 @@ pub struct Parsed {
     pub dynamic: Dynamic,
     /// Everything that is wrong.
     pub faults: Vec<Fault>,
-    /// Parts that stand in a file and cannot be used.
-    pub(super) broken: HashSet<Item>,
+    /// What stands in a file and cannot be used.
+    pub(super) broken: Broken,
     /// Where each part stands.
-    pub(super) places: HashMap<Item, PathBuf>,
+    pub(super) places: HashMap<Item, Place>,
     pub(super) texts: Texts,
+    pub(super) default_transport: Option<Transport>,
+    /// Where the main file's keys of the top level stand.
+    pub(super) top_lines: HashMap<String, u32>,
 }
 
 /// Reads everything; all faults at once.
@@ -56,6 +59,7 @@ pub fn check(path: &Path) -> Result<Config, Vec<Fault>> {
 pub(super) struct Before<'b> {
     pub fixed: &'b Static,
     pub texts: &'b Texts,
+    pub default_transport: Option<Transport>,
 }
 
 /// Reads all files. In a reload the further files are those of the static part that holds.
@@ -74,26 +78,30 @@ pub(super) fn read(main: &Path, before: Option<Before<'_>>) -> Parsed {
         }
     }
     let Load { mut faults, texts, sources, incomplete, .. } = load;
-    let around = Around { fixed: holding, incomplete };
-    let (dynamic, places) = dynamic::read(&sources, around, &mut faults);
+    let default_transport = before.and_then(|before| before.default_transport);
+    let around = Around { fixed: holding, incomplete, default_transport };
+    let Parts { dynamic, places, default_transport } = dynamic::read(&sources, around, &mut faults);
+    let mut top_lines = HashMap::new();
     if let Some(source) = sources.first().filter(|source| source.file == main) {
         entry_points_exist(source, &fixed, &places, &mut faults);
+        top_lines.extend(source.root.entries().iter().map(|(word, _)| (word.text.clone(), word.line)));
     }
     let (faults, broken) = faults.finish(main);
-    Parsed { fixed, dynamic, faults, broken, places, texts }
+    Parsed { fixed, dynamic, faults, broken, places, texts, default_transport, top_lines }
 }
 
 /// What needs an entry point has one.
-fn entry_points_exist(main: &Source, fixed: &Static, places: &HashMap<Item, PathBuf>, faults: &mut Faults) {
+fn entry_points_exist(main: &Source, fixed: &Static, places: &HashMap<Item, Place>, faults: &mut Faults) {
+    let told = faults.broken.has(&main.file, Section::EntryPoint);
     let mut fault = |path: &str, line: u32, message: String| {
-        faults.push(Fault { file: main.file.clone(), path: path.to_owned(), line, message, item: None });
+        faults.push(Fault::at(&main.file, path, line, message));
     };
     let names = || places.keys().filter(|item| item.section == Section::EntryPoint).map(|item| item.name.as_str());
-    if names().next().is_none() {
+    if names().next().is_none() && !told {
         fault("entryPoints", 0, "there is none; write e.g. `entryPoints: {web: {address: \":8000\"}}`".to_owned());
     }
     let Some(wanted) = fixed.ping.as_ref().and_then(|ping| ping.entry_point.as_deref()) else { return };
-    if names().all(|name| name != wanted) {
+    if names().all(|name| name != wanted) && !told {
         let line = main.root.at("ping.entryPoint").map_or(0, |node| node.line);
         let near = schema::nearest(wanted, names()).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
         fault("ping.entryPoint", line, format!("there is no entry point `{wanted}`{near}"));
@@ -111,35 +119,40 @@ struct Load<'b> {
 impl Load<'_> {
     /// Reads one file, or takes its last good text.
     fn add(&mut self, file: &Path, role: Role) {
-        let read = text(file).and_then(|text| match yaml::parse(&text) {
+        let read = text(file).map_err(|message| (0, message)).and_then(|text| match yaml::parse(&text) {
             Ok(root) if matches!(root.value, Value::Map(_)) => Ok((text, root)),
             Ok(root) => {
                 let message = format!("the file must be a section of keys, not {}", root.what());
-                Err(Fault::file(file, root.line, message))
+                Err((root.line, message))
             }
-            Err(error) => Err(Fault::file(file, error.line, error.message)),
+            Err(error) => Err((error.line, error.message)),
         });
         match read {
             Ok((text, mut root)) => {
                 walk::check(file, role, &mut root, &mut self.faults);
                 self.keep(file, text, root);
             }
-            Err(fault) => {
-                self.faults.push(fault);
-                let last = self.before.and_then(|before| before.texts.get(file)).cloned();
-                let Some((text, mut root)) = last.and_then(|text| Some((Arc::clone(&text), yaml::parse(&text).ok()?)))
-                else {
-                    self.incomplete = true;
-                    return;
-                };
-                // Faults of the old text were told when it was new.
-                let mut old = Faults::default();
-                walk::check(file, role, &mut root, &mut old);
-                let (_, broken) = old.finish(file);
-                broken.into_iter().for_each(|item| self.faults.break_item(item));
-                self.keep(file, text, root);
-            }
+            Err((line, message)) => self.stand_in(file, role, Fault::file(file, line, message)),
         }
+    }
+
+    /// Takes the last good text of a file that cannot be read. Without one it may mean any section.
+    fn stand_in(&mut self, file: &Path, role: Role, mut fault: Fault) {
+        let last = self.before.and_then(|before| before.texts.get(file)).cloned();
+        let last = last.and_then(|text| Some((Arc::clone(&text), yaml::parse(&text).ok()?)));
+        let Some((text, mut root)) = last else {
+            self.incomplete = true;
+            return self.faults.push(fault.of_sections(Section::NAMED.to_vec()));
+        };
+        fault.message.push_str("; until it is mended, its last good text stays");
+        self.faults.push(fault);
+        // Faults of the old text were told when it was new.
+        let mut old = Faults::default();
+        walk::check(file, role, &mut root, &mut old);
+        let (_, Broken { items, sections, .. }) = old.finish(file);
+        self.faults.broken.items.extend(items);
+        self.faults.broken.sections.extend(sections);
+        self.keep(file, text, root);
     }
 
     fn keep(&mut self, file: &Path, text: Arc<str>, root: Node) {
@@ -156,7 +169,8 @@ impl Load<'_> {
         match list(&provider.path, DEPTH_MAX, &mut files) {
             Ok(()) => files.sort(),
             Err(error) => {
-                let message = format!("the directory cannot be listed: {error}");
+                let stays = if self.before.is_some() { "; until it can, the files of before stay" } else { "" };
+                let message = format!("the directory cannot be listed: {error}{stays}");
                 self.faults.push(Fault::file(&provider.path, 0, message));
                 let texts = self.before.map(|before| before.texts.keys());
                 let below = texts.into_iter().flatten().filter(|file| file.starts_with(&provider.path));
@@ -212,15 +226,14 @@ pub(super) fn is_yaml(path: &Path) -> bool {
 }
 
 /// A file's text, within its cap.
-fn text(file: &Path) -> Result<Arc<str>, Fault> {
-    let refused = |what: String| Fault::file(file, 0, what);
-    let opened = fs::File::open(file).map_err(|error| refused(format!("cannot be opened: {error}")))?;
+fn text(file: &Path) -> Result<Arc<str>, String> {
+    let opened = fs::File::open(file).map_err(|error| format!("cannot be opened: {error}"))?;
     let mut bytes = Vec::new();
     let cap = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
-    opened.take(cap).read_to_end(&mut bytes).map_err(|error| refused(format!("cannot be read: {error}")))?;
+    opened.take(cap).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
     if bytes.len() > FILE_BYTES_MAX {
-        return Err(refused(format!("the file is longer than {FILE_BYTES_MAX} bytes")));
+        return Err(format!("the file is longer than {FILE_BYTES_MAX} bytes"));
     }
-    let text = String::from_utf8(bytes).map_err(|_| refused("is not UTF-8 text".to_owned()))?;
+    let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
     Ok(text.into())
 }

@@ -59,13 +59,7 @@ struct Read<'r> {
 impl Read<'_> {
     fn fault(&mut self, path: &str, message: &str) {
         let line = self.top.line(path);
-        self.faults.push(Fault {
-            file: self.file.to_owned(),
-            path: path.to_owned(),
-            line,
-            message: message.to_owned(),
-            item: None,
-        });
+        self.faults.push(Fault::at(self.file, path, line, message.to_owned()));
     }
 
     fn positive(&mut self, path: &str) -> Duration {

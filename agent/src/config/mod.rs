@@ -31,6 +31,6 @@ pub use fault::Fault;
 pub use files::{Parsed, check};
 pub use reference::reference;
 pub use registry::{Inputs, Registry, STAY};
-pub use reload::{Reload, Reloader, merge_reload};
+pub use reload::{Reload, Reloader};
 pub use resolve::{Names, Resolved, Resolver, names};
 pub use watch::Watcher;

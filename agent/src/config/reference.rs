@@ -17,7 +17,10 @@ Durations are written as `10s`, `1m30s`, `200ms`, or in seconds. Lists may be wr
 
 `entryPoints`, `http` and `serversTransport` are reloaded when a file changes and on SIGHUP; the rest needs a restart. A
 file that cannot be parsed keeps its last good state. A faulty router, service, middleware or entry point keeps its last
-good version, or is left out where it has none, and the rest applies.
+good version, or is left out where it has none, and the rest applies. A section that is misspelt, stands at the wrong
+level or is no section keeps what it held; one that is removed, emptied or left without a value is gone. An address that
+cannot be opened keeps the entry point where it was, and is tried again every second. Each of these is a fault in the
+log, in `/api/status` and on the dashboard for as long as it lasts.
 
     entryPoints:
       web: {address: \":8000\"}

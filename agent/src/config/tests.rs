@@ -2,6 +2,7 @@
 
 mod faults;
 mod reloads;
+mod sections;
 
 use std::fs;
 use std::path::PathBuf;

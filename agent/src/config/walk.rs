@@ -7,7 +7,7 @@ use std::path::Path;
 use super::fault::{Fault, Faults, Item, Section};
 use super::schema::{self, Kind, Trie};
 use super::value;
-use super::yaml::{Node, Value};
+use super::yaml::{Node, Value, Word};
 
 /// Which keys a file may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(super) enum Role {
 /// Checks a whole file; afterwards all keys have their right spelling and values have their kinds, save where a fault
 /// says otherwise.
 pub(super) fn check(file: &Path, role: Role, root: &mut Node, faults: &mut Faults) {
-    let mut walk = Walk { file, faults, path: String::new(), item: None };
+    let mut walk = Walk { file, role, faults, path: String::new(), item: None };
     if role == Role::Further {
         walk.only_http(root);
     }
@@ -30,6 +30,7 @@ pub(super) fn check(file: &Path, role: Role, root: &mut Node, faults: &mut Fault
 
 struct Walk<'w> {
     file: &'w Path,
+    role: Role,
     faults: &'w mut Faults,
     path: String,
     item: Option<Item>,
@@ -37,14 +38,23 @@ struct Walk<'w> {
 
 impl Walk<'_> {
     fn fault(&mut self, line: u32, message: String) {
-        let Self { file, path, item, .. } = self;
-        self.faults.push(Fault { file: file.to_path_buf(), path: path.clone(), line, message, item: item.clone() });
+        let sections = match &self.item {
+            // A section one level too deep passes for a part of another.
+            Some(item) => below_http(&item.name).into_iter().chain(at_top(&item.name)).flatten().collect(),
+            None => Section::within(&self.path),
+        };
+        self.fault_of(line, message, sections);
+    }
+
+    fn fault_of(&mut self, line: u32, message: String, sections: Vec<Section>) {
+        let fault = Fault::at(self.file, self.path.clone(), line, message).of_sections(sections);
+        self.faults.push(Fault { item: self.item.clone(), ..fault });
     }
 
     /// Runs with a word added to the path.
     fn under(&mut self, word: &str, then: impl FnOnce(&mut Self)) {
         let (length, item) = (self.path.len(), self.item.clone());
-        if let (None, Some(section)) = (&item, Section::ALL.into_iter().find(|section| section.path() == self.path)) {
+        if let (None, Some(section)) = (&item, Section::NAMED.into_iter().find(|section| section.path() == self.path)) {
             self.item = Some(Item::new(section, word));
         }
         if !self.path.is_empty() && !word.starts_with('[') {
@@ -63,9 +73,8 @@ impl Walk<'_> {
             let known = Trie::root().child(&word.text);
             let (Some((known, trie)), false) = (known, word.text.eq_ignore_ascii_case("http")) else { return true };
             if trie.unsupported.is_none() {
-                self.under(known, |walk| {
-                    walk.fault(word.line, "belongs into the file of --config; a further file holds `http`".to_owned());
-                });
+                let message = "belongs into the file of --config; a further file holds `http`".to_owned();
+                self.under(known, |walk| walk.fault_of(word.line, message, Vec::new()));
             }
             trie.unsupported.is_some()
         });
@@ -73,6 +82,7 @@ impl Walk<'_> {
 
     fn section(&mut self, node: &mut Node, trie: &Trie) {
         let Value::Map(entries) = &mut node.value else { return };
+        let level = Level::of(&self.path, entries, trie);
         let mut seen = HashSet::new();
         entries.retain_mut(|(word, child)| {
             let line = word.line;
@@ -86,7 +96,7 @@ impl Walk<'_> {
             let mut keep = true;
             self.under(&word.text, |walk| {
                 let Some(next) = next else {
-                    walk.unknown(line, &word.text, trie);
+                    walk.unknown(line, &word.text, trie, &level);
                     keep = false;
                     return;
                 };
@@ -104,15 +114,39 @@ impl Walk<'_> {
         });
     }
 
-    fn unknown(&mut self, line: u32, word: &str, trie: &Trie) {
-        let message = match schema::nearest(word, trie.known()) {
-            Some(near) => format!("unknown key; did you mean `{near}`?"),
-            None => {
-                let known: Vec<_> = trie.known().collect();
-                format!("unknown key; known here: {}", known.join(", "))
+    fn unknown(&mut self, line: u32, word: &str, trie: &Trie, level: &Level) {
+        let elsewhere = match level.path.as_str() {
+            "" => below_http(word).map(|sections| (format!("`http.{word}`"), sections)),
+            "http" => at_top(word).map(|sections| (format!("`{word}` at the top level"), sections)),
+            _ => None,
+        };
+        let known: Vec<_> = trie.known().filter(|word| self.is_held(level, word)).collect();
+        let near = schema::nearest(word, known.iter().copied());
+        let (message, sections) = match (elsewhere, near) {
+            (Some((near, sections)), _) => (format!("unknown key; did you mean {near}?"), sections),
+            (None, Some(near)) => {
+                self.faults.broken.meant.extend(level.path.is_empty().then_some(near));
+                (format!("unknown key; did you mean `{near}`?"), level.sections(near))
+            }
+            (None, None) => {
+                // It may mean any section that is not there.
+                let absent = known.iter().filter(|word| !level.given.contains(*word));
+                let sections = absent.flat_map(|word| level.sections(word)).collect();
+                (format!("unknown key; known here: {}", known.join(", ")), sections)
             }
         };
-        self.fault(line, message);
+        match &self.item {
+            Some(_) => self.fault(line, message),
+            None => {
+                let own = Section::within(&self.path);
+                self.fault_of(line, message, level.with_emptied([own, sections].concat()));
+            }
+        }
+    }
+
+    /// Whether a key is one for this file: a further file's top level has one only.
+    fn is_held(&self, level: &Level, word: &str) -> bool {
+        self.role == Role::Main || !level.path.is_empty() || word == "http"
     }
 
     fn name(&mut self, line: u32, name: &str) {
@@ -157,4 +191,57 @@ impl Walk<'_> {
             (_, None) => self.fault(line, format!("must be a section, not {}", node.what())),
         }
     }
+}
+
+/// The keys of a mapping that may hold sections, for what an unknown one beside them may mean.
+#[derive(Debug, Default)]
+struct Level {
+    path: String,
+    /// Known keys that are there, with or without a value.
+    given: Vec<&'static str>,
+    /// Those without: what an indentation lost is left with.
+    emptied: Vec<&'static str>,
+}
+
+impl Level {
+    fn of(path: &str, entries: &[(Word, Node)], trie: &Trie) -> Self {
+        let mut level = Self { path: path.to_owned(), ..Self::default() };
+        // No other mapping holds sections.
+        if matches!(path, "" | "http") {
+            for (word, node) in entries {
+                let Some((known, _)) = trie.child(&word.text) else { continue };
+                level.given.push(known);
+                level.emptied.extend((node.value == Value::Null).then_some(known));
+            }
+        }
+        level
+    }
+
+    /// The sections that a key of this level is, or that lie below it.
+    fn sections(&self, word: &str) -> Vec<Section> {
+        match self.path.as_str() {
+            "" => Section::within(word),
+            path => Section::within(&format!("{path}.{word}")),
+        }
+    }
+
+    fn with_emptied(&self, mut sections: Vec<Section>) -> Vec<Section> {
+        sections.extend(self.emptied.iter().flat_map(|word| self.sections(word)));
+        sections.sort_unstable();
+        sections.dedup();
+        sections
+    }
+}
+
+/// The sections of a word that belongs below `http`.
+fn below_http(word: &str) -> Option<Vec<Section>> {
+    let (_, http) = Trie::root().child("http")?;
+    let (known, _) = http.child(word)?;
+    Some(Section::within(&format!("http.{known}"))).filter(|sections| !sections.is_empty())
+}
+
+/// The sections of a word that belongs to the top level.
+fn at_top(word: &str) -> Option<Vec<Section>> {
+    let (known, _) = Trie::root().child(word)?;
+    Some(Section::within(known)).filter(|sections| !sections.is_empty())
 }

@@ -337,7 +337,7 @@ fn further_files_hold_http_only_and_names_must_differ() {
             "more/a.yml:3: http.routers.hotrod: this router stands in main.yaml already; rename one",
             "more/a.yml:4: api: belongs into the file of --config; a further file holds `http`",
             "more/a.yml:5: tls: not supported yet",
-            "more/a.yml:6: loq: unknown key; did you mean `log`?",
+            "more/a.yml:6: loq: unknown key; known here: http",
         ]
     );
 }
