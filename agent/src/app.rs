@@ -399,6 +399,7 @@ fn probe_list(probes: &Probes) -> serde_json::Value {
             "set": probe.row.set,
             "tells": probe.row.tells,
             "on": probe.off.is_none(),
+            "lacking": probe.is_lacking(),
             "why": probe.off.as_ref().map(ToString::to_string),
             "remedy": probe.off.as_ref().map(crate::probes::Reason::remedy),
         })

@@ -13,18 +13,25 @@ pub struct Catalog {
     pub entry_points: HashMap<u32, Arc<str>>,
     /// Routes by id.
     pub routes: HashMap<u32, Arc<RouteNames>>,
-    /// Services by id.
+    /// Services' names by id, [`qualified`].
     pub services: HashMap<u32, Arc<str>>,
     /// Servers by id.
     pub servers: HashMap<u32, Arc<ServerNames>>,
 }
 
+/// A part's name as it is told outside of the file, in Traefik's form: `hotrod@file`. Who comes from Traefik asks by it,
+/// and parts of one name from two providers stay two.
+#[must_use]
+pub fn qualified(name: &str) -> String {
+    if name.contains('@') { name.to_owned() } else { format!("{name}@file") }
+}
+
 /// What spans say of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteNames {
-    /// The router's name.
+    /// The router's name, [`qualified`].
     pub router: Arc<str>,
-    /// The service's name.
+    /// The service's name, [`qualified`].
     pub service: Arc<str>,
     /// The rule's text.
     pub rule: Arc<str>,
@@ -32,7 +39,7 @@ pub struct RouteNames {
     pub operations: Vec<Arc<str>>,
     /// By branch: the path pattern (`http.route`), empty where the rule has none.
     pub patterns: Vec<Arc<str>>,
-    /// Names of its middlewares in order: (name, Traefik's span name of the kind).
+    /// Names of its middlewares in order: (name, [`qualified`], Traefik's span name of the kind).
     pub middlewares: Vec<(Arc<str>, &'static str)>,
     /// `traceVerbosity: detailed`.
     pub detailed: bool,

@@ -85,10 +85,10 @@ api: {{address: \"127.0.0.1:0\"}}
     };
     assert_eq!(sum_of("wayspan_entrypoint_requests_total", "entrypoint=\"seen\""), 3.0, "{page}");
     assert_eq!(sum_of("wayspan_entrypoint_requests_total", "entrypoint=\"unseen\""), 1.0, "{page}");
-    assert_eq!(sum_of("wayspan_router_requests_total", "router=\"default\""), 1.0);
-    assert_eq!(sum_of("wayspan_router_requests_total", "router=\"always\""), 2.0);
-    assert_eq!(sum_of("wayspan_router_requests_total", "router=\"never\""), 0.0);
-    assert_eq!(sum_of("wayspan_service_requests_total", "service=\"up\""), 3.0);
+    assert_eq!(sum_of("wayspan_router_requests_total", "router=\"default@file\""), 1.0);
+    assert_eq!(sum_of("wayspan_router_requests_total", "router=\"always@file\""), 2.0);
+    assert_eq!(sum_of("wayspan_router_requests_total", "router=\"never@file\""), 0.0);
+    assert_eq!(sum_of("wayspan_service_requests_total", "service=\"up@file\""), 3.0);
 }
 
 #[test]

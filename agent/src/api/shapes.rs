@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, qualified};
 use crate::config::Fault;
 use crate::config::model::{
     Dynamic, EntryPoint, Middleware, MiddlewareKind, Observability, OtlpProtocol, Router, Service, Static, Verbosity,
@@ -43,6 +43,8 @@ pub(super) struct Page {
 #[derive(Debug)]
 struct Named<'v, T> {
     name: &'v str,
+    /// The name as it is told.
+    shown: String,
     part: Option<&'v T>,
     errors: Vec<String>,
     /// What a search looks at, beside the name.
@@ -62,7 +64,7 @@ impl<T> Named<'_, T> {
     fn fits(&self, page: &Page) -> bool {
         let found = |text: &str| text.to_lowercase().contains(&page.search.to_lowercase());
         (page.status.is_empty() || page.status == self.status())
-            && (page.search.is_empty() || found(self.name) || self.texts.iter().any(|text| found(text)))
+            && (page.search.is_empty() || found(&self.shown) || self.texts.iter().any(|text| found(text)))
     }
 
     /// The fields that all kinds of parts have.
@@ -71,8 +73,8 @@ impl<T> Named<'_, T> {
             Value::Object(map) => map,
             _ => Map::new(),
         };
-        map.insert("name".to_owned(), self.name.into());
-        map.insert("provider".to_owned(), provider(self.name).into());
+        map.insert("name".to_owned(), self.shown.as_str().into());
+        map.insert("provider".to_owned(), provider(&self.shown).into());
         map.insert("status".to_owned(), self.status().into());
         if !self.errors.is_empty() {
             map.insert("error".to_owned(), self.errors.clone().into());
@@ -97,16 +99,20 @@ fn named<'v, T>(
             errors.entry(of).or_default().push(fault.to_string());
         }
     }
+    // Entry points have no provider.
+    let shown = |name: &str| if section == ENTRY_POINTS { name.to_owned() } else { qualified(name) };
     let mut all: Vec<_> = parts
         .iter()
         .map(|part| {
             let name = name(part);
-            Named { name, part: Some(part), errors: errors.remove(name).unwrap_or_default(), texts: texts(part) }
+            let errors = errors.remove(name).unwrap_or_default();
+            Named { name, shown: shown(name), part: Some(part), errors, texts: texts(part) }
         })
         .collect();
     let mut left_out: Vec<_> = errors.into_iter().collect();
     left_out.sort_unstable();
-    all.extend(left_out.into_iter().map(|(name, errors)| Named { name, part: None, errors, texts: [""; 2] }));
+    let left_out = left_out.into_iter();
+    all.extend(left_out.map(|(name, errors)| Named { name, shown: shown(name), part: None, errors, texts: [""; 2] }));
     all
 }
 
@@ -145,8 +151,7 @@ fn paged<T>(all: Vec<Named<'_, T>>, page: &Page, describe: impl Fn(&Named<'_, T>
 
 /// The one of that name, with or without `@provider`.
 fn find<'v, T>(all: Vec<Named<'v, T>>, name: &str) -> Option<Named<'v, T>> {
-    let bare = name.strip_suffix("@file").unwrap_or(name);
-    all.into_iter().find(|part| part.name == name || part.name == bare)
+    all.into_iter().find(|part| part.name == name || part.shown == name)
 }
 
 fn provider(name: &str) -> &str {
@@ -256,7 +261,7 @@ pub(super) fn service(view: &View<'_>, name: &str) -> Option<Value> {
     find(services_of(view), name).map(|named| describe_service(view, &named, &users))
 }
 
-fn describe_service(view: &View<'_>, named: &Named<'_, Service>, users: &HashMap<&str, Vec<&str>>) -> Value {
+fn describe_service(view: &View<'_>, named: &Named<'_, Service>, users: &HashMap<&str, Vec<String>>) -> Value {
     let used_by = users.get(named.name).cloned().unwrap_or_default();
     let Some(part) = named.part else { return named.described(json!({"usedBy": used_by})) };
     let up = reachable_urls(view.catalog);
@@ -295,7 +300,7 @@ pub(super) fn middleware(view: &View<'_>, name: &str) -> Option<Value> {
     find(middlewares_of(view), name).map(|named| describe_middleware(&named, &users))
 }
 
-fn describe_middleware(named: &Named<'_, Middleware>, users: &HashMap<&str, Vec<&str>>) -> Value {
+fn describe_middleware(named: &Named<'_, Middleware>, users: &HashMap<&str, Vec<String>>) -> Value {
     let used_by = users.get(named.name).cloned().unwrap_or_default();
     let mut fields = json!({"usedBy": used_by});
     match named.part.map(|part| &part.kind) {
@@ -317,11 +322,11 @@ fn describe_middleware(named: &Named<'_, Middleware>, users: &HashMap<&str, Vec<
 }
 
 /// Routers by what they refer to.
-fn users<'v>(view: &View<'v>, refers: impl Fn(&'v Router) -> &'v [String]) -> HashMap<&'v str, Vec<&'v str>> {
-    let mut users: HashMap<&str, Vec<&str>> = HashMap::new();
+fn users<'v>(view: &View<'v>, refers: impl Fn(&'v Router) -> &'v [String]) -> HashMap<&'v str, Vec<String>> {
+    let mut users: HashMap<&str, Vec<String>> = HashMap::new();
     for router in &view.dynamic.routers {
         for name in refers(router) {
-            users.entry(name).or_default().push(&router.name);
+            users.entry(name).or_default().push(qualified(&router.name));
         }
     }
     users

@@ -132,7 +132,12 @@ async fn parts_say_how_they_are() {
         ("http/routers/hotrod", "/error", Value::Null),
         ("http/routers/hotrod", "/using", json!(["web", "admin"])),
         ("http/routers/hotrod", "/priority", json!(24)),
+        ("http/routers/hotrod", "/name", json!("hotrod@file")),
         ("http/routers/hotrod", "/provider", json!("file")),
+        ("http/routers/hotrod", "/service", json!("hotrod")),
+        ("http/services/hotrod@file", "/name", json!("hotrod@file")),
+        ("http/middlewares/cache", "/name", json!("cache@file")),
+        ("entrypoints/web", "/name", json!("web")),
         ("http/routers/hotrod", "/observability/traceVerbosity", json!("detailed")),
         ("http/routers/assets", "/status", json!("warning")),
         ("http/routers/assets", "/rule", json!("Host(`hotrod.localhost`) && PathPrefix(`/static`)")),
@@ -140,7 +145,7 @@ async fn parts_say_how_they_are() {
         ("http/routers/assets", "/entryPoints", json!(["web"])),
         ("http/routers/broken", "/status", json!("disabled")),
         ("http/services/hotrod", "/serverStatus", json!({"http://127.0.0.1:8080": "UP"})),
-        ("http/services/hotrod", "/usedBy", json!(["hotrod", "assets"])),
+        ("http/services/hotrod", "/usedBy", json!(["hotrod@file", "assets@file"])),
         ("http/services/hotrod", "/type", json!("loadbalancer")),
         ("http/services/shop", "/status", json!("warning")),
         ("http/services/shop", "/error", json!(["no address is known for `shop.internal`"])),
@@ -150,7 +155,7 @@ async fn parts_say_how_they_are() {
         ("entrypoints/admin", "/address", json!("127.0.0.1:8001")),
         ("entrypoints/web", "/transport/respondingTimeouts/readTimeout", json!("1m0s")),
         ("entrypoints/web", "/transport/lifeCycle/graceTimeOut", json!("10s")),
-        ("http/middlewares/cache", "/usedBy", json!(["assets"])),
+        ("http/middlewares/cache", "/usedBy", json!(["assets@file"])),
         ("http/middlewares/cache", "/headers/customRequestHeaders/authorization", json!("xxxx")),
     ] {
         let value = world.get(&format!("/api/{path}")).await.json();
@@ -166,18 +171,19 @@ async fn parts_say_how_they_are() {
 async fn lists_are_searched_and_paged_as_traefiks() {
     let world = World::start().await;
     for (query, names, next) in [
-        ("", &["hotrod", "shop", "assets", "broken"][..], "1"),
-        ("?per_page=2", &["hotrod", "shop"], "2"),
-        ("?per_page=2&page=2", &["assets", "broken"], "1"),
+        ("", &["hotrod@file", "shop@file", "assets@file", "broken@file"][..], "1"),
+        ("?per_page=2", &["hotrod@file", "shop@file"], "2"),
+        ("?per_page=2&page=2", &["assets@file", "broken@file"], "1"),
         ("?per_page=2&page=3", &[], "1"),
-        ("?per_page=0&page=0", &["hotrod"], "2"),
+        ("?per_page=0&page=0", &["hotrod@file"], "2"),
         ("?page=18446744073709551615&per_page=1000", &[], "1"),
-        ("?search=STATIC", &["assets"], "1"),
-        ("?search=shop", &["shop"], "1"),
-        ("?search=%60%2Fstatic", &["assets"], "1"),
-        ("?status=disabled", &["broken"], "1"),
-        ("?status=warning&search=hotrod", &["assets"], "1"),
-        ("?page=x", &["hotrod", "shop", "assets", "broken"], "1"),
+        ("?search=STATIC", &["assets@file"], "1"),
+        ("?search=shop", &["shop@file"], "1"),
+        ("?search=%60%2Fstatic", &["assets@file"], "1"),
+        ("?status=disabled", &["broken@file"], "1"),
+        ("?status=warning&search=hotrod", &["assets@file"], "1"),
+        ("?search=@FILE&per_page=1", &["hotrod@file"], "2"),
+        ("?page=x", &["hotrod@file", "shop@file", "assets@file", "broken@file"], "1"),
     ] {
         let answer = world.get(&format!("/api/http/routers{query}")).await;
         let list = answer.json();

@@ -19,7 +19,7 @@ use self::ids::Ids;
 use super::bridge;
 use super::model::{self, Dynamic, MiddlewareKind, Observability, Static, Verbosity};
 use super::resolve::Resolved;
-use crate::catalog::{Catalog, RouteNames, ServerNames};
+use crate::catalog::{Catalog, RouteNames, ServerNames, qualified};
 
 /// How long names that left stay known: records of their last requests are still on their way. Requests may stream
 /// for minutes.
@@ -204,12 +204,12 @@ impl<'b> Build<'b> {
         let middlewares = router.middlewares.iter().filter_map(|name| self.middlewares.get(name.as_str()).copied());
         let middlewares: Vec<&model::Middleware> = middlewares.collect();
         let names = RouteNames {
-            router: router.name.as_str().into(),
-            service: router.service.as_str().into(),
+            router: qualified(&router.name).into(),
+            service: qualified(&router.service).into(),
             rule: (*router.rule.text).into(),
             operations: Vec::new(),
             patterns: Vec::new(),
-            middlewares: middlewares.iter().map(|one| (one.name.as_str().into(), kind_name(&one.kind))).collect(),
+            middlewares: middlewares.iter().map(|one| (qualified(&one.name).into(), kind_name(&one.kind))).collect(),
             detailed: observed.detailed,
             internal: router.service.ends_with("@internal"),
         };
@@ -265,7 +265,7 @@ impl<'b> Build<'b> {
     }
 
     fn service(&mut self, service: &model::Service) -> Arc<snapshot::Service> {
-        let id = self.registry.services.named(service.name.clone(), service.name.as_str());
+        let id = self.registry.services.named(service.name.clone(), qualified(&service.name).as_str());
         if let Some(built) = self.now.services.get(&id) {
             return Arc::clone(built);
         }

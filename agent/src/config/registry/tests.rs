@@ -9,7 +9,7 @@ use wayspan_proxy::route::RequestView;
 use wayspan_proxy::snapshot::{Route, Service, Snapshot, Target};
 
 use super::{Inputs, Registry, STAY};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, qualified};
 use crate::config::resolve::{Resolved, names};
 use crate::config::tests::good;
 
@@ -73,7 +73,7 @@ fn a_change_touches_only_its_entry_point() {
     // Another rule or priority is another table with the same route.
     let (third, catalog) = world.build(&file("a: {rule: Path(`/z`), service: s, entryPoints: [web]}", S));
     assert!(!Arc::ptr_eq(&second.entry_points[0].routes, &third.entry_points[0].routes));
-    let a = catalog.routes.values().find(|names| &*names.router == "a").unwrap();
+    let a = catalog.routes.values().find(|names| &*names.router == "a@file").unwrap();
     assert_eq!(&*a.rule, "Path(`/z`)");
 }
 
@@ -89,7 +89,7 @@ fn service_of(world: &World, router: &str) -> Arc<Service> {
 }
 
 fn id_of(catalog: &Catalog, router: &str) -> u32 {
-    *catalog.routes.iter().find(|(_, names)| &*names.router == router).expect(router).0
+    *catalog.routes.iter().find(|(_, names)| *names.router == qualified(router)).expect(router).0
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn names_keep_their_ids_and_leave_after_a_while() {
     world.build(&file("", ""));
     world.pass(STAY);
     let (_, left) = world.build(&file("", ""));
-    assert!(left.routes.values().all(|names| &*names.router != "a") && left.services.is_empty());
+    assert!(left.routes.values().all(|names| &*names.router != "a@file") && left.services.is_empty());
     // Back too late: a new id, never one that was given.
     let (_, late) = world.build(&file(A, S));
     assert!(id_of(&late, "a") > a);
@@ -211,8 +211,8 @@ fn middlewares_and_names_stand_in_the_routers_order() {
     let route = route_of(&world, "r");
     assert_eq!(route.middlewares.len(), 2);
     let names = &catalog.routes[&route.id];
-    assert_eq!(names.middlewares, [("b".into(), "Headers"), ("a".into(), "Headers")]);
-    assert_eq!((&*names.service, names.operations.len(), names.patterns.len()), ("s", 1, 1));
+    assert_eq!(names.middlewares, [("b@file".into(), "Headers"), ("a@file".into(), "Headers")]);
+    assert_eq!((&*names.service, names.operations.len(), names.patterns.len()), ("s@file", 1, 1));
 }
 
 /// The router that a request finds on an entry point.
