@@ -1,6 +1,7 @@
 //! The composition root: makes the parts of the agent, connects them, and ends them in order. Each part's work is its
 //! own; nothing is decided here but who gets what.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,12 +17,12 @@ use tracing::{error, info, warn};
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::ring::RecordReader;
 use wayspan_proxy::sampling::Policy;
-use wayspan_proxy::server::{Proxy, Settings};
+use wayspan_proxy::server::{ListenFault, Proxy, Settings};
 
 use crate::api::{self, Api};
 use crate::catalog::Catalog;
 use crate::config::model::{Dynamic, Log, Static, Workers};
-use crate::config::{Fault, Inputs, Registry, Reload, Reloader, Resolver, Watcher, names};
+use crate::config::{Fault, Inputs, Registry, Reloader, Resolver, Watcher, names};
 use crate::export::internal::{InternalRequest, InternalSpans, InternalTask};
 use crate::export::resource::{HostFacts, Resource};
 use crate::export::sender::Exporter;
@@ -66,8 +67,12 @@ struct Routing {
     resolver: Resolver,
     proxy: Proxy,
     /// The bound address of the api.
-    api: Option<std::net::SocketAddr>,
+    api: Option<SocketAddr>,
     shown: Shown,
+    /// What the last reload found wrong with the files.
+    faults: Vec<Fault>,
+    /// Addresses that cannot be opened, and are tried again.
+    unopened: Vec<Fault>,
 }
 
 /// What the api and the merge see of the configuration of this moment.
@@ -79,20 +84,9 @@ struct Shown {
     reloads: Arc<AtomicU64>,
 }
 
-impl Shown {
-    /// Tells what a reading of the files found wrong; whether it found anything new.
-    fn told(&self, reload: Reload) -> bool {
-        for fault in &reload.faults {
-            error!(%fault, "configuration");
-        }
-        self.faults.store(Arc::new(reload.faults));
-        reload.changed
-    }
-}
-
 impl Routing {
     /// Makes the configuration of this moment the proxy's truth.
-    async fn apply(&mut self) -> usize {
+    async fn apply(&mut self) {
         let config = self.reloader.config();
         let resolved = self.resolver.resolved();
         let inputs = Inputs {
@@ -108,7 +102,21 @@ impl Routing {
         self.shown.dynamic.store(Arc::new(config.dynamic.clone()));
         let before = self.proxy.addresses();
         let faults = self.proxy.apply(snapshot).await;
-        for fault in &faults {
+        self.tell_of_listeners(&before, &faults);
+    }
+
+    /// Tries again what could not be opened, and closes what nobody is on the way to any more.
+    async fn settle(&mut self) {
+        let before = self.proxy.addresses();
+        let faults = self.proxy.settle().await;
+        self.tell_of_listeners(&before, &faults);
+    }
+
+    fn tell_of_listeners(&mut self, before: &[(Box<str>, SocketAddr)], faults: &[ListenFault]) {
+        let told = std::mem::take(&mut self.unopened);
+        self.unopened = faults.iter().map(|fault| self.address_fault(fault)).collect();
+        // Each retry finds the same again: it is told once.
+        for fault in self.unopened.iter().filter(|fault| !told.contains(fault)) {
             error!(%fault, "an address cannot be opened");
         }
         for (entry_point, address) in self.proxy.addresses() {
@@ -116,19 +124,46 @@ impl Routing {
                 info!("listening entry_point={entry_point} address={address}");
             }
         }
-        faults.len()
+        if self.unopened != told {
+            self.show_faults();
+        }
+    }
+
+    fn address_fault(&self, fault: &ListenFault) -> Fault {
+        let ListenFault { entry_point, address, stays, source } = fault;
+        let stays: Vec<_> = stays.iter().map(ToString::to_string).collect();
+        let then = if stays.is_empty() { "the entry point is closed".to_owned() } else { stays.join(", ") + " stays" };
+        let message = format!(
+            "cannot listen on {address}: {source}; free it or name another one; it is tried again every second, until \
+             then {then}"
+        );
+        self.reloader.address_fault(entry_point, message)
+    }
+
+    fn show_faults(&self) {
+        let all = self.faults.iter().chain(&self.unopened).cloned().collect();
+        self.shown.faults.store(Arc::new(all));
     }
 
     async fn reload(&mut self) {
         let reload = self.reloader.reload_now();
-        let faults = reload.faults.len();
+        self.faults = told(reload.faults);
+        self.show_faults();
         self.shown.reloads.fetch_add(1, Ordering::Relaxed);
-        if self.shown.told(reload) {
+        if reload.changed {
             self.resolver.want(names(&self.reloader.config().dynamic));
             self.apply().await;
-            info!(faults, "configuration reloaded");
+            info!(faults = self.faults.len() + self.unopened.len(), "configuration reloaded");
         }
     }
+}
+
+/// Logs what a reading of the files found wrong.
+fn told(faults: Vec<Fault>) -> Vec<Fault> {
+    for fault in &faults {
+        error!(%fault, "configuration");
+    }
+    faults
 }
 
 /// Where attributed requests go, on the merge's thread.
@@ -160,7 +195,7 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let mut watcher = watch(&reloader);
     let shown = Shown::default();
     // What was written after the first reading and before the watch is noticed by nobody else.
-    shown.told(reloader.reload_now());
+    let faults = told(reloader.reload_now().faults);
     let fixed = Arc::new(reloader.config().fixed.clone());
     let mut tasks = JoinSet::new();
     let probes = load_probes(&fixed, &mut tasks)?;
@@ -196,8 +231,11 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     tasks.spawn(resolving);
     resolver.want(names(&reloader.config().dynamic));
     resolver.settle(NAMES_PATIENCE).await;
-    let mut routing = Routing { reloader, registry: Registry::default(), resolver, proxy, api, shown };
-    if routing.apply().await > 0 {
+    let (registry, unopened) = (Registry::default(), Vec::new());
+    let mut routing = Routing { reloader, registry, resolver, proxy, api, shown, faults, unopened };
+    routing.show_faults();
+    routing.apply().await;
+    if !routing.unopened.is_empty() {
         bail!("not every address could be opened");
     }
     let grace = until_told(&mut routing, watcher.as_mut(), &meters.draining).await?;
@@ -211,6 +249,9 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     info!("ended");
     Ok(ExitCode::SUCCESS)
 }
+
+/// Between two tries of an address that cannot be opened.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// How long the start waits for servers' names; those that come later are applied then.
 const NAMES_PATIENCE: Duration = Duration::from_secs(2);
@@ -385,7 +426,7 @@ fn start_api(
     internal: Option<InternalSpans>,
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
-) -> Result<Option<std::net::SocketAddr>> {
+) -> Result<Option<SocketAddr>> {
     let Some(config) = &fixed.api else { return Ok(None) };
     let (for_recent, for_probes, for_switch) = (Arc::clone(&meters.recent), meters.clone(), meters.clone());
     let (for_spans, for_text) = (meters.clone(), meters.clone());
@@ -466,7 +507,8 @@ async fn until_told(
         tokio::select! {
             () = changed => routing.reload().await,
             _ = hang_up.recv() => routing.reload().await,
-            () = routing.resolver.changed() => drop(routing.apply().await),
+            () = routing.resolver.changed() => routing.apply().await,
+            () = tokio::time::sleep(RETRY), if !routing.proxy.is_settled() => routing.settle().await,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }

@@ -180,7 +180,14 @@ impl<O: SocketObserver> ClientConn<O> {
         self.exchange_expired.get()
     }
 
-    /// Whether the next response should be the connection's last: the worker drains, and no further request had arrived
+    /// Nothing that has not arrived by now, not even in part, is to be served on this connection.
+    pub(crate) fn close_soon(&self) {
+        if self.closing.get().is_none() {
+            self.closing.set(Some(self.arrived()));
+        }
+    }
+
+    /// Whether the next response should be the connection's last: it is to close, and no further request had arrived
     /// by then, not even in part.
     pub(crate) fn is_closing(&self) -> bool {
         let Some(arrived) = self.closing.get() else { return false };
@@ -215,9 +222,7 @@ impl<O: SocketObserver> ClientConn<O> {
             let idle_since = self.last_written.get().max(self.accepted);
             let idle = self.lives.borrow().is_empty() && self.begun.get().is_none();
             let quiet = now.since(idle_since) > DRAIN_IDLE_NS;
-            if self.closing.get().is_none() {
-                self.closing.set(Some(self.arrived()));
-            }
+            self.close_soon();
             if (idle && quiet) || hard <= now {
                 wake |= !self.expired.replace(true);
             }

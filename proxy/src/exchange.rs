@@ -44,6 +44,9 @@ pub(crate) async fn handle<O: SocketObserver>(
     let (parts, body) = request.into_parts();
     open(&conn, &live, &seen, &parts);
     conn.begin(&live);
+    if conn.worker.has_left(conn.entry_point) {
+        conn.close_soon();
+    }
     let connect = parts.method == http::Method::CONNECT;
     let mut reply = route(&conn, &live, parts, body, seen.upgrade).await;
     let switching = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -123,7 +126,7 @@ async fn route<O: SocketObserver>(
         return own(status, text);
     }
     let snapshot = conn.worker.snapshot();
-    let Some(entry_point) = snapshot.entry_points.iter().find(|candidate| candidate.id == conn.entry_point) else {
+    let Some(entry_point) = snapshot.entry_point(conn.entry_point) else {
         live.borrow_mut().fail(End::Complete, ErrorKind::NoRoute);
         return own(StatusCode::NOT_FOUND, NOT_FOUND);
     };

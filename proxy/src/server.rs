@@ -1,16 +1,17 @@
-//! The proxy as the agent holds it: starts the workers, opens and closes their listeners as snapshots come, drains.
+//! The proxy as the agent holds it: starts the workers, hands them their listeners as snapshots come, drains.
 
-use std::collections::HashMap;
+mod listeners;
+mod neighbours;
+
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 
 use crate::clock::MonoNs;
@@ -22,6 +23,9 @@ use crate::sampling::Policy;
 use crate::snapshot::Snapshot;
 use crate::wake;
 use crate::worker::{self, Command, Process, Worker};
+pub use listeners::ListenFault;
+pub(crate) use listeners::{BACKLOG, Place};
+use listeners::{Changes, Listeners};
 
 /// How to run.
 #[derive(Debug, Clone)]
@@ -45,33 +49,10 @@ pub struct Proxy {
     commands: Vec<mpsc::Sender<Command>>,
     threads: Vec<JoinHandle<()>>,
     counters: Counters,
-    listening: HashMap<(u32, SocketAddr), Listening>,
-    next_key: u64,
+    listeners: Listeners,
     tag: Box<dyn Fn(BorrowedFd<'_>) + Send + Sync>,
 }
 
-#[derive(Debug, Clone)]
-struct Listening {
-    key: u64,
-    bound: SocketAddr,
-    name: Box<str>,
-}
-
-/// An address that could not be opened. The others are.
-#[derive(Debug, thiserror::Error)]
-#[error("entryPoints.{entry_point}.address: cannot listen on {address}: {source}")]
-pub struct ListenFault {
-    /// The entry point's name.
-    pub entry_point: String,
-    /// The address.
-    pub address: SocketAddr,
-    /// What the kernel said.
-    #[source]
-    pub source: io::Error,
-}
-
-/// Connections that wait for accept: more than a burst of a busy node, cut to `net.core.somaxconn` by the kernel.
-const BACKLOG: i32 = 4096;
 /// Commands under way to a worker: opens and closes of one reload.
 const COMMANDS_MAX: usize = 1024;
 
@@ -122,8 +103,8 @@ impl Proxy {
             readers.push(reader);
         }
         let tag = Box::new(move |socket: BorrowedFd<'_>| observer.listening(socket));
-        let listening = HashMap::new();
-        Ok((Self { process, commands, threads, counters, listening, next_key: 0, tag }, readers))
+        let listeners = Listeners::default();
+        Ok((Self { process, commands, threads, counters, listeners, tag }, readers))
     }
 
     /// The counters of all workers.
@@ -138,76 +119,56 @@ impl Proxy {
         self.process.open.clone()
     }
 
-    /// Entry points' names and the addresses that they are bound to (where port 0 was asked for, the port got).
+    /// Entry points' names and the addresses that they are bound to (where port 0 was asked for, the port got). What
+    /// only closes later is not among them.
     #[must_use]
     pub fn addresses(&self) -> Vec<(Box<str>, SocketAddr)> {
-        let mut all: Vec<_> = self.listening.values().map(|open| (open.name.clone(), open.bound)).collect();
-        all.sort();
-        all
+        self.listeners.addresses()
     }
 
-    /// Makes a snapshot the truth: opens what is new, swaps, closes what is gone. Connections stay.
-    pub async fn apply(&mut self, snapshot: Snapshot) -> Vec<ListenFault> {
-        self.process.open.keep(snapshot.entry_points.iter().map(|entry| entry.id));
-        let wanted: Vec<(u32, Box<str>, SocketAddr)> = snapshot
-            .entry_points
-            .iter()
-            .flat_map(|entry| entry.addresses.iter().map(|address| (entry.id, entry.name.clone(), *address)))
-            .collect();
+    /// Makes a snapshot the truth: swaps, opens what is new, closes what is gone when nobody is on the way to it.
+    /// Connections stay; those of entry points that are gone end with their next response, or when they are idle.
+    pub async fn apply(&mut self, mut snapshot: Snapshot) -> Vec<ListenFault> {
+        let before = self.process.snapshot.load_full();
+        let open = self.process.open.read();
+        let is_used = |id| self.listeners.serve(id) || open.iter().any(|(of, count)| *of == id && *count > 0);
+        let gone = before.entry_points.iter().chain(&before.left);
+        let gone = gone.filter(|old| !snapshot.has(old.id) && is_used(old.id)).cloned().collect();
+        snapshot.left = gone;
+        self.process.open.keep(snapshot.entry_points.iter().chain(&snapshot.left).map(|entry| entry.id));
         // The table first: a connection that comes in right after the bind finds its routes.
         self.process.snapshot.store(Arc::new(snapshot));
-        let gone: Vec<_> = self
-            .listening
-            .keys()
-            .filter(|(id, address)| !wanted.iter().any(|(other, _, at)| (other, at) == (id, address)))
-            .copied()
-            .collect();
-        for place in gone {
-            if let Some(old) = self.listening.remove(&place) {
-                self.tell(|| Command::Close { key: old.key }).await;
+        self.settle().await
+    }
+
+    /// Tries again what could not be opened, and closes what lingered long enough. To be called about every second
+    /// while there is something to do.
+    pub async fn settle(&mut self) -> Vec<ListenFault> {
+        let snapshot = self.process.snapshot.load_full();
+        let Changes { opened, closed, faults } =
+            self.listeners.settle(&snapshot, self.commands.len(), &*self.tag, MonoNs::now());
+        for (key, place, sockets) in opened {
+            for (sender, listener) in self.commands.iter().zip(sockets) {
+                // A worker that is gone takes no commands, and needs none.
+                let _ = sender.send(Command::Listen { key, place: Arc::clone(&place), listener }).await;
             }
         }
-        let mut faults = Vec::new();
-        for (entry_point, name, address) in wanted {
-            if self.listening.contains_key(&(entry_point, address)) {
-                continue;
-            }
-            if let Err(source) = self.listen(entry_point, &name, address).await {
-                faults.push(ListenFault { entry_point: name.into(), address, source });
-            }
+        for key in closed {
+            self.tell(|| Command::Close { key }).await;
         }
         faults
     }
 
-    async fn tell(&self, command: impl Fn() -> Command) {
-        for sender in &self.commands {
-            // A worker that is gone takes no commands, and needs none.
-            let _ = sender.send(command()).await;
-        }
+    /// Whether [`Proxy::settle`] has nothing to do.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.listeners.is_settled()
     }
 
-    async fn listen(&mut self, entry_point: u32, name: &str, address: SocketAddr) -> io::Result<()> {
-        // Without SO_REUSEPORT first: with it, two processes of one user would share the port without a word.
-        if address.port() != 0 {
-            drop(bound(address, false)?);
+    async fn tell(&self, command: impl Fn() -> Command) {
+        for sender in &self.commands {
+            let _ = sender.send(command()).await;
         }
-        let mut bound_at = address;
-        let mut listeners = Vec::new();
-        for _ in &self.commands {
-            let socket = bound(bound_at, true)?;
-            (self.tag)(socket.as_fd());
-            socket.listen(BACKLOG)?;
-            socket.set_nonblocking(true)?;
-            bound_at = socket.local_addr()?.as_socket().unwrap_or(bound_at);
-            listeners.push(std::net::TcpListener::from(socket));
-        }
-        let key = self.next_key;
-        self.next_key += 1;
-        for (sender, listener) in self.commands.iter().zip(listeners) {
-            let _ = sender.send(Command::Listen { entry_point, key, listener }).await;
-        }
-        self.listening.insert((entry_point, address), Listening { key, bound: bound_at, name: name.into() });
-        Ok(())
     }
 
     /// Stops accepting, lets what is open end for up to `grace`, and waits for the workers.
@@ -225,23 +186,6 @@ impl Proxy {
         let _ = joined.await;
         process.stopping.store(true, Ordering::Relaxed);
     }
-}
-
-fn bound(address: SocketAddr, share: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    socket.set_reuse_address(true)?;
-    if share {
-        socket.set_reuse_port(true)?;
-    }
-    socket.bind(&address.into())?;
-    if !share {
-        // Another listener shows only here: SO_REUSEADDR lets bind pass beside it.
-        socket.listen(1)?;
-    }
-    Ok(socket)
 }
 
 /// Pins this thread to the `number`-th CPU of those that it may use.

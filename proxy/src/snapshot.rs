@@ -18,13 +18,21 @@ pub struct Snapshot {
     pub captured_request_headers: Arc<[Box<str>]>,
     /// Lower-case names of response headers that records keep.
     pub captured_response_headers: Arc<[Box<str>]>,
+    /// Entry points that are gone while connections of theirs are still open: the proxy remembers them itself.
+    pub left: Vec<Arc<EntryPoint>>,
 }
 
 impl Snapshot {
-    /// The entry point with this id, where it is still there.
+    /// The entry point with this id, also one that is gone and still has connections.
     #[must_use]
     pub fn entry_point(&self, id: u32) -> Option<&Arc<EntryPoint>> {
-        self.entry_points.iter().find(|entry_point| entry_point.id == id)
+        self.entry_points.iter().chain(&self.left).find(|entry_point| entry_point.id == id)
+    }
+
+    /// Whether an entry point is there, and not gone.
+    #[must_use]
+    pub fn has(&self, entry_point: u32) -> bool {
+        self.entry_points.iter().any(|one| one.id == entry_point)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::live::Live;
 use crate::observer::SocketObserver;
 use crate::ring::RecordWriter;
 use crate::sampling::Policy;
+use crate::server::{BACKLOG, Place as Listening};
 use crate::snapshot::{EntryPoint, Service, Snapshot};
 use crate::upstream::Pool;
 
@@ -43,9 +44,9 @@ pub(crate) struct Process {
 /// What a worker is told.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Accept from this listener, for the entry point with this id.
-    Listen { entry_point: u32, key: u64, listener: std::net::TcpListener },
-    /// Stop accepting from it.
+    /// Accept from this listener.
+    Listen { key: u64, place: Arc<Listening>, listener: std::net::TcpListener },
+    /// Stop accepting from it when nobody waits there.
     Close { key: u64 },
     /// Stop accepting from all, finish what is open, end.
     Drain,
@@ -116,6 +117,11 @@ impl<O: SocketObserver> Worker<O> {
         Arc::clone(self.snapshot.borrow_mut().load())
     }
 
+    /// Whether an entry point is gone, so that its connections should end.
+    pub(crate) fn has_left(&self, entry_point: u32) -> bool {
+        !self.snapshot.borrow_mut().load().has(entry_point)
+    }
+
     /// The sampling policy of this moment.
     pub(crate) fn policy(&self) -> Arc<Policy> {
         Arc::clone(self.policy.borrow_mut().load())
@@ -177,10 +183,13 @@ impl<O: SocketObserver> Worker<O> {
         let now = MonoNs::now();
         let until = self.process.drain_until.load(Ordering::Relaxed);
         let draining = (until != 0).then_some(MonoNs(until));
+        let snapshot = self.snapshot();
         // Waking is all that a sweep does, so no connection comes or goes meanwhile.
         self.connections.borrow_mut().retain(|conn| match conn.upgrade() {
             Some(conn) => {
-                conn.sweep(now, draining);
+                // Connections of an entry point that is gone end as in a drain, but what is under way has all its time.
+                let left = (!snapshot.has(conn.entry_point)).then_some(MonoNs(u64::MAX));
+                conn.sweep(now, draining.or(left));
                 true
             }
             None => false,
@@ -202,11 +211,11 @@ pub(crate) async fn run<O: SocketObserver>(worker: Rc<Worker<O>>, mut commands: 
     loop {
         tokio::select! {
             command = commands.recv(), if !draining => match command {
-                Some(Command::Listen { entry_point, key, listener }) => {
+                Some(Command::Listen { key, place, listener }) => {
                     let Ok(listener) = TcpListener::from_std(listener) else { continue };
                     let stop = Rc::new(Notify::new());
                     accepting.insert(key, Rc::clone(&stop));
-                    tasks.spawn_local(accept(Rc::clone(&worker), entry_point, listener, arrivals.clone(), stop));
+                    tasks.spawn_local(accept(Rc::clone(&worker), place, listener, arrivals.clone(), stop));
                 }
                 Some(Command::Close { key }) => {
                     if let Some(stop) = accepting.remove(&key) {
@@ -258,21 +267,27 @@ async fn serve<O: SocketObserver>(worker: Rc<Worker<O>>, arrival: Arrival<O>) {
     drop(place);
 }
 
-/// Accepts until it is told to stop, and then what has already arrived.
+/// Accepts until it is told to stop, and then those who wait.
 async fn accept<O: SocketObserver>(
     worker: Rc<Worker<O>>,
-    entry_point: u32,
+    at: Arc<Listening>,
     listener: TcpListener,
     arrivals: mpsc::Sender<Arrival<O>>,
     stop: Rc<Notify>,
 ) {
+    // Those that may have waited when it was told to stop: later ones could come for ever.
+    let mut last: Option<i32> = None;
     loop {
         let accepted = tokio::select! {
-            // In this order: the listener closes only when its backlog is empty.
             biased;
-            accepted = listener.accept() => accepted,
-            () = stop.notified() => return,
+            () = stop.notified(), if last.is_none() => {
+                last = Some(BACKLOG);
+                continue;
+            }
+            accepted = listener.accept(), if last != Some(0) => accepted,
+            () = std::future::ready(()), if last.is_some() => return,
         };
+        last = last.map(|left| left - 1);
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             // Out of descriptors or memory: the backlog keeps the connection until there is room again.
@@ -285,8 +300,7 @@ async fn accept<O: SocketObserver>(
         };
         worker.counters.borrow().count(Total::Accepted);
         let snapshot = worker.snapshot();
-        let found = snapshot.entry_points.iter().find(|candidate| candidate.id == entry_point);
-        let Some(entry_point) = found else { continue };
+        let Some(entry_point) = at.entry_point(&snapshot) else { continue };
         let Some(place) = place(&worker, entry_point) else {
             worker.counters.borrow().count(Total::Refused);
             continue;

@@ -4,6 +4,8 @@
 
 #[path = "proxy/drain.rs"]
 mod drain;
+#[path = "proxy/listeners.rs"]
+mod listeners;
 #[path = "proxy/marks.rs"]
 mod marks;
 #[path = "proxy/resend.rs"]
@@ -551,6 +553,7 @@ fn listeners_open_and_close_with_the_snapshot() {
     assert!(world.runtime.block_on(world.proxy.apply(Snapshot::default())).is_empty());
     let until = patience() + Duration::from_secs(5);
     while TcpStream::connect(old).is_ok() {
+        assert!(world.runtime.block_on(world.proxy.settle()).is_empty());
         assert!(patience() < until, "the listener is still open");
     }
     assert!(world.runtime.block_on(world.proxy.apply(setup.snapshot())).is_empty());

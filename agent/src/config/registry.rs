@@ -123,7 +123,8 @@ impl Registry {
             services: self.services.finish(inputs.now),
             servers: self.servers.finish(inputs.now),
         };
-        (Snapshot { entry_points, captured_request_headers, captured_response_headers }, catalog)
+        let snapshot = Snapshot { entry_points, captured_request_headers, captured_response_headers, left: Vec::new() };
+        (snapshot, catalog)
     }
 }
 
