@@ -298,13 +298,13 @@ async fn accept<O: SocketObserver>(
             // The client was gone before we came (accept(2): treat network errors as a retry).
             Err(_) => continue,
         };
-        worker.counters.borrow().count(Total::Accepted);
         let snapshot = worker.snapshot();
         let Some(entry_point) = at.entry_point(&snapshot) else { continue };
         let Some(place) = place(&worker, entry_point) else {
             worker.counters.borrow().count(Total::Refused);
             continue;
         };
+        worker.counters.borrow().count(Total::Accepted);
         let id = worker.process.connections.fetch_add(1, Ordering::Relaxed);
         let Ok(conn) = ClientConn::accept(&worker, entry_point, stream, peer, id) else { continue };
         worker.connections.borrow_mut().push(Rc::downgrade(&conn));

@@ -285,3 +285,26 @@ fn clients_that_wait_to_be_accepted_when_a_listener_closes_are_served() {
     ports.settle();
     assert!(refused(first));
 }
+
+#[test]
+fn connections_beyond_the_cap_are_neither_accepted_nor_open() {
+    let address = local(free_port());
+    let mut ports = Ports::start();
+    let mut capped = (*entry(1, "web", &[address])).clone();
+    capped.limits.connections_max = 1;
+    assert!(ports.apply(&[Arc::new(capped)]).is_empty());
+    let mut first = TcpStream::connect(address).unwrap();
+    assert_eq!(turn(&mut first).0, "web");
+    for _ in 0..5 {
+        assert!(closed(&mut TcpStream::connect(address).unwrap()));
+    }
+    let totals = ports.proxy.counters().read().1;
+    assert_eq!((totals.accepted, totals.refused), (1, 5));
+    assert_eq!(ports.proxy.open_connections().read(), [(1, 1)]);
+    drop(first);
+    let until = patience() + Duration::from_secs(10);
+    while ports.proxy.open_connections().read() != [(1, 0)] {
+        assert!(patience() < until, "{:?}", ports.proxy.open_connections().read());
+    }
+    assert_eq!(turn(&mut TcpStream::connect(address).unwrap()).0, "web");
+}
