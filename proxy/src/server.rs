@@ -24,7 +24,7 @@ use crate::snapshot::Snapshot;
 use crate::wake;
 use crate::worker::{self, Command, Process, Worker};
 pub use listeners::ListenFault;
-pub(crate) use listeners::Place;
+pub(crate) use listeners::{BACKLOG, Place};
 use listeners::{Changes, Listeners};
 
 /// How to run.

@@ -23,7 +23,7 @@ use crate::live::Live;
 use crate::observer::SocketObserver;
 use crate::ring::RecordWriter;
 use crate::sampling::Policy;
-use crate::server::Place as Listening;
+use crate::server::{BACKLOG, Place as Listening};
 use crate::snapshot::{EntryPoint, Service, Snapshot};
 use crate::upstream::Pool;
 
@@ -267,7 +267,7 @@ async fn serve<O: SocketObserver>(worker: Rc<Worker<O>>, arrival: Arrival<O>) {
     drop(place);
 }
 
-/// Accepts until it is told to stop, and then what has already arrived.
+/// Accepts until it is told to stop, and then those who wait.
 async fn accept<O: SocketObserver>(
     worker: Rc<Worker<O>>,
     at: Arc<Listening>,
@@ -275,13 +275,19 @@ async fn accept<O: SocketObserver>(
     arrivals: mpsc::Sender<Arrival<O>>,
     stop: Rc<Notify>,
 ) {
+    // Those that may have waited when it was told to stop: later ones could come for ever.
+    let mut last: Option<i32> = None;
     loop {
         let accepted = tokio::select! {
-            // In this order: the listener closes only when its backlog is empty.
             biased;
-            accepted = listener.accept() => accepted,
-            () = stop.notified() => return,
+            () = stop.notified(), if last.is_none() => {
+                last = Some(BACKLOG);
+                continue;
+            }
+            accepted = listener.accept(), if last != Some(0) => accepted,
+            () = std::future::ready(()), if last.is_some() => return,
         };
+        last = last.map(|left| left - 1);
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             // Out of descriptors or memory: the backlog keeps the connection until there is room again.

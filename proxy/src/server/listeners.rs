@@ -17,7 +17,7 @@ use crate::clock::MonoNs;
 use crate::snapshot::{EntryPoint, Snapshot};
 
 /// Connections that wait for accept: more than a burst of a busy node, cut to `net.core.somaxconn` by the kernel.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 /// How long a listener that nothing wants still accepts: a client whose handshake is under way would be reset by its
 /// close, and one whose last segment was lost sends it again within this time (RFC 6298: one second at first).
 const LINGER: Duration = Duration::from_secs(1);
