@@ -63,8 +63,9 @@ fn ten_thousand_idle_connections_stay_within_a_hundred_and_fifty_megabytes() {
     let most = megabytes(&agent, "VmHWM").unwrap();
     println!("after the last answer: {most} MB at most");
     assert!(most <= 150, "10,000 connections took {most} MB, more than 150");
-    // Half of what they take is hyper's state of the last 2,000, which goes when those have idled for a second.
-    comes_within(&agent, 80, "10,000 idle connections, folded");
+    // Half of what they take is hyper's state of the last 2,000, which goes when those have idled for a second. A tenth of
+    // the rest is the kernel's slots as far as they were looked at.
+    comes_within(&agent, 100, "10,000 idle connections, folded");
 
     // They are all there still, folded or not.
     for connection in connections.iter_mut().step_by(100) {
