@@ -399,6 +399,10 @@ impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // One slice alone goes by send(2), which the kernel does sooner than writev(2).
+        if let [one] = slices {
+            return self.poll_write(cx, one);
+        }
         // hyper keeps heads together: the first slice holds the whole one.
         self.seen.writes(slices.first().map_or(&[], |head| head));
         let written = Pin::new(&mut *self.seen.stream.borrow_mut()).poll_write_vectored(cx, slices);

@@ -7,7 +7,12 @@ use crate::clock::MonoNs;
 
 thread_local! {
     static WOKEN: Cell<(MonoNs, u64)> = const { Cell::new((MonoNs::UNKNOWN, 0)) };
+    /// How long the thread had been off the CPU since it woke up, and when that was asked.
+    static ASKED: Cell<(MonoNs, u64)> = const { Cell::new((MonoNs::UNKNOWN, 0)) };
 }
+
+/// An answer is good for so long: a worker that is never idle has many waits above a millisecond at a time.
+const FRESH_NS: u64 = 250_000;
 
 /// A wait at least this long is asked for what the thread did meanwhile: the question is a system call.
 const NOTABLE_NS: u64 = 1_000_000;
@@ -30,8 +35,14 @@ pub(crate) fn preempted_ns(readable: MonoNs, now: MonoNs) -> u64 {
     if woken.0 == 0 || readable.0 == 0 || waited_ns < NOTABLE_NS {
         return 0;
     }
+    let (asked, kept_off_ns) = ASKED.get();
+    if asked >= woken && now.since(asked) < FRESH_NS {
+        return kept_off_ns.min(waited_ns);
+    }
     let used_ns = thread_cpu_ns().saturating_sub(cpu_ns);
-    now.since(woken).saturating_sub(used_ns).min(waited_ns)
+    let kept_off_ns = now.since(woken).saturating_sub(used_ns);
+    ASKED.set((now, kept_off_ns));
+    kept_off_ns.min(waited_ns)
 }
 
 fn thread_cpu_ns() -> u64 {

@@ -84,6 +84,10 @@ impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // One slice alone goes by send(2), which the kernel does sooner than writev(2).
+        if let [one] = slices {
+            return self.poll_write(cx, one);
+        }
         let written = Pin::new(&mut *self.conn.stream.borrow_mut()).poll_write_vectored(cx, slices);
         self.stamp(written)
     }
