@@ -1,11 +1,13 @@
 //! The lab's parts: starts them, sends the lab's requests, changes the configuration, ends them in order.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use wayspan_tests::{HotRod, Jaeger, PATIENCE, Process, Trace, Upstream, http, private_loopback, wait_until};
 
 use super::embedded;
@@ -64,8 +66,8 @@ pub struct Lab {
     pub api: SocketAddr,
     /// What went through so far.
     pub sent: Vec<Sent>,
-    /// Why these are not the real parts.
-    pub fallback: Option<String>,
+    /// What is not as it should be: stand-ins for the real parts, probes that are missing.
+    pub fallbacks: Vec<String>,
     jaeger_has_ui: bool,
     config: PathBuf,
     _directory: tempfile::TempDir,
@@ -82,7 +84,7 @@ impl Lab {
             refuse_taken_ports(peers.is_ok())?;
         }
         let ip = IpAddr::from(host);
-        let mut fallback = None;
+        let mut fallbacks = Vec::new();
         let mut jaeger_has_ui = false;
         let (jaeger, hotrod, upstream) = match peers {
             Ok(peers) => {
@@ -92,7 +94,7 @@ impl Lab {
                 (Some(jaeger), Some(hotrod), None)
             }
             Err(reason) => {
-                fallback = Some(reason);
+                fallbacks.push(format!("stand-ins for Jaeger and Hot R.O.D.: {reason}"));
                 (None, None, Some(embedded::start(SocketAddr::new(ip, 8080))?))
             }
         };
@@ -120,7 +122,7 @@ impl Lab {
             web,
             api,
             sent: Vec::new(),
-            fallback,
+            fallbacks,
             jaeger_has_ui,
             config,
             _directory: directory,
@@ -172,6 +174,12 @@ impl Lab {
         let new = self.config.with_extension("new");
         std::fs::write(&new, edited)?;
         std::fs::rename(&new, &self.config).context("replace the configuration")
+    }
+
+    /// Which of Wayspan's probes are off although they were wanted, and why.
+    pub fn lacking_probes(&self) -> Result<Option<String>> {
+        let status = http::get(self.api, &self.api.to_string(), "/api/status")?.json()?;
+        Ok(lacking_probes(&status))
     }
 
     /// Says which part has ended by itself, if one has.
@@ -233,6 +241,28 @@ fn curl_head(web: SocketAddr, target: &str) -> Result<u16> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().parse()?)
 }
 
+/// The same from what `/api/status` says, by reason, since one reason mostly holds for all of them.
+fn lacking_probes(status: &Value) -> Option<String> {
+    let probes = status["probes"].as_array()?;
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for probe in probes.iter().filter(|probe| probe["lacking"] == true) {
+        let name = probe["tracepoint"].as_str().unwrap_or_default();
+        by_reason.entry(probe["why"].as_str().unwrap_or("no reason is told")).or_default().push(name);
+    }
+    if by_reason.is_empty() {
+        return None;
+    }
+    let none_is_on = probes.iter().all(|probe| probe["on"] != true);
+    let reasons: Vec<String> = by_reason
+        .iter()
+        .map(|(why, names)| {
+            if none_is_on && by_reason.len() == 1 { (*why).to_owned() } else { format!("{} ({why})", names.join(", ")) }
+        })
+        .collect();
+    let which = if none_is_on { "no kernel probes" } else { "without the kernel probes" };
+    Some(format!("{which}: {}", reasons.join(", ")))
+}
+
 fn refuse_taken_ports(real_parts: bool) -> Result<()> {
     let needed = PORTS.iter().take(if real_parts { PORTS.len() } else { 3 });
     let taken: Vec<String> = needed
@@ -269,6 +299,30 @@ fn render(text: &str, listen: Option<Ipv4Addr>, jaeger: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn probes_that_are_missing_are_named_with_their_reason() {
+        let probe = |name: &str, on: bool, lacking: bool, why: &str| serde_json::json!({"tracepoint": name, "on": on, "lacking": lacking, "why": why});
+        let check = |probes: &[Value], expected: Option<&str>| {
+            assert_eq!(lacking_probes(&serde_json::json!({"probes": probes})).as_deref(), expected);
+        };
+        check(&[probe("a", true, false, ""), probe("b", false, false, "c does its work")], None);
+        check(
+            &[
+                probe("a", false, true, "the process lacks CAP_BPF"),
+                probe("b", false, true, "the process lacks CAP_BPF"),
+            ],
+            Some("no kernel probes: the process lacks CAP_BPF"),
+        );
+        check(
+            &[probe("a", true, false, ""), probe("b", false, true, "old"), probe("c", false, true, "old")],
+            Some("without the kernel probes: b, c (old)"),
+        );
+        check(
+            &[probe("a", false, true, "x"), probe("b", false, true, "y"), probe("c", false, false, "z")],
+            Some("no kernel probes: a (x), b (y)"),
+        );
+    }
 
     #[test]
     fn the_lab_moves_to_a_private_address_and_drops_jaeger() {
