@@ -99,6 +99,13 @@ impl Client<'_> {
             ledger.noise(id, agent.workers.queued_ns().saturating_sub(queued_ns));
             return received;
         }
+        if let Some((index, delay)) = running.chosen(How::StopBeforeConnection, id) {
+            let stage = self.stage;
+            let (from, to) = stage.stopped(delay, || self.connection(id).map(|_| ()))?;
+            ledger.add(id, index, true, from, to);
+            // The request comes when the connection has been accepted.
+            agent.workers.settle()?;
+        }
         let crowded = self.crowd(id)?;
         if crowded.is_some() || running.index(How::Hog).is_some() {
             agent.workers.settle()?;

@@ -127,20 +127,24 @@ impl Flow {
                 direction.segments = 0;
             }
         }
-        let which = self.which(way, segment);
+        let mut which = self.which(way, segment);
         let [out, back] = &mut self.ways;
         let direction = if way == Way::Out { out } else { back };
         direction.packets += 1;
         if let Some((injection, from_ns)) = direction.lost.remove(&segment.seq) {
             self.account(running, injection, from_ns, now_ns);
-            return Verdict::Pass(now_ns, Passage { flow, held: None, begins });
+            which = segment.syn.then_some(Which::HandshakeAgain);
+        } else if segment.syn && direction.packets > 1 {
+            which = None;
         }
+        let [out, back] = &mut self.ways;
+        let direction = if way == Way::Out { out } else { back };
         let mut release_ns = now_ns.max(direction.released_ns);
         let mut held = None;
         for (index, injection) in running.row.injections.iter().enumerate() {
             let How::Wire(its_link, its_way, wanted, act) = injection.how else { continue };
             let hit = its_link == link && its_way == way && (wanted == Which::All || Some(wanted) == which);
-            let handshake = matches!(wanted, Which::Handshake | Which::FinalAck);
+            let handshake = matches!(wanted, Which::Handshake | Which::HandshakeAgain | Which::FinalAck);
             let number = if handshake { Some(self.number) } else { self.request };
             let delay = number.filter(|_| hit).and_then(|number| running.delay(index, number));
             let Some(delay) = delay else { continue };
@@ -208,7 +212,7 @@ mod tests {
 
     fn row(how: How, delay_us: u64) -> Row {
         let injection =
-            Injection { how, delay_us: (delay_us, delay_us), place: Place::Phase("upstream_wait"), share: 100 };
+            Injection { how, delay_us: (delay_us, delay_us), places: vec![Place::Phase("upstream_wait")], share: 100 };
         Row {
             name: "a row".to_owned(),
             injected: "",

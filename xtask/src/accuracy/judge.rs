@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::ledger::{Done, Truth};
 use super::otlp::Span;
-use super::plan::{BLAMES, Place, Row, blame_of};
+use super::plan::{BLAMES, Injection, Place, Row, blame_of};
 
 /// The target: an error of so much, or of a hundredth.
 const TOLERANCE_NS: u64 = 100_000;
@@ -43,6 +43,8 @@ pub(super) struct Line {
     /// Of the disturbed, those with an error of at most max(1 %, 100 us).
     pub(super) within_tolerance: u64,
     pub(super) delay_p50_us: u64,
+    /// Whether there is a place that can be off.
+    pub(super) has_error: bool,
     pub(super) error_p50_us: u64,
     pub(super) error_p99_us: u64,
     pub(super) undisturbed: u64,
@@ -94,6 +96,7 @@ pub(super) fn judge(row: &Row, cases: &[Case], faults: Vec<String>) -> Line {
     errors.sort_unstable();
     delays.sort_unstable();
     line.delay_p50_us = percentile(&delays, 50) / 1000;
+    line.has_error = !errors.is_empty();
     line.error_p50_us = percentile(&errors, 50) / 1000;
     line.error_p99_us = percentile(&errors, 99) / 1000;
     line.passed = line.faults == 0
@@ -224,14 +227,17 @@ impl Group {
 
 fn groups(row: &Row) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    for (index, injection) in row.injections.iter().enumerate() {
+    let places = |(index, injection): (usize, &Injection)| {
         let half_ns = injection.delay_us.0 * 1000 / 2;
-        match groups.iter_mut().find(|group| group.place == injection.place) {
+        injection.places.clone().into_iter().map(move |place| (index, place, half_ns))
+    };
+    for (index, place, half_ns) in row.injections.iter().enumerate().flat_map(places) {
+        match groups.iter_mut().find(|group| group.place == place) {
             Some(group) => {
                 group.injections.push(index);
                 group.half_ns = group.half_ns.min(half_ns);
             }
-            None => groups.push(Group { place: injection.place, injections: vec![index], half_ns }),
+            None => groups.push(Group { place, injections: vec![index], half_ns }),
         }
     }
     groups
@@ -284,14 +290,14 @@ fn percentile(sorted: &[u64], percent: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::ledger::Ledger;
-    use super::super::plan::{Agent, How, Injection, Shape};
+    use super::super::plan::{Agent, How, Shape};
     use super::*;
 
     fn row() -> Row {
         let injection = Injection {
             how: How::BackendCode,
             delay_us: (2_000, 9_000),
-            place: Place::Phase("upstream_wait"),
+            places: vec![Place::Phase("upstream_wait")],
             share: 50,
         };
         Row {

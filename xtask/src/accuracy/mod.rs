@@ -9,6 +9,7 @@ mod ledger;
 mod machine;
 mod otlp;
 mod packet;
+mod picture;
 mod plan;
 mod report;
 mod rows;
@@ -97,7 +98,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        print!("{}", report.table());
+        print!("{}\n{}", report.table(), report.notes());
     }
     if options.write {
         report.write(root)?;

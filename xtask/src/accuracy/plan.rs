@@ -74,6 +74,8 @@ pub(super) enum Way {
 pub(super) enum Which {
     /// The SYN, or the SYN-ACK.
     Handshake,
+    /// The same, sent again.
+    HandshakeAgain,
     /// The ACK that ends the handshake.
     FinalAck,
     /// The n-th segment with payload of a request or response, from 0; what was sent again does not count.
@@ -116,6 +118,8 @@ pub(super) enum How {
     ClientRead,
     /// The agent is stopped when the request comes.
     StopBeforeRequest,
+    /// The agent is stopped when a connection comes, and goes on before the request does.
+    StopBeforeConnection,
     /// The agent is stopped when the response comes.
     StopBeforeResponse,
     /// Something more urgent takes the agent's only core.
@@ -127,12 +131,13 @@ pub(super) enum How {
 }
 
 /// One kind of disturbance of a row.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Injection {
     pub(super) how: How,
     /// Microseconds, from and to.
     pub(super) delay_us: (u64, u64),
-    pub(super) place: Place,
+    /// Each holds all of it.
+    pub(super) places: Vec<Place>,
     /// Of a hundred requests so many are disturbed.
     pub(super) share: u64,
 }
@@ -192,11 +197,15 @@ impl Shape {
 /// What the agent is told about probes, and where it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Agent {
-    /// All probes.
+    /// The probes that are on without being asked for.
     Watching,
+    /// Also what clients acknowledge.
+    Acking,
+    /// Backends are not looked for, as if they were on other nodes.
+    Elsewhere,
     /// `probes: off`.
     Blind,
-    /// All probes, one worker on one core.
+    /// As usual, one worker on one core.
     Pinned,
 }
 
@@ -297,7 +306,7 @@ mod tests {
             injections: vec![Injection {
                 how: How::BackendCode,
                 delay_us: (1000, 2000),
-                place: Place::Phase("upstream_wait"),
+                places: vec![Place::Phase("upstream_wait")],
                 share: 30,
             }],
             coverage: &["full"],

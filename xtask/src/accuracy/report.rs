@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::Options;
 use super::judge::Line;
+use super::picture;
 use super::plan::NotBuilt;
 
 /// All rows, measured or not.
@@ -61,15 +62,19 @@ impl Report {
         for row in &self.rows {
             let _written = writeln!(
                 out,
-                "| {} | {} | {}/{} | {:.1} | {} | {} | {} % | {}/{} {} | {}/{} | {} |",
+                "| {} | {} | {}/{} | {:.1} | {} | {} | {} | {}/{} {} | {}/{} | {} |",
                 row.name,
                 row.expected,
                 row.named_right,
                 row.disturbed,
                 thousandth(row.delay_p50_us),
-                row.error_p50_us,
-                row.error_p99_us,
-                row.within_tolerance * 100 / row.disturbed.max(1),
+                if row.has_error { row.error_p50_us.to_string() } else { "-".to_owned() },
+                if row.has_error { row.error_p99_us.to_string() } else { "-".to_owned() },
+                if row.has_error {
+                    format!("{} %", row.within_tolerance * 100 / row.disturbed.max(1))
+                } else {
+                    "-".to_owned()
+                },
                 row.coverage_right,
                 row.requests,
                 row.expected_coverage,
@@ -81,7 +86,12 @@ impl Report {
         for row in &self.not_built {
             let _written = writeln!(out, "| {} | not built: {} | | | | | | | | |", row.name, row.reason);
         }
-        out.push('\n');
+        out
+    }
+
+    /// What is wrong, and what is doubtful, in words.
+    pub(super) fn notes(&self) -> String {
+        let mut out = String::new();
         for row in self.rows.iter().filter(|row| !row.passed) {
             for example in &row.examples {
                 let _written = writeln!(out, "{}: {example}", row.name);
@@ -93,10 +103,25 @@ impl Report {
         out
     }
 
-    pub(super) fn write(&self, _root: &Path) -> Result<()> {
+    /// The picture, and the table of the page.
+    pub(super) fn write(&self, root: &Path) -> Result<()> {
+        let page = root.join(PAGE);
+        let text = std::fs::read_to_string(&page).with_context(|| PAGE.to_owned())?;
+        let (before, rest) = text.split_once(BEGIN).with_context(|| format!("{PAGE}: no {BEGIN}"))?;
+        let (_, after) = rest.split_once(END).with_context(|| format!("{PAGE}: no {END}"))?;
+        std::fs::write(&page, format!("{before}{BEGIN}\n{}{END}{after}", self.table()))?;
+        let title =
+            format!("Injected delays and what Wayspan says of them, Linux {}, {} cores", self.kernel, self.cores);
+        std::fs::write(root.join(PICTURE), picture::svg(&self.rows, &title))?;
         Ok(())
     }
 }
+
+const PAGE: &str = "docs/accuracy.md";
+const PICTURE: &str = "docs/accuracy.svg";
+/// Between these stands the table.
+const BEGIN: &str = "<!-- measured -->";
+const END: &str = "<!-- /measured -->";
 
 /// A row in one line, while others are still measured.
 pub(super) fn short(row: &Line) -> String {

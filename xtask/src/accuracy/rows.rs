@@ -6,119 +6,175 @@ use super::plan::{Act, Agent, How, Injection, Link, NotBuilt, Place, Route, Row,
 const USUAL_US: (u64, u64) = (4_000, 20_000);
 /// The smallest that must be named right.
 const SMALL_US: (u64, u64) = (1_000, 2_000);
-/// What a lost segment costs: the retransmission time-out at least (RTO_MIN, 200 ms), less with a probe of the tail.
+/// What a lost segment costs: the retransmission time-out (RTO_MIN, 200 ms), less with a probe of the tail.
 const LOST_US: (u64, u64) = (2_000, 200_000);
 /// What a lost SYN or SYN-ACK costs (TCP_TIMEOUT_INIT, 1 s).
 const SYN_US: (u64, u64) = (1_000_000, 1_000_000);
+/// Half of it is what an undisturbed request may not show, where the kernel's account is the truth.
+const CROWD_US: (u64, u64) = (500, 500);
 
 const FULL: &[&str] = &["full"];
 
+const fn phase(name: &'static str) -> Place {
+    Place::Phase(name)
+}
+
 /// One injection into three of ten requests.
 fn one(how: How, delay_us: (u64, u64), place: Place) -> Vec<Injection> {
-    vec![Injection { how, delay_us, place, share: 30 }]
+    vec![Injection { how, delay_us, places: vec![place], share: 30 }]
 }
 
 fn row(name: &str, injected: &'static str, shape: Shape, injections: Vec<Injection>) -> Row {
     Row { name: name.to_owned(), injected, agent: Agent::Watching, shape, injections, coverage: FULL, percent: 100 }
 }
 
+/// What takes a fifth of a second or more is done to fewer, many at once.
+fn patient(row: Row) -> Row {
+    Row { percent: 25, shape: Shape { lanes: 16, ..row.shape }, ..row }
+}
+
+fn at(agent: Agent, row: Row) -> Row {
+    Row { agent, ..row }
+}
+
+/// The row for a backend that the probes do not look for: what divides the wait for it is one.
+fn elsewhere(row: Row) -> Row {
+    const DIVIDED: [&str; 4] = ["upstream_path_out", "backend_pickup", "backend_app", "upstream_path_back"];
+    let mut row = Row { name: format!("elsewhere: {}", row.name), agent: Agent::Elsewhere, coverage: FULL, ..row };
+    for place in row.injections.iter_mut().flat_map(|injection| &mut injection.places) {
+        if matches!(place, Place::Phase(name) if DIVIDED.contains(name)) {
+            *place = phase("upstream_wait");
+        }
+    }
+    row
+}
+
 /// Rows that are measured.
 pub(super) fn all() -> Vec<Row> {
     let mut rows = backend();
+    rows.extend(bodies());
     rows.extend(client());
     rows.extend(proxy());
-    rows.extend(upstream_network());
-    rows.extend(client_network());
+    rows.extend(connecting());
+    rows.extend(upstream_path());
+    rows.extend(client_path());
+    rows.extend(handshakes());
+    rows.extend(after());
     rows.extend(together());
+    let divided = ["backend: slow code", "backend: reads late", "backend: accepts late"];
+    let way = ["backend's network: request late", "backend's network: response late"];
+    let undivided = rows.iter().filter(|row| divided.contains(&row.name.as_str()) || way.contains(&row.name.as_str()));
+    rows.extend(undivided.cloned().map(elsewhere).collect::<Vec<_>>());
     rows.extend(blind());
     rows
 }
 
-const UPSTREAM_WAIT: Place = Place::Phase("upstream_wait");
-
 fn backend() -> Vec<Row> {
-    let streaming = Shape { download: (5_000, 5), ..Shape::SMALL };
-    let uploaded = Shape { upload: (1 << 20, 1), ..Shape::SMALL };
-    let downloaded = Shape { download: (4 << 20, 1), ..Shape::SMALL };
+    let late = Shape { backend: Route::Relayed, late_acceptor: true, backend_fresh: true, lanes: 1, ..Shape::SMALL };
     vec![
         row(
             "backend: slow code",
             "the backend pauses between request and response",
             Shape::SMALL,
-            one(How::BackendCode, USUAL_US, UPSTREAM_WAIT),
+            one(How::BackendCode, USUAL_US, phase("backend_app")),
         ),
         row(
             "backend: slow code, 1 to 2 ms",
             "the backend pauses between request and response",
             Shape::SMALL,
-            one(How::BackendCode, SMALL_US, UPSTREAM_WAIT),
+            one(How::BackendCode, SMALL_US, phase("backend_app")),
         ),
         row(
             "backend: reads late",
             "the backend lets an accepted connection's request lie",
             Shape::SMALL,
-            one(How::BackendRead, USUAL_US, UPSTREAM_WAIT),
+            one(How::BackendRead, USUAL_US, phase("backend_pickup")),
         ),
-        row(
-            "backend: accepts late",
-            "the backend lets a connection with its request lie in the backlog",
-            Shape { backend: Route::Relayed, late_acceptor: true, backend_fresh: true, lanes: 1, ..Shape::SMALL },
-            one(How::BackendAccept, USUAL_US, UPSTREAM_WAIT),
-        ),
-        row(
-            "backend: streams its response",
-            "the backend pauses before each of four more chunks",
-            streaming,
-            one(How::BackendChunks, USUAL_US, Place::Phase("upstream_body")),
-        ),
-        row(
-            "backend: slow code after an upload of 1 MiB",
-            "the backend pauses when it has the whole body",
-            uploaded,
-            one(How::BackendCode, USUAL_US, UPSTREAM_WAIT),
-        ),
-        row(
-            "backend: slow code before a download of 4 MiB",
-            "the backend pauses before its large response",
-            downloaded,
-            one(How::BackendCode, USUAL_US, UPSTREAM_WAIT),
-        ),
+        Row {
+            // Where the backend is quicker to accept than the proxy to write, there is nothing that is not visible.
+            coverage: &["full", "partial: accept not visible"],
+            ..row(
+                "backend: accepts late",
+                "the backend lets a connection with its request lie in the backlog",
+                late,
+                one(How::BackendAccept, USUAL_US, phase("backend_pickup")),
+            )
+        },
         row(
             "backend: closes a pooled connection unanswered",
-            "the backend reads a request on a reused connection, pauses and resets; the proxy sends it again on another",
+            "the backend reads a request, pauses and resets the reused connection; the proxy sends it again on another",
             Shape::SMALL,
-            one(How::BackendReset, USUAL_US, Place::Phase("retry_wait")),
+            one(How::BackendReset, USUAL_US, phase("retry_wait")),
         ),
     ]
 }
 
+fn bodies() -> Vec<Row> {
+    let wire = |way, act| How::Wire(Link::Backend, way, Which::All, act);
+    let kept = Shape { backend: Route::Relayed, ..Shape::SMALL };
+    // What fits into the send buffer leaves the agent's sight at once.
+    let upload =
+        Shape { upload: (300_000, 1), send_buffer: Some(16 << 10), backend_fresh: true, unknown_us: 40_000, ..kept };
+    vec![
+        row(
+            "backend: streams its response",
+            "the backend pauses before each of four more chunks",
+            Shape { download: (5_000, 5), ..Shape::SMALL },
+            one(How::BackendChunks, USUAL_US, phase("upstream_body")),
+        ),
+        row(
+            "backend: slow code after an upload of 1 MiB",
+            "the backend pauses when it has the whole body",
+            Shape { upload: (1 << 20, 1), ..Shape::SMALL },
+            one(How::BackendCode, USUAL_US, phase("backend_app")),
+        ),
+        row(
+            "backend: slow code before a download of 4 MiB",
+            "the backend pauses before its large response",
+            Shape { download: (4 << 20, 1), ..Shape::SMALL },
+            one(How::BackendCode, USUAL_US, phase("backend_app")),
+        ),
+        patient(row(
+            "backend's network: download at 200 kB/s",
+            "the relay lets 200 kB/s of the response pass",
+            Shape { download: (40_000, 1), ..kept },
+            one(wire(Way::Back, Act::Rate(200_000)), (200_000, 200_000), phase("upstream_body")),
+        )),
+        patient(row(
+            "backend's network: upload at 500 kB/s",
+            "the relay lets 500 kB/s of the request pass",
+            upload,
+            one(wire(Way::Out, Act::Rate(500_000)), (600_000, 600_000), phase("upstream_drain")),
+        )),
+    ]
+}
+
 fn client() -> Vec<Row> {
-    let uploading = Shape { upload: (40_000, 4), ..Shape::SMALL };
     let unread = Shape { download: (1 << 20, 1), client_fresh: true, send_buffer: Some(64 << 10), ..Shape::SMALL };
     vec![
         row(
             "client: sends its head slowly",
             "the client pauses within the head",
             Shape::SMALL,
-            one(How::ClientHead, USUAL_US, Place::Phase("client_send")),
+            one(How::ClientHead, USUAL_US, phase("client_send")),
         ),
         row(
             "client: sends its head slowly, 1 to 2 ms",
             "the client pauses within the head",
             Shape::SMALL,
-            one(How::ClientHead, SMALL_US, Place::Phase("client_send")),
+            one(How::ClientHead, SMALL_US, phase("client_send")),
         ),
         row(
             "client: sends its body slowly",
             "the client pauses before each of four parts",
-            uploading,
-            one(How::ClientBody, USUAL_US, Place::Phase("client_body")),
+            Shape { upload: (40_000, 4), ..Shape::SMALL },
+            one(How::ClientBody, USUAL_US, phase("client_body")),
         ),
         row(
             "client: reads slowly",
             "the client stops reading until nothing more comes (zero window), and then for a pause",
             unread,
-            one(How::ClientRead, USUAL_US, Place::Phase("client_drain")),
+            one(How::ClientRead, USUAL_US, phase("client_drain")),
         ),
     ]
 }
@@ -126,7 +182,8 @@ fn client() -> Vec<Row> {
 fn proxy() -> Vec<Row> {
     let alone = Shape { lanes: 1, ..Shape::SMALL };
     let fresh = Shape { client_fresh: true, ..alone };
-    let pinned = |row: Row| Row { agent: Agent::Pinned, ..row };
+    let accept_wait = Place::Attribute("wayspan.connection.accept_wait");
+    let hit = |how, places| vec![Injection { how, delay_us: USUAL_US, places, share: 30 }];
     let queues = Place::Phases(&[
         "accept_wait",
         "read_wait",
@@ -140,51 +197,51 @@ fn proxy() -> Vec<Row> {
             "proxy: stopped when a request comes",
             "SIGSTOP; the request comes; SIGCONT",
             alone,
-            one(How::StopBeforeRequest, USUAL_US, Place::Phase("read_wait")),
-        ),
-        row(
-            "proxy: stopped when a connection comes",
-            "SIGSTOP; a connection and its request come; SIGCONT",
-            fresh,
-            one(How::StopBeforeRequest, USUAL_US, Place::Phase("accept_wait")),
+            one(How::StopBeforeRequest, USUAL_US, phase("read_wait")),
         ),
         row(
             "proxy: stopped when a response comes",
             "SIGSTOP; the response comes; SIGCONT",
             alone,
-            one(How::StopBeforeResponse, USUAL_US, Place::Phase("upstream_read_wait")),
+            one(How::StopBeforeResponse, USUAL_US, phase("upstream_read_wait")),
         ),
-        pinned(row(
-            "proxy: a hog on its core",
-            "a real-time thread takes the only core before the request comes",
-            alone,
-            one(How::Hog, USUAL_US, Place::Phase("read_wait")),
-        )),
-        pinned(row(
-            "proxy: a crowd on its core",
-            "four busy threads share the only core; the kernel's account of the worker's waiting is the truth",
-            alone,
-            one(How::Crowd, (500, 500), queues),
-        )),
+        row(
+            "proxy: stopped when a connection and its request come",
+            "SIGSTOP; a connection and its request come; SIGCONT",
+            fresh,
+            hit(How::StopBeforeRequest, vec![phase("accept_wait"), accept_wait]),
+        ),
+        row(
+            "proxy: stopped when a connection comes",
+            "SIGSTOP; a connection comes; SIGCONT; its request comes",
+            fresh,
+            one(How::StopBeforeConnection, USUAL_US, accept_wait),
+        ),
+        at(
+            Agent::Pinned,
+            row(
+                "proxy: a hog on its core",
+                "a real-time thread takes the only core before the request comes",
+                alone,
+                hit(How::Hog, vec![phase("read_wait"), Place::Attribute("wayspan.worker.wakeup")]),
+            ),
+        ),
+        at(
+            Agent::Pinned,
+            row(
+                "proxy: a crowd on its core",
+                "four busy threads share the only core; what the kernel says of the worker's waiting is the truth",
+                alone,
+                one(How::Crowd, CROWD_US, queues),
+            ),
+        ),
     ]
 }
 
-fn upstream_network() -> Vec<Row> {
+fn connecting() -> Vec<Row> {
     let wire = |way, which, act| How::Wire(Link::Backend, way, which, act);
-    let kept = Shape { backend: Route::Relayed, ..Shape::SMALL };
-    let fresh = Shape { backend_fresh: true, ..kept };
-    let patient = |row: Row| Row { percent: 25, shape: Shape { lanes: 16, ..row.shape }, ..row };
-    let connect = Place::Phase("upstream_connect");
-    let download = Shape { download: (40_000, 1), ..kept };
-    // What does not fit into the buffers is drained; the rest leaves the agent's sight at once.
-    let upload = Shape {
-        upload: (300_000, 1),
-        send_buffer: Some(16 << 10),
-        backend_fresh: true,
-        lanes: 2,
-        unknown_us: 40_000,
-        ..kept
-    };
+    let fresh = Shape { backend: Route::Relayed, backend_fresh: true, ..Shape::SMALL };
+    let connect = phase("upstream_connect");
     vec![
         row(
             "backend's network: SYN-ACK late",
@@ -204,69 +261,56 @@ fn upstream_network() -> Vec<Row> {
             fresh,
             one(wire(Way::Back, Which::Handshake, Act::Lose), SYN_US, connect),
         )),
+    ]
+}
+
+fn upstream_path() -> Vec<Row> {
+    let wire = |way, act| How::Wire(Link::Backend, way, Which::Data(0), act);
+    let kept = Shape { backend: Route::Relayed, ..Shape::SMALL };
+    let (out, back) = (phase("upstream_path_out"), phase("upstream_path_back"));
+    vec![
         row(
             "backend's network: request late",
             "the relay holds the request",
             kept,
-            one(wire(Way::Out, Which::Data(0), Act::Hold), USUAL_US, UPSTREAM_WAIT),
+            one(wire(Way::Out, Act::Hold), USUAL_US, out),
         ),
         row(
             "backend's network: response late",
             "the relay holds the response",
             kept,
-            one(wire(Way::Back, Which::Data(0), Act::Hold), USUAL_US, UPSTREAM_WAIT),
+            one(wire(Way::Back, Act::Hold), USUAL_US, back),
         ),
         row(
             "backend's network: jitter",
             "the relay holds request and response, each for a time of its own",
             kept,
-            [Way::Out, Way::Back]
+            [(Way::Out, out), (Way::Back, back)]
                 .into_iter()
-                .flat_map(|way| one(wire(way, Which::Data(0), Act::Jitter), (8_000, 20_000), UPSTREAM_WAIT))
+                .flat_map(|(way, place)| one(wire(way, Act::Jitter), (8_000, 20_000), place))
                 .collect(),
         ),
         patient(row(
             "backend's network: request lost",
             "the relay loses the request's segment once",
             kept,
-            one(wire(Way::Out, Which::Data(0), Act::Lose), LOST_US, UPSTREAM_WAIT),
+            one(wire(Way::Out, Act::Lose), LOST_US, out),
         )),
         patient(row(
             "backend's network: response lost",
             "the relay loses the response's segment once",
             kept,
-            one(wire(Way::Back, Which::Data(0), Act::Lose), LOST_US, UPSTREAM_WAIT),
-        )),
-        patient(row(
-            "backend's network: download at 200 kB/s",
-            "the relay lets 200 kB/s of the response pass",
-            download,
-            one(wire(Way::Back, Which::All, Act::Rate(200_000)), (200_000, 200_000), Place::Phase("upstream_body")),
-        )),
-        patient(row(
-            "backend's network: upload at 500 kB/s",
-            "the relay lets 500 kB/s of the request pass",
-            upload,
-            one(wire(Way::Out, Which::All, Act::Rate(500_000)), (600_000, 600_000), Place::Phase("upstream_drain")),
+            one(wire(Way::Back, Act::Lose), LOST_US, back),
         )),
     ]
 }
 
-fn client_network() -> Vec<Row> {
+fn client_path() -> Vec<Row> {
     let wire = |way, which, act| How::Wire(Link::Client, way, which, act);
     let kept = Shape { client: Route::Relayed, ..Shape::SMALL };
-    let fresh = Shape { client_fresh: true, ..kept };
     let split = Shape { split_head: true, ..kept };
-    let patient = |row: Row| Row { percent: 25, shape: Shape { lanes: 16, ..row.shape }, ..row };
-    let upload = Shape { upload: (40_000, 1), ..kept };
-    let download = Shape {
-        download: (300_000, 1),
-        send_buffer: Some(16 << 10),
-        client_fresh: true,
-        lanes: 2,
-        unknown_us: 40_000,
-        ..kept
-    };
+    let download =
+        Shape { download: (300_000, 1), send_buffer: Some(16 << 10), client_fresh: true, unknown_us: 40_000, ..kept };
     vec![
         row(
             "client's network: request late",
@@ -282,43 +326,57 @@ fn client_network() -> Vec<Row> {
             "client's network: end of head late",
             "the relay holds the head's second segment",
             split,
-            one(wire(Way::Out, Which::Data(1), Act::Hold), USUAL_US, Place::Phase("client_send")),
+            one(wire(Way::Out, Which::Data(1), Act::Hold), USUAL_US, phase("client_send")),
         ),
         patient(row(
             "client's network: end of head lost",
             "the relay loses the head's second segment once",
             split,
-            one(wire(Way::Out, Which::Data(1), Act::Lose), LOST_US, Place::Phase("client_send")),
+            one(wire(Way::Out, Which::Data(1), Act::Lose), LOST_US, phase("client_send")),
         )),
-        row(
-            "client's network: response late",
-            "the relay holds the response's only segment",
-            kept,
-            one(
-                wire(Way::Back, Which::Data(0), Act::Hold),
-                USUAL_US,
-                Place::Nowhere("a request ends when the socket has taken its response"),
-            ),
-        ),
+        patient(row(
+            "client's network: upload at 200 kB/s",
+            "the relay lets 200 kB/s of the request pass",
+            Shape { upload: (40_000, 1), ..kept },
+            one(wire(Way::Out, Which::All, Act::Rate(200_000)), (200_000, 200_000), phase("client_body")),
+        )),
+        patient(row(
+            "client's network: download at 500 kB/s",
+            "the relay lets 500 kB/s of the response pass",
+            download,
+            one(wire(Way::Back, Which::All, Act::Rate(500_000)), (600_000, 600_000), phase("client_drain")),
+        )),
+    ]
+}
+
+fn handshakes() -> Vec<Row> {
+    let wire = |way, which, act| How::Wire(Link::Client, way, which, act);
+    let fresh = Shape { client: Route::Relayed, client_fresh: true, ..Shape::SMALL };
+    let round_trip = Place::Attribute("wayspan.connection.handshake_rtt");
+    let lost = Injection {
+        how: wire(Way::Back, Which::Handshake, Act::Lose),
+        delay_us: SYN_US,
+        places: vec![Place::Nowhere("that our SYN-ACK was lost is known when it is sent again")],
+        share: 30,
+    };
+    let again = Injection {
+        how: wire(Way::Back, Which::HandshakeAgain, Act::Hold),
+        delay_us: USUAL_US,
+        places: vec![Place::Attribute("wayspan.connection.handshake_at_least")],
+        share: 100,
+    };
+    vec![
         row(
             "client's network: SYN-ACK late",
             "the relay holds our SYN-ACK",
             fresh,
-            one(
-                wire(Way::Back, Which::Handshake, Act::Hold),
-                USUAL_US,
-                Place::Nowhere("a request begins after its connection"),
-            ),
+            one(wire(Way::Back, Which::Handshake, Act::Hold), USUAL_US, round_trip),
         ),
         row(
             "client's network: last ACK late",
             "the relay holds the ACK that ends the handshake, and what follows",
             fresh,
-            one(
-                wire(Way::Out, Which::FinalAck, Act::Hold),
-                USUAL_US,
-                Place::Nowhere("a request begins after its connection"),
-            ),
+            one(wire(Way::Out, Which::FinalAck, Act::Hold), USUAL_US, round_trip),
         ),
         patient(row(
             "client's network: SYN lost",
@@ -327,46 +385,60 @@ fn client_network() -> Vec<Row> {
             one(wire(Way::Out, Which::Handshake, Act::Lose), SYN_US, Place::Nowhere("a lost SYN was never here")),
         )),
         patient(row(
-            "client's network: upload at 200 kB/s",
-            "the relay lets 200 kB/s of the request pass",
-            upload,
-            one(wire(Way::Out, Which::All, Act::Rate(200_000)), (200_000, 200_000), Place::Phase("client_body")),
-        )),
-        patient(row(
-            "client's network: download at 500 kB/s",
-            "the relay lets 500 kB/s of the response pass",
-            download,
-            one(wire(Way::Back, Which::All, Act::Rate(500_000)), (600_000, 600_000), Place::Phase("client_drain")),
+            "client's network: SYN-ACK lost, then late",
+            "the relay loses our first SYN-ACK and holds the second",
+            fresh,
+            vec![lost, again],
         )),
     ]
 }
 
+fn after() -> Vec<Row> {
+    let wire = |act| How::Wire(Link::Client, Way::Back, Which::Data(0), act);
+    let kept = Shape { client: Route::Relayed, ..Shape::SMALL };
+    vec![
+        row(
+            "client's network: response late, acknowledgements unwatched",
+            "the relay holds the response's only segment",
+            kept,
+            one(wire(Act::Hold), USUAL_US, Place::Nowhere("a request ends when the socket has taken its response")),
+        ),
+        at(
+            Agent::Acking,
+            row(
+                "client's network: response late",
+                "the relay holds the response's only segment",
+                kept,
+                one(wire(Act::Hold), USUAL_US, Place::Attribute("wayspan.after.ack")),
+            ),
+        ),
+        at(
+            Agent::Acking,
+            patient(row(
+                "client's network: response lost",
+                "the relay loses the response's only segment once",
+                kept,
+                one(wire(Act::Lose), LOST_US, Place::Nowhere("spans wait 0.2 s for what comes after")),
+            )),
+        ),
+    ]
+}
+
 fn together() -> Vec<Row> {
-    let relayed = Shape { backend: Route::Relayed, ..Shape::SMALL };
+    let app = || one(How::BackendCode, USUAL_US, phase("backend_app"));
+    let late = How::Wire(Link::Backend, Way::Back, Which::Handshake, Act::Hold);
     vec![
         row(
             "two at once: slow client, slow backend",
             "the client pauses within the head, the backend before its response; each for its own requests",
             Shape::SMALL,
-            [
-                one(How::ClientHead, USUAL_US, Place::Phase("client_send")),
-                one(How::BackendCode, USUAL_US, UPSTREAM_WAIT),
-            ]
-            .concat(),
+            [one(How::ClientHead, USUAL_US, phase("client_send")), app()].concat(),
         ),
         row(
             "two at once: slow connection, slow backend",
             "the relay holds the SYN-ACK, the backend pauses before its response",
-            Shape { backend_fresh: true, ..relayed },
-            [
-                one(
-                    How::Wire(Link::Backend, Way::Back, Which::Handshake, Act::Hold),
-                    USUAL_US,
-                    Place::Phase("upstream_connect"),
-                ),
-                one(How::BackendCode, USUAL_US, UPSTREAM_WAIT),
-            ]
-            .concat(),
+            Shape { backend: Route::Relayed, backend_fresh: true, ..Shape::SMALL },
+            [one(late, USUAL_US, phase("upstream_connect")), app()].concat(),
         ),
     ]
 }
@@ -375,25 +447,24 @@ fn together() -> Vec<Row> {
 fn blind() -> Vec<Row> {
     let blind = |row: Row| Row { agent: Agent::Blind, coverage: &["none: probes off"], ..row };
     let alone = Shape { lanes: 1, ..Shape::SMALL };
-    let uploading = Shape { upload: (40_000, 4), ..Shape::SMALL };
     vec![
         blind(row(
             "without probes: slow code",
             "the backend pauses between request and response",
             Shape::SMALL,
-            one(How::BackendCode, USUAL_US, UPSTREAM_WAIT),
+            one(How::BackendCode, USUAL_US, phase("upstream_wait")),
         )),
         blind(row(
             "without probes: slow head",
             "the client pauses within the head",
             Shape::SMALL,
-            one(How::ClientHead, USUAL_US, Place::Phase("read_wait")),
+            one(How::ClientHead, USUAL_US, phase("read_wait")),
         )),
         blind(row(
             "without probes: slow body",
             "the client pauses before each of four parts",
-            uploading,
-            one(How::ClientBody, USUAL_US, Place::Phase("client_body")),
+            Shape { upload: (40_000, 4), ..Shape::SMALL },
+            one(How::ClientBody, USUAL_US, phase("client_body")),
         )),
         blind(row(
             "without probes: stopped when a request comes",
@@ -405,7 +476,7 @@ fn blind() -> Vec<Row> {
             "without probes: stopped when a response comes",
             "SIGSTOP; the response comes; SIGCONT",
             alone,
-            one(How::StopBeforeResponse, USUAL_US, UPSTREAM_WAIT),
+            one(How::StopBeforeResponse, USUAL_US, phase("upstream_wait")),
         )),
     ]
 }
@@ -415,7 +486,29 @@ pub(super) const NOT_BUILT: [NotBuilt; 3] = [
     NotBuilt { name: "client: TLS handshake slow", reason: "entry points do not speak TLS yet" },
     NotBuilt {
         name: "proxy: a connection cap reached",
-        reason: "services have no cap on connections yet, so no request waits for one; entryPoints' maxConnections refuses",
+        reason: "no cap on connections to a server yet, so no request waits for one; maxConnections refuses",
     },
     NotBuilt { name: "middleware: a slow call", reason: "no middleware calls anybody yet" },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_has_a_name_of_its_own_and_known_places() {
+        let rows = all();
+        for (index, row) in rows.iter().enumerate() {
+            assert!(rows.iter().skip(index + 1).all(|other| other.name != row.name), "{} stands twice", row.name);
+            assert!(!row.injections.is_empty() && !row.coverage.is_empty(), "{}", row.name);
+            for place in row.injections.iter().flat_map(|injection| &injection.places) {
+                let known = |name: &&'static str| super::super::plan::blame_of(name).is_some();
+                match place {
+                    Place::Phase(name) => assert!(known(name), "{}: {name}", row.name),
+                    Place::Phases(names) => assert!(names.iter().all(known), "{}", row.name),
+                    Place::Attribute(_) | Place::Nowhere(_) => {}
+                }
+            }
+        }
+    }
+}

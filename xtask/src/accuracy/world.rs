@@ -72,9 +72,9 @@ impl World {
             let mut command = Command::new("nsenter");
             command.arg(format!("--net={}", self.middle.path()));
             match kind {
-                // Other work on this machine is not what is measured.
-                plan::Agent::Watching | plan::Agent::Blind => command.args(["nice", "-n", "-15"]),
                 plan::Agent::Pinned => command.args(["taskset", "-c", &last_core()?.to_string()]),
+                // Other work on this machine is not what is measured.
+                _ => command.args(["nice", "-n", "-15"]),
             };
             command.arg(binary);
             Ok(command)
@@ -117,6 +117,8 @@ impl World {
         });
         let probes = match kind {
             plan::Agent::Watching | plan::Agent::Pinned => "probes: {required: true}\n",
+            plan::Agent::Acking => "probes: {required: true, ack: true}\n",
+            plan::Agent::Elsewhere => "probes: {required: true, backends: false}\n",
             plan::Agent::Blind => "probes: off\n",
         };
         let workers = if kind == plan::Agent::Pinned { "workers: {count: 1}\n" } else { "" };
