@@ -22,6 +22,8 @@ const LOOK: Duration = Duration::from_micros(200);
 /// A client that reads slowly has little room.
 const SMALL_BUFFER: usize = 16 << 10;
 
+/// Requests from this number on are never disturbed on purpose, and asked about by nobody.
+const WARM_UP: u64 = super::plan::JUDGED_MAX;
 /// So many requests after each other with a crowd, or without.
 const CROWD_TURN: u64 = 10;
 /// So many compete for one core.
@@ -52,6 +54,8 @@ pub(super) fn run(
                     space.enter()?;
                     urgent(Urgency::Injector);
                     let mut client = Client { stage, running, asked, connection: None, crowd: None };
+                    // Not judged: the first request pays for connections, page faults, caches.
+                    let _warm = client.request(WARM_UP + lane);
                     let mut faults = Vec::new();
                     for id in ids.filter(|id| id % lanes == lane) {
                         if ending() {
@@ -93,6 +97,10 @@ impl Client<'_> {
         let mut intended_ns = 0;
         if let Some((index, delay)) = running.chosen(How::StopBeforeRequest, id) {
             let stage = self.stage;
+            if !running.row.shape.client_fresh {
+                self.connection(id)?;
+                agent.workers.settle()?;
+            }
             let (from, to) = stage.stopped(delay, || self.send(id))?;
             ledger.add(id, index, true, from, to);
             let received = self.receive(id);

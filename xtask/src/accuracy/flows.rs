@@ -204,7 +204,7 @@ impl Flow {
 #[cfg(test)]
 mod tests {
     use super::super::ledger::{Ledger, Truth};
-    use super::super::plan::{Agent, Injection, Place, Row, Shape};
+    use super::super::plan::{Agent, Coverage, Injection, Place, Row, Shape};
     use super::*;
 
     const SYN: u8 = 2;
@@ -219,7 +219,7 @@ mod tests {
             agent: Agent::Watching,
             shape: Shape::SMALL,
             injections: vec![injection],
-            coverage: &[],
+            coverage: Coverage::Full,
             percent: 100,
         }
     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::ledger::{Done, Truth};
 use super::otlp::Span;
-use super::plan::{BLAMES, Injection, Place, Row, blame_of};
+use super::plan::{BLAMES, Coverage, Injection, Place, Row, blame_of};
 
 /// The target: an error of so much, or of a hundredth.
 const TOLERANCE_NS: u64 = 100_000;
@@ -73,7 +73,7 @@ pub(super) fn judge(row: &Row, cases: &[Case], faults: Vec<String>) -> Line {
         name: row.name.clone(),
         injected: row.injected.to_owned(),
         expected: groups.iter().map(|group| place_text(group.place)).collect::<Vec<_>>().join(" + "),
-        expected_coverage: row.coverage.join(" | "),
+        expected_coverage: coverage_text(row.coverage).to_owned(),
         requests: u64::try_from(cases.len()).unwrap_or(0),
         faults: u64::try_from(faults.len()).unwrap_or(0),
         examples: faults,
@@ -86,7 +86,7 @@ pub(super) fn judge(row: &Row, cases: &[Case], faults: Vec<String>) -> Line {
             line.examples.push(format!("request {}: {} spans", case.id, case.spans.len()));
             continue;
         };
-        if row.coverage.contains(&span.coverage.as_str()) {
+        if covered(row.coverage, case, span) {
             line.coverage_right += 1;
         } else {
             line.examples.push(format!("request {}: coverage {:?}", case.id, span.coverage));
@@ -171,6 +171,10 @@ impl Seen {
             self.excused |= value_ns >= group.half_ns;
             return None;
         }
+        if let Place::Count(_) = group.place {
+            self.right &= value_ns > 0;
+            return None;
+        }
         let tolerance_ns = (truth.least_ns / 100).max(TOLERANCE_NS * truth.stretches.max(1));
         let error_ns = truth.least_ns.saturating_sub(value_ns) + value_ns.saturating_sub(truth.most_ns);
         self.within &= error_ns <= tolerance_ns;
@@ -181,10 +185,12 @@ impl Seen {
 
     /// A place that was not.
     fn undisturbed(&mut self, group: &Group, truth: Truth, span: &Span, noise_ns: u64) {
-        if let Place::Nowhere(_) = group.place {
-            return;
-        }
         let value_ns = value_us(group.place, span) * 1000;
+        match group.place {
+            Place::Nowhere(_) => return,
+            Place::Count(_) => return self.stayed &= value_ns == 0,
+            Place::Phase(_) | Place::Phases(_) | Place::Attribute(_) => {}
+        }
         let most_ns = truth.most_ns + group.half_ns;
         self.stayed &= value_ns < most_ns + noise_ns;
         self.excused |= value_ns >= most_ns;
@@ -197,13 +203,14 @@ fn told(row: &Row, groups: &[Group], case: &Case, span: &Span) -> String {
     phases.sort_by_key(|(_, us)| std::cmp::Reverse(*us));
     let injected = groups.iter().map(|group| {
         let (hit, truth) = group.truth(row, case);
-        format!("{}{} us", if hit { "" } else { "by itself " }, truth.least_ns / 1000)
+        let by_itself = if hit { "" } else { "by itself " };
+        format!("{by_itself}{} us, found {}", truth.least_ns / 1000, value_us(group.place, span))
     });
     let injected: Vec<_> = injected.collect();
     format!(
         "request {}: {}; {} us without a core; blame {}, {phases:?}",
         case.id,
-        injected.join(", "),
+        injected.join("; "),
         case.noise_ns / 1000,
         span.blame
     )
@@ -248,7 +255,7 @@ fn value_us(place: Place, span: &Span) -> u64 {
     match place {
         Place::Phase(name) => span.phase(name),
         Place::Phases(names) => names.iter().map(|name| span.phase(name)).sum(),
-        Place::Attribute(name) => span.numbers.get(name).copied().unwrap_or(0),
+        Place::Attribute(name) | Place::Count(name) => span.number(name),
         Place::Nowhere(_) => span.phases().map(|(_, us)| us).max().unwrap_or(0),
     }
 }
@@ -273,10 +280,32 @@ fn largest_blame(span: &Span) -> &str {
     BLAMES.iter().find(|(_, blame)| sum(blame) == most).map_or("", |(_, blame)| blame)
 }
 
+const UNACCEPTED: &str = "partial: accept not visible";
+
+/// Whether coverage is as expected.
+fn covered(expected: Coverage, case: &Case, span: &Span) -> bool {
+    let disturbed = case.done.iter().any(|done| done.disturbed);
+    match expected {
+        Coverage::Text(text) => span.coverage == text,
+        Coverage::Unaccepted if disturbed => span.coverage == UNACCEPTED,
+        Coverage::Full | Coverage::Unaccepted => {
+            span.coverage == "full" || (span.connected() && span.coverage == UNACCEPTED)
+        }
+    }
+}
+
+fn coverage_text(expected: Coverage) -> &'static str {
+    match expected {
+        Coverage::Full => "full",
+        Coverage::Unaccepted => UNACCEPTED,
+        Coverage::Text(text) => text,
+    }
+}
+
 /// A place in words.
 pub(super) fn place_text(place: Place) -> String {
     match place {
-        Place::Phase(name) | Place::Attribute(name) => name.to_owned(),
+        Place::Phase(name) | Place::Attribute(name) | Place::Count(name) => name.to_owned(),
         Place::Phases(names) => names.join(", "),
         Place::Nowhere(reason) => format!("not observable: {reason}"),
     }
@@ -290,6 +319,7 @@ fn percentile(sorted: &[u64], percent: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::ledger::Ledger;
+    use super::super::otlp::Attempt;
     use super::super::plan::{Agent, How, Shape};
     use super::*;
 
@@ -306,14 +336,14 @@ mod tests {
             agent: Agent::Watching,
             shape: Shape::SMALL,
             injections: vec![injection],
-            coverage: &["full"],
+            coverage: Coverage::Full,
             percent: 100,
         }
     }
 
     fn span(phases: &[(&str, u64)], blame: &str, coverage: &str) -> Span {
         let numbers = phases.iter().map(|(name, us)| (format!("wayspan.phase.{name}"), *us)).collect();
-        Span { duration_ns: 0, coverage: coverage.to_owned(), blame: blame.to_owned(), numbers }
+        Span { coverage: coverage.to_owned(), blame: blame.to_owned(), numbers, ..Span::default() }
     }
 
     fn case(disturbed: bool, delay_us: u64, spans: Vec<Span>) -> Case {
@@ -382,5 +412,34 @@ mod tests {
         let partial = case(false, 10, vec![span(&[("upstream_wait", 10)], "upstream", "partial: x")]);
         check(&[right(), partial], [1, 1, 0, 1, 1, 1], false);
         check(&[right(), case(false, 10, vec![])], [1, 1, 0, 1, 0, 0], false);
+    }
+
+    #[test]
+    fn an_accept_may_be_invisible_on_a_new_connection_only() {
+        let late = |reused| {
+            let attempt = Some(Attempt { reused, ..Attempt::default() });
+            Span { attempt, ..span(&[("upstream_wait", 5_050)], "upstream", UNACCEPTED) }
+        };
+        check(&[case(true, 5_000, vec![late(false)])], [1, 1, 0, 1, 0, 0], true);
+        check(&[case(true, 5_000, vec![late(true)])], [1, 1, 0, 1, 0, 0], false);
+    }
+
+    #[test]
+    fn what_is_counted_must_be_counted_where_it_was_done_and_nowhere_else() {
+        let row = || {
+            let mut row = row();
+            row.injections.iter_mut().for_each(|injection| injection.places = vec![Place::Count("again")]);
+            row
+        };
+        let counted = |count| {
+            let mut span = span(&[("upstream_wait", 5_050)], "upstream", "full");
+            span.attempt = Some(Attempt { numbers: [("again".to_owned(), count)].into(), ..Attempt::default() });
+            vec![span]
+        };
+        let passed = |hit, count| {
+            let cases = [case(true, 5_000, counted(1)), case(hit, 5_000, counted(count))];
+            judge(&row(), &cases, Vec::new()).passed
+        };
+        assert!(passed(true, 1) && passed(false, 0) && !passed(true, 0) && !passed(false, 1));
     }
 }

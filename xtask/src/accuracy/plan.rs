@@ -14,6 +14,8 @@ pub(super) enum Place {
     Phases(&'static [&'static str]),
     /// In that attribute beside the sum, microseconds.
     Attribute(&'static str),
+    /// Counted in that attribute, at least once; otherwise not at all.
+    Count(&'static str),
     /// Nowhere, for that reason: then nobody may be blamed for it.
     Nowhere(&'static str),
 }
@@ -209,6 +211,17 @@ pub(super) enum Agent {
     Pinned,
 }
 
+/// What `wayspan.coverage` must say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coverage {
+    /// `full`; on a new connection to a backend also that its accept was not visible, where it was later than the request.
+    Full,
+    /// Of disturbed requests that the accept was not visible, else as above.
+    Unaccepted,
+    /// That text.
+    Text(&'static str),
+}
+
 /// A line of the table, stated beforehand.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
@@ -218,8 +231,8 @@ pub(super) struct Row {
     pub(super) agent: Agent,
     pub(super) shape: Shape,
     pub(super) injections: Vec<Injection>,
-    /// What `wayspan.coverage` may say.
-    pub(super) coverage: &'static [&'static str],
+    /// What `wayspan.coverage` must say.
+    pub(super) coverage: Coverage,
     /// Of the requests that the mode asks for, so many of a hundred: what takes a second each is asked less often.
     pub(super) percent: u64,
 }
@@ -230,6 +243,9 @@ pub(super) struct NotBuilt {
     pub(super) name: &'static str,
     pub(super) reason: &'static str,
 }
+
+/// Requests with this number or a higher one are not judged.
+pub(super) const JUDGED_MAX: u64 = 1 << 40;
 
 /// A row under way: what its injectors share.
 #[derive(Debug)]
@@ -263,7 +279,7 @@ impl Running {
 
     /// How long that injection delays a request, if at all. The same for the same seed.
     pub(super) fn delay(&self, index: usize, number: u64) -> Option<Duration> {
-        let injection = self.row.injections.get(index)?;
+        let injection = self.row.injections.get(index).filter(|_| number < JUDGED_MAX)?;
         let name = self.row.name.bytes().fold(self.seed, |sum, byte| mixed(sum ^ u64::from(byte)));
         let random = mixed(mixed(name ^ index as u64) ^ number);
         let (from, to) = injection.delay_us;
@@ -309,7 +325,7 @@ mod tests {
                 places: vec![Place::Phase("upstream_wait")],
                 share: 30,
             }],
-            coverage: &["full"],
+            coverage: Coverage::Full,
             percent: 100,
         };
         let chosen = |seed| {

@@ -1,6 +1,6 @@
 //! The table: what is injected, where it must show, what coverage must say. Stated before anything is measured.
 
-use super::plan::{Act, Agent, How, Injection, Link, NotBuilt, Place, Route, Row, Shape, Way, Which};
+use super::plan::{Act, Agent, Coverage, How, Injection, Link, NotBuilt, Place, Route, Row, Shape, Way, Which};
 
 /// Long against what a small machine does by itself, short enough for hundreds of requests.
 const USUAL_US: (u64, u64) = (4_000, 20_000);
@@ -13,8 +13,6 @@ const SYN_US: (u64, u64) = (1_000_000, 1_000_000);
 /// Half of it is what an undisturbed request may not show, where the kernel's account is the truth.
 const CROWD_US: (u64, u64) = (500, 500);
 
-const FULL: &[&str] = &["full"];
-
 const fn phase(name: &'static str) -> Place {
     Place::Phase(name)
 }
@@ -25,7 +23,15 @@ fn one(how: How, delay_us: (u64, u64), place: Place) -> Vec<Injection> {
 }
 
 fn row(name: &str, injected: &'static str, shape: Shape, injections: Vec<Injection>) -> Row {
-    Row { name: name.to_owned(), injected, agent: Agent::Watching, shape, injections, coverage: FULL, percent: 100 }
+    Row {
+        name: name.to_owned(),
+        injected,
+        agent: Agent::Watching,
+        shape,
+        injections,
+        coverage: Coverage::Full,
+        percent: 100,
+    }
 }
 
 /// What takes a fifth of a second or more is done to fewer, many at once.
@@ -40,7 +46,8 @@ fn at(agent: Agent, row: Row) -> Row {
 /// The row for a backend that the probes do not look for: what divides the wait for it is one.
 fn elsewhere(row: Row) -> Row {
     const DIVIDED: [&str; 4] = ["upstream_path_out", "backend_pickup", "backend_app", "upstream_path_back"];
-    let mut row = Row { name: format!("elsewhere: {}", row.name), agent: Agent::Elsewhere, coverage: FULL, ..row };
+    let mut row =
+        Row { name: format!("elsewhere: {}", row.name), agent: Agent::Elsewhere, coverage: Coverage::Full, ..row };
     for place in row.injections.iter_mut().flat_map(|injection| &mut injection.places) {
         if matches!(place, Place::Phase(name) if DIVIDED.contains(name)) {
             *place = phase("upstream_wait");
@@ -91,8 +98,7 @@ fn backend() -> Vec<Row> {
             one(How::BackendRead, USUAL_US, phase("backend_pickup")),
         ),
         Row {
-            // Where the backend is quicker to accept than the proxy to write, there is nothing that is not visible.
-            coverage: &["full", "partial: accept not visible"],
+            coverage: Coverage::Unaccepted,
             ..row(
                 "backend: accepts late",
                 "the backend lets a connection with its request lie in the backlog",
@@ -268,6 +274,7 @@ fn upstream_path() -> Vec<Row> {
     let wire = |way, act| How::Wire(Link::Backend, way, Which::Data(0), act);
     let kept = Shape { backend: Route::Relayed, ..Shape::SMALL };
     let (out, back) = (phase("upstream_path_out"), phase("upstream_path_back"));
+    let lost = |way, places| vec![Injection { how: wire(way, Act::Lose), delay_us: LOST_US, places, share: 30 }];
     vec![
         row(
             "backend's network: request late",
@@ -294,13 +301,13 @@ fn upstream_path() -> Vec<Row> {
             "backend's network: request lost",
             "the relay loses the request's segment once",
             kept,
-            one(wire(Way::Out, Act::Lose), LOST_US, out),
+            lost(Way::Out, vec![out, Place::Count("wayspan.upstream.retransmits")]),
         )),
         patient(row(
             "backend's network: response lost",
             "the relay loses the response's segment once",
             kept,
-            one(wire(Way::Back, Act::Lose), LOST_US, back),
+            lost(Way::Back, vec![back, Place::Count("wayspan.backend.retransmits")]),
         )),
     ]
 }
@@ -445,7 +452,7 @@ fn together() -> Vec<Row> {
 
 /// What is left without probes: what the proxy's own stamps tell.
 fn blind() -> Vec<Row> {
-    let blind = |row: Row| Row { agent: Agent::Blind, coverage: &["none: probes off"], ..row };
+    let blind = |row: Row| Row { agent: Agent::Blind, coverage: Coverage::Text("none: probes off"), ..row };
     let alone = Shape { lanes: 1, ..Shape::SMALL };
     vec![
         blind(row(
@@ -500,13 +507,13 @@ mod tests {
         let rows = all();
         for (index, row) in rows.iter().enumerate() {
             assert!(rows.iter().skip(index + 1).all(|other| other.name != row.name), "{} stands twice", row.name);
-            assert!(!row.injections.is_empty() && !row.coverage.is_empty(), "{}", row.name);
+            assert!(!row.injections.is_empty(), "{}", row.name);
             for place in row.injections.iter().flat_map(|injection| &injection.places) {
                 let known = |name: &&'static str| super::super::plan::blame_of(name).is_some();
                 match place {
                     Place::Phase(name) => assert!(known(name), "{}: {name}", row.name),
                     Place::Phases(names) => assert!(names.iter().all(known), "{}", row.name),
-                    Place::Attribute(_) | Place::Nowhere(_) => {}
+                    Place::Attribute(_) | Place::Count(_) | Place::Nowhere(_) => {}
                 }
             }
         }
