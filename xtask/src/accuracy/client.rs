@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::ledger::now_ns;
 use super::machine::{Crowd, Hog};
-use super::plan::{How, Running};
+use super::plan::{How, Life, Running};
 use super::space::{Space, Urgency, urgent};
 use super::stage::Stage;
 
@@ -36,7 +36,16 @@ pub(super) struct Asked {
     pub(super) host: &'static str,
 }
 
-/// Asks all of a row's requests, those of `ids`, and says how many failed.
+/// What became of a row's clients.
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    /// Requests that failed, in words.
+    pub(super) faults: Vec<String>,
+    /// Connections that are still open: what comes after a response comes only over those.
+    open: Vec<TcpStream>,
+}
+
+/// Asks all of a row's requests, those of `ids`.
 pub(super) fn run(
     space: &Space,
     stage: &Arc<Stage>,
@@ -44,16 +53,16 @@ pub(super) fn run(
     asked: &Asked,
     ids: std::ops::Range<u64>,
     ending: &(dyn Fn() -> bool + Sync),
-) -> Result<Vec<String>> {
+) -> Result<Asking> {
     let lanes = running.row.shape.lanes.max(1);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..lanes)
             .map(|lane| {
                 let ids = ids.clone();
-                scope.spawn(move || -> Result<Vec<String>> {
+                scope.spawn(move || -> Result<Asking> {
                     space.enter()?;
                     urgent(Urgency::Injector);
-                    let mut client = Client { stage, running, asked, connection: None, crowd: None };
+                    let mut client = Client { stage, running, asked, connection: None, crowd: None, open: Vec::new() };
                     // Not judged: the first request pays for connections, page faults, caches.
                     let _warm = client.request(WARM_UP + lane);
                     let mut faults = Vec::new();
@@ -66,15 +75,18 @@ pub(super) fn run(
                             faults.push(format!("request {id}: {error:#}"));
                         }
                     }
-                    Ok(faults)
+                    client.open.extend(client.connection);
+                    Ok(Asking { faults, open: client.open })
                 })
             })
             .collect();
-        let mut faults = Vec::new();
+        let mut asking = Asking::default();
         for thread in threads {
-            faults.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+            let lane = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            asking.faults.extend(lane.faults);
+            asking.open.extend(lane.open);
         }
-        Ok(faults)
+        Ok(asking)
     })
 }
 
@@ -84,20 +96,24 @@ struct Client<'a> {
     asked: &'a Asked,
     connection: Option<TcpStream>,
     crowd: Option<Crowd>,
+    /// Those of earlier requests.
+    open: Vec<TcpStream>,
 }
 
 impl Client<'_> {
     fn request(&mut self, id: u64) -> Result<()> {
         let running = self.running;
-        if running.row.shape.client_fresh {
-            self.connection = None;
+        match running.row.shape.client_life {
+            Life::Kept => {}
+            Life::Fresh => self.open.extend(self.connection.take()),
+            Life::Short => self.connection = None,
         }
         let (agent, ledger) = (self.stage.agent()?, &running.ledger);
         let queued_ns = agent.workers.queued_ns();
         let mut intended_ns = 0;
         if let Some((index, delay)) = running.chosen(How::StopBeforeRequest, id) {
             let stage = self.stage;
-            if !running.row.shape.client_fresh {
+            if running.row.shape.client_life == Life::Kept {
                 self.connection(id)?;
                 agent.workers.settle()?;
             }
@@ -173,7 +189,7 @@ impl Client<'_> {
         let (bytes, parts) = shape.upload;
         let method = if bytes == 0 { "GET" } else { "POST" };
         let length = if bytes == 0 { String::new() } else { format!("content-length: {bytes}\r\n") };
-        let close = if shape.client_fresh { "connection: close\r\n" } else { "" };
+        let close = if shape.client_life == Life::Short { "connection: close\r\n" } else { "" };
         let first = format!("{method} /r/{id} HTTP/1.1\r\nhost: {host}\r\n");
         let second = format!("{length}{close}x-padding: some more of a head\r\n\r\n");
         let mut stream = self.connection(id)?;
@@ -195,6 +211,8 @@ impl Client<'_> {
     fn receive(&mut self, id: u64) -> Result<()> {
         let running = self.running;
         let stream = self.connection.as_ref().context("nothing was sent")?;
+        // An acknowledgement that waits for the next request is no delay of the network's.
+        rustix::net::sockopt::set_tcp_quickack(stream, true)?;
         let mut stalled = None;
         if let Some((index, delay)) = running.chosen(How::ClientRead, id) {
             let (grew, from) = until_quiet(stream)?;

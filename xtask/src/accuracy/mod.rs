@@ -113,7 +113,7 @@ fn measure(world: &World, row: Row, seed: u64, ids: std::ops::Range<u64>, ending
     let running = Arc::new(Running { row, seed, ledger: Ledger::default() });
     world.stage.set(Some(Arc::clone(&running)));
     let is_ending = || ending.load(Ordering::Relaxed);
-    let faults = client::run(&world.clients, &world.stage, &running, &asked, ids.clone(), &is_ending);
+    let asking = client::run(&world.clients, &world.stage, &running, &asked, ids.clone(), &is_ending)?;
     let here = || ids.clone().all(|id| !world.sink.spans_of(id).is_empty()).then_some(());
     if !is_ending() {
         // Those that do not come are counted by the judge.
@@ -129,7 +129,7 @@ fn measure(world: &World, row: Row, seed: u64, ids: std::ops::Range<u64>, ending
             spans: world.sink.spans_of(id),
         })
         .collect();
-    let mut line = judge::judge(&running.row, &cases, faults?);
+    let mut line = judge::judge(&running.row, &cases, asking.faults);
     line.seconds = watch.elapsed().as_secs_f64();
     Ok(line)
 }

@@ -152,6 +152,17 @@ pub(super) enum Route {
     Relayed,
 }
 
+/// How long clients' connections live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// One for all requests of a client.
+    Kept,
+    /// One for each request, open until the row ends.
+    Fresh,
+    /// One for each request, closed with the response.
+    Short,
+}
+
 /// What an undisturbed request of the row looks like.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
@@ -159,8 +170,8 @@ pub(super) struct Shape {
     pub(super) client: Route,
     /// How the agent reaches the backend.
     pub(super) backend: Route,
-    /// Each request has a connection of its own to the agent.
-    pub(super) client_fresh: bool,
+    /// How long clients' connections live.
+    pub(super) client_life: Life,
     /// Each request has a connection of its own to the backend.
     pub(super) backend_fresh: bool,
     /// The backend whose connections are accepted by a thread that may be late.
@@ -184,7 +195,7 @@ impl Shape {
     pub(super) const SMALL: Self = Self {
         client: Route::Direct,
         backend: Route::Direct,
-        client_fresh: false,
+        client_life: Life::Kept,
         backend_fresh: false,
         late_acceptor: false,
         split_head: false,

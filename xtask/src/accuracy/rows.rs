@@ -1,6 +1,6 @@
 //! The table: what is injected, where it must show, what coverage must say. Stated before anything is measured.
 
-use super::plan::{Act, Agent, Coverage, How, Injection, Link, NotBuilt, Place, Route, Row, Shape, Way, Which};
+use super::plan::{Act, Agent, Coverage, How, Injection, Life, Link, NotBuilt, Place, Route, Row, Shape, Way, Which};
 
 /// Long against what a small machine does by itself, short enough for hundreds of requests.
 const USUAL_US: (u64, u64) = (4_000, 20_000);
@@ -156,7 +156,8 @@ fn bodies() -> Vec<Row> {
 }
 
 fn client() -> Vec<Row> {
-    let unread = Shape { download: (1 << 20, 1), client_fresh: true, send_buffer: Some(64 << 10), ..Shape::SMALL };
+    let unread =
+        Shape { download: (1 << 20, 1), client_life: Life::Fresh, send_buffer: Some(64 << 10), ..Shape::SMALL };
     vec![
         row(
             "client: sends its head slowly",
@@ -187,7 +188,7 @@ fn client() -> Vec<Row> {
 
 fn proxy() -> Vec<Row> {
     let alone = Shape { lanes: 1, ..Shape::SMALL };
-    let fresh = Shape { client_fresh: true, ..alone };
+    let fresh = Shape { client_life: Life::Fresh, ..alone };
     let accept_wait = Place::Attribute("wayspan.connection.accept_wait");
     let hit = |how, places| vec![Injection { how, delay_us: USUAL_US, places, share: 30 }];
     let queues = Place::Phases(&[
@@ -316,8 +317,13 @@ fn client_path() -> Vec<Row> {
     let wire = |way, which, act| How::Wire(Link::Client, way, which, act);
     let kept = Shape { client: Route::Relayed, ..Shape::SMALL };
     let split = Shape { split_head: true, ..kept };
-    let download =
-        Shape { download: (300_000, 1), send_buffer: Some(16 << 10), client_fresh: true, unknown_us: 40_000, ..kept };
+    let download = Shape {
+        download: (300_000, 1),
+        send_buffer: Some(16 << 10),
+        client_life: Life::Fresh,
+        unknown_us: 40_000,
+        ..kept
+    };
     vec![
         row(
             "client's network: request late",
@@ -334,6 +340,12 @@ fn client_path() -> Vec<Row> {
             "the relay holds the head's second segment",
             split,
             one(wire(Way::Out, Which::Data(1), Act::Hold), USUAL_US, phase("client_send")),
+        ),
+        row(
+            "client's network: jitter",
+            "the relay holds the head's second segment, each for a time of its own",
+            split,
+            one(wire(Way::Out, Which::Data(1), Act::Jitter), (8_000, 20_000), phase("client_send")),
         ),
         patient(row(
             "client's network: end of head lost",
@@ -358,7 +370,7 @@ fn client_path() -> Vec<Row> {
 
 fn handshakes() -> Vec<Row> {
     let wire = |way, which, act| How::Wire(Link::Client, way, which, act);
-    let fresh = Shape { client: Route::Relayed, client_fresh: true, ..Shape::SMALL };
+    let fresh = Shape { client: Route::Relayed, client_life: Life::Fresh, ..Shape::SMALL };
     let round_trip = Place::Attribute("wayspan.connection.handshake_rtt");
     let lost = Injection {
         how: wire(Way::Back, Which::Handshake, Act::Lose),
@@ -377,6 +389,12 @@ fn handshakes() -> Vec<Row> {
             "client's network: SYN-ACK late",
             "the relay holds our SYN-ACK",
             fresh,
+            one(wire(Way::Back, Which::Handshake, Act::Hold), USUAL_US, round_trip),
+        ),
+        row(
+            "client's network: SYN-ACK late, connection closed at once",
+            "the relay holds our SYN-ACK; the connection ends with the response",
+            Shape { client_life: Life::Short, ..fresh },
             one(wire(Way::Back, Which::Handshake, Act::Hold), USUAL_US, round_trip),
         ),
         row(
