@@ -80,10 +80,7 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::ensure(&root, &[setup::Need::Ebpf, setup::Need::Bench])?;
             return outage::run(&root, options);
         }
-        Command::Accuracy(options) => {
-            setup::ensure(&root, &[setup::Need::Ebpf, setup::Need::NodeTests])?;
-            return accuracy::run(&root, &options);
-        }
+        Command::Accuracy(options) => return accuracy::run(&root, &options),
         Command::Test(options) => return test::run(&root, &options),
         Command::Tidy => return tidy::run(&root),
     }

@@ -28,6 +28,7 @@ use anyhow::{Context as _, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::progress::Stopwatch;
+use crate::setup;
 use judge::{Case, Line};
 use ledger::Ledger;
 use plan::{Row, Running};
@@ -62,6 +63,10 @@ const SPANS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Measures the table; fails where a row misses.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("network namespaces, TUN devices and probes need root");
+    }
+    setup::ensure(root, &[setup::Need::Ebpf, setup::Need::NodeTests])?;
     if wayspan_tests::environment("WAYSPAN_BIN").is_none() {
         crate::agent::build(root)?;
     }

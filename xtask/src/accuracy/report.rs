@@ -21,25 +21,20 @@ pub(super) struct Report {
     pub(super) passed: bool,
     rows: Vec<Line>,
     not_built: Vec<NotBuilt>,
-    doubts: Vec<String>,
+    doubts: Option<String>,
 }
 
 impl Report {
     pub(super) fn new(rows: Vec<Line>, not_built: Vec<NotBuilt>, options: &Options) -> Result<Self> {
-        let mut doubts = Vec::new();
         let load = std::fs::read_to_string("/proc/loadavg")?;
+        let load = load.split(' ').next().unwrap_or_default();
         let cores = std::thread::available_parallelism()?.get();
-        for row in &rows {
-            if row.outweighed + row.excused > 0 {
-                doubts.push(format!(
-                    "{}: {} outweighed by the machine's own delays, {} excused by the agent's waiting for a core",
-                    row.name, row.outweighed, row.excused
-                ));
-            }
-        }
-        if !doubts.is_empty() {
-            doubts.push(format!("load average {} on {cores} cores", load.split(' ').next().unwrap_or_default()));
-        }
+        let busy = rows.iter().filter(|row| row.outweighed + row.excused > 0).count();
+        let doubts = (busy > 0).then(|| {
+            format!(
+                "{busy} rows have requests that the machine itself delayed, see the column; load average {load} on {cores} cores"
+            )
+        });
         Ok(Self {
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             cores,
@@ -56,13 +51,13 @@ impl Report {
     pub(super) fn table(&self) -> String {
         let mut out = format!("Linux {}, {} cores, seed {}\n\n", self.kernel, self.cores, self.seed);
         out.push_str(
-            "| row | expected | named right | delay p50 ms | error p50 us | p99 us | within max(1 %, 100 us) | coverage | undisturbed | |\n\
-             |---|---|---|---|---|---|---|---|---|---|\n",
+            "| row | expected | named right | delay p50 ms | error p50 us | p99 us | within max(1 %, 100 us) | coverage | undisturbed | outweighed, excused | |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|\n",
         );
         for row in &self.rows {
             let _written = writeln!(
                 out,
-                "| {} | {} | {}/{} | {:.1} | {} | {} | {} | {}/{} {} | {}/{} | {} |",
+                "| {} | {} | {}/{} | {:.1} | {} | {} | {} | {}/{} {} | {}/{} | {}, {} | {} |",
                 row.name,
                 row.expected,
                 row.named_right,
@@ -80,11 +75,13 @@ impl Report {
                 row.expected_coverage,
                 row.stayed_undisturbed,
                 row.undisturbed,
+                row.outweighed,
+                row.excused,
                 if row.passed { "ok" } else { "MISS" },
             );
         }
         for row in &self.not_built {
-            let _written = writeln!(out, "| {} | not built: {} | | | | | | | | |", row.name, row.reason);
+            let _written = writeln!(out, "| {} | not built: {} | | | | | | | | | |", row.name, row.reason);
         }
         out
     }
@@ -97,7 +94,7 @@ impl Report {
                 let _written = writeln!(out, "{}: {example}", row.name);
             }
         }
-        for doubt in &self.doubts {
+        if let Some(doubt) = &self.doubts {
             let _written = writeln!(out, "doubtful: {doubt}");
         }
         out
