@@ -45,7 +45,6 @@ impl Backends {
 struct Lay {
     disturbed: bool,
     from_ns: u64,
-    to_ns: u64,
 }
 
 fn accept(listener: &TcpListener, stage: &Arc<Stage>, late: bool) {
@@ -63,7 +62,7 @@ fn accept(listener: &TcpListener, stage: &Arc<Stage>, late: bool) {
             if let Some((_, delay)) = chosen {
                 std::thread::sleep(delay);
             }
-            lay = Some(Lay { disturbed: chosen.is_some(), from_ns, to_ns: now_ns() });
+            lay = Some(Lay { disturbed: chosen.is_some(), from_ns });
         }
         let Ok((stream, _)) = listener.accept() else { return };
         let stage = Arc::clone(stage);
@@ -95,8 +94,8 @@ fn serve(mut stream: &TcpStream, stage: &Stage, mut lay: Option<Lay>) -> Result<
             ledger.add(id, index, delay.is_some(), seen_ns, read_ns);
         }
         if let (Some(lay), Some(index)) = (lay.take(), running.index(How::BackendAccept)) {
-            let from_ns = ledger.delivered(id).unwrap_or(lay.from_ns).max(lay.from_ns).min(lay.to_ns);
-            ledger.add(id, index, lay.disturbed, from_ns, lay.to_ns);
+            let from_ns = ledger.delivered(id).unwrap_or(lay.from_ns).max(lay.from_ns).min(read_ns);
+            ledger.add(id, index, lay.disturbed, from_ns, read_ns);
         }
         if !is_first
             && let Some((index, delay)) = running.chosen(How::BackendReset, id)
@@ -112,8 +111,10 @@ fn serve(mut stream: &TcpStream, stage: &Stage, mut lay: Option<Lay>) -> Result<
         let first = first_bytes(&running.row.shape);
         running.pause(How::BackendCode, id, had_ns);
         if let Some((index, delay)) = running.chosen(How::StopBeforeResponse, id) {
-            let (from_ns, to_ns) = stage.stopped(delay, || respond(stream, &running, id, &first))?;
-            ledger.add(id, index, true, from_ns, to_ns);
+            let stop = stage.stopped(delay, || respond(stream, &running, id, &first))?;
+            ledger.add(id, index, true, stop.from_ns, stop.to_ns);
+            // Without the kernel's marks, all of it looks like waiting for the backend.
+            ledger.unsure(id, index, 0, stop.from_ns - stop.begun_ns + (stop.ended_ns - stop.to_ns));
         } else {
             respond(stream, &running, id, &first)?;
         }

@@ -117,16 +117,18 @@ impl Client<'_> {
                 self.connection(id)?;
                 agent.workers.settle()?;
             }
-            let (from, to) = stage.stopped(delay, || self.send(id))?;
-            ledger.add(id, index, true, from, to);
+            let stop = stage.stopped(delay, || self.send(id))?;
+            ledger.add(id, index, true, stop.from_ns, stop.to_ns);
+            ledger.unsure(id, index, 0, stop.ended_ns - stop.to_ns);
             let received = self.receive(id);
             ledger.noise(id, agent.workers.queued_ns().saturating_sub(queued_ns));
             return received;
         }
         if let Some((index, delay)) = running.chosen(How::StopBeforeConnection, id) {
             let stage = self.stage;
-            let (from, to) = stage.stopped(delay, || self.connection(id).map(|_| ()))?;
-            ledger.add(id, index, true, from, to);
+            let stop = stage.stopped(delay, || self.connection(id).map(|_| ()))?;
+            ledger.add(id, index, true, stop.from_ns, stop.to_ns);
+            ledger.unsure(id, index, 0, stop.ended_ns - stop.to_ns);
             // The request comes when the connection has been accepted.
             agent.workers.settle()?;
         }
@@ -138,8 +140,9 @@ impl Client<'_> {
         if let Some((index, delay)) = running.chosen(How::Hog, id) {
             let hog = Hog::start(delay)?;
             self.send(id)?;
-            let (from, to) = (now_ns(), hog.end());
+            let (from, (to, gone)) = (now_ns(), hog.end());
             ledger.add(id, index, true, from, to);
+            ledger.unsure(id, index, 0, gone.saturating_sub(to));
             intended_ns = to.saturating_sub(from);
         } else {
             self.send(id)?;

@@ -19,6 +19,8 @@ pub(super) enum Verdict {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Passage {
     flow: Key,
+    /// Whose it was when it came: what a sender repeats may be handed on when the next request has begun.
+    request: Option<u64>,
     /// It was held by that injection, since then.
     held: Option<(usize, u64)>,
     /// It is a request's first.
@@ -96,7 +98,7 @@ impl Flows {
             running.ledger.deliver(request, now_ns);
         }
         if let (Some((injection, from_ns)), Some(flow)) = (passage.held, self.flows.get_mut(&passage.flow)) {
-            flow.account(running, injection, from_ns, now_ns);
+            flow.account(running, passage.request, injection, from_ns, now_ns);
         }
     }
 }
@@ -132,7 +134,7 @@ impl Flow {
         let direction = if way == Way::Out { out } else { back };
         direction.packets += 1;
         if let Some((injection, from_ns)) = direction.lost.remove(&segment.seq) {
-            self.account(running, injection, from_ns, now_ns);
+            self.account(running, None, injection, from_ns, now_ns);
             which = segment.syn.then_some(Which::HandshakeAgain);
         } else if segment.syn && direction.packets > 1 {
             which = None;
@@ -167,7 +169,7 @@ impl Flow {
             held = Some((index, now_ns));
         }
         direction.released_ns = release_ns;
-        Verdict::Pass(release_ns, Passage { flow, held, begins })
+        Verdict::Pass(release_ns, Passage { flow, request: self.request, held, begins })
     }
 
     /// What kind of packet that is; nothing for one that was sent again, or says nothing new.
@@ -193,8 +195,8 @@ impl Flow {
         Some(Which::Data(direction.segments - 1))
     }
 
-    fn account(&mut self, running: &Running, injection: usize, from_ns: u64, to_ns: u64) {
-        match self.request {
+    fn account(&mut self, running: &Running, whose: Option<u64>, injection: usize, from_ns: u64, to_ns: u64) {
+        match whose.or(self.request) {
             Some(request) => running.ledger.add(request, injection, true, from_ns, to_ns),
             None => self.before.push((injection, from_ns, to_ns)),
         }
@@ -238,13 +240,7 @@ mod tests {
 
         /// Sends a packet at that microsecond; when it is handed on, if it is.
         fn send(&mut self, way: Way, flags: u8, seq: u8, payload: &[u8], at_us: u64) -> Option<u64> {
-            let (from, to) = if way == Way::Out { ([0x9c, 0x40], [0, 80]) } else { ([0, 80], [0x9c, 0x40]) };
-            let length = u8::try_from(40 + payload.len()).unwrap();
-            let mut bytes = vec![0x45, 0, 0, length, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
-            bytes.extend(from);
-            bytes.extend(to);
-            bytes.extend([0, 0, 0, seq, 0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0, 0, 0]);
-            bytes.extend(payload);
+            let bytes = Self::packet(way, flags, seq, payload);
             match self.flows.judge(Some(&self.running), way, &bytes, at_us * 1000) {
                 Verdict::Lose => None,
                 Verdict::Pass(at_ns, passage) => {
@@ -252,6 +248,17 @@ mod tests {
                     Some(at_ns / 1000)
                 }
             }
+        }
+
+        fn packet(way: Way, flags: u8, seq: u8, payload: &[u8]) -> Vec<u8> {
+            let (from, to) = if way == Way::Out { ([0x9c, 0x40], [0, 80]) } else { ([0, 80], [0x9c, 0x40]) };
+            let length = u8::try_from(40 + payload.len()).unwrap();
+            let mut bytes = vec![0x45, 0, 0, length, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+            bytes.extend(from);
+            bytes.extend(to);
+            bytes.extend([0, 0, 0, seq, 0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0, 0, 0]);
+            bytes.extend(payload);
+            bytes
         }
 
         fn handshake(&mut self) {
@@ -308,6 +315,25 @@ mod tests {
         assert_eq!(world.send(Way::Back, ACK, 2, &[0; 60], 200), Some(300));
         assert_eq!(world.send(Way::Back, ACK, 62, &[0; 60], 210), Some(400));
         assert_eq!(world.truth(5), Truth { least_ns: 200_000, most_ns: 200_000, stretches: 1 });
+    }
+
+    #[test]
+    fn what_is_repeated_and_held_into_the_next_request_is_not_laid_to_that() {
+        let how = How::Wire(Link::Backend, Way::Back, Which::All, Act::Rate(1_000_000));
+        let mut world = World::new(how, 1);
+        world.handshake();
+        world.send(Way::Out, ACK, 2, REQUEST, 100);
+        let passage = {
+            let repeated = World::packet(Way::Back, ACK, 2, &[0; 60]);
+            let Verdict::Pass(_, passage) = world.flows.judge(Some(&world.running), Way::Back, &repeated, 150_000)
+            else {
+                panic!("lost")
+            };
+            passage
+        };
+        world.send(Way::Out, ACK, 21, b"GET /r/6 HTTP/1.1\r\n", 200);
+        world.flows.passed(Some(&world.running), &passage, 300_000);
+        assert_eq!((world.truth(5).least_ns, world.truth(6).least_ns), (150_000, 0));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use super::ledger::{Done, Truth};
 use super::otlp::Span;
 use super::plan::{BLAMES, Coverage, Injection, Place, Row, blame_of};
 
+/// What is judged: shorter delays are none that was promised to be found.
+const DELAY_MIN_NS: u64 = 1_000_000;
 /// The target: an error of so much, or of a hundredth.
 const TOLERANCE_NS: u64 = 100_000;
 /// Of a thousand requests so many may have another coverage than the row expects.
@@ -43,6 +45,8 @@ pub(super) struct Line {
     /// Of the disturbed, those with an error of at most max(1 %, 100 us).
     pub(super) within_tolerance: u64,
     pub(super) delay_p50_us: u64,
+    /// What the places take by themselves: the median of the undisturbed. So much longer is no error.
+    pub(super) by_itself_us: u64,
     /// Whether there is a place that can be off.
     pub(super) has_error: bool,
     pub(super) error_p50_us: u64,
@@ -62,6 +66,8 @@ pub(super) struct Line {
 struct Group {
     place: Place,
     injections: Vec<usize>,
+    /// What it takes by itself, beyond what injectors have measured.
+    by_itself_ns: u64,
     /// Half of the smallest delay: what an undisturbed request may not show.
     half_ns: u64,
 }
@@ -80,6 +86,11 @@ pub(super) fn judge(row: &Row, cases: &[Case], faults: Vec<String>) -> Line {
         ..Line::default()
     };
     let (mut errors, mut delays) = (Vec::new(), Vec::new());
+    let mut groups = groups;
+    for group in &mut groups {
+        group.by_itself_ns = by_itself(row, group, cases);
+    }
+    line.by_itself_us = groups.iter().map(|group| group.by_itself_ns).max().unwrap_or(0) / 1000;
     for case in cases {
         let [span] = case.spans.as_slice() else {
             line.faults += 1;
@@ -127,7 +138,9 @@ fn judge_case(
                 None => blames.push((blame, truth.least_ns)),
             }
         }
-        if hit {
+        if hit && truth.least_ns < DELAY_MIN_NS {
+            seen.short = true;
+        } else if hit {
             delays.push(truth.least_ns);
             errors.extend(seen.disturbed(group, truth, span, case.noise_ns));
         } else {
@@ -142,7 +155,7 @@ fn judge_case(
         line.named_right += u64::from(seen.right);
         line.within_tolerance += u64::from(seen.right && seen.within);
         line.outweighed += u64::from(seen.right && largest.is_some_and(|blame| span.blame != blame));
-    } else {
+    } else if !seen.short {
         line.undisturbed += 1;
         line.stayed_undisturbed += u64::from(seen.stayed);
     }
@@ -155,6 +168,8 @@ fn judge_case(
 #[derive(Default)]
 struct Seen {
     hit: bool,
+    /// Something was injected that is too short to be judged.
+    short: bool,
     right: bool,
     stayed: bool,
     within: bool,
@@ -176,7 +191,8 @@ impl Seen {
             return None;
         }
         let tolerance_ns = (truth.least_ns / 100).max(TOLERANCE_NS * truth.stretches.max(1));
-        let error_ns = truth.least_ns.saturating_sub(value_ns) + value_ns.saturating_sub(truth.most_ns);
+        let more_ns = value_ns.saturating_sub(truth.most_ns).saturating_sub(group.by_itself_ns);
+        let error_ns = truth.least_ns.saturating_sub(value_ns) + more_ns;
         self.within &= error_ns <= tolerance_ns;
         self.right &= value_ns + tolerance_ns + noise_ns >= truth.least_ns;
         self.excused |= value_ns + tolerance_ns < truth.least_ns;
@@ -244,10 +260,26 @@ fn groups(row: &Row) -> Vec<Group> {
                 group.injections.push(index);
                 group.half_ns = group.half_ns.min(half_ns);
             }
-            None => groups.push(Group { place, injections: vec![index], half_ns }),
+            None => groups.push(Group { place, injections: vec![index], by_itself_ns: 0, half_ns }),
         }
     }
     groups
+}
+
+/// The median of what the undisturbed show in a place beyond what injectors have measured there.
+fn by_itself(row: &Row, group: &Group, cases: &[Case]) -> u64 {
+    let own = cases.iter().filter_map(|case| {
+        let [span] = case.spans.as_slice() else { return None };
+        let (hit, truth) = group.truth(row, case);
+        (!hit).then(|| (value_us(group.place, span) * 1000).saturating_sub(truth.most_ns))
+    });
+    let mut own: Vec<u64> = own.collect();
+    own.sort_unstable();
+    if matches!(group.place, Place::Phase(_) | Place::Phases(_) | Place::Attribute(_)) {
+        percentile(&own, 50)
+    } else {
+        0
+    }
 }
 
 /// Microseconds that a span shows in a place. Nowhere is any phase: its largest.
@@ -392,6 +424,17 @@ mod tests {
         check(&[case(true, 5_000, vec![noise])], [1, 1, 1, 1, 0, 0], true);
         let late = span(&[("upstream_wait", 5_200)], "upstream", "full");
         check(&[case(true, 5_000, vec![late])], [1, 1, 0, 0, 0, 0], true);
+    }
+
+    #[test]
+    fn what_a_place_takes_by_itself_is_no_error_and_a_short_delay_is_not_judged() {
+        let waited = |us| vec![span(&[("upstream_wait", us)], "upstream", "full")];
+        let idle = || case(false, 10, waited(310));
+        let line = judge(&row(), &[case(true, 5_000, waited(5_390)), idle(), idle()], Vec::new());
+        assert_eq!((line.by_itself_us, line.error_p99_us, line.within_tolerance), (300, 90, 1));
+        let line = judge(&row(), &[case(true, 5_000, waited(4_950)), idle(), idle()], Vec::new());
+        assert_eq!((line.error_p99_us, line.within_tolerance), (50, 1));
+        check(&[case(true, 999, waited(5))], [0, 0, 0, 0, 0, 0], false);
     }
 
     #[test]

@@ -9,7 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::process::setpriority_process;
+use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 
 use super::ledger::now_ns;
 use super::space::{Urgency, ordinary, urgent};
@@ -48,17 +49,21 @@ impl Hog {
         Ok(Self(thread))
     }
 
-    /// Waits for its end; when that was.
-    pub(super) fn end(self) -> u64 {
-        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    /// Waits for its end: when that was, and when it was gone at the latest.
+    pub(super) fn end(self) -> (u64, u64) {
+        let ended_ns = self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (ended_ns, now_ns())
     }
 }
 
-/// Many that compete for the agent's core, as urgent as the agent. Goes with its owner.
+/// Many that compete for the agent's core, with more weight than the agent: else it would be let in at once. Goes with its owner.
 pub(super) struct Crowd {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
+
+/// Ten times the weight of an ordinary thread.
+const CROWD_NICE: i32 = -10;
 
 impl Crowd {
     /// So many; returns when all are there.
@@ -68,7 +73,7 @@ impl Crowd {
         let threads = (0..number).map(|_| {
             let (stop, begun) = (Arc::clone(&stop), begun.clone());
             std::thread::spawn(move || {
-                let ready = pin().is_ok() && ordinary();
+                let ready = pin().is_ok() && ordinary() && setpriority_process(Some(gettid()), CROWD_NICE).is_ok();
                 let _asker_gone = begun.send(ready);
                 while ready && !stop.load(Ordering::Relaxed) {
                     std::hint::spin_loop();

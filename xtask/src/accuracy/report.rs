@@ -51,18 +51,19 @@ impl Report {
     pub(super) fn table(&self) -> String {
         let mut out = format!("Linux {}, {} cores, seed {}\n\n", self.kernel, self.cores, self.seed);
         out.push_str(
-            "| row | expected | named right | delay p50 ms | error p50 us | p99 us | within max(1 %, 100 us) | coverage | undisturbed | outweighed, excused | |\n\
-             |---|---|---|---|---|---|---|---|---|---|---|\n",
+            "| row | expected | named right | delay p50 ms | by itself us | error p50 us | p99 us | within max(1 %, 100 us) | coverage | undisturbed | outweighed, excused | |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|---|\n",
         );
         for row in &self.rows {
             let _written = writeln!(
                 out,
-                "| {} | {} | {}/{} | {:.1} | {} | {} | {} | {}/{} {} | {}/{} | {}, {} | {} |",
+                "| {} | {} | {}/{} | {:.1} | {} | {} | {} | {} | {}/{} {} | {}/{} | {}, {} | {} |",
                 row.name,
                 row.expected,
                 row.named_right,
                 row.disturbed,
                 thousandth(row.delay_p50_us),
+                row.by_itself_us,
                 if row.has_error { row.error_p50_us.to_string() } else { "-".to_owned() },
                 if row.has_error { row.error_p99_us.to_string() } else { "-".to_owned() },
                 if row.has_error {
@@ -81,7 +82,7 @@ impl Report {
             );
         }
         for row in &self.not_built {
-            let _written = writeln!(out, "| {} | not built: {} | | | | | | | | | |", row.name, row.reason);
+            let _written = writeln!(out, "| {} | not built: {} | | | | | | | | | | |", row.name, row.reason);
         }
         out
     }

@@ -21,6 +21,18 @@ pub(super) struct Stage {
     agent: Mutex<Option<Arc<Agent>>>,
 }
 
+/// When the agent was stopped.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stop {
+    /// It was not stopped yet.
+    pub(super) begun_ns: u64,
+    /// What arrived had to wait for certain.
+    pub(super) from_ns: u64,
+    pub(super) to_ns: u64,
+    /// It had been told to go on.
+    pub(super) ended_ns: u64,
+}
+
 /// The agent that the row is played to.
 #[derive(Debug)]
 pub(super) struct Agent {
@@ -51,9 +63,9 @@ impl Stage {
         self.agent.lock().unwrap_or_else(PoisonError::into_inner).clone().context("no agent runs")
     }
 
-    /// Stops the agent, lets `arrive` bring something to it, and lets it go on after that time; from when to when
-    /// what arrived had to wait for certain.
-    pub(super) fn stopped(&self, delay: Duration, arrive: impl FnOnce() -> Result<()>) -> Result<(u64, u64)> {
+    /// Stops the agent, lets `arrive` bring something to it, and lets it go on after that time.
+    pub(super) fn stopped(&self, delay: Duration, arrive: impl FnOnce() -> Result<()>) -> Result<Stop> {
+        let begun_ns = now_ns();
         let agent = self.agent()?;
         let pid = i32::try_from(agent.pid).ok().and_then(Pid::from_raw).context("no agent")?;
         // What it does for an earlier request, or with this one so far, shall not be hit.
@@ -67,14 +79,15 @@ impl Stage {
             stopped
         });
         let arrived = arrive();
-        let from = now_ns();
+        let from_ns = now_ns();
         std::thread::sleep(delay);
-        let to = now_ns();
+        let to_ns = now_ns();
         kill_process(pid, Signal::CONT)?;
+        let ended_ns = now_ns();
         if !stopped {
             bail!("the agent did not stop");
         }
-        arrived.map(|()| (from, to))
+        arrived.map(|()| Stop { begun_ns, from_ns, to_ns, ended_ns })
     }
 }
 

@@ -73,8 +73,8 @@ impl World {
             command.arg(format!("--net={}", self.middle.path()));
             match kind {
                 plan::Agent::Pinned => command.args(["taskset", "-c", &last_core()?.to_string()]),
-                // Other work on this machine is not what is measured.
-                _ => command.args(["nice", "-n", "-15"]),
+                // Other work on this machine is not what is measured: above all of it, below the injectors.
+                _ => command.args(["chrt", "-f", "1"]),
             };
             command.arg(binary);
             Ok(command)
