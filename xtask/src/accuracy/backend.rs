@@ -108,15 +108,15 @@ fn serve(mut stream: &TcpStream, stage: &Stage, mut lay: Option<Lay>) -> Result<
             return Ok(());
         }
         is_first = false;
-        let first = first_bytes(&running.row.shape);
+        let first = running.response.get_or_init(|| first_bytes(&running.row.shape));
         running.pause(How::BackendCode, id, had_ns);
         if let Some((index, delay)) = running.chosen(How::StopBeforeResponse, id) {
-            let stop = stage.stopped(delay, || respond(stream, &running, id, &first))?;
+            let stop = stage.stopped(delay, || respond(stream, &running, id, first))?;
             ledger.add(id, index, true, stop.from_ns, stop.to_ns);
             // Without the kernel's marks, all of it looks like waiting for the backend.
             ledger.unsure(id, index, 0, stop.from_ns - stop.begun_ns + (stop.ended_ns - stop.to_ns));
         } else {
-            respond(stream, &running, id, &first)?;
+            respond(stream, &running, id, first)?;
         }
         stream.flush()?;
         if running.row.shape.backend_fresh {

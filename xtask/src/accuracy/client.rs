@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::ledger::now_ns;
-use super::machine::{Crowd, Hog};
-use super::plan::{How, Life, Running};
+use super::machine::{Crowd, Hog, avoid_last_core};
+use super::plan::{Agent, How, Life, Running};
 use super::space::{Space, Urgency, urgent};
 use super::stage::Stage;
 
@@ -61,6 +61,10 @@ pub(super) fn run(
                 let ids = ids.clone();
                 scope.spawn(move || -> Result<Asking> {
                     space.enter()?;
+                    if running.row.agent == Agent::Pinned {
+                        // What a segment costs its receiver is done on the sender's core: not on the hog's.
+                        avoid_last_core()?;
+                    }
                     urgent(Urgency::Injector);
                     let mut client = Client { stage, running, asked, connection: None, crowd: None, open: Vec::new() };
                     // Not judged: the first request pays for connections, page faults, caches.
@@ -109,7 +113,7 @@ impl Client<'_> {
             Life::Short => self.connection = None,
         }
         let (agent, ledger) = (self.stage.agent()?, &running.ledger);
-        let queued_ns = agent.workers.queued_ns();
+        let before = agent.workers.account();
         let mut intended_ns = 0;
         if let Some((index, delay)) = running.chosen(How::StopBeforeRequest, id) {
             let stage = self.stage;
@@ -121,7 +125,7 @@ impl Client<'_> {
             ledger.add(id, index, true, stop.from_ns, stop.to_ns);
             ledger.unsure(id, index, 0, stop.ended_ns - stop.to_ns);
             let received = self.receive(id);
-            ledger.noise(id, agent.workers.queued_ns().saturating_sub(queued_ns));
+            ledger.noise(id, agent.workers.account().since(before).busy_ns());
             return received;
         }
         if let Some((index, delay)) = running.chosen(How::StopBeforeConnection, id) {
@@ -136,7 +140,7 @@ impl Client<'_> {
         if crowded.is_some() || running.index(How::Hog).is_some() {
             agent.workers.settle()?;
         }
-        let queued_ns = agent.workers.queued_ns();
+        let before = agent.workers.account();
         if let Some((index, delay)) = running.chosen(How::Hog, id) {
             let hog = Hog::start(delay)?;
             self.send(id)?;
@@ -149,16 +153,16 @@ impl Client<'_> {
         }
         let received = self.receive(id);
         // Whoever waits for a core is not accounted for; it has to run to answer, so until then all is accounted for.
-        let waited_ns = agent.workers.queued_ns().saturating_sub(queued_ns);
+        let account = agent.workers.account().since(before);
         if let Some((index, crowded)) = crowded {
             let now = now_ns();
             agent.workers.settle()?;
-            let after_ns = agent.workers.queued_ns().saturating_sub(queued_ns).saturating_sub(waited_ns);
-            ledger.add(id, index, crowded, now, now + waited_ns);
+            let after_ns = agent.workers.account().since(before).queued_ns.saturating_sub(account.queued_ns);
+            ledger.add(id, index, crowded, now, now + account.queued_ns);
             ledger.unsure(id, index, 0, after_ns);
-            intended_ns = waited_ns;
+            intended_ns = account.queued_ns;
         }
-        ledger.noise(id, waited_ns.saturating_sub(intended_ns));
+        ledger.noise(id, account.busy_ns().saturating_sub(intended_ns));
         received
     }
 
@@ -204,8 +208,10 @@ impl Client<'_> {
             stream.write_all(format!("{first}{second}").as_bytes())?;
         }
         let part = vec![b'x'; bytes / parts.max(1)];
-        for _ in 0..if bytes == 0 { 0 } else { parts } {
-            running.pause(How::ClientBody, id, now_ns());
+        for index in 0..if bytes == 0 { 0 } else { parts } {
+            if index > 0 {
+                running.pause(How::ClientBody, id, now_ns());
+            }
             stream.write_all(&part)?;
         }
         Ok(())
@@ -218,11 +224,11 @@ impl Client<'_> {
         rustix::net::sockopt::set_tcp_quickack(stream, true)?;
         let mut stalled = None;
         if let Some((index, delay)) = running.chosen(How::ClientRead, id) {
-            let (grew, from) = until_quiet(stream)?;
+            let (first, from) = until_quiet(stream)?;
             std::thread::sleep(delay);
             let to = now_ns();
             running.ledger.add(id, index, true, from, to);
-            stalled = Some((index, from.saturating_sub(grew), to));
+            stalled = Some((index, from.saturating_sub(first), to));
         }
         let (status, close) = read_response(stream, running.row.shape.download)?;
         if let Some((index, before, to)) = stalled {
@@ -238,15 +244,20 @@ impl Client<'_> {
     }
 }
 
-/// Waits until the receive queue has stopped growing: when it last grew, and now.
+/// Waits until the receive queue has stopped growing: when it began to, and now. Since when the window has been shut
+/// is not known here.
 fn until_quiet(stream: &TcpStream) -> Result<(u64, u64)> {
     let (mut length, mut grew) = (0, now_ns());
+    let mut first = grew;
     loop {
         let (now, queued) = (now_ns(), rustix::io::ioctl_fionread(stream)?);
         if queued > length {
+            if length == 0 {
+                first = now;
+            }
             (length, grew) = (queued, now);
         } else if length > 0 && Duration::from_nanos(now - grew) >= QUIET {
-            return Ok((grew, now));
+            return Ok((first, now));
         } else if Duration::from_nanos(now - grew) > PATIENCE {
             bail!("no response came");
         }

@@ -205,6 +205,8 @@ impl Flow {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use super::super::ledger::{Ledger, Truth};
     use super::super::plan::{Agent, Coverage, Injection, Place, Row, Shape};
     use super::*;
@@ -234,7 +236,8 @@ mod tests {
 
     impl World {
         fn new(how: How, delay_us: u64) -> Self {
-            let running = Running { row: row(how, delay_us), seed: 1, ledger: Ledger::default() };
+            let running =
+                Running { row: row(how, delay_us), seed: 1, ledger: Ledger::default(), response: OnceLock::new() };
             Self { flows: Flows::new(Link::Backend), running }
         }
 

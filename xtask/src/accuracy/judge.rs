@@ -22,7 +22,7 @@ pub(super) struct Case {
     pub(super) id: u64,
     /// By injection.
     pub(super) done: Vec<Done>,
-    /// Meanwhile the agent's workers had to wait so long for a core, which nobody meant.
+    /// Meanwhile the agent's workers ran or waited for a core for so long, less what was meant.
     pub(super) noise_ns: u64,
     /// Exactly one is right.
     pub(super) spans: Vec<Span>,
@@ -40,7 +40,7 @@ pub(super) struct Line {
     pub(super) named_right: u64,
     /// Of those named right: something that nobody injected took longer still.
     pub(super) outweighed: u64,
-    /// Right, or undisturbed, only because the kernel says that the agent had to wait for a core meanwhile.
+    /// Right, or undisturbed, only because the kernel says that the agent was busy or without a core meanwhile.
     pub(super) excused: u64,
     /// Of the disturbed, those with an error of at most max(1 %, 100 us).
     pub(super) within_tolerance: u64,
@@ -224,7 +224,7 @@ fn told(row: &Row, groups: &[Group], case: &Case, span: &Span) -> String {
     });
     let injected: Vec<_> = injected.collect();
     format!(
-        "request {}: {}; {} us without a core; blame {}, {phases:?}",
+        "request {}: {}; {} us busy; blame {}, {phases:?}",
         case.id,
         injected.join("; "),
         case.noise_ns / 1000,
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_agent_waited_for_a_core_is_excused_and_no_more() {
+    fn what_kept_the_agent_busy_is_excused_and_no_more() {
         let noisy = |noise_ns| {
             let spans = vec![span(&[("upstream_wait", 4_000), ("read_wait", 900)], "upstream", "full")];
             Case { noise_ns, ..case(true, 5_000, spans) }

@@ -58,7 +58,7 @@ pub(super) struct Ledger {
     done: Mutex<HashMap<u64, BTreeMap<usize, Done>>>,
     /// When a relay handed the first segment of a request on.
     delivered: Mutex<HashMap<u64, u64>>,
-    /// How long the agent's workers had to wait for a core meanwhile, which nobody meant.
+    /// How long the agent's workers ran, or waited for a core, meanwhile; less what was meant.
     noise: Mutex<HashMap<u64, u64>>,
 }
 
@@ -95,7 +95,7 @@ impl Ledger {
         self.delivered.lock().unwrap_or_else(PoisonError::into_inner).entry(request).or_insert(at_ns);
     }
 
-    /// The agent's workers had to wait so long for a core while a request was under way.
+    /// The agent's workers were busy for so long while a request was under way.
     pub(super) fn noise(&self, request: u64, ns: u64) {
         self.noise.lock().unwrap_or_else(PoisonError::into_inner).insert(request, ns);
     }

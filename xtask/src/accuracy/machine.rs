@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,16 +15,31 @@ use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 use super::ledger::now_ns;
 use super::space::{Urgency, ordinary, urgent};
 
-/// The last core that this process may use: the pinned agent's.
+/// The last core that this process may use: the pinned agent's. Asked first by the main thread, which may use all.
 pub(super) fn last_core() -> Result<usize> {
+    static LAST: OnceLock<usize> = OnceLock::new();
+    if let Some(last) = LAST.get() {
+        return Ok(*last);
+    }
     let allowed = sched_getaffinity(None)?;
-    (0..CpuSet::MAX_CPU).rfind(|core| allowed.is_set(*core)).context("no core")
+    let last = (0..CpuSet::MAX_CPU).rfind(|core| allowed.is_set(*core)).context("no core")?;
+    Ok(*LAST.get_or_init(|| last))
 }
 
 fn pin() -> Result<()> {
     let mut set = CpuSet::new();
     set.set(last_core()?);
     Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Leaves the last core to others, where there are any.
+pub(super) fn avoid_last_core() -> Result<()> {
+    let mut allowed = sched_getaffinity(None)?;
+    allowed.unset(last_core()?);
+    if allowed.count() > 0 {
+        sched_setaffinity(None, &allowed)?;
+    }
+    Ok(())
 }
 
 /// Something more urgent than the agent on its core.
@@ -103,6 +118,30 @@ impl Drop for Crowd {
 #[derive(Debug)]
 pub(super) struct Workers(Vec<Worker>);
 
+/// Time of all workers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Account {
+    /// On a core, whatever was done there.
+    pub(super) ran_ns: u64,
+    /// Ready, without a core.
+    pub(super) queued_ns: u64,
+}
+
+impl Account {
+    /// What came since then.
+    pub(super) fn since(self, before: Self) -> Self {
+        Self {
+            ran_ns: self.ran_ns.saturating_sub(before.ran_ns),
+            queued_ns: self.queued_ns.saturating_sub(before.queued_ns),
+        }
+    }
+
+    /// Not asleep.
+    pub(super) fn busy_ns(self) -> u64 {
+        self.ran_ns.saturating_add(self.queued_ns)
+    }
+}
+
 #[derive(Debug)]
 struct Worker {
     stat: File,
@@ -128,10 +167,16 @@ impl Workers {
         Ok(Self(workers))
     }
 
-    /// How long all of them have waited for a core so far, by the kernel's account.
-    pub(super) fn queued_ns(&self) -> u64 {
-        let queued = |worker: &Worker| read(&worker.schedstat)?.split_whitespace().nth(1)?.parse::<u64>().ok();
-        self.0.iter().filter_map(queued).sum()
+    /// What they have used and waited for so far, by the kernel's account.
+    pub(super) fn account(&self) -> Account {
+        let mut sum = Account::default();
+        for text in self.0.iter().filter_map(|worker| read(&worker.schedstat)) {
+            // Nanoseconds on a core, nanoseconds ready and without one (Documentation/scheduler/sched-stats.rst).
+            let mut fields = text.split_whitespace().filter_map(|field| field.parse::<u64>().ok());
+            sum.ran_ns += fields.next().unwrap_or(0);
+            sum.queued_ns += fields.next().unwrap_or(0);
+        }
+        sum
     }
 
     /// Waits until all of them sleep: then nothing of a request is left to do or to account for.

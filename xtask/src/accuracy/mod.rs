@@ -20,8 +20,8 @@ mod world;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -115,7 +115,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
 fn measure(world: &World, row: Row, seed: u64, ids: std::ops::Range<u64>, ending: &AtomicBool) -> Result<Line> {
     let watch = Stopwatch::start();
     let asked = world.prepare(&row.shape)?;
-    let running = Arc::new(Running { row, seed, ledger: Ledger::default() });
+    let running = Arc::new(Running { row, seed, ledger: Ledger::default(), response: OnceLock::new() });
     world.stage.set(Some(Arc::clone(&running)));
     let is_ending = || ending.load(Ordering::Relaxed);
     let asking = client::run(&world.clients, &world.stage, &running, &asked, ids.clone(), &is_ending)?;

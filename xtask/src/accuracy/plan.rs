@@ -1,6 +1,7 @@
 //! The vocabulary of the table: what is injected, where it must show, and which requests it hits. What was really done
 //! to whom stands in the [`ledger`](super::ledger).
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::ledger::{Ledger, now_ns};
@@ -264,6 +265,8 @@ pub(super) struct Running {
     pub(super) row: Row,
     pub(super) seed: u64,
     pub(super) ledger: Ledger,
+    /// What backends write first, made once: making megabytes takes a core for milliseconds.
+    pub(super) response: OnceLock<Vec<u8>>,
 }
 
 impl Running {
@@ -340,7 +343,7 @@ mod tests {
             percent: 100,
         };
         let chosen = |seed| {
-            let running = Running { row: row.clone(), seed, ledger: Ledger::default() };
+            let running = Running { row: row.clone(), seed, ledger: Ledger::default(), response: OnceLock::new() };
             (0..1000).filter_map(|id| Some((id, running.chosen(How::BackendCode, id)?.1))).collect::<Vec<_>>()
         };
         assert_eq!(chosen(1), chosen(1));

@@ -39,6 +39,11 @@ fn patient(row: Row) -> Row {
     Row { percent: 25, shape: Shape { lanes: 16, ..row.shape }, ..row }
 }
 
+/// The same, where each of the many would keep the cores busy meanwhile.
+fn long(row: Row) -> Row {
+    Row { percent: 25, ..row }
+}
+
 fn at(agent: Agent, row: Row) -> Row {
     Row { agent, ..row }
 }
@@ -142,13 +147,13 @@ fn bodies() -> Vec<Row> {
             Shape { download: (4 << 20, 1), ..Shape::SMALL },
             one(How::BackendCode, USUAL_US, phase("backend_app")),
         ),
-        patient(row(
+        long(row(
             "backend's network: download at 200 kB/s",
             "the relay lets 200 kB/s of the response pass",
             Shape { download: (40_000, 1), ..kept },
             one(wire(Way::Back, Act::Rate(200_000)), (200_000, 200_000), path_and_body),
         )),
-        patient(row(
+        long(row(
             "backend's network: upload at 500 kB/s",
             "the relay lets 500 kB/s of the request pass",
             upload,
@@ -175,7 +180,7 @@ fn client() -> Vec<Row> {
         ),
         row(
             "client: sends its body slowly",
-            "the client pauses before each of four parts",
+            "the client pauses before each of three more parts",
             Shape { upload: (40_000, 4), ..Shape::SMALL },
             one(How::ClientBody, USUAL_US, phase("client_body")),
         ),
@@ -355,14 +360,14 @@ fn client_path() -> Vec<Row> {
             split,
             one(wire(Way::Out, Which::Data(1), Act::Lose), LOST_US, phase("client_send")),
         )),
-        patient(row(
+        long(row(
             "client's network: upload at 200 kB/s",
             "the relay lets 200 kB/s of the request pass",
             // The relay holds the request's first segment too, before there is a request: 7.5 ms for 1500 bytes.
             Shape { upload: (40_000, 1), unknown_us: 7_600, ..kept },
             one(wire(Way::Out, Which::All, Act::Rate(200_000)), (200_000, 200_000), phase("client_body")),
         )),
-        patient(row(
+        long(row(
             "client's network: download at 500 kB/s",
             "the relay lets 500 kB/s of the response pass",
             download,
@@ -490,7 +495,7 @@ fn blind() -> Vec<Row> {
         )),
         blind(row(
             "without probes: slow body",
-            "the client pauses before each of four parts",
+            "the client pauses before each of three more parts",
             Shape { upload: (40_000, 4), ..Shape::SMALL },
             one(How::ClientBody, USUAL_US, phase("client_body")),
         )),

@@ -39,6 +39,7 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new() -> Result<Self> {
+        last_core()?;
         let stage = Arc::new(Stage::default());
         let (clients, middle, backend_space) = (Space::new()?, Space::new()?, Space::new()?);
         join(&clients, CLIENT_DIRECT, &middle, "clients")?;
