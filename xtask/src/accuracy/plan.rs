@@ -211,7 +211,7 @@ impl Shape {
 /// What the agent is told about probes, and where it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Agent {
-    /// The probes that are on without being asked for.
+    /// The probes of our sockets and of backends.
     Watching,
     /// Also what clients acknowledge.
     Acking,

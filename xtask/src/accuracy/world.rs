@@ -117,8 +117,8 @@ impl World {
             format!("    {name}: {{loadBalancer: {{servers: [{{url: \"http://{server}\"}}]}}}}\n")
         });
         let probes = match kind {
-            plan::Agent::Watching | plan::Agent::Pinned => "probes: {required: true}\n",
-            plan::Agent::Acking => "probes: {required: true, ack: true}\n",
+            plan::Agent::Watching | plan::Agent::Pinned => "probes: {required: true, backends: true}\n",
+            plan::Agent::Acking => "probes: {required: true, backends: true, ack: true}\n",
             plan::Agent::Elsewhere => "probes: {required: true, backends: false}\n",
             plan::Agent::Blind => "probes: off\n",
         };
