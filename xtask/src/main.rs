@@ -3,6 +3,7 @@
 
 #![expect(unreachable_pub, reason = "a binary has no outside: `pub` marks what a module offers the others")]
 
+mod accuracy;
 mod agent;
 mod bench;
 mod demo;
@@ -40,6 +41,8 @@ enum Command {
     Bench(bench::Options),
     /// What requests notice and what becomes of spans while Jaeger is stopped under load: 12 minutes, --quick 1.5.
     Outage(outage::Options),
+    /// Injects faults with known truth and compares what the agent says of each request.
+    Accuracy(accuracy::Options),
     /// The whole gate: format, lints, tests, demo, browser, licences.
     Test(test::Options),
     /// The probes on Debian's kernels in virtual machines: `vm 6.1 6.12`; the matrix of kernel and probe.
@@ -77,6 +80,7 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::ensure(&root, &[setup::Need::Ebpf, setup::Need::Bench])?;
             return outage::run(&root, options);
         }
+        Command::Accuracy(options) => return accuracy::run(&root, &options),
         Command::Test(options) => return test::run(&root, &options),
         Command::Tidy => return tidy::run(&root),
     }

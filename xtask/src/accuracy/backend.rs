@@ -1,0 +1,203 @@
+//! The backends: answer what the row under way asks for, late where it says so, and write down when.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::ledger::now_ns;
+use super::packet::request_id;
+use super::plan::{How, Running, Shape};
+use super::space::{Space, Urgency, urgent};
+use super::stage::Stage;
+
+/// The running backends: one accepts at once, the other may be late. They end with this process.
+#[derive(Debug)]
+pub(super) struct Backends {
+    pub(super) prompt: u16,
+    pub(super) late: u16,
+}
+
+impl Backends {
+    /// Listens on all addresses of a namespace.
+    pub(super) fn start(space: &Space, stage: &Arc<Stage>) -> Result<Self> {
+        let open = |late: bool| -> Result<u16> {
+            let listener = space.within(|| Ok(TcpListener::bind(("0.0.0.0", 0))?))?;
+            let port = listener.local_addr()?.port();
+            let stage = Arc::clone(stage);
+            std::thread::spawn(move || {
+                urgent(Urgency::Injector);
+                accept(&listener, &stage, late);
+            });
+            Ok(port)
+        };
+        Ok(Self { prompt: open(false)?, late: open(true)? })
+    }
+}
+
+/// How long a connection lay unaccepted.
+#[derive(Clone, Copy)]
+struct Lay {
+    disturbed: bool,
+    from_ns: u64,
+}
+
+fn accept(listener: &TcpListener, stage: &Arc<Stage>, late: bool) {
+    let mut number = 0;
+    loop {
+        let mut lay = None;
+        if late {
+            // Readable: a connection lies there. What it carries is not there yet, the relay knows when it came.
+            if readable(listener).is_err() {
+                return;
+            }
+            let from_ns = now_ns();
+            let chosen = stage.running().and_then(|running| running.chosen(How::BackendAccept, number));
+            number += 1;
+            if let Some((_, delay)) = chosen {
+                std::thread::sleep(delay);
+            }
+            lay = Some(Lay { disturbed: chosen.is_some(), from_ns });
+        }
+        let Ok((stream, _)) = listener.accept() else { return };
+        let stage = Arc::clone(stage);
+        // A peer that goes away ends its connection only.
+        std::thread::spawn(move || serve(&stream, &stage, lay));
+    }
+}
+
+/// Requests that were let lie, to choose among them before they are read.
+static LET_LIE: AtomicU64 = AtomicU64::new(0);
+
+fn serve(mut stream: &TcpStream, stage: &Stage, mut lay: Option<Lay>) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut is_first = true;
+    loop {
+        readable(stream)?;
+        let seen_ns = now_ns();
+        let Some(running) = stage.running() else { return Ok(()) };
+        let lie = running.index(How::BackendRead);
+        let delay = lie.and_then(|index| running.delay(index, LET_LIE.fetch_add(1, Ordering::Relaxed)));
+        if let Some(delay) = delay {
+            std::thread::sleep(delay);
+        }
+        let read_ns = now_ns();
+        let Some(id) = read_request(stream)? else { return Ok(()) };
+        let had_ns = now_ns();
+        let ledger = &running.ledger;
+        if let Some(index) = lie {
+            ledger.add(id, index, delay.is_some(), seen_ns, read_ns);
+        }
+        if let (Some(lay), Some(index)) = (lay.take(), running.index(How::BackendAccept)) {
+            let from_ns = ledger.delivered(id).unwrap_or(lay.from_ns).max(lay.from_ns).min(read_ns);
+            ledger.add(id, index, lay.disturbed, from_ns, read_ns);
+        }
+        if !is_first
+            && let Some((index, delay)) = running.chosen(How::BackendReset, id)
+            && !ledger.of(id, index).disturbed
+        {
+            std::thread::sleep(delay);
+            ledger.add(id, index, true, had_ns, now_ns());
+            // Closed with lingering time zero, a connection ends by a reset.
+            rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
+            return Ok(());
+        }
+        is_first = false;
+        let first = running.response.get_or_init(|| first_bytes(&running.row.shape));
+        running.pause(How::BackendCode, id, had_ns);
+        if let Some((index, delay)) = running.chosen(How::StopBeforeResponse, id) {
+            let stop = stage.stopped(delay, || respond(stream, &running, id, first))?;
+            ledger.add(id, index, true, stop.from_ns, stop.to_ns);
+            // Without the kernel's marks, all of it looks like waiting for the backend.
+            ledger.unsure(id, index, 0, stop.from_ns - stop.begun_ns + (stop.ended_ns - stop.to_ns));
+        } else {
+            respond(stream, &running, id, first)?;
+        }
+        stream.flush()?;
+        if running.row.shape.backend_fresh {
+            return Ok(());
+        }
+    }
+}
+
+/// What is written first: all of a response that has a length, else its head and first chunk.
+fn first_bytes(shape: &Shape) -> Vec<u8> {
+    let (bytes, chunks) = shape.download;
+    let close = if shape.backend_fresh { "connection: close\r\n" } else { "" };
+    if chunks > 1 {
+        let chunk = chunk(shape);
+        return format!("HTTP/1.1 200 OK\r\n{close}transfer-encoding: chunked\r\n\r\n{chunk}").into_bytes();
+    }
+    let mut response = format!("HTTP/1.1 200 OK\r\n{close}content-length: {bytes}\r\n\r\n").into_bytes();
+    response.resize(response.len() + bytes, b'x');
+    response
+}
+
+fn chunk(shape: &Shape) -> String {
+    let (bytes, chunks) = shape.download;
+    let length = bytes / chunks.max(1);
+    format!("{length:x}\r\n{}\r\n", "x".repeat(length))
+}
+
+/// Writes the response that the row asks for.
+fn respond(mut stream: &TcpStream, running: &Running, id: u64, first: &[u8]) -> Result<()> {
+    stream.write_all(first)?;
+    let (_, chunks) = running.row.shape.download;
+    if chunks > 1 {
+        let chunk = chunk(&running.row.shape);
+        for _ in 1..chunks {
+            running.pause(How::BackendChunks, id, now_ns());
+            stream.write_all(chunk.as_bytes())?;
+        }
+        stream.write_all(b"0\r\n\r\n")?;
+    }
+    Ok(())
+}
+
+/// Reads a request with its body; the number in its path. Nothing at the connection's end.
+fn read_request(mut stream: &TcpStream) -> Result<Option<u64>> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut head = Vec::new();
+    let end = loop {
+        let length = stream.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(None);
+        }
+        head.extend_from_slice(buffer.get(..length).unwrap_or_default());
+        if let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if head.len() > 64 << 10 {
+            bail!("a head without an end");
+        }
+    };
+    let id = request_id(&head).context("a request that is none of ours")?;
+    let text = String::from_utf8_lossy(head.get(..end).unwrap_or_default()).to_ascii_lowercase();
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length:"));
+    let mut left = length.map_or(Ok(0), |length| length.trim().parse::<usize>())?;
+    left = left.saturating_sub(head.len() - end);
+    while left > 0 {
+        let read = stream.read(&mut buffer)?;
+        if read == 0 {
+            bail!("a body without its end");
+        }
+        left = left.saturating_sub(read);
+    }
+    Ok(Some(id))
+}
+
+/// Waits until something can be read.
+pub(super) fn readable(file: &impl AsFd) -> Result<()> {
+    poll(&mut [PollFd::from_borrowed_fd(file.as_fd(), PollFlags::IN)], None)?;
+    Ok(())
+}
+
+/// An address of the backend's namespace.
+pub(super) fn at(address: &str, port: u16) -> Result<SocketAddr> {
+    Ok(SocketAddr::new(address.parse()?, port))
+}

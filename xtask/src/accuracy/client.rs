@@ -1,0 +1,310 @@
+//! The clients: each asks one request after the other, badly where the row says so, and writes down when.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::ledger::now_ns;
+use super::machine::{Crowd, Hog, avoid_last_core};
+use super::plan::{Agent, How, Life, Running};
+use super::space::{Space, Urgency, urgent};
+use super::stage::Stage;
+
+/// Longer than anything that is injected.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A receive queue that has not grown for so long does not grow any more.
+const QUIET: Duration = Duration::from_millis(5);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_micros(200);
+/// A client that reads slowly has little room.
+const SMALL_BUFFER: usize = 16 << 10;
+
+/// Requests from this number on are never disturbed on purpose, and asked about by nobody.
+const WARM_UP: u64 = super::plan::JUDGED_MAX;
+/// So many requests after each other with a crowd, or without.
+const CROWD_TURN: u64 = 10;
+/// So many compete for one core.
+const CROWD: usize = 4;
+
+/// Where and what a row's clients ask.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) agent: SocketAddr,
+    pub(super) host: &'static str,
+}
+
+/// What became of a row's clients.
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    /// Requests that failed, in words.
+    pub(super) faults: Vec<String>,
+    /// Connections that are still open: what comes after a response comes only over those.
+    open: Vec<TcpStream>,
+}
+
+/// Asks all of a row's requests, those of `ids`.
+pub(super) fn run(
+    space: &Space,
+    stage: &Arc<Stage>,
+    running: &Arc<Running>,
+    asked: &Asked,
+    ids: std::ops::Range<u64>,
+    ending: &(dyn Fn() -> bool + Sync),
+) -> Result<Asking> {
+    let lanes = running.row.shape.lanes.max(1);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..lanes)
+            .map(|lane| {
+                let ids = ids.clone();
+                scope.spawn(move || -> Result<Asking> {
+                    space.enter()?;
+                    if running.row.agent == Agent::Pinned {
+                        // What a segment costs its receiver is done on the sender's core: not on the hog's.
+                        avoid_last_core()?;
+                    }
+                    urgent(Urgency::Injector);
+                    let mut client = Client { stage, running, asked, connection: None, crowd: None, open: Vec::new() };
+                    // Not judged: the first request pays for connections, page faults, caches.
+                    let _warm = client.request(WARM_UP + lane);
+                    let mut faults = Vec::new();
+                    for id in ids.filter(|id| id % lanes == lane) {
+                        if ending() {
+                            break;
+                        }
+                        if let Err(error) = client.request(id) {
+                            client.connection = None;
+                            faults.push(format!("request {id}: {error:#}"));
+                        }
+                    }
+                    client.open.extend(client.connection);
+                    Ok(Asking { faults, open: client.open })
+                })
+            })
+            .collect();
+        let mut asking = Asking::default();
+        for thread in threads {
+            let lane = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            asking.faults.extend(lane.faults);
+            asking.open.extend(lane.open);
+        }
+        Ok(asking)
+    })
+}
+
+struct Client<'a> {
+    stage: &'a Stage,
+    running: &'a Running,
+    asked: &'a Asked,
+    connection: Option<TcpStream>,
+    crowd: Option<Crowd>,
+    /// Those of earlier requests.
+    open: Vec<TcpStream>,
+}
+
+impl Client<'_> {
+    fn request(&mut self, id: u64) -> Result<()> {
+        let running = self.running;
+        match running.row.shape.client_life {
+            Life::Kept => {}
+            Life::Fresh => self.open.extend(self.connection.take()),
+            Life::Short => self.connection = None,
+        }
+        let (agent, ledger) = (self.stage.agent()?, &running.ledger);
+        let before = agent.workers.account();
+        let mut intended_ns = 0;
+        if let Some((index, delay)) = running.chosen(How::StopBeforeRequest, id) {
+            let stage = self.stage;
+            if running.row.shape.client_life == Life::Kept {
+                self.connection(id)?;
+                agent.workers.settle()?;
+            }
+            let stop = stage.stopped(delay, || self.send(id))?;
+            ledger.add(id, index, true, stop.from_ns, stop.to_ns);
+            ledger.unsure(id, index, 0, stop.ended_ns - stop.to_ns);
+            let received = self.receive(id);
+            ledger.noise(id, agent.workers.account().since(before).busy_ns());
+            return received;
+        }
+        if let Some((index, delay)) = running.chosen(How::StopBeforeConnection, id) {
+            let stage = self.stage;
+            let stop = stage.stopped(delay, || self.connection(id).map(|_| ()))?;
+            ledger.add(id, index, true, stop.from_ns, stop.to_ns);
+            ledger.unsure(id, index, 0, stop.ended_ns - stop.to_ns);
+            // The request comes when the connection has been accepted.
+            agent.workers.settle()?;
+        }
+        let crowded = self.crowd(id)?;
+        if crowded.is_some() || running.index(How::Hog).is_some() {
+            agent.workers.settle()?;
+        }
+        let before = agent.workers.account();
+        if let Some((index, delay)) = running.chosen(How::Hog, id) {
+            let hog = Hog::start(delay)?;
+            self.send(id)?;
+            let (from, (to, gone)) = (now_ns(), hog.end());
+            ledger.add(id, index, true, from, to);
+            ledger.unsure(id, index, 0, gone.saturating_sub(to));
+            intended_ns = to.saturating_sub(from);
+        } else {
+            self.send(id)?;
+        }
+        let received = self.receive(id);
+        // Whoever waits for a core is not accounted for; it has to run to answer, so until then all is accounted for.
+        let account = agent.workers.account().since(before);
+        if let Some((index, crowded)) = crowded {
+            let now = now_ns();
+            agent.workers.settle()?;
+            let after_ns = agent.workers.account().since(before).queued_ns.saturating_sub(account.queued_ns);
+            ledger.add(id, index, crowded, now, now + account.queued_ns);
+            ledger.unsure(id, index, 0, after_ns);
+            intended_ns = account.queued_ns;
+        }
+        ledger.noise(id, account.busy_ns().saturating_sub(intended_ns));
+        received
+    }
+
+    /// Lets a crowd come or go where the row wants one; its injection, and whether it is here.
+    fn crowd(&mut self, id: u64) -> Result<Option<(usize, bool)>> {
+        let Some(index) = self.running.index(How::Crowd) else { return Ok(None) };
+        // It takes a moment to come and go: for some requests it stays as it is.
+        let crowded = self.running.delay(index, id / CROWD_TURN).is_some();
+        if crowded != self.crowd.is_some() {
+            self.crowd = crowded.then(|| Crowd::start(CROWD)).transpose()?;
+        }
+        Ok(Some((index, crowded)))
+    }
+
+    fn connection(&mut self, id: u64) -> Result<&TcpStream> {
+        if self.connection.is_none() {
+            let stream = TcpStream::connect(self.asked.agent).context("connect to the agent")?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            if self.running.chosen(How::ClientRead, id).is_some() {
+                rustix::net::sockopt::set_socket_recv_buffer_size(&stream, SMALL_BUFFER)?;
+            }
+            self.connection = Some(stream);
+        }
+        self.connection.as_ref().context("just made")
+    }
+
+    fn send(&mut self, id: u64) -> Result<()> {
+        let (running, host) = (self.running, self.asked.host);
+        let shape = running.row.shape;
+        let (bytes, parts) = shape.upload;
+        let method = if bytes == 0 { "GET" } else { "POST" };
+        let length = if bytes == 0 { String::new() } else { format!("content-length: {bytes}\r\n") };
+        let close = if shape.client_life == Life::Short { "connection: close\r\n" } else { "" };
+        let first = format!("{method} /r/{id} HTTP/1.1\r\nhost: {host}\r\n");
+        let second = format!("{length}{close}x-padding: some more of a head\r\n\r\n");
+        let mut stream = self.connection(id)?;
+        if shape.split_head || running.index(How::ClientHead).is_some() {
+            stream.write_all(first.as_bytes())?;
+            running.pause(How::ClientHead, id, now_ns());
+            stream.write_all(second.as_bytes())?;
+        } else {
+            stream.write_all(format!("{first}{second}").as_bytes())?;
+        }
+        let part = vec![b'x'; bytes / parts.max(1)];
+        for index in 0..if bytes == 0 { 0 } else { parts } {
+            if index > 0 {
+                running.pause(How::ClientBody, id, now_ns());
+            }
+            stream.write_all(&part)?;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, id: u64) -> Result<()> {
+        let running = self.running;
+        let stream = self.connection.as_ref().context("nothing was sent")?;
+        // An acknowledgement that waits for the next request is no delay of the network's.
+        rustix::net::sockopt::set_tcp_quickack(stream, true)?;
+        let mut stalled = None;
+        if let Some((index, delay)) = running.chosen(How::ClientRead, id) {
+            let (first, from) = until_quiet(stream)?;
+            std::thread::sleep(delay);
+            let to = now_ns();
+            running.ledger.add(id, index, true, from, to);
+            stalled = Some((index, from.saturating_sub(first), to));
+        }
+        let (status, close) = read_response(stream, running.row.shape.download)?;
+        if let Some((index, before, to)) = stalled {
+            running.ledger.unsure(id, index, 0, before + now_ns().saturating_sub(to));
+        }
+        if close {
+            self.connection = None;
+        }
+        if status != 200 {
+            bail!("status {status}");
+        }
+        Ok(())
+    }
+}
+
+/// Waits until the receive queue has stopped growing: when it began to, and now. Since when the window has been shut
+/// is not known here.
+fn until_quiet(stream: &TcpStream) -> Result<(u64, u64)> {
+    let (mut length, mut grew) = (0, now_ns());
+    let mut first = grew;
+    loop {
+        let (now, queued) = (now_ns(), rustix::io::ioctl_fionread(stream)?);
+        if queued > length {
+            if length == 0 {
+                first = now;
+            }
+            (length, grew) = (queued, now);
+        } else if length > 0 && Duration::from_nanos(now - grew) >= QUIET {
+            return Ok((first, now));
+        } else if Duration::from_nanos(now - grew) > PATIENCE {
+            bail!("no response came");
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Reads a response; its status, and whether the connection ends with it.
+fn read_response(mut stream: &TcpStream, (bytes, chunks): (usize, usize)) -> Result<(u16, bool)> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut head = Vec::new();
+    let end = loop {
+        let length = stream.read(&mut buffer)?;
+        if length == 0 {
+            bail!("the connection ended before a response");
+        }
+        head.extend_from_slice(buffer.get(..length).unwrap_or_default());
+        if let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end + 4;
+        }
+    };
+    let text = String::from_utf8_lossy(head.get(..end).unwrap_or_default()).to_ascii_lowercase();
+    let status: u16 = text.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status")?;
+    let close = text.contains("connection: close");
+    let mut body: Vec<u8> = head.get(end..).unwrap_or_default().to_vec();
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length:")).map(str::trim);
+    let length = length.map(str::parse::<usize>).transpose()?;
+    let mut have = body.len();
+    loop {
+        let whole = match length {
+            Some(length) => have >= length,
+            None => body.ends_with(b"0\r\n\r\n"),
+        };
+        if whole {
+            break;
+        }
+        let read = stream.read(&mut buffer)?;
+        if read == 0 {
+            bail!("a response without its end");
+        }
+        have += read;
+        body.extend_from_slice(buffer.get(..read).unwrap_or_default());
+        let keep = body.len().saturating_sub(16);
+        body.drain(..keep);
+    }
+    if status == 200 && chunks <= 1 && have != bytes {
+        bail!("{have} bytes of {bytes}");
+    }
+    Ok((status, close))
+}

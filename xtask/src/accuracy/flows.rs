@@ -1,0 +1,351 @@
+//! What a relay decides about each packet: pure, the time is an argument. Knows connections by their ports and requests
+//! by the path that they begin with, so that everything it does to a packet goes to the right request's account.
+
+use std::collections::HashMap;
+
+use super::packet::{Segment, request_id, segment};
+use super::plan::{Act, How, Link, Running, Way, Which, mixed};
+
+/// What to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Hand it on at that time at the earliest, and tell then what it was.
+    Pass(u64, Passage),
+    /// Lose it.
+    Lose,
+}
+
+/// What has to be known of a packet when it is handed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Passage {
+    flow: Key,
+    /// Whose it was when it came: what a sender repeats may be handed on when the next request has begun.
+    request: Option<u64>,
+    /// It was held by that injection, since then.
+    held: Option<(usize, u64)>,
+    /// It is a request's first.
+    begins: Option<u64>,
+}
+
+/// Ports of who connects and who listens.
+type Key = (u16, u16);
+
+/// The connections of one relay.
+#[derive(Debug)]
+pub(super) struct Flows {
+    link: Link,
+    flows: HashMap<Key, Flow>,
+    connections: u64,
+}
+
+#[derive(Debug, Default)]
+struct Flow {
+    number: u64,
+    syn: u32,
+    request: Option<u64>,
+    /// What was done before the first request was known: injection, from, to.
+    before: Vec<(usize, u64, u64)>,
+    handshaken: bool,
+    ways: [Direction; 2],
+}
+
+#[derive(Debug, Default)]
+struct Direction {
+    /// Sequence number after the newest payload.
+    newest: Option<u32>,
+    /// Segments with payload of this request or response.
+    segments: u32,
+    packets: u64,
+    released_ns: u64,
+    /// Lost segments by sequence number: injection, since when.
+    lost: HashMap<u32, (usize, u64)>,
+}
+
+impl Flows {
+    pub(super) fn new(link: Link) -> Self {
+        Self { link, flows: HashMap::new(), connections: 0 }
+    }
+
+    /// Forgets all connections.
+    pub(super) fn clear(&mut self) {
+        self.flows.clear();
+    }
+
+    /// Decides about a packet.
+    pub(super) fn judge(&mut self, running: Option<&Running>, way: Way, packet: &[u8], now_ns: u64) -> Verdict {
+        let Some((running, segment)) = running.zip(segment(packet)) else {
+            return Verdict::Pass(now_ns, Passage::default());
+        };
+        let key = match way {
+            Way::Out => (segment.from_port, segment.to_port),
+            Way::Back => (segment.to_port, segment.from_port),
+        };
+        // A connection may be older than the row.
+        let begins = segment.syn && !segment.ack && self.flows.get(&key).is_none_or(|flow| flow.syn != segment.seq);
+        if begins || (way == Way::Out && !self.flows.contains_key(&key)) {
+            let flow = Flow { number: self.connections, syn: segment.seq, ..Flow::default() };
+            self.connections += 1;
+            self.flows.insert(key, flow);
+        }
+        let Some(flow) = self.flows.get_mut(&key) else { return Verdict::Pass(now_ns, Passage::default()) };
+        flow.judge(running, self.link, way, &segment, packet.len(), now_ns, key)
+    }
+
+    /// A packet is handed on now.
+    pub(super) fn passed(&mut self, running: Option<&Running>, passage: &Passage, now_ns: u64) {
+        let Some(running) = running else { return };
+        if let Some(request) = passage.begins {
+            running.ledger.deliver(request, now_ns);
+        }
+        if let (Some((injection, from_ns)), Some(flow)) = (passage.held, self.flows.get_mut(&passage.flow)) {
+            flow.account(running, passage.request, injection, from_ns, now_ns);
+        }
+    }
+}
+
+impl Flow {
+    #[expect(clippy::too_many_arguments, reason = "one packet's circumstances, each used once")]
+    fn judge(
+        &mut self,
+        running: &Running,
+        link: Link,
+        way: Way,
+        segment: &Segment<'_>,
+        length: usize,
+        now_ns: u64,
+        flow: Key,
+    ) -> Verdict {
+        let mut begins = None;
+        if way == Way::Out
+            && let Some(request) = request_id(segment.payload)
+            && self.request != Some(request)
+        {
+            self.request = Some(request);
+            begins = Some(request);
+            for (injection, from_ns, to_ns) in std::mem::take(&mut self.before) {
+                running.ledger.add(request, injection, true, from_ns, to_ns);
+            }
+            for direction in &mut self.ways {
+                direction.segments = 0;
+            }
+        }
+        let mut which = self.which(way, segment);
+        let [out, back] = &mut self.ways;
+        let direction = if way == Way::Out { out } else { back };
+        direction.packets += 1;
+        if let Some((injection, from_ns)) = direction.lost.remove(&segment.seq) {
+            self.account(running, None, injection, from_ns, now_ns);
+            which = segment.syn.then_some(Which::HandshakeAgain);
+        } else if segment.syn && direction.packets > 1 {
+            which = None;
+        }
+        let [out, back] = &mut self.ways;
+        let direction = if way == Way::Out { out } else { back };
+        let mut release_ns = now_ns.max(direction.released_ns);
+        let mut held = None;
+        for (index, injection) in running.row.injections.iter().enumerate() {
+            let How::Wire(its_link, its_way, wanted, act) = injection.how else { continue };
+            let hit = its_link == link && its_way == way && (wanted == Which::All || Some(wanted) == which);
+            let handshake = matches!(wanted, Which::Handshake | Which::HandshakeAgain | Which::FinalAck);
+            let number = if handshake { Some(self.number) } else { self.request };
+            let delay = number.filter(|_| hit).and_then(|number| running.delay(index, number));
+            let Some(delay) = delay else { continue };
+            let delay_ns = u64::try_from(delay.as_nanos()).unwrap_or(0);
+            match act {
+                Act::Lose => {
+                    direction.lost.insert(segment.seq, (index, now_ns));
+                    return Verdict::Lose;
+                }
+                Act::Hold => release_ns = release_ns.max(now_ns + delay_ns),
+                Act::Jitter => {
+                    let random = mixed(self.number ^ (direction.packets << 32) ^ u64::from(segment.seq));
+                    release_ns = release_ns.max(now_ns + random % (delay_ns + 1));
+                }
+                Act::Rate(per_second) => {
+                    let bytes = u64::try_from(length).unwrap_or(0);
+                    release_ns += bytes * 1_000_000_000 / per_second.max(1);
+                }
+            }
+            held = Some((index, now_ns));
+        }
+        direction.released_ns = release_ns;
+        Verdict::Pass(release_ns, Passage { flow, request: self.request, held, begins })
+    }
+
+    /// What kind of packet that is; nothing for one that was sent again, or says nothing new.
+    fn which(&mut self, way: Way, segment: &Segment<'_>) -> Option<Which> {
+        if segment.syn {
+            return Some(Which::Handshake);
+        }
+        if segment.payload.is_empty() {
+            return (way == Way::Out && !std::mem::replace(&mut self.handshaken, true)).then_some(Which::FinalAck);
+        }
+        self.handshaken = true;
+        let [out, back] = &mut self.ways;
+        let direction = if way == Way::Out { out } else { back };
+        let length = u32::try_from(segment.payload.len()).unwrap_or(0);
+        let end = segment.seq.wrapping_add(length);
+        // Sequence numbers wrap: newer is less than half of them ahead.
+        let is_new = direction.newest.is_none_or(|newest| end != newest && end.wrapping_sub(newest) < 1 << 31);
+        if !is_new {
+            return None;
+        }
+        direction.newest = Some(end);
+        direction.segments += 1;
+        Some(Which::Data(direction.segments - 1))
+    }
+
+    fn account(&mut self, running: &Running, whose: Option<u64>, injection: usize, from_ns: u64, to_ns: u64) {
+        match whose.or(self.request) {
+            Some(request) => running.ledger.add(request, injection, true, from_ns, to_ns),
+            None => self.before.push((injection, from_ns, to_ns)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::super::ledger::{Ledger, Truth};
+    use super::super::plan::{Agent, Coverage, Injection, Place, Row, Shape};
+    use super::*;
+
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+
+    fn row(how: How, delay_us: u64) -> Row {
+        let injection =
+            Injection { how, delay_us: (delay_us, delay_us), places: vec![Place::Phase("upstream_wait")], share: 100 };
+        Row {
+            name: "a row".to_owned(),
+            injected: "",
+            agent: Agent::Watching,
+            shape: Shape::SMALL,
+            injections: vec![injection],
+            coverage: Coverage::Full,
+            percent: 100,
+        }
+    }
+
+    /// A relay and its clock.
+    struct World {
+        flows: Flows,
+        running: Running,
+    }
+
+    impl World {
+        fn new(how: How, delay_us: u64) -> Self {
+            let running =
+                Running { row: row(how, delay_us), seed: 1, ledger: Ledger::default(), response: OnceLock::new() };
+            Self { flows: Flows::new(Link::Backend), running }
+        }
+
+        /// Sends a packet at that microsecond; when it is handed on, if it is.
+        fn send(&mut self, way: Way, flags: u8, seq: u8, payload: &[u8], at_us: u64) -> Option<u64> {
+            let bytes = Self::packet(way, flags, seq, payload);
+            match self.flows.judge(Some(&self.running), way, &bytes, at_us * 1000) {
+                Verdict::Lose => None,
+                Verdict::Pass(at_ns, passage) => {
+                    self.flows.passed(Some(&self.running), &passage, at_ns);
+                    Some(at_ns / 1000)
+                }
+            }
+        }
+
+        fn packet(way: Way, flags: u8, seq: u8, payload: &[u8]) -> Vec<u8> {
+            let (from, to) = if way == Way::Out { ([0x9c, 0x40], [0, 80]) } else { ([0, 80], [0x9c, 0x40]) };
+            let length = u8::try_from(40 + payload.len()).unwrap();
+            let mut bytes = vec![0x45, 0, 0, length, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+            bytes.extend(from);
+            bytes.extend(to);
+            bytes.extend([0, 0, 0, seq, 0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0, 0, 0]);
+            bytes.extend(payload);
+            bytes
+        }
+
+        fn handshake(&mut self) {
+            assert_eq!(self.send(Way::Out, SYN, 1, b"", 10), Some(10));
+            assert_eq!(self.send(Way::Back, SYN | ACK, 1, b"", 20), Some(20));
+            assert_eq!(self.send(Way::Out, ACK, 2, b"", 30), Some(30));
+        }
+
+        fn truth(&self, request: u64) -> Truth {
+            self.running.ledger.of(request, 0).truth()
+        }
+    }
+
+    const REQUEST: &[u8] = b"GET /r/5 HTTP/1.1\r\n";
+
+    #[test]
+    fn a_held_response_delays_what_comes_behind_it_and_is_laid_to_its_request() {
+        let mut world = World::new(How::Wire(Link::Backend, Way::Back, Which::Data(0), Act::Hold), 500);
+        world.handshake();
+        assert_eq!(world.send(Way::Out, ACK, 2, REQUEST, 100), Some(100));
+        assert_eq!(world.running.ledger.delivered(5), Some(100_000));
+        assert_eq!(world.send(Way::Back, ACK, 2, b"response", 200), Some(700));
+        assert_eq!(world.send(Way::Back, ACK, 10, b"more", 300), Some(700));
+        assert_eq!(world.truth(5), Truth { least_ns: 500_000, most_ns: 500_000, stretches: 1 });
+    }
+
+    #[test]
+    fn a_lost_syn_delays_the_request_that_comes_over_the_connection() {
+        let mut world = World::new(How::Wire(Link::Backend, Way::Out, Which::Handshake, Act::Lose), 1);
+        assert_eq!(world.send(Way::Out, SYN, 1, b"", 10), None);
+        assert_eq!(world.send(Way::Out, SYN, 1, b"", 1_010), Some(1_010));
+        assert_eq!(world.send(Way::Back, SYN | ACK, 1, b"", 1_020), Some(1_020));
+        assert_eq!(world.send(Way::Out, ACK, 2, REQUEST, 1_100), Some(1_100));
+        assert_eq!(world.truth(5).least_ns, 1_000_000);
+    }
+
+    #[test]
+    fn a_segment_is_lost_once_and_the_next_request_counts_anew() {
+        let mut world = World::new(How::Wire(Link::Backend, Way::Out, Which::Data(0), Act::Lose), 1);
+        world.handshake();
+        assert_eq!(world.send(Way::Out, ACK, 2, REQUEST, 100), None);
+        assert_eq!(world.send(Way::Out, ACK, 2, REQUEST, 300), Some(300));
+        assert_eq!(world.send(Way::Out, ACK, 21, b"GET /r/6 HTTP/1.1\r\n", 400), None);
+        assert_eq!(world.send(Way::Out, ACK, 21, b"GET /r/6 HTTP/1.1\r\n", 450), Some(450));
+        assert_eq!((world.truth(5).least_ns, world.truth(6).least_ns), (200_000, 50_000));
+    }
+
+    #[test]
+    fn a_rate_spaces_packets_and_its_stretches_join() {
+        let rate = Act::Rate(1_000_000);
+        let mut world = World::new(How::Wire(Link::Backend, Way::Back, Which::All, rate), 1);
+        world.handshake();
+        world.send(Way::Out, ACK, 2, REQUEST, 100);
+        assert_eq!(world.send(Way::Back, ACK, 2, &[0; 60], 200), Some(300));
+        assert_eq!(world.send(Way::Back, ACK, 62, &[0; 60], 210), Some(400));
+        assert_eq!(world.truth(5), Truth { least_ns: 200_000, most_ns: 200_000, stretches: 1 });
+    }
+
+    #[test]
+    fn what_is_repeated_and_held_into_the_next_request_is_not_laid_to_that() {
+        let how = How::Wire(Link::Backend, Way::Back, Which::All, Act::Rate(1_000_000));
+        let mut world = World::new(how, 1);
+        world.handshake();
+        world.send(Way::Out, ACK, 2, REQUEST, 100);
+        let passage = {
+            let repeated = World::packet(Way::Back, ACK, 2, &[0; 60]);
+            let Verdict::Pass(_, passage) = world.flows.judge(Some(&world.running), Way::Back, &repeated, 150_000)
+            else {
+                panic!("lost")
+            };
+            passage
+        };
+        world.send(Way::Out, ACK, 21, b"GET /r/6 HTTP/1.1\r\n", 200);
+        world.flows.passed(Some(&world.running), &passage, 300_000);
+        assert_eq!((world.truth(5).least_ns, world.truth(6).least_ns), (150_000, 0));
+    }
+
+    #[test]
+    fn the_ack_that_ends_a_handshake_holds_the_request_back_too() {
+        let mut world = World::new(How::Wire(Link::Backend, Way::Out, Which::FinalAck, Act::Hold), 500);
+        world.send(Way::Out, SYN, 1, b"", 10);
+        world.send(Way::Back, SYN | ACK, 1, b"", 20);
+        assert_eq!(world.send(Way::Out, ACK, 2, b"", 30), Some(530));
+        assert_eq!(world.send(Way::Out, ACK, 2, REQUEST, 40), Some(530));
+        assert_eq!(world.truth(5).least_ns, 500_000);
+    }
+}

@@ -1,0 +1,209 @@
+//! What is done to the machine: a core taken away, a core crowded, and what the kernel says of the agent's waiting.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::setpriority_process;
+use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
+
+use super::ledger::now_ns;
+use super::space::{Urgency, ordinary, urgent};
+
+/// The last core that this process may use: the pinned agent's. Asked first by the main thread, which may use all.
+pub(super) fn last_core() -> Result<usize> {
+    static LAST: OnceLock<usize> = OnceLock::new();
+    if let Some(last) = LAST.get() {
+        return Ok(*last);
+    }
+    let allowed = sched_getaffinity(None)?;
+    let last = (0..CpuSet::MAX_CPU).rfind(|core| allowed.is_set(*core)).context("no core")?;
+    Ok(*LAST.get_or_init(|| last))
+}
+
+fn pin() -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(last_core()?);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Leaves the last core to others, where there are any.
+pub(super) fn avoid_last_core() -> Result<()> {
+    let mut allowed = sched_getaffinity(None)?;
+    allowed.unset(last_core()?);
+    if allowed.count() > 0 {
+        sched_setaffinity(None, &allowed)?;
+    }
+    Ok(())
+}
+
+/// Something more urgent than the agent on its core.
+pub(super) struct Hog(JoinHandle<u64>);
+
+impl Hog {
+    /// Takes the core for that long; returns when it has it.
+    pub(super) fn start(delay: Duration) -> Result<Self> {
+        let (begun, begins) = sync_channel(1);
+        let thread = std::thread::spawn(move || {
+            let ready = pin().is_ok() && urgent(Urgency::Hog);
+            let _asker_gone = begun.send(ready);
+            let until = now_ns() + u64::try_from(delay.as_nanos()).unwrap_or(0);
+            while ready && now_ns() < until {
+                std::hint::spin_loop();
+            }
+            now_ns()
+        });
+        if !begins.recv()? {
+            bail!("a thread of real-time priority is not allowed");
+        }
+        Ok(Self(thread))
+    }
+
+    /// Waits for its end: when that was, and when it was gone at the latest.
+    pub(super) fn end(self) -> (u64, u64) {
+        let ended_ns = self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (ended_ns, now_ns())
+    }
+}
+
+/// Many that compete for the agent's core, with more weight than the agent: else it would be let in at once. Goes with its owner.
+pub(super) struct Crowd {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Ten times the weight of an ordinary thread.
+const CROWD_NICE: i32 = -10;
+
+impl Crowd {
+    /// So many; returns when all are there.
+    pub(super) fn start(number: usize) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (begun, begins) = sync_channel(number);
+        let threads = (0..number).map(|_| {
+            let (stop, begun) = (Arc::clone(&stop), begun.clone());
+            std::thread::spawn(move || {
+                let ready = pin().is_ok() && ordinary() && setpriority_process(Some(gettid()), CROWD_NICE).is_ok();
+                let _asker_gone = begun.send(ready);
+                while ready && !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
+        });
+        let crowd = Self { threads: threads.collect(), stop };
+        for _ in 0..number {
+            if !begins.recv()? {
+                bail!("a crowd could not be made");
+            }
+        }
+        Ok(crowd)
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _joined = thread.join();
+        }
+    }
+}
+
+/// The agent's workers, as the kernel sees them.
+#[derive(Debug)]
+pub(super) struct Workers(Vec<Worker>);
+
+/// Time of all workers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Account {
+    /// On a core, whatever was done there.
+    pub(super) ran_ns: u64,
+    /// Ready, without a core.
+    pub(super) queued_ns: u64,
+}
+
+impl Account {
+    /// What came since then.
+    pub(super) fn since(self, before: Self) -> Self {
+        Self {
+            ran_ns: self.ran_ns.saturating_sub(before.ran_ns),
+            queued_ns: self.queued_ns.saturating_sub(before.queued_ns),
+        }
+    }
+
+    /// Not asleep.
+    pub(super) fn busy_ns(self) -> u64 {
+        self.ran_ns.saturating_add(self.queued_ns)
+    }
+}
+
+#[derive(Debug)]
+struct Worker {
+    stat: File,
+    schedstat: File,
+}
+
+impl Workers {
+    /// Those of a process.
+    pub(super) fn of(agent: u32) -> Result<Self> {
+        let mut workers = Vec::new();
+        for task in std::fs::read_dir(format!("/proc/{agent}/task"))?.flatten() {
+            let path = task.path();
+            if std::fs::read_to_string(path.join("comm")).unwrap_or_default().starts_with("worker") {
+                workers.push(Worker {
+                    stat: File::open(path.join("stat"))?,
+                    schedstat: File::open(path.join("schedstat"))?,
+                });
+            }
+        }
+        if workers.is_empty() {
+            bail!("the agent has no thread called worker");
+        }
+        Ok(Self(workers))
+    }
+
+    /// What they have used and waited for so far, by the kernel's account.
+    pub(super) fn account(&self) -> Account {
+        let mut sum = Account::default();
+        for text in self.0.iter().filter_map(|worker| read(&worker.schedstat)) {
+            // Nanoseconds on a core, nanoseconds ready and without one (Documentation/scheduler/sched-stats.rst).
+            let mut fields = text.split_whitespace().filter_map(|field| field.parse::<u64>().ok());
+            sum.ran_ns += fields.next().unwrap_or(0);
+            sum.queued_ns += fields.next().unwrap_or(0);
+        }
+        sum
+    }
+
+    /// Waits until all of them sleep: then nothing of a request is left to do or to account for.
+    pub(super) fn settle(&self) -> Result<()> {
+        let sleeps = |worker: &Worker| read(&worker.stat).is_some_and(|stat| state(&stat) == Some('S'));
+        for _ in 0..SETTLE_TRIES {
+            if self.0.iter().all(sleeps) {
+                return Ok(());
+            }
+            std::thread::sleep(SETTLE_LOOK);
+        }
+        bail!("the agent's workers never sleep")
+    }
+}
+
+/// Five seconds in all.
+const SETTLE_TRIES: u32 = 25_000;
+const SETTLE_LOOK: Duration = Duration::from_micros(200);
+
+/// A file of the kernel's, which is made anew at each read from its start.
+fn read(file: &File) -> Option<String> {
+    let mut bytes = [0; 1024];
+    let length = file.read_at(&mut bytes, 0).ok()?;
+    Some(String::from_utf8_lossy(bytes.get(..length)?).into_owned())
+}
+
+/// The state in a `stat` file (proc(5)): what follows the name in parentheses.
+pub(super) fn state(stat: &str) -> Option<char> {
+    stat.rsplit_once(") ")?.1.chars().next()
+}

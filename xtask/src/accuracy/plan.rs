@@ -1,0 +1,355 @@
+//! The vocabulary of the table: what is injected, where it must show, and which requests it hits. What was really done
+//! to whom stands in the [`ledger`](super::ledger).
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use super::ledger::{Ledger, now_ns};
+
+/// Where an injected delay must show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In that phase of the request.
+    Phase(&'static str),
+    /// In these phases together, wherever it hit.
+    Phases(&'static [&'static str]),
+    /// In that attribute beside the sum, microseconds.
+    Attribute(&'static str),
+    /// Counted in that attribute, at least once; otherwise not at all.
+    Count(&'static str),
+    /// Nowhere, for that reason: then nobody may be blamed for it.
+    Nowhere(&'static str),
+}
+
+/// Phases and whom they blame, as docs/phases.md has them.
+pub(super) const BLAMES: [(&str, &str); 24] = [
+    ("accept_wait", "proxy_queue"),
+    ("client_send", "client"),
+    ("read_wait", "proxy_queue"),
+    ("pipeline_wait", "client"),
+    ("proxy_request", "proxy"),
+    ("middleware_wait", "auth"),
+    ("retry_wait", "upstream"),
+    ("pool_wait", "proxy"),
+    ("upstream_dns", "upstream_network"),
+    ("upstream_connect", "upstream_network"),
+    ("upstream_tls", "upstream_network"),
+    ("upstream_write", "proxy"),
+    ("upstream_path_out", "upstream_network"),
+    ("backend_pickup", "backend_queue"),
+    ("backend_app", "backend"),
+    ("upstream_path_back", "upstream_network"),
+    ("upstream_wait", "upstream"),
+    ("upstream_read_wait", "proxy_queue"),
+    ("proxy_response", "proxy"),
+    ("upstream_body", "backend"),
+    ("client_drain", "client"),
+    ("client_body", "client"),
+    ("upstream_drain", "backend"),
+    ("tunnel", "upstream"),
+];
+
+/// Whom a phase blames.
+pub(super) fn blame_of(phase: &str) -> Option<&'static str> {
+    BLAMES.iter().find(|(name, _)| *name == phase).map(|(_, blame)| *blame)
+}
+
+/// One of the two relays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    /// Between the clients and the agent.
+    Client,
+    /// Between the agent and the backends.
+    Backend,
+}
+
+/// Which way packets go, seen from who connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// As requests do.
+    Out = 0,
+    /// As responses do.
+    Back = 1,
+}
+
+/// Which packets of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// The SYN, or the SYN-ACK.
+    Handshake,
+    /// The same, sent again.
+    HandshakeAgain,
+    /// The ACK that ends the handshake.
+    FinalAck,
+    /// The n-th segment with payload of a request or response, from 0; what was sent again does not count.
+    Data(u32),
+    /// Every packet while the request is under way.
+    All,
+}
+
+/// What a relay does to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    /// Keeps each for the injection's delay. Later ones of that connection wait behind it.
+    Hold,
+    /// Keeps each for a time of its own, up to the injection's delay.
+    Jitter,
+    /// Loses them once; the delay is what the sender makes of it.
+    Lose,
+    /// Lets so many bytes a second pass.
+    Rate(u64),
+}
+
+/// What is done to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// The backend works for that long.
+    BackendCode,
+    /// The backend lets a readable request lie.
+    BackendRead,
+    /// The backend lets a connection lie unaccepted, with the request in it.
+    BackendAccept,
+    /// The backend pauses before each further chunk of its response.
+    BackendChunks,
+    /// The backend closes a reused connection without an answer, after that long.
+    BackendReset,
+    /// The client pauses within the request's head.
+    ClientHead,
+    /// The client pauses before each further part of its body.
+    ClientBody,
+    /// The client stops reading until the window is shut, and then for that long.
+    ClientRead,
+    /// The agent is stopped when the request comes.
+    StopBeforeRequest,
+    /// The agent is stopped when a connection comes, and goes on before the request does.
+    StopBeforeConnection,
+    /// The agent is stopped when the response comes.
+    StopBeforeResponse,
+    /// Something more urgent takes the agent's only core.
+    Hog,
+    /// Many others compete for the agent's only core; the kernel's own account of its waiting is the truth.
+    Crowd,
+    /// A relay does it.
+    Wire(Link, Way, Which, Act),
+}
+
+/// One kind of disturbance of a row.
+#[derive(Clone, Debug)]
+pub(super) struct Injection {
+    pub(super) how: How,
+    /// Microseconds, from and to.
+    pub(super) delay_us: (u64, u64),
+    /// Each holds all of it.
+    pub(super) places: Vec<Place>,
+    /// Of a hundred requests so many are disturbed.
+    pub(super) share: u64,
+}
+
+/// How a connection to the agent or a backend comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// Directly, or through a relay.
+    Direct,
+    Relayed,
+}
+
+/// How long clients' connections live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// One for all requests of a client.
+    Kept,
+    /// One for each request, open until the row ends.
+    Fresh,
+    /// One for each request, closed with the response.
+    Short,
+}
+
+/// What an undisturbed request of the row looks like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    /// How clients reach the agent.
+    pub(super) client: Route,
+    /// How the agent reaches the backend.
+    pub(super) backend: Route,
+    /// How long clients' connections live.
+    pub(super) client_life: Life,
+    /// Each request has a connection of its own to the backend.
+    pub(super) backend_fresh: bool,
+    /// The backend whose connections are accepted by a thread that may be late.
+    pub(super) late_acceptor: bool,
+    /// The head comes in two segments.
+    pub(super) split_head: bool,
+    /// Bytes of the request's body, in so many parts.
+    pub(super) upload: (usize, usize),
+    /// Bytes of the response's body, in so many chunks; one is sent with its length.
+    pub(super) download: (usize, usize),
+    /// Clients at once, each with one request at a time.
+    pub(super) lanes: u64,
+    /// Send buffers of the agent's new connections at most; what lies in them is sent, as the agent sees it.
+    pub(super) send_buffer: Option<usize>,
+    /// What the injector cannot know of when a delay began or ended, microseconds.
+    pub(super) unknown_us: u64,
+}
+
+impl Shape {
+    /// A small GET over kept connections, nothing relayed.
+    pub(super) const SMALL: Self = Self {
+        client: Route::Direct,
+        backend: Route::Direct,
+        client_life: Life::Kept,
+        backend_fresh: false,
+        late_acceptor: false,
+        split_head: false,
+        upload: (0, 1),
+        download: (100, 1),
+        lanes: 4,
+        send_buffer: None,
+        unknown_us: 0,
+    };
+}
+
+/// What the agent is told about probes, and where it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Agent {
+    /// The probes of our sockets and of backends.
+    Watching,
+    /// Also what clients acknowledge.
+    Acking,
+    /// Backends are not looked for, as if they were on other nodes.
+    Elsewhere,
+    /// `probes: off`.
+    Blind,
+    /// As usual, one worker on one core.
+    Pinned,
+}
+
+/// What `wayspan.coverage` must say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coverage {
+    /// `full`; on a new connection to a backend also that its accept was not visible, where it was later than the request.
+    Full,
+    /// Of disturbed requests that the accept was not visible, else as above.
+    Unaccepted,
+    /// That text.
+    Text(&'static str),
+}
+
+/// A line of the table, stated beforehand.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    pub(super) name: String,
+    /// What is done, in words.
+    pub(super) injected: &'static str,
+    pub(super) agent: Agent,
+    pub(super) shape: Shape,
+    pub(super) injections: Vec<Injection>,
+    /// What `wayspan.coverage` must say.
+    pub(super) coverage: Coverage,
+    /// Of the requests that the mode asks for, so many of a hundred: what takes a second each is asked less often.
+    pub(super) percent: u64,
+}
+
+/// A line of the table that cannot be measured yet.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub(super) struct NotBuilt {
+    pub(super) name: &'static str,
+    pub(super) reason: &'static str,
+}
+
+/// Requests with this number or a higher one are not judged.
+pub(super) const JUDGED_MAX: u64 = 1 << 40;
+
+/// A row under way: what its injectors share.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) row: Row,
+    pub(super) seed: u64,
+    pub(super) ledger: Ledger,
+    /// What backends write first, made once: making megabytes takes a core for milliseconds.
+    pub(super) response: OnceLock<Vec<u8>>,
+}
+
+impl Running {
+    /// The injection of that kind and its delay for a request, or for whatever `number` counts, if it is chosen.
+    pub(super) fn chosen(&self, how: How, number: u64) -> Option<(usize, Duration)> {
+        let index = self.index(how)?;
+        Some((index, self.delay(index, number)?))
+    }
+
+    /// Pauses for a request that is chosen, and accounts for the time since then, chosen or not.
+    pub(super) fn pause(&self, how: How, request: u64, from_ns: u64) {
+        let Some(index) = self.index(how) else { return };
+        let delay = self.delay(index, request);
+        if let Some(delay) = delay {
+            std::thread::sleep(delay);
+        }
+        self.ledger.add(request, index, delay.is_some(), from_ns, now_ns());
+    }
+
+    /// Where the injection of that kind stands in the row.
+    pub(super) fn index(&self, how: How) -> Option<usize> {
+        self.row.injections.iter().position(|injection| injection.how == how)
+    }
+
+    /// How long that injection delays a request, if at all. The same for the same seed.
+    pub(super) fn delay(&self, index: usize, number: u64) -> Option<Duration> {
+        let injection = self.row.injections.get(index).filter(|_| number < JUDGED_MAX)?;
+        let name = self.row.name.bytes().fold(self.seed, |sum, byte| mixed(sum ^ u64::from(byte)));
+        let random = mixed(mixed(name ^ index as u64) ^ number);
+        let (from, to) = injection.delay_us;
+        (random % 100 < injection.share).then(|| Duration::from_micros(from + (random >> 32) % (to - from + 1)))
+    }
+}
+
+/// splitmix64's finish: a bijection whose outputs look independent.
+pub(super) fn mixed(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_and_blames_are_those_of_the_documentation() {
+        let text = std::fs::read_to_string(wayspan_tests::root().join("docs/phases.md")).unwrap();
+        for (phase, blame) in BLAMES {
+            let row = text.lines().find(|line| line.starts_with(&format!("| `{phase}` |")));
+            if let Some(row) = row {
+                assert_eq!(row.split('|').nth(3).map(str::trim), Some(blame), "{phase}");
+            } else {
+                assert!(text.contains(&format!("`{phase}`")), "{phase} is not documented");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_seed_chooses_the_same_requests_and_about_as_many_as_said() {
+        let row = Row {
+            name: "a row".to_owned(),
+            injected: "",
+            agent: Agent::Watching,
+            shape: Shape::SMALL,
+            injections: vec![Injection {
+                how: How::BackendCode,
+                delay_us: (1000, 2000),
+                places: vec![Place::Phase("upstream_wait")],
+                share: 30,
+            }],
+            coverage: Coverage::Full,
+            percent: 100,
+        };
+        let chosen = |seed| {
+            let running = Running { row: row.clone(), seed, ledger: Ledger::default(), response: OnceLock::new() };
+            (0..1000).filter_map(|id| Some((id, running.chosen(How::BackendCode, id)?.1))).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen(1), chosen(1));
+        assert_ne!(chosen(1), chosen(2));
+        assert!((200..400).contains(&chosen(1).len()), "{}", chosen(1).len());
+        let range = Duration::from_micros(1000)..=Duration::from_micros(2000);
+        assert!(chosen(1).iter().all(|(_, delay)| range.contains(delay)));
+    }
+}

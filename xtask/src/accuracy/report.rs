@@ -1,0 +1,141 @@
+//! The table as text, as JSON, as a picture.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use super::Options;
+use super::judge::Line;
+use super::picture;
+use super::plan::NotBuilt;
+
+/// All rows, measured or not.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    kernel: String,
+    cores: usize,
+    quick: bool,
+    seed: u64,
+    pub(super) passed: bool,
+    rows: Vec<Line>,
+    not_built: Vec<NotBuilt>,
+    doubts: Option<String>,
+}
+
+impl Report {
+    pub(super) fn new(rows: Vec<Line>, not_built: Vec<NotBuilt>, options: &Options) -> Result<Self> {
+        let load = std::fs::read_to_string("/proc/loadavg")?;
+        let load = load.split(' ').next().unwrap_or_default();
+        let cores = std::thread::available_parallelism()?.get();
+        let busy = rows.iter().filter(|row| row.outweighed + row.excused > 0).count();
+        let doubts = (busy > 0).then(|| {
+            format!(
+                "{busy} rows have requests that the machine itself delayed, see the column; load average {load} on {cores} cores"
+            )
+        });
+        Ok(Self {
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            cores,
+            quick: options.quick,
+            seed: options.seed,
+            passed: rows.iter().all(|row| row.passed),
+            rows,
+            not_built,
+            doubts,
+        })
+    }
+
+    /// For people, and for Markdown.
+    pub(super) fn table(&self) -> String {
+        let mut out = format!("Linux {}, {} cores, seed {}\n\n", self.kernel, self.cores, self.seed);
+        out.push_str(
+            "| row | expected | named right | delay p50 ms | by itself us | error p50 us | p99 us | within max(1 %, 100 us) | coverage | undisturbed | outweighed, excused | |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        );
+        for row in &self.rows {
+            let _written = writeln!(
+                out,
+                "| {} | {} | {}/{} | {:.1} | {} | {} | {} | {} | {}/{} {} | {}/{} | {}, {} | {} |",
+                row.name,
+                row.expected,
+                row.named_right,
+                row.disturbed,
+                thousandth(row.delay_p50_us),
+                row.by_itself_us,
+                if row.has_error { row.error_p50_us.to_string() } else { "-".to_owned() },
+                if row.has_error { row.error_p99_us.to_string() } else { "-".to_owned() },
+                if row.has_error {
+                    format!("{} %", row.within_tolerance * 100 / row.disturbed.max(1))
+                } else {
+                    "-".to_owned()
+                },
+                row.coverage_right,
+                row.requests,
+                row.expected_coverage,
+                row.stayed_undisturbed,
+                row.undisturbed,
+                row.outweighed,
+                row.excused,
+                if row.passed { "ok" } else { "MISS" },
+            );
+        }
+        for row in &self.not_built {
+            let _written = writeln!(out, "| {} | not built: {} | | | | | | | | | | |", row.name, row.reason);
+        }
+        out
+    }
+
+    /// What is wrong, and what is doubtful, in words.
+    pub(super) fn notes(&self) -> String {
+        let mut out = String::new();
+        for row in self.rows.iter().filter(|row| !row.passed) {
+            for example in &row.examples {
+                let _written = writeln!(out, "{}: {example}", row.name);
+            }
+        }
+        if let Some(doubt) = &self.doubts {
+            let _written = writeln!(out, "doubtful: {doubt}");
+        }
+        out
+    }
+
+    /// The picture, and the table of the page.
+    pub(super) fn write(&self, root: &Path) -> Result<()> {
+        let page = root.join(PAGE);
+        let text = std::fs::read_to_string(&page).with_context(|| PAGE.to_owned())?;
+        let (before, rest) = text.split_once(BEGIN).with_context(|| format!("{PAGE}: no {BEGIN}"))?;
+        let (_, after) = rest.split_once(END).with_context(|| format!("{PAGE}: no {END}"))?;
+        std::fs::write(&page, format!("{before}{BEGIN}\n{}{END}{after}", self.table()))?;
+        let title =
+            format!("Injected delays and what Wayspan says of them, Linux {}, {} cores", self.kernel, self.cores);
+        std::fs::write(root.join(PICTURE), picture::svg(&self.rows, &title))?;
+        Ok(())
+    }
+}
+
+const PAGE: &str = "docs/accuracy.md";
+const PICTURE: &str = "docs/accuracy.svg";
+/// Between these stands the table.
+const BEGIN: &str = "<!-- measured -->";
+const END: &str = "<!-- /measured -->";
+
+/// A row in one line, while others are still measured.
+pub(super) fn short(row: &Line) -> String {
+    format!(
+        "{:<4} {:<48} {}/{} right, error {}/{} us, {:.1} s",
+        if row.passed { "ok" } else { "MISS" },
+        row.name,
+        row.named_right,
+        row.disturbed,
+        row.error_p50_us,
+        row.error_p99_us,
+        row.seconds
+    )
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds for people")]
+fn thousandth(us: u64) -> f64 {
+    us as f64 / 1000.0
+}

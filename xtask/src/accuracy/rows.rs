@@ -1,0 +1,547 @@
+//! The table: what is injected, where it must show, what coverage must say. Stated before anything is measured.
+
+use super::plan::{Act, Agent, Coverage, How, Injection, Life, Link, NotBuilt, Place, Route, Row, Shape, Way, Which};
+
+/// Long against what a small machine does by itself, short enough for hundreds of requests.
+const USUAL_US: (u64, u64) = (4_000, 20_000);
+/// The smallest that must be named right.
+const SMALL_US: (u64, u64) = (1_000, 2_000);
+/// What a lost segment costs: the retransmission time-out (RTO_MIN, 200 ms), less with a probe of the tail.
+const LOST_US: (u64, u64) = (2_000, 200_000);
+/// What a lost SYN or SYN-ACK costs (TCP_TIMEOUT_INIT, 1 s).
+const SYN_US: (u64, u64) = (1_000_000, 1_000_000);
+/// Half of it is what an undisturbed request may not show, where the kernel's account is the truth.
+const CROWD_US: (u64, u64) = (500, 500);
+
+const fn phase(name: &'static str) -> Place {
+    Place::Phase(name)
+}
+
+/// One injection into three of ten requests.
+fn one(how: How, delay_us: (u64, u64), place: Place) -> Vec<Injection> {
+    vec![Injection { how, delay_us, places: vec![place], share: 30 }]
+}
+
+fn row(name: &str, injected: &'static str, shape: Shape, injections: Vec<Injection>) -> Row {
+    Row {
+        name: name.to_owned(),
+        injected,
+        agent: Agent::Watching,
+        shape,
+        injections,
+        coverage: Coverage::Full,
+        percent: 100,
+    }
+}
+
+/// What takes a fifth of a second or more is done to fewer, many at once.
+fn patient(row: Row) -> Row {
+    Row { percent: 25, shape: Shape { lanes: 16, ..row.shape }, ..row }
+}
+
+/// The same, where each of the many would keep the cores busy meanwhile.
+fn long(row: Row) -> Row {
+    Row { percent: 25, ..row }
+}
+
+fn at(agent: Agent, row: Row) -> Row {
+    Row { agent, ..row }
+}
+
+/// The row for a backend that the probes do not look for: what divides the wait for it is one.
+fn elsewhere(row: Row) -> Row {
+    const DIVIDED: [&str; 4] = ["upstream_path_out", "backend_pickup", "backend_app", "upstream_path_back"];
+    let mut row =
+        Row { name: format!("elsewhere: {}", row.name), agent: Agent::Elsewhere, coverage: Coverage::Full, ..row };
+    for place in row.injections.iter_mut().flat_map(|injection| &mut injection.places) {
+        if matches!(place, Place::Phase(name) if DIVIDED.contains(name)) {
+            *place = phase("upstream_wait");
+        }
+    }
+    row
+}
+
+/// Rows that are measured.
+pub(super) fn all() -> Vec<Row> {
+    let mut rows = backend();
+    rows.extend(bodies());
+    rows.extend(client());
+    rows.extend(proxy());
+    rows.extend(connecting());
+    rows.extend(upstream_path());
+    rows.extend(client_path());
+    rows.extend(handshakes());
+    rows.extend(after());
+    rows.extend(together());
+    let divided = ["backend: slow code", "backend: reads late", "backend: accepts late"];
+    let way = ["backend's network: request late", "backend's network: response late"];
+    let undivided = rows.iter().filter(|row| divided.contains(&row.name.as_str()) || way.contains(&row.name.as_str()));
+    rows.extend(undivided.cloned().map(elsewhere).collect::<Vec<_>>());
+    rows.extend(blind());
+    rows
+}
+
+fn backend() -> Vec<Row> {
+    let late = Shape { backend: Route::Relayed, late_acceptor: true, backend_fresh: true, lanes: 1, ..Shape::SMALL };
+    vec![
+        row(
+            "backend: slow code",
+            "the backend pauses between request and response",
+            Shape::SMALL,
+            one(How::BackendCode, USUAL_US, phase("backend_app")),
+        ),
+        row(
+            "backend: slow code, 1 to 2 ms",
+            "the backend pauses between request and response",
+            Shape::SMALL,
+            one(How::BackendCode, SMALL_US, phase("backend_app")),
+        ),
+        row(
+            "backend: reads late",
+            "the backend lets an accepted connection's request lie",
+            Shape::SMALL,
+            one(How::BackendRead, USUAL_US, phase("backend_pickup")),
+        ),
+        Row {
+            coverage: Coverage::Unaccepted,
+            ..row(
+                "backend: accepts late",
+                "the backend lets a connection with its request lie in the backlog",
+                late,
+                one(How::BackendAccept, USUAL_US, phase("backend_pickup")),
+            )
+        },
+        row(
+            "backend: closes a pooled connection unanswered",
+            "the backend reads a request, pauses and resets the reused connection; the proxy sends it again on another",
+            Shape::SMALL,
+            one(How::BackendReset, USUAL_US, phase("retry_wait")),
+        ),
+    ]
+}
+
+fn bodies() -> Vec<Row> {
+    let wire = |way, act| How::Wire(Link::Backend, way, Which::All, act);
+    let kept = Shape { backend: Route::Relayed, ..Shape::SMALL };
+    // The first segment is on its way back before there is a body to relay.
+    let path_and_body = Place::Phases(&["upstream_path_back", "upstream_body"]);
+    // What fits into the send buffer leaves the agent's sight at once.
+    let upload =
+        Shape { upload: (300_000, 1), send_buffer: Some(16 << 10), backend_fresh: true, unknown_us: 40_000, ..kept };
+    vec![
+        row(
+            "backend: streams its response",
+            "the backend pauses before each of four more chunks",
+            Shape { download: (5_000, 5), ..Shape::SMALL },
+            one(How::BackendChunks, USUAL_US, phase("upstream_body")),
+        ),
+        row(
+            "backend: slow code after an upload of 1 MiB",
+            "the backend pauses when it has the whole body",
+            Shape { upload: (1 << 20, 1), ..Shape::SMALL },
+            one(How::BackendCode, USUAL_US, phase("backend_app")),
+        ),
+        row(
+            "backend: slow code before a download of 4 MiB",
+            "the backend pauses before its large response",
+            Shape { download: (4 << 20, 1), ..Shape::SMALL },
+            one(How::BackendCode, USUAL_US, phase("backend_app")),
+        ),
+        long(row(
+            "backend's network: download at 200 kB/s",
+            "the relay lets 200 kB/s of the response pass",
+            Shape { download: (40_000, 1), ..kept },
+            one(wire(Way::Back, Act::Rate(200_000)), (200_000, 200_000), path_and_body),
+        )),
+        long(row(
+            "backend's network: upload at 500 kB/s",
+            "the relay lets 500 kB/s of the request pass",
+            upload,
+            one(wire(Way::Out, Act::Rate(500_000)), (600_000, 600_000), phase("upstream_drain")),
+        )),
+    ]
+}
+
+fn client() -> Vec<Row> {
+    let unread =
+        Shape { download: (1 << 20, 1), client_life: Life::Fresh, send_buffer: Some(64 << 10), ..Shape::SMALL };
+    vec![
+        row(
+            "client: sends its head slowly",
+            "the client pauses within the head",
+            Shape::SMALL,
+            one(How::ClientHead, USUAL_US, phase("client_send")),
+        ),
+        row(
+            "client: sends its head slowly, 1 to 2 ms",
+            "the client pauses within the head",
+            Shape::SMALL,
+            one(How::ClientHead, SMALL_US, phase("client_send")),
+        ),
+        row(
+            "client: sends its body slowly",
+            "the client pauses before each of three more parts",
+            Shape { upload: (40_000, 4), ..Shape::SMALL },
+            one(How::ClientBody, USUAL_US, phase("client_body")),
+        ),
+        row(
+            "client: reads slowly",
+            "the client stops reading until nothing more comes (zero window), and then for a pause",
+            unread,
+            one(How::ClientRead, USUAL_US, phase("client_drain")),
+        ),
+    ]
+}
+
+fn proxy() -> Vec<Row> {
+    let alone = Shape { lanes: 1, ..Shape::SMALL };
+    let fresh = Shape { client_life: Life::Fresh, ..alone };
+    let accept_wait = Place::Attribute("wayspan.connection.accept_wait");
+    let hit = |how, places| vec![Injection { how, delay_us: USUAL_US, places, share: 30 }];
+    let queues = Place::Phases(&[
+        "accept_wait",
+        "read_wait",
+        "proxy_request",
+        "upstream_write",
+        "upstream_read_wait",
+        "proxy_response",
+    ]);
+    vec![
+        row(
+            "proxy: stopped when a request comes",
+            "SIGSTOP; the request comes; SIGCONT",
+            alone,
+            one(How::StopBeforeRequest, USUAL_US, phase("read_wait")),
+        ),
+        row(
+            "proxy: stopped when a response comes",
+            "SIGSTOP; the response comes; SIGCONT",
+            alone,
+            one(How::StopBeforeResponse, USUAL_US, phase("upstream_read_wait")),
+        ),
+        row(
+            "proxy: stopped when a connection and its request come",
+            "SIGSTOP; a connection and its request come; SIGCONT",
+            fresh,
+            hit(How::StopBeforeRequest, vec![phase("accept_wait"), accept_wait]),
+        ),
+        row(
+            "proxy: stopped when a connection comes",
+            "SIGSTOP; a connection comes; SIGCONT; its request comes",
+            fresh,
+            one(How::StopBeforeConnection, USUAL_US, accept_wait),
+        ),
+        at(
+            Agent::Pinned,
+            row(
+                "proxy: a hog on its core",
+                "a real-time thread takes the only core before the request comes",
+                alone,
+                hit(How::Hog, vec![phase("read_wait"), Place::Attribute("wayspan.worker.wakeup")]),
+            ),
+        ),
+        at(
+            Agent::Pinned,
+            row(
+                "proxy: a crowd on its core",
+                "four busy threads share the only core; what the kernel says of the worker's waiting is the truth",
+                alone,
+                one(How::Crowd, CROWD_US, queues),
+            ),
+        ),
+    ]
+}
+
+fn connecting() -> Vec<Row> {
+    let wire = |way, which, act| How::Wire(Link::Backend, way, which, act);
+    let fresh = Shape { backend: Route::Relayed, backend_fresh: true, ..Shape::SMALL };
+    let connect = phase("upstream_connect");
+    vec![
+        row(
+            "backend's network: SYN-ACK late",
+            "the relay holds the SYN-ACK",
+            fresh,
+            one(wire(Way::Back, Which::Handshake, Act::Hold), USUAL_US, connect),
+        ),
+        patient(row(
+            "backend's network: SYN lost",
+            "the relay loses the first SYN",
+            fresh,
+            one(wire(Way::Out, Which::Handshake, Act::Lose), SYN_US, connect),
+        )),
+        patient(row(
+            "backend's network: SYN-ACK lost",
+            "the relay loses the first SYN-ACK",
+            fresh,
+            one(wire(Way::Back, Which::Handshake, Act::Lose), SYN_US, connect),
+        )),
+    ]
+}
+
+fn upstream_path() -> Vec<Row> {
+    let wire = |way, act| How::Wire(Link::Backend, way, Which::Data(0), act);
+    let kept = Shape { backend: Route::Relayed, ..Shape::SMALL };
+    let (out, back) = (phase("upstream_path_out"), phase("upstream_path_back"));
+    let lost = |way, places| vec![Injection { how: wire(way, Act::Lose), delay_us: LOST_US, places, share: 30 }];
+    vec![
+        row(
+            "backend's network: request late",
+            "the relay holds the request",
+            kept,
+            one(wire(Way::Out, Act::Hold), USUAL_US, out),
+        ),
+        row(
+            "backend's network: response late",
+            "the relay holds the response",
+            kept,
+            one(wire(Way::Back, Act::Hold), USUAL_US, back),
+        ),
+        row(
+            "backend's network: jitter",
+            "the relay holds request and response, each for a time of its own",
+            kept,
+            [(Way::Out, out), (Way::Back, back)]
+                .into_iter()
+                .flat_map(|(way, place)| one(wire(way, Act::Jitter), (8_000, 20_000), place))
+                .collect(),
+        ),
+        patient(row(
+            "backend's network: request lost",
+            "the relay loses the request's segment once",
+            kept,
+            lost(Way::Out, vec![out, Place::Count("wayspan.upstream.retransmits")]),
+        )),
+        patient(row(
+            "backend's network: response lost",
+            "the relay loses the response's segment once",
+            kept,
+            lost(Way::Back, vec![back, Place::Count("wayspan.backend.retransmits")]),
+        )),
+    ]
+}
+
+fn client_path() -> Vec<Row> {
+    let wire = |way, which, act| How::Wire(Link::Client, way, which, act);
+    let kept = Shape { client: Route::Relayed, ..Shape::SMALL };
+    let split = Shape { split_head: true, ..kept };
+    let download = Shape {
+        download: (300_000, 1),
+        send_buffer: Some(16 << 10),
+        client_life: Life::Fresh,
+        unknown_us: 40_000,
+        ..kept
+    };
+    vec![
+        row(
+            "client's network: request late",
+            "the relay holds the request's only segment",
+            kept,
+            one(
+                wire(Way::Out, Which::Data(0), Act::Hold),
+                USUAL_US,
+                Place::Nowhere("a request begins when its first byte is here"),
+            ),
+        ),
+        row(
+            "client's network: end of head late",
+            "the relay holds the head's second segment",
+            split,
+            one(wire(Way::Out, Which::Data(1), Act::Hold), USUAL_US, phase("client_send")),
+        ),
+        row(
+            "client's network: jitter",
+            "the relay holds the head's second segment, each for a time of its own",
+            split,
+            one(wire(Way::Out, Which::Data(1), Act::Jitter), (8_000, 20_000), phase("client_send")),
+        ),
+        patient(row(
+            "client's network: end of head lost",
+            "the relay loses the head's second segment once",
+            split,
+            one(wire(Way::Out, Which::Data(1), Act::Lose), LOST_US, phase("client_send")),
+        )),
+        long(row(
+            "client's network: upload at 200 kB/s",
+            "the relay lets 200 kB/s of the request pass",
+            // The relay holds the request's first segment too, before there is a request: 7.5 ms for 1500 bytes.
+            Shape { upload: (40_000, 1), unknown_us: 7_600, ..kept },
+            one(wire(Way::Out, Which::All, Act::Rate(200_000)), (200_000, 200_000), phase("client_body")),
+        )),
+        long(row(
+            "client's network: download at 500 kB/s",
+            "the relay lets 500 kB/s of the response pass",
+            download,
+            one(wire(Way::Back, Which::All, Act::Rate(500_000)), (600_000, 600_000), phase("client_drain")),
+        )),
+    ]
+}
+
+fn handshakes() -> Vec<Row> {
+    let wire = |way, which, act| How::Wire(Link::Client, way, which, act);
+    let fresh = Shape { client: Route::Relayed, client_life: Life::Fresh, ..Shape::SMALL };
+    let round_trip = Place::Attribute("wayspan.connection.handshake_rtt");
+    let lost = Injection {
+        how: wire(Way::Back, Which::Handshake, Act::Lose),
+        delay_us: SYN_US,
+        places: vec![Place::Nowhere("that our SYN-ACK was lost is known when it is sent again")],
+        share: 30,
+    };
+    let again = Injection {
+        how: wire(Way::Back, Which::HandshakeAgain, Act::Hold),
+        delay_us: USUAL_US,
+        places: vec![Place::Attribute("wayspan.connection.handshake_at_least")],
+        share: 100,
+    };
+    vec![
+        row(
+            "client's network: SYN-ACK late",
+            "the relay holds our SYN-ACK",
+            fresh,
+            one(wire(Way::Back, Which::Handshake, Act::Hold), USUAL_US, round_trip),
+        ),
+        row(
+            "client's network: SYN-ACK late, connection closed at once",
+            "the relay holds our SYN-ACK; the connection ends with the response",
+            Shape { client_life: Life::Short, ..fresh },
+            one(wire(Way::Back, Which::Handshake, Act::Hold), USUAL_US, round_trip),
+        ),
+        row(
+            "client's network: last ACK late",
+            "the relay holds the ACK that ends the handshake, and what follows",
+            fresh,
+            one(wire(Way::Out, Which::FinalAck, Act::Hold), USUAL_US, round_trip),
+        ),
+        patient(row(
+            "client's network: SYN lost",
+            "the relay loses the first SYN",
+            fresh,
+            one(wire(Way::Out, Which::Handshake, Act::Lose), SYN_US, Place::Nowhere("a lost SYN was never here")),
+        )),
+        patient(row(
+            "client's network: SYN-ACK lost, then late",
+            "the relay loses our first SYN-ACK and holds the second",
+            fresh,
+            vec![lost, again],
+        )),
+    ]
+}
+
+fn after() -> Vec<Row> {
+    let wire = |act| How::Wire(Link::Client, Way::Back, Which::Data(0), act);
+    let kept = Shape { client: Route::Relayed, ..Shape::SMALL };
+    vec![
+        row(
+            "client's network: response late, acknowledgements unwatched",
+            "the relay holds the response's only segment",
+            kept,
+            one(wire(Act::Hold), USUAL_US, Place::Nowhere("a request ends when the socket has taken its response")),
+        ),
+        at(
+            Agent::Acking,
+            row(
+                "client's network: response late",
+                "the relay holds the response's only segment",
+                kept,
+                one(wire(Act::Hold), USUAL_US, Place::Attribute("wayspan.after.ack")),
+            ),
+        ),
+        at(
+            Agent::Acking,
+            patient(row(
+                "client's network: response lost",
+                "the relay loses the response's only segment once",
+                kept,
+                one(wire(Act::Lose), LOST_US, Place::Nowhere("spans wait 0.2 s for what comes after")),
+            )),
+        ),
+    ]
+}
+
+fn together() -> Vec<Row> {
+    let app = || one(How::BackendCode, USUAL_US, phase("backend_app"));
+    let late = How::Wire(Link::Backend, Way::Back, Which::Handshake, Act::Hold);
+    vec![
+        row(
+            "two at once: slow client, slow backend",
+            "the client pauses within the head, the backend before its response; each for its own requests",
+            Shape::SMALL,
+            [one(How::ClientHead, USUAL_US, phase("client_send")), app()].concat(),
+        ),
+        row(
+            "two at once: slow connection, slow backend",
+            "the relay holds the SYN-ACK, the backend pauses before its response",
+            Shape { backend: Route::Relayed, backend_fresh: true, ..Shape::SMALL },
+            [one(late, USUAL_US, phase("upstream_connect")), app()].concat(),
+        ),
+    ]
+}
+
+/// What is left without probes: what the proxy's own stamps tell.
+fn blind() -> Vec<Row> {
+    let blind = |row: Row| Row { agent: Agent::Blind, coverage: Coverage::Text("none: probes off"), ..row };
+    let alone = Shape { lanes: 1, ..Shape::SMALL };
+    vec![
+        blind(row(
+            "without probes: slow code",
+            "the backend pauses between request and response",
+            Shape::SMALL,
+            one(How::BackendCode, USUAL_US, phase("upstream_wait")),
+        )),
+        blind(row(
+            "without probes: slow head",
+            "the client pauses within the head",
+            Shape::SMALL,
+            one(How::ClientHead, USUAL_US, phase("read_wait")),
+        )),
+        blind(row(
+            "without probes: slow body",
+            "the client pauses before each of three more parts",
+            Shape { upload: (40_000, 4), ..Shape::SMALL },
+            one(How::ClientBody, USUAL_US, phase("client_body")),
+        )),
+        blind(row(
+            "without probes: stopped when a request comes",
+            "SIGSTOP; the request comes; SIGCONT",
+            alone,
+            one(How::StopBeforeRequest, USUAL_US, Place::Nowhere("a request begins when it is read")),
+        )),
+        blind(row(
+            "without probes: stopped when a response comes",
+            "SIGSTOP; the response comes; SIGCONT",
+            alone,
+            one(How::StopBeforeResponse, USUAL_US, phase("upstream_wait")),
+        )),
+    ]
+}
+
+/// Rows that wait for something that is not built.
+pub(super) const NOT_BUILT: [NotBuilt; 3] = [
+    NotBuilt { name: "client: TLS handshake slow", reason: "entry points do not speak TLS yet" },
+    NotBuilt {
+        name: "proxy: a connection cap reached",
+        reason: "no cap on connections to a server yet, so no request waits for one; maxConnections refuses",
+    },
+    NotBuilt { name: "middleware: a slow call", reason: "no middleware calls anybody yet" },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_has_a_name_of_its_own_and_known_places() {
+        let rows = all();
+        for (index, row) in rows.iter().enumerate() {
+            assert!(rows.iter().skip(index + 1).all(|other| other.name != row.name), "{} stands twice", row.name);
+            assert!(!row.injections.is_empty(), "{}", row.name);
+            for place in row.injections.iter().flat_map(|injection| &injection.places) {
+                let known = |name: &&'static str| super::super::plan::blame_of(name).is_some();
+                match place {
+                    Place::Phase(name) => assert!(known(name), "{}: {name}", row.name),
+                    Place::Phases(names) => assert!(names.iter().all(known), "{}", row.name),
+                    Place::Attribute(_) | Place::Count(_) | Place::Nowhere(_) => {}
+                }
+            }
+        }
+    }
+}
