@@ -334,6 +334,8 @@ impl<O: SocketObserver> ClientConn<O> {
             }
             Event::BodyEnd { offset } => {
                 self.message_end.set(offset);
+                // Nothing is asked: the latch is armed for the next request's first byte, behind this body's marks.
+                self.worker.observer.marks(self.token, offset..offset);
                 self.uploading.set(false);
                 // The last request's: its head may be with hyper still.
                 if self.heads.borrow().is_empty()

@@ -143,7 +143,10 @@ impl<O: SocketObserver> Seen<O> {
         let written = self.written_bytes.get();
         self.request_start.set(written);
         self.request_head_end.set(written);
-        self.read_before.set(self.read_bytes.get());
+        // Nothing is asked: the latch is armed for the response's first byte, behind the marks of the one before.
+        let read = self.read_bytes.get();
+        self.worker.observer.marks(self.token, read..read);
+        self.read_before.set(read);
         self.response_start.set(self.read_bytes.get());
         self.framer.borrow_mut().expect(asked);
         *self.live.borrow_mut() = Some(Rc::clone(live));

@@ -22,6 +22,8 @@ struct Asked {
     client: Vec<Range<u64>>,
     upstream: Vec<Range<u64>>,
     backend: Vec<BackendAsk>,
+    /// Where the latch of an upstream's connection was armed: nothing was asked.
+    armed: Vec<u64>,
 }
 
 impl SocketObserver for Watcher {
@@ -34,7 +36,11 @@ impl SocketObserver for Watcher {
     }
     fn marks(&self, token: Token, bytes: Range<u64>) -> Marks {
         let mut asked = self.0.lock().unwrap();
-        if token == CLIENT {
+        if bytes.is_empty() {
+            if token == UPSTREAM {
+                asked.armed.push(bytes.start);
+            }
+        } else if token == CLIENT {
             asked.client.push(bytes)
         } else {
             asked.upstream.push(bytes)
@@ -120,6 +126,7 @@ fn times_are_asked_for_by_the_offsets_of_the_very_bytes() {
     assert!(reads.filter(|range| asked.upstream.contains(range)).count() > BODY.len() / 2, "{asked:?}");
     let backend: Vec<_> = asked.backend.iter().map(|ask| ask.response_start).collect();
     assert_eq!(backend, [0, response, 2 * response]);
+    assert_eq!(asked.armed, [0, response, 2 * response], "for each response's first byte, before it can come");
     for (ask, before) in asked.backend.iter().zip([None, asked.backend.first(), asked.backend.get(1)]) {
         let begins = before.map_or(0, |before| before.request_end);
         assert!(ask.head_end > begins && ask.request_end == ask.head_end, "{asked:?}");
