@@ -250,8 +250,11 @@ impl Walk {
         let waited = clock.client_body.saturating_add(clock.read_wait).saturating_add(clock.upstream_drain);
         let body_ns = scaled(clock.client_body, room_ns, waited);
         let unread_ns = scaled(clock.read_wait, room_ns, waited);
-        let drain_ns =
-            if waited > room_ns { room_ns.saturating_sub(body_ns + unread_ns) } else { clock.upstream_drain };
+        let drain_ns = if waited > room_ns {
+            room_ns.saturating_sub(body_ns).saturating_sub(unread_ns)
+        } else {
+            clock.upstream_drain
+        };
         let taken_ns = body_ns.saturating_add(unread_ns).saturating_add(drain_ns);
         // The proxy is busy with the body only until its last byte was written.
         let busy_ns = clock.proxy_request.min(written.since(self.at).saturating_sub(taken_ns));
