@@ -4,10 +4,11 @@ use core::ffi::c_void;
 use core::ptr;
 
 use abi::{Mark, ROLE_CLIENT, counter};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 
-use crate::maps::{self, CLOCK_OFFSET, SKB_ACK_SEQ_OFFSET, SND_NXT_OFFSET, SND_UNA_OFFSET};
+use crate::maps::{self, SKB_ACK_SEQ_OFFSET, SND_NXT_OFFSET, SND_UNA_OFFSET};
 
 // include/trace/events/tcp.h, v6.12: tcp_probe(struct sock *sk, const struct sk_buff *skb). Each segment that arrives in
 // ESTABLISHED, before it is processed: `snd_una` is the old one.
@@ -31,7 +32,9 @@ pub fn tcp_probe(ctx: BtfTracePointContext) -> i32 {
     if ahead <= 0 || ahead > next.wrapping_sub(first) as i32 {
         return 0;
     }
-    let at_ns = tcp.u64(&CLOCK_OFFSET);
+    // Not `tcp_clock_cache`: that is refreshed after this tracepoint, and tells when we sent last.
+    // SAFETY: a helper without arguments.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
     // SAFETY: a live map value of this socket's; its lock is held, so both rings keep step.
     unsafe {
         let left = Mark { end: tcp.sent_offset(next, ROLE_CLIENT), at_ns };

@@ -197,7 +197,6 @@ pub(super) const ROWS: [Row; 11] = [
         instead_of: &[],
         hook: Hook::Tracepoint,
         members: &[
-            global::CLOCK_OFFSET,
             global::BYTES_ACKED_OFFSET,
             global::SND_UNA_OFFSET,
             global::SND_NXT_OFFSET,
