@@ -274,13 +274,13 @@ impl<O: SocketObserver> ClientConn<O> {
         let at = MonoNs::now();
         let from = self.read_bytes.get();
         let mut framer = self.framer.borrow_mut();
+        // Its last bytes end the wait for a body too.
+        let was_uploading = self.uploading.get();
         let judged = framer.feed(bytes, from, &mut |event| self.on_event(event, at));
         let all = from + u64::try_from(bytes.len()).unwrap_or(0);
         let to = if framer.is_held() { self.message_end.get() } else { all };
         self.read_bytes.set(to);
-        if self.uploading.get()
-            && let Some(live) = self.lives.borrow().back()
-        {
+        if was_uploading && let Some(live) = self.lives.borrow().back() {
             let mut live = live.borrow_mut();
             live.starved = false;
             if live.relay_state() == Relay::ClientBody {
