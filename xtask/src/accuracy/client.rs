@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::ledger::now_ns;
 use super::machine::{Crowd, Hog, avoid_last_core};
-use super::plan::{Agent, How, Life, Running};
+use super::plan::{How, Life, Running};
 use super::space::{Space, Urgency, urgent};
 use super::stage::Stage;
 
@@ -61,7 +61,7 @@ pub(super) fn run(
                 let ids = ids.clone();
                 scope.spawn(move || -> Result<Asking> {
                     space.enter()?;
-                    if running.row.agent == Agent::Pinned {
+                    if running.row.agent.is_pinned() {
                         // What a segment costs its receiver is done on the sender's core: not on the hog's.
                         avoid_last_core()?;
                     }

@@ -219,8 +219,17 @@ pub(super) enum Agent {
     Elsewhere,
     /// `probes: off`.
     Blind,
-    /// As usual, one worker on one core.
+    /// As usual, with one worker on one core.
     Pinned,
+    /// The same, no more urgent than others.
+    Ordinary,
+}
+
+impl Agent {
+    /// Whether it has one core only.
+    pub(super) fn is_pinned(self) -> bool {
+        matches!(self, Self::Pinned | Self::Ordinary)
+    }
 }
 
 /// What `wayspan.coverage` must say.

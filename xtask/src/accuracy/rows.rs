@@ -241,7 +241,7 @@ fn proxy() -> Vec<Row> {
             ),
         ),
         at(
-            Agent::Pinned,
+            Agent::Ordinary,
             row(
                 "proxy: a crowd on its core",
                 "four busy threads share the only core; what the kernel says of the worker's waiting is the truth",

@@ -72,11 +72,13 @@ impl World {
         let mut agent = wayspan_tests::Agent::start_with(&self.config(kind)?, |binary| {
             let mut command = Command::new("nsenter");
             command.arg(format!("--net={}", self.middle.path()));
-            match kind {
-                plan::Agent::Pinned => command.args(["taskset", "-c", &last_core()?.to_string()]),
+            if kind.is_pinned() {
+                command.args(["taskset", "-c", &last_core()?.to_string()]);
+            }
+            if kind != plan::Agent::Ordinary {
                 // Other work on this machine is not what is measured: above all of it, below the injectors.
-                _ => command.args(["chrt", "-f", "1"]),
-            };
+                command.args(["chrt", "-f", "1"]);
+            }
             command.arg(binary);
             Ok(command)
         })?;
@@ -117,12 +119,14 @@ impl World {
             format!("    {name}: {{loadBalancer: {{servers: [{{url: \"http://{server}\"}}]}}}}\n")
         });
         let probes = match kind {
-            plan::Agent::Watching | plan::Agent::Pinned => "probes: {required: true, backends: true}\n",
+            plan::Agent::Watching | plan::Agent::Pinned | plan::Agent::Ordinary => {
+                "probes: {required: true, backends: true}\n"
+            }
             plan::Agent::Acking => "probes: {required: true, backends: true, ack: true}\n",
             plan::Agent::Elsewhere => "probes: {required: true, backends: false}\n",
             plan::Agent::Blind => "probes: off\n",
         };
-        let workers = if kind == plan::Agent::Pinned { "workers: {count: 1}\n" } else { "" };
+        let workers = if kind.is_pinned() { "workers: {count: 1}\n" } else { "" };
         Ok(format!(
             "entryPoints:\n  web: {{address: \":{ENTRY_POINT}\"}}\nhttp:\n  routers:\n{}  services:\n{}\
              attribution: {{spans: attributes}}\n{probes}{workers}tracing:\n  sampleRate: 1.0\n  otlp:\n    \
