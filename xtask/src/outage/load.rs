@@ -71,8 +71,8 @@ pub(super) struct Outcome {
 
 /// Sends requests at that pace until `stop`, then waits for the last answers. `shots` are expected.
 pub(super) fn run(target: &Target, pace: Pace, shots: usize, watch: Stopwatch, stop: &AtomicBool) -> Result<Outcome> {
-    // The generator has to be awake when a request is due; it is refused to others than root, and goes on without.
-    let _as_it_is = rustix::process::setpriority_process(None, -20);
+    // At its usual priority: a raised one would weigh down its CPU's half of the session in the kernel's eyes, and leave
+    // the ingress on the other half waiting behind other sessions (sched_autogroup), for up to a second as measured.
     let mut generator = Generator::new(target, pace, shots, watch)?;
     let mut events = Vec::with_capacity(CONNECTIONS + 1);
     let mut ending: Option<Duration> = None;
