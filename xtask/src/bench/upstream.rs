@@ -35,8 +35,11 @@ impl Upstream {
             "master_process off; {NGINX_HEAD} keepalive_requests 1000000000; root {}; server {{ listen 127.0.0.1:{port} backlog=4096; }} }}",
             dir.join("html").display()
         );
-        let process = spawn(wayspan_tests::tied(&nginx(dir, &config)?))?;
-        answering(port).context("the upstream nginx does not answer")?;
+        let mut command = wayspan_tests::tied(&nginx(dir, &config)?);
+        command.stderr(std::fs::File::create(dir.join("log"))?);
+        let process = spawn(command)?;
+        answering(port)
+            .with_context(|| format!("the upstream nginx does not answer; its log is in {}", dir.display()))?;
         Ok(Self { port, process })
     }
 
