@@ -89,7 +89,7 @@ pub(crate) enum ResponseBody<O: SocketObserver> {
 /// A server's body, and the connection that it comes over.
 pub(crate) struct Relayed<O: SocketObserver> {
     pub(crate) incoming: Incoming,
-    pub(crate) upstream: Option<Upstream<O>>,
+    pub(crate) upstream: Option<Box<Upstream<O>>>,
     pub(crate) client: Rc<ClientConn<O>>,
     pub(crate) live: Rc<RefCell<Live>>,
     pub(crate) idle_max: usize,
@@ -179,15 +179,18 @@ impl<O: SocketObserver> Relayed<O> {
         let Some(mut upstream) = self.upstream.take() else { return };
         // The codec notices the end of the message, and is ready for the next.
         let alive = cx.is_some_and(|cx| upstream.drive(cx));
+        let mut ended = MonoNs::UNKNOWN;
         {
             let mut live = self.live.borrow_mut();
             if let Some(attempt) = live.attempts.last_mut() {
                 upstream.seen.settle(attempt);
+                ended = attempt.ended;
             }
         }
         upstream.seen.release();
         if alive && upstream.is_ready() {
-            self.client.worker.pool.put(upstream, self.idle_max, after(MonoNs::now(), self.idle));
+            let idle_since = ended.known().unwrap_or_else(MonoNs::now);
+            self.client.worker.pool.put(upstream, self.idle_max, after(idle_since, self.idle));
         }
     }
 

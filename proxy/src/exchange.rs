@@ -41,14 +41,14 @@ pub(crate) async fn handle<O: SocketObserver>(
 ) -> Result<Reply<O>, Infallible> {
     let seen = conn.next_head();
     let live = conn.worker.live();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     open(&conn, &live, &seen, &parts);
     conn.begin(&live);
     if conn.worker.has_left(conn.entry_point) {
         conn.close_soon();
     }
     let connect = parts.method == http::Method::CONNECT;
-    let mut reply = route(&conn, &live, parts, body, seen.upgrade).await;
+    let mut reply = route(&conn, &live, &mut parts, body, seen.upgrade).await;
     let switching = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
     // Behind a CONNECT that was refused may be bytes for whoever it was meant to reach: they are nobody's here.
     let last = (conn.is_closing() && !switching) || connect;
@@ -115,11 +115,11 @@ fn open<O: SocketObserver>(conn: &ClientConn<O>, live: &RefCell<Live>, seen: &He
 async fn route<O: SocketObserver>(
     conn: &Rc<ClientConn<O>>,
     live: &Rc<RefCell<Live>>,
-    mut parts: Parts,
+    parts: &mut Parts,
     body: Incoming,
     held: bool,
 ) -> Reply<O> {
-    if let Some((status, text)) = refusal(&parts) {
+    if let Some((status, text)) = refusal(parts) {
         let mut live = live.borrow_mut();
         trace_unserved(conn, &mut live);
         live.fail(End::Refused, ErrorKind::BadRequest);
@@ -175,7 +175,7 @@ async fn route<O: SocketObserver>(
         }
         let operation = || found.as_ref().map_or_else(String::new, |found| found.operation().to_owned());
         let traced = found.as_ref().map_or(entry_point.traced, |found| found.route.traced);
-        trace(conn, &mut live, &mut parts, traced, operation);
+        trace(conn, &mut live, parts, traced, operation);
     }
     let Some(found) = found else {
         if parts.uri.path() == WHOLE_SERVER {
@@ -223,7 +223,7 @@ async fn answer<O: SocketObserver>(
     live: &Rc<RefCell<Live>>,
     snapshot: &Snapshot,
     route: &Route,
-    mut parts: Parts,
+    parts: &mut Parts,
     body: Incoming,
 ) -> Reply<O> {
     for middleware in &route.middlewares {
@@ -316,7 +316,7 @@ async fn forward<O: SocketObserver>(
     conn: &Rc<ClientConn<O>>,
     live: &Rc<RefCell<Live>>,
     service: &Service,
-    parts: Parts,
+    parts: &mut Parts,
     body: Incoming,
 ) -> Reply<O> {
     let wanted = MonoNs::now();
@@ -327,12 +327,12 @@ async fn forward<O: SocketObserver>(
     if server.addresses.is_empty() {
         return failed(live, ErrorKind::NameNotResolved);
     }
-    let request = match outgoing(parts, RequestBody::new(body, live), server, service.pass_host) {
-        Ok(request) => request,
+    let mut request = match outgoing(parts, RequestBody::new(body, live), server, service.pass_host) {
+        Ok(request) => Some(request),
         Err(()) => return failed(live, ErrorKind::BadRequest),
     };
     let whole = after(wanted, service.timeouts.request);
-    match attempt(conn, live, service, server, request, whole).await {
+    match attempt(conn, live, service, server, &mut request, whole).await {
         Ok((reply, upstream)) if reply.status() == StatusCode::SWITCHING_PROTOCOLS => {
             switch(conn, live, reply, upstream)
         }
@@ -342,23 +342,32 @@ async fn forward<O: SocketObserver>(
 }
 
 /// The request as the server gets it: origin form, HTTP/1.1, its own Host where the client's is not passed.
-fn outgoing(mut parts: Parts, body: RequestBody, server: &Server, pass_host: bool) -> Result<Request<RequestBody>, ()> {
+fn outgoing(
+    parts: &mut Parts,
+    body: RequestBody,
+    server: &Server,
+    pass_host: bool,
+) -> Result<Request<RequestBody>, ()> {
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let target = if server.path_prefix.is_empty() {
         target
     } else {
         PathAndQuery::try_from(format!("{}{}", server.path_prefix, target)).map_err(|_| ())?
     };
-    parts.uri = Uri::from(target);
-    parts.version = Version::HTTP_11;
+    let mut request = Request::new(body);
+    *request.method_mut() = std::mem::take(&mut parts.method);
+    *request.uri_mut() = Uri::from(target);
+    let mut headers = std::mem::take(&mut parts.headers);
+    let body = request.body();
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
         // hyper would take a GET or HEAD of unknown length for one without a body, and send none.
-        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    if !pass_host || !parts.headers.contains_key(HOST) {
-        parts.headers.insert(HOST, HeaderValue::from_str(&server.authority).map_err(|_| ())?);
+    if !pass_host || !headers.contains_key(HOST) {
+        headers.insert(HOST, HeaderValue::from_str(&server.authority).map_err(|_| ())?);
     }
-    Ok(Request::from_parts(parts, body))
+    *request.headers_mut() = headers;
+    Ok(request)
 }
 
 /// The response on its way to the client.
@@ -367,7 +376,7 @@ fn relay<O: SocketObserver>(
     live: &Rc<RefCell<Live>>,
     service: &Service,
     reply: Response<Incoming>,
-    upstream: Upstream<O>,
+    upstream: Box<Upstream<O>>,
     whole: MonoNs,
 ) -> Reply<O> {
     conn.exchange_until(whole);
@@ -405,7 +414,7 @@ fn switch<O: SocketObserver>(
     conn: &ClientConn<O>,
     live: &Rc<RefCell<Live>>,
     mut reply: Response<Incoming>,
-    upstream: Upstream<O>,
+    upstream: Box<Upstream<O>>,
 ) -> Reply<O> {
     let as_asked = {
         let mut live = live.borrow_mut();

@@ -18,6 +18,7 @@ pub mod counters;
 mod exchange;
 mod fold;
 pub mod framer;
+mod gather;
 pub mod headers;
 mod live;
 pub mod observer;

@@ -172,16 +172,42 @@ impl Live {
 
     /// Makes it new, keeping its memory.
     pub(crate) fn reset(&mut self) {
-        let (mut attempts, mut requests, mut responses) = (
-            std::mem::take(&mut self.attempts),
-            std::mem::take(&mut self.request_headers),
-            std::mem::take(&mut self.response_headers),
-        );
+        // Field by field where it lies: built anew and moved here it would be a thousand bytes more to copy.
+        let Self {
+            head,
+            attempts,
+            host,
+            target,
+            user_agent,
+            forwarded_client,
+            trace_state,
+            method_other,
+            upgrade,
+            request_headers,
+            response_headers,
+            resend,
+            metered,
+            uploading,
+            starved,
+            responded,
+            body_done,
+            clock,
+        } = self;
+        *head = Head::default();
         attempts.clear();
-        requests.clear();
-        responses.clear();
-        let resend = std::mem::take(&mut self.resend).reset();
-        *self = Self { attempts, request_headers: requests, response_headers: responses, resend, ..Self::default() };
+        for header in [host, user_agent, forwarded_client, trace_state, upgrade] {
+            *header = None;
+        }
+        *target = None;
+        *method_other = None;
+        request_headers.clear();
+        response_headers.clear();
+        resend.reset();
+        *metered = None;
+        for flag in [uploading, starved, responded, body_done] {
+            *flag = false;
+        }
+        *clock = Clock::default();
     }
 
     /// Ends the clock and the request, after so many bytes written to the client's connection.

@@ -59,9 +59,11 @@ impl Resend {
     }
 
     /// Makes it new, keeping its memory.
-    pub(crate) fn reset(mut self) -> Self {
+    pub(crate) fn reset(&mut self) {
         self.disarm();
-        if self.head.capacity() > HEAD_KEPT { Self::default() } else { self }
+        if self.head.capacity() > HEAD_KEPT {
+            self.head = Vec::new();
+        }
     }
 }
 
@@ -130,13 +132,14 @@ mod tests {
         assert_eq!(resend.take().unwrap().uri(), "/1");
         assert!(resend.take().is_none(), "and only once");
         let kept = resend.head.capacity();
-        let mut resend = resend.reset();
+        resend.reset();
         assert_eq!(resend.head.capacity(), kept, "the memory stays");
         resend.arm(true);
         resend.keep_head(b"PUT /1 HTTP/1.1\r\n\r\n");
         assert!(resend.take().is_none(), "the body was taken");
         resend.arm(true);
         resend.keep_head(&vec![b'x'; 2 * HEAD_KEPT]);
-        assert_eq!(resend.reset().head.capacity(), 0, "but not without limit");
+        resend.reset();
+        assert_eq!(resend.head.capacity(), 0, "but not without limit");
     }
 }

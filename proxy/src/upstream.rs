@@ -20,6 +20,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::body::RequestBody;
 use crate::clock::MonoNs;
 use crate::framer::{Asked, Event, Framer, Limits};
+use crate::gather::gather;
 use crate::live::{Live, Relay};
 use crate::observer::{BackendAsk, BackendMarks, Marks, SocketObserver, Token};
 use crate::record::Attempt;
@@ -75,7 +76,7 @@ struct First {
 
 impl<O: SocketObserver> Upstream<O> {
     /// Connects. The observer knows the socket before its first packet.
-    pub(crate) async fn connect(worker: &Rc<Worker<O>>, server: u32, address: SocketAddr) -> io::Result<Self> {
+    pub(crate) async fn connect(worker: &Rc<Worker<O>>, server: u32, address: SocketAddr) -> io::Result<Box<Self>> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         let token = worker.observer.connecting(socket.as_fd());
         let stream = match socket.connect(address).await {
@@ -106,12 +107,9 @@ impl<O: SocketObserver> Upstream<O> {
             ended: Cell::default(),
             refused: Cell::new(false),
         });
-        let (send, driver) = http1::Builder::new()
-            .max_headers(101)
-            .handshake(Tap { seen: Rc::clone(&seen) })
-            .await
-            .map_err(io::Error::other)?;
-        Ok(Self { send, driver, seen, server, over: false, idle_until: MonoNs::UNKNOWN })
+        let (send, driver) =
+            http1::Builder::new().handshake(Tap { seen: Rc::clone(&seen) }).await.map_err(io::Error::other)?;
+        Ok(Box::new(Self { send, driver, seen, server, over: false, idle_until: MonoNs::UNKNOWN }))
     }
 
     /// Lets the connection do what it can; `false` when it is over.
@@ -121,7 +119,7 @@ impl<O: SocketObserver> Upstream<O> {
 
     /// The socket of a connection whose protocol was switched, and what the server sent behind its 101. `None` where the
     /// server did so before it had the whole request.
-    pub(crate) fn into_tunnel(self) -> Option<(Rc<Seen<O>>, Bytes)> {
+    pub(crate) fn into_tunnel(self: Box<Self>) -> Option<(Rc<Seen<O>>, Bytes)> {
         // hyper ends such a connection when it has written the request; the socket need not have taken it.
         let whole = self.over && !self.seen.blocked.get();
         whole.then(|| (self.seen, self.driver.into_parts().read_buf))
@@ -304,8 +302,9 @@ impl<O: SocketObserver> Drop for Seen<O> {
 }
 
 /// Idle connections of one worker, by server. Last in, first out: the warmest is used, the rest age out.
+#[expect(clippy::vec_box, reason = "a connection goes from hand to hand with every request, and is 700 bytes")]
 pub(crate) struct Pool<O: SocketObserver> {
-    idle: RefCell<HashMap<u32, Vec<Upstream<O>>>>,
+    idle: RefCell<HashMap<u32, Vec<Box<Upstream<O>>>>>,
 }
 
 impl<O: SocketObserver> Default for Pool<O> {
@@ -316,7 +315,7 @@ impl<O: SocketObserver> Default for Pool<O> {
 
 impl<O: SocketObserver> Pool<O> {
     /// A connection that is alive as far as this side can know.
-    pub(crate) async fn take(&self, server: u32) -> Option<Upstream<O>> {
+    pub(crate) async fn take(&self, server: u32) -> Option<Box<Upstream<O>>> {
         loop {
             let mut upstream = self.idle.borrow_mut().get_mut(&server)?.pop()?;
             let alive = poll_fn(|cx| Poll::Ready(upstream.drive(cx))).await;
@@ -327,7 +326,7 @@ impl<O: SocketObserver> Pool<O> {
     }
 
     /// Keeps a connection for the next request, at most until then.
-    pub(crate) fn put(&self, mut upstream: Upstream<O>, idle_max: usize, until: MonoNs) {
+    pub(crate) fn put(&self, mut upstream: Box<Upstream<O>>, idle_max: usize, until: MonoNs) {
         upstream.idle_until = until;
         let mut idle = self.idle.borrow_mut();
         let kept = idle.entry(upstream.server).or_default();
@@ -402,9 +401,13 @@ impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // One slice alone goes by send(2), which the kernel does sooner than writev(2).
+        // send(2) takes the kernel less than writev(2), and than what copying a little together costs.
         if let [one] = slices {
             return self.poll_write(cx, one);
+        }
+        let worker = Rc::clone(&self.seen.worker);
+        if let Some(gathered) = gather(slices, &mut worker.scratch.borrow_mut()) {
+            return self.poll_write(cx, gathered);
         }
         // hyper keeps heads together: the first slice holds the whole one.
         self.seen.writes(slices.first().map_or(&[], |head| head));

@@ -29,10 +29,12 @@ pub(crate) async fn serve<O: SocketObserver>(conn: Rc<ClientConn<O>>) {
         hyper::service::service_fn(move |request| exchange::handle(Rc::clone(&conn), request))
     };
     let mut builder = hyper::server::conn::http1::Builder::new();
-    // hyper's own caps must lie above the framer's, which answers first.
-    builder
-        .max_headers(conn.limits.headers_max.saturating_add(1))
-        .max_buf_size(conn.limits.head_bytes_max.max(8192).saturating_add(8192));
+    // hyper's own caps must not lie below the framer's, which answers first. Told of a number of headers, hyper keeps them
+    // on the heap; its own, 100, it has on the stack.
+    builder.max_buf_size(conn.limits.head_bytes_max.max(8192).saturating_add(8192));
+    if conn.limits.headers_max > 100 {
+        builder.max_headers(conn.limits.headers_max);
+    }
     let ended = loop {
         if poll_fn(|cx| conn.poll_readable(cx)).await.is_none() {
             break None;

@@ -35,9 +35,9 @@ pub(super) async fn attempt<O: SocketObserver>(
     live: &Rc<RefCell<Live>>,
     service: &Service,
     server: &Server,
-    mut request: Request<RequestBody>,
+    request: &mut Option<Request<RequestBody>>,
     whole: MonoNs,
-) -> Result<(Response<Incoming>, Upstream<O>), ErrorKind> {
+) -> Result<(Response<Incoming>, Box<Upstream<O>>), ErrorKind> {
     let mut addresses = server.addresses.iter().copied();
     let mut error = ErrorKind::ConnectFailed;
     let mut is_resent = false;
@@ -47,7 +47,7 @@ pub(super) async fn attempt<O: SocketObserver>(
         let Some(address) = pooled.as_ref().map(|upstream| upstream.seen.address).or_else(|| addresses.next()) else {
             return Err(error);
         };
-        begin_attempt(live, server, reused, address, request.headers_mut());
+        begin_attempt(live, server, reused, address, request);
         let upstream = match pooled {
             Some(upstream) => {
                 conn.worker.counters.borrow().count(crate::counters::Total::Reused);
@@ -65,11 +65,11 @@ pub(super) async fn attempt<O: SocketObserver>(
             Ok(answered) => return Ok(answered),
             Err(Sent::Never(again)) if reused => {
                 note_failure(live, ErrorKind::UpstreamClosed);
-                request = *again;
+                *request = Some(*again);
             }
             Err(Sent::Unanswered(kind)) => {
                 error = note_failure(live, kind);
-                request = taken_back(live).ok_or(error)?;
+                *request = Some(taken_back(live).ok_or(error)?);
                 is_resent = true;
             }
             Err(Sent::Never(_)) => return Err(note_failure(live, ErrorKind::UpstreamClosed)),
@@ -79,11 +79,17 @@ pub(super) async fn attempt<O: SocketObserver>(
     Err(error)
 }
 
-fn begin_attempt(live: &RefCell<Live>, server: &Server, reused: bool, address: SocketAddr, headers: &mut HeaderMap) {
+fn begin_attempt(
+    live: &RefCell<Live>,
+    server: &Server,
+    reused: bool,
+    address: SocketAddr,
+    request: &mut Option<Request<RequestBody>>,
+) {
     let mut live = live.borrow_mut();
     let number = live.attempts.made();
-    if let Some(before) = number.checked_sub(1) {
-        hang_under(headers, live.head.span_id, before, number);
+    if let (Some(before), Some(request)) = (number.checked_sub(1), request) {
+        hang_under(request.headers_mut(), live.head.span_id, before, number);
     }
     // The first is wanted and chosen at the same moment unless a connection had to be waited for.
     let now = if number == 0 { live.head.upstream_wanted } else { MonoNs::now() };
@@ -129,7 +135,7 @@ async fn connect<O: SocketObserver>(
     server: u32,
     address: SocketAddr,
     whole: MonoNs,
-) -> Result<Upstream<O>, ErrorKind> {
+) -> Result<Box<Upstream<O>>, ErrorKind> {
     let begun = MonoNs::now();
     conn.exchange_until(sooner(after(begun, service.timeouts.connect), whole));
     let mut connecting = pin!(Upstream::connect(&conn.worker, server, address));
@@ -173,27 +179,28 @@ async fn send<O: SocketObserver>(
     conn: &Rc<ClientConn<O>>,
     live: &Rc<RefCell<Live>>,
     service: &Service,
-    mut upstream: Upstream<O>,
-    request: Request<RequestBody>,
+    mut upstream: Box<Upstream<O>>,
+    request: &mut Option<Request<RequestBody>>,
     whole: MonoNs,
-) -> Result<(Response<Incoming>, Upstream<O>), Sent> {
-    let may_be_resent = {
+) -> Result<(Response<Incoming>, Box<Upstream<O>>), Sent> {
+    let Some(request) = request.take() else { return Err(Sent::Failed(ErrorKind::BadRequest)) };
+    let (may_be_resent, connected) = {
         let mut live = live.borrow_mut();
-        let reused = live.attempts.last_mut().is_some_and(|attempt| {
+        let (reused, connected) = live.attempts.last_mut().map_or((false, MonoNs::UNKNOWN), |attempt| {
             attempt.token = upstream.seen.token;
-            attempt.reused
+            (attempt.reused, attempt.connected)
         });
         let may = reused && is_idempotent(live.head.method);
         if may {
             live.resend.arm(!request.body().is_end_stream());
         }
-        may
+        (may, connected)
     };
     // The server's time for its head begins when it has the request.
     let patience = service.timeouts.response_head;
-    let until = || if patience.is_zero() { whole } else { sooner(after(MonoNs::now(), patience), whole) };
+    let until = |now| if patience.is_zero() { whole } else { sooner(after(now, patience), whole) };
     let mut uploading = live.borrow().uploading;
-    conn.exchange_until(if uploading { whole } else { until() });
+    conn.exchange_until(if uploading { whole } else { until(connected) });
     let asked = if request.method() == http::Method::HEAD { Asked::Head } else { Asked::Other };
     upstream.seen.begin(live, asked);
     let unsettled = Unsettled { live, seen: Rc::clone(&upstream.seen), is_armed: Cell::new(true) };
@@ -207,7 +214,7 @@ async fn send<O: SocketObserver>(
         *over |= std::pin::Pin::new(&mut *driver).poll(cx).is_ready();
         if uploading && !live.borrow().uploading {
             uploading = false;
-            conn.exchange_until(until());
+            conn.exchange_until(until(MonoNs::now()));
         }
         answer.as_mut().poll(cx).map(Some)
     })
