@@ -75,28 +75,23 @@ fn check(file: &Path) -> anyhow::Result<ExitCode> {
 
 fn doctor(json: bool, cost: bool) -> anyhow::Result<ExitCode> {
     let report = probes::doctor::report(&config::model::Probes::default());
+    let costs = cost.then(|| probes::cost::measure().map_err(|error| error.to_string()));
+    let prices = costs.as_ref().and_then(|costs| costs.as_deref().ok()).map(probes::cost::prices);
     if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        let mut all = serde_json::to_value(&report)?;
+        if let (Some(costs), Some(fields)) = (&costs, all.as_object_mut()) {
+            fields.insert("costs".to_owned(), serde_json::to_value(costs)?);
+            fields.insert("prices".to_owned(), serde_json::to_value(&prices)?);
+        }
+        println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
         println!("{report}");
-    }
-    if cost {
-        match probes::cost::measure() {
-            Ok(costs) => {
-                for cost in costs {
-                    let whose = match cost.whose {
-                        probes::cost::Whose::Own => "watched",
-                        probes::cost::Whose::Backend => "backend",
-                        probes::cost::Whose::Foreign => "foreign",
-                    };
-                    println!(
-                        "{:<21} {:>4} ns a hit on a {whose} socket, {} hits",
-                        cost.tracepoint, cost.run_ns, cost.runs
-                    );
-                }
-            }
-            Err(error) => println!("cost: not measured: {error}"),
+        match &costs {
+            Some(Ok(costs)) => costs.iter().for_each(|cost| println!("{cost}")),
+            Some(Err(error)) => println!("cost: not measured: {error}"),
+            None => {}
         }
+        prices.iter().flatten().for_each(|price| println!("{price}"));
     }
     Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

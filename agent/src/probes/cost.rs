@@ -14,7 +14,7 @@ use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 use wayspan_proxy::observer::SocketObserver;
 
-use super::plan::ROWS;
+use super::plan::{ROWS, Set};
 use super::{Observer, Probes, Reason};
 use crate::config::model;
 
@@ -56,6 +56,8 @@ pub enum Whose {
 pub struct Cost {
     /// Its tracepoint.
     pub tracepoint: &'static str,
+    /// The set that it is switched with.
+    pub set: &'static str,
     /// What it ran for.
     pub whose: Whose,
     /// How often it ran.
@@ -90,11 +92,43 @@ pub fn measure() -> Result<Vec<Cost>, Error> {
             let (runs, time) = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
             let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
             if let Some(run_ns) = ns.checked_div(runs) {
-                costs.push(Cost { tracepoint: row.tracepoint, whose, runs, run_ns });
+                costs.push(Cost { tracepoint: row.tracepoint, set: row.set.name(), whose, runs, run_ns });
             }
         }
     }
     Ok(costs)
+}
+
+/// What a set takes of one request and its answer over a kept connection.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Price {
+    /// The set.
+    pub set: &'static str,
+    /// `own`: a proxied request, on both of its sockets that are ours. Otherwise an exchange between two processes of this
+    /// node, the second of them a server of ours (`backend`) or not (`foreign`).
+    pub whose: Whose,
+    /// How often its programs run.
+    pub runs: f64,
+    /// Nanoseconds of all these runs.
+    pub ns: f64,
+}
+
+/// The prices that follow from the costs. A connection's begin and end are in them, spread over its hundred requests.
+#[must_use]
+pub fn prices(costs: &[Cost]) -> Vec<Price> {
+    let exchanges = f64::from(CONNECTIONS * ROUNDS);
+    let mut prices = Vec::with_capacity(Set::ALL.len() * 3);
+    for whose in [Whose::Own, Whose::Backend, Whose::Foreign] {
+        for set in Set::ALL.map(Set::name) {
+            let all = costs.iter().filter(|cost| cost.whose == whose && cost.set == set);
+            #[expect(clippy::cast_precision_loss, reason = "counts of a short measurement")]
+            let (runs, ns) = all.fold((0.0, 0.0), |(runs, ns), cost| {
+                (runs + cost.runs as f64, ns + cost.runs as f64 * cost.run_ns as f64)
+            });
+            prices.push(Price { set, whose, runs: runs / exchanges, ns: ns / exchanges });
+        }
+    }
+    prices
 }
 
 fn run_times(ebpf: &Ebpf) -> Result<[(u64, Duration); ROWS.len()], Error> {
@@ -142,13 +176,30 @@ fn exchange(whose: Whose, observer: &Observer) -> io::Result<()> {
     Ok(())
 }
 
+impl Whose {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Backend => "backend",
+            Self::Foreign => "foreign",
+        }
+    }
+}
+
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whose = match self.whose {
-            Whose::Own => "own",
-            Whose::Backend => "backend",
-            Whose::Foreign => "foreign",
+        let Self { tracepoint, whose, runs, run_ns, .. } = self;
+        write!(f, "{tracepoint:<26}{:<9}{runs:>7} runs{run_ns:>6} ns each", whose.name())
+    }
+}
+
+impl fmt::Display for Price {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = match self.whose {
+            Whose::Own => "a request through the proxy, on our two sockets",
+            Whose::Backend => "an exchange with a server on this node, on both sockets",
+            Whose::Foreign => "an exchange between others on this node, on both sockets",
         };
-        write!(f, "{:<26}{whose:<9}{:>7} runs{:>6} ns each", self.tracepoint, self.runs, self.run_ns)
+        write!(f, "{:<9}{:>5.2} us, {:>4.1} runs: {of}", self.set, self.ns / 1000.0, self.runs)
     }
 }

@@ -510,4 +510,9 @@ fn the_cost_of_a_hit_is_measured() {
     // emulated CPU tells nothing of either.
     let is_emulated = std::env::args().any(|argument| argument == EMULATED);
     assert!(is_emulated || (own.run_ns < 2_000 && foreign.run_ns < 1_000), "{own}, {foreign}");
+    let prices = cost::prices(&costs);
+    prices.iter().for_each(|price| println!("\n    {price}"));
+    let core = prices.iter().find(|price| price.set == "core" && price.whose == cost::Whose::Own).unwrap();
+    // Of a hundred requests of a connection one more comes with each event of its life.
+    assert!((2.0..2.5).contains(&core.runs), "a request is readable once on each of its two sockets: {core}");
 }

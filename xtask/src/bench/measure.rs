@@ -89,15 +89,15 @@ pub(super) fn syscalls(site: &Site, contender: &Contender, connections: u32) -> 
     Ok(calls)
 }
 
-struct Load {
-    requests: u64,
+pub(super) struct Load {
+    pub(super) requests: u64,
     failed: u64,
     per_second: f64,
     p50_us: f64,
     p99_us: f64,
 }
 
-fn load(site: &Site, running: &Running, time: Duration, connections: u32) -> Result<Load> {
+pub(super) fn load(site: &Site, running: &Running, time: Duration, connections: u32) -> Result<Load> {
     let script = site.scratch.join("report.lua");
     std::fs::write(&script, REPORT)?;
     let output = Command::new("wrk")

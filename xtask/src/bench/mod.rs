@@ -3,6 +3,7 @@
 
 mod contenders;
 pub(crate) mod measure;
+mod probes;
 pub(crate) mod upstream;
 
 use std::collections::BTreeMap;
@@ -58,6 +59,8 @@ struct Report {
     seconds_per_round: u64,
     connections: u32,
     lines: Vec<Line>,
+    /// Of each contender with probes.
+    probes: Vec<probes::Cost>,
     not_run: Vec<String>,
     doubts: Vec<String>,
 }
@@ -99,7 +102,9 @@ pub(crate) fn run(root: &Path, options: Options) -> Result<()> {
             syscalls.insert(contender.name, measure::syscalls(&site, contender, CONNECTIONS)?);
         }
     }
-    let report = summarise(&contenders, &samples, &mut syscalls, rounds, seconds, not_run)?;
+    let probes = probes::cost(&site, &contenders, CONNECTIONS)?;
+    let mut report = summarise(&contenders, &samples, &mut syscalls, rounds, seconds, not_run)?;
+    report.probes = probes;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -151,7 +156,8 @@ fn summarise(
         });
     }
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
-    Ok(Report { kernel, rounds, seconds_per_round: seconds, connections: CONNECTIONS, lines, not_run, doubts })
+    let probes = Vec::new();
+    Ok(Report { kernel, rounds, seconds_per_round: seconds, connections: CONNECTIONS, lines, probes, not_run, doubts })
 }
 
 /// The middle one, the upper of two.
@@ -194,6 +200,9 @@ fn print(report: &Report) {
             let text: Vec<_> = calls.iter().take(6).map(|(name, count)| format!("{name} {count:.2}")).collect();
             println!("system calls per request, {}: {}", line.name, text.join(", "));
         }
+    }
+    for cost in &report.probes {
+        println!("probes, {cost}");
     }
     for missing in &report.not_run {
         println!("not run: {missing}");
