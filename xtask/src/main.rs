@@ -12,6 +12,7 @@ mod ebpf;
 mod outage;
 mod peers;
 mod progress;
+mod release;
 mod setup;
 mod test;
 mod tidy;
@@ -37,6 +38,8 @@ enum Command {
     Ebpf,
     /// The lab: Jaeger, Hot R.O.D. and Wayspan in front of it; a trace in the terminal, then links.
     Demo(demo::Options),
+    /// Build the program that is shipped: compiled with a profile of itself at work. Prints its path.
+    Release,
     /// What a proxied request costs, beside HAProxy, nginx, Envoy and Traefik.
     Bench(bench::Options),
     /// What requests notice and what becomes of spans while Jaeger is stopped under load: 12 minutes, --quick 1.5.
@@ -74,6 +77,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(options) => {
             setup::ensure(&root, &[setup::Need::Ebpf, setup::Need::Bench])?;
             bench::run(&root, options)?;
+        }
+        Command::Release => {
+            setup::ensure(&root, &[setup::Need::Ebpf, setup::Need::Bench])?;
+            println!("{}", release::build(&root)?.join("wayspan").display());
         }
         Command::Vm(options) => return vm::run(&root, &options),
         Command::Outage(options) => {

@@ -17,7 +17,7 @@ pub(super) struct Site {
     sink_port: u16,
     counter_port: u16,
     pub(super) api_port: u16,
-    upstream: Upstream,
+    pub(super) upstream: Upstream,
     _sink: Guard,
 }
 
@@ -96,6 +96,20 @@ impl Site {
     }
 }
 
+/// What the shipped binary is trained with: see [`super::train`].
+pub(super) fn for_training() -> [Contender; 3] {
+    [
+        Contender { name: "wayspan untraced", count_syscalls: false, has_probes: false, make: wayspan_untraced },
+        Contender { name: "wayspan traced 100%", count_syscalls: false, has_probes: true, make: wayspan_traced },
+        Contender {
+            name: "wayspan 100%, all probes",
+            count_syscalls: false,
+            has_probes: true,
+            make: wayspan_all_probes,
+        },
+    ]
+}
+
 /// All contenders that can run here, and why the others cannot.
 pub(super) fn all(site: &Site) -> Result<(Vec<Contender>, Vec<String>)> {
     let mut all = vec![
@@ -103,6 +117,12 @@ pub(super) fn all(site: &Site) -> Result<(Vec<Contender>, Vec<String>)> {
         Contender { name: "haproxy", count_syscalls: true, has_probes: false, make: haproxy },
         Contender { name: "nginx", count_syscalls: false, has_probes: false, make: nginx_proxy },
         Contender { name: "wayspan untraced", count_syscalls: true, has_probes: false, make: wayspan_untraced },
+        Contender {
+            name: "wayspan untraced, plain build",
+            count_syscalls: false,
+            has_probes: false,
+            make: wayspan_plain,
+        },
         Contender { name: "wayspan traced 1%", count_syscalls: false, has_probes: false, make: wayspan_one_percent },
         Contender { name: "wayspan traced 100%", count_syscalls: true, has_probes: true, make: wayspan_traced },
         Contender {
@@ -211,6 +231,14 @@ fn wayspan_tracing(site: &Site, rate: &str) -> String {
 
 fn wayspan_untraced(site: &Site, dir: &Path, port: u16) -> Result<Command> {
     wayspan(site, dir, port, "", "probes: off\n")
+}
+
+/// What `cargo build --release` gives.
+fn wayspan_plain(site: &Site, dir: &Path, port: u16) -> Result<Command> {
+    let told = wayspan_untraced(site, dir, port)?;
+    let mut command = Command::new(wayspan_tests::target_dir().join("release/wayspan"));
+    command.args(told.get_args());
+    Ok(command)
 }
 
 fn wayspan_one_percent(site: &Site, dir: &Path, port: u16) -> Result<Command> {

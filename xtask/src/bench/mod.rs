@@ -4,6 +4,7 @@
 mod contenders;
 pub(crate) mod measure;
 mod probes;
+pub(crate) mod train;
 pub(crate) mod upstream;
 
 use std::collections::BTreeMap;
@@ -67,11 +68,10 @@ struct Report {
 
 /// Builds what is measured, in release, and measures it.
 pub(crate) fn run(root: &Path, options: Options) -> Result<()> {
-    crate::ebpf::build(root)?;
-    let mut build = crate::setup::cargo(root);
-    build.args(["build", "--release", "--package", "wayspan-agent", "--bins", "--example", "otlp_sink"]);
-    crate::progress::command("building wayspan and the span receiver", &build)?;
-    let bin = &wayspan_tests::target_dir().join("release");
+    let bin = &crate::release::build(root)?;
+    let mut plain = crate::setup::cargo(root);
+    plain.args(["build", "--release", "--package", "wayspan-agent", "--bins"]);
+    crate::progress::command("building wayspan as cargo does, for comparison", &plain)?;
     let (rounds, seconds) = if options.quick { (2, 2) } else { (5, 4) };
     let scratch = root.join("target/bench");
     std::fs::create_dir_all(&scratch)?;

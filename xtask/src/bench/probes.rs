@@ -7,7 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::contenders::{Contender, Site};
@@ -87,7 +87,7 @@ enum Kind {
 /// The agent's counters of the probes.
 fn counted(site: &Site) -> Result<BTreeMap<(Kind, String), f64>> {
     let mut stream = TcpStream::connect(("127.0.0.1", site.api_port)).context("the agent's api")?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+    stream.write_all(format!("GET /metrics HTTP/1.0\r\nHost: 127.0.0.1:{}\r\n\r\n", site.api_port).as_bytes())?;
     let mut page = String::new();
     stream.read_to_string(&mut page)?;
     let mut counts = BTreeMap::new();
@@ -100,6 +100,11 @@ fn counted(site: &Site) -> Result<BTreeMap<(Kind, String), f64>> {
             }
         }
     }
+    ensure!(
+        !counts.is_empty(),
+        "the agent's api tells nothing of its probes: {}",
+        page.lines().next().unwrap_or_default()
+    );
     Ok(counts)
 }
 

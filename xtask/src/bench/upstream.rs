@@ -3,7 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 pub(crate) struct Upstream {
     /// Where it listens, on 127.0.0.1.
     pub(crate) port: u16,
+    files: PathBuf,
     process: Guard,
 }
 
@@ -40,7 +41,12 @@ impl Upstream {
         let process = spawn(command)?;
         answering(port)
             .with_context(|| format!("the upstream nginx does not answer; its log is in {}", dir.display()))?;
-        Ok(Self { port, process })
+        Ok(Self { port, files: dir.join("html"), process })
+    }
+
+    /// Serves one more file.
+    pub(crate) fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        Ok(std::fs::write(self.files.join(name), bytes)?)
     }
 
     /// Its one process.
