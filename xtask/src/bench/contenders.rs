@@ -212,7 +212,7 @@ fn wayspan(site: &Site, dir: &Path, port: u16, tracing: &str, probes: &str) -> R
     let config = format!(
         "entryPoints:\n  web: {{address: \"127.0.0.1:{port}\"}}\nhttp:\n  routers:\n    bench: {{rule: \"Host(`bench.localhost`)\", service: bench}}\n\
          \x20 services:\n    bench: {{loadBalancer: {{servers: [{{url: \"http://127.0.0.1:{}\"}}]}}}}\n\
-         workers: {{count: 1}}\napi: {{address: \"127.0.0.1:{}\"}}\n{probes}{tracing}",
+         workers: {{count: 1}}\napi: {{address: \"127.0.0.1:{}\"}}\nmetrics: {{prometheus: {{}}}}\n{probes}{tracing}",
         site.upstream.port, site.api_port,
     );
     let file = dir.join("wayspan.yaml");

@@ -77,6 +77,7 @@ pub(crate) fn run(root: &Path, options: Options) -> Result<()> {
     std::fs::create_dir_all(&scratch)?;
     let site = Site::start(&scratch, bin).context("starting the upstream and the span receiver")?;
     let (contenders, not_run) = contenders::all(&site)?;
+    let probes = probes::cost(&site, &contenders, CONNECTIONS)?;
     let mut samples: BTreeMap<&str, Vec<Sample>> = BTreeMap::new();
     for round in 0..rounds {
         let mut order: Vec<&Contender> = contenders.iter().collect();
@@ -102,7 +103,6 @@ pub(crate) fn run(root: &Path, options: Options) -> Result<()> {
             syscalls.insert(contender.name, measure::syscalls(&site, contender, CONNECTIONS)?);
         }
     }
-    let probes = probes::cost(&site, &contenders, CONNECTIONS)?;
     let mut report = summarise(&contenders, &samples, &mut syscalls, rounds, seconds, not_run)?;
     report.probes = probes;
     if options.json {
