@@ -9,6 +9,8 @@ mod bench;
 mod demo;
 mod deny;
 mod ebpf;
+mod joins;
+mod otlp;
 mod outage;
 mod peers;
 mod progress;
@@ -46,6 +48,8 @@ enum Command {
     Outage(outage::Options),
     /// Injects faults with known truth and compares what the agent says of each request.
     Accuracy(accuracy::Options),
+    /// A million requests whose every joined mark must lie in its request's own window.
+    Joins(joins::Options),
     /// The whole gate: format, lints, tests, demo, browser, licences.
     Test(test::Options),
     /// The probes on Debian's kernels in virtual machines: `vm 6.1 6.12`; the matrix of kernel and probe.
@@ -88,6 +92,7 @@ fn run(command: Command) -> Result<ExitCode> {
             return outage::run(&root, options);
         }
         Command::Accuracy(options) => return accuracy::run(&root, &options),
+        Command::Joins(options) => return joins::run(&root, &options),
         Command::Test(options) => return test::run(&root, &options),
         Command::Tidy => return tidy::run(&root),
     }

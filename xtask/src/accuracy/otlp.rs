@@ -1,14 +1,13 @@
-//! A receiver of OTLP over HTTP that keeps what spans say of this run's requests. Reads protobuf by field numbers
-//! (opentelemetry-proto v1): xtask is built before everything else, and stays small without the generated types.
+//! A receiver of OTLP that keeps what spans say of this run's requests.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::space::Space;
+use crate::otlp::{self, Value, all};
 
 /// What the agent said of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,13 +81,7 @@ impl Sink {
         let address = listener.local_addr()?;
         let received = Arc::<Mutex<Received>>::default();
         let kept = Arc::clone(&received);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let received = Arc::clone(&kept);
-                // An agent that breaks off, e.g. by being stopped, ends its connection only.
-                std::thread::spawn(move || serve(&stream, &received));
-            }
-        });
+        otlp::receive(listener, move |message| kept.lock().unwrap_or_else(PoisonError::into_inner).take(message));
         Ok(Self { address, received })
     }
 
@@ -104,50 +97,19 @@ impl Sink {
     }
 }
 
-fn serve(stream: &TcpStream, received: &Mutex<Received>) -> Result<()> {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut length = 0;
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line)? == 0 {
-                return Ok(());
-            }
-            if line == "\r\n" {
-                break;
-            }
-            if let Some((name, value)) = line.split_once(':')
-                && name.eq_ignore_ascii_case("content-length")
-            {
-                length = value.trim().parse().context("a length that is none")?;
-            }
-        }
-        let mut body = Vec::new();
-        (&mut reader).take(length).read_to_end(&mut body)?;
-        received.lock().unwrap_or_else(PoisonError::into_inner).take(&body);
-        (&mut &*stream)
-            .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n")?;
-    }
-}
-
 impl Received {
-    /// Takes what is ours of an `ExportTraceServiceRequest`: resource_spans = 1, scope_spans = 2, spans = 2.
+    /// Takes what is ours.
     fn take(&mut self, message: &[u8]) {
-        for resource in all(message, 1) {
-            for scope in all(resource, 2) {
-                for span in all(scope, 2) {
-                    // Bytes that are no span are a missing span, which the judge sees.
-                    let _taken = self.take_span(span);
-                }
-            }
+        for span in otlp::spans(message) {
+            // Bytes that are no span are a missing span, which the judge sees.
+            let _taken = self.take_span(span);
         }
     }
 
     /// `Span`: span_id = 2, parent_span_id = 4, kind = 6 (SERVER is 2, CLIENT 3), start = 7, attributes = 9.
     fn take_span(&mut self, message: &[u8]) -> Option<()> {
-        let number = |wanted| Fields(message).find_map(|(number, value)| value.number().filter(|_| number == wanted));
-        let (begun_ns, attributes) = (number(7)?, Attributes::read(message)?);
-        match number(6)? {
+        let (begun_ns, attributes) = (otlp::number(message, 7)?, Attributes::read(message));
+        match otlp::number(message, 6)? {
             2 => {
                 let Attributes { request, coverage, blame, numbers, .. } = attributes;
                 let span = Span { id: all(message, 2).next()?.to_vec(), coverage, blame, numbers, attempt: None };
@@ -175,23 +137,20 @@ struct Attributes {
 }
 
 impl Attributes {
-    /// Those of a span. `KeyValue`: key = 1, value = 2; `AnyValue`: string = 1, bool = 2, int = 3.
-    fn read(span: &[u8]) -> Option<Self> {
+    /// Those of a span.
+    fn read(span: &[u8]) -> Self {
         let mut read = Self::default();
-        for attribute in all(span, 9) {
-            let key = all(attribute, 1).next().and_then(|key| std::str::from_utf8(key).ok())?;
-            for (number, value) in Fields(all(attribute, 2).next()?) {
-                match (number, value) {
-                    (1, Value::Bytes(text)) => read.text(key, String::from_utf8_lossy(text).into_owned()),
-                    (2, Value::Number(value)) if key == "wayspan.connection.reused" => read.reused = value != 0,
-                    (3, Value::Number(value)) => {
-                        read.numbers.insert(key.to_owned(), value);
-                    }
-                    _ => {}
+        for attribute in otlp::attributes(span) {
+            match attribute {
+                (key, 1, Value::Bytes(text)) => read.text(key, String::from_utf8_lossy(text).into_owned()),
+                ("wayspan.connection.reused", 2, Value::Number(value)) => read.reused = value != 0,
+                (key, 3, Value::Number(value)) => {
+                    read.numbers.insert(key.to_owned(), value);
                 }
+                _ => {}
             }
         }
-        Some(read)
+        read
     }
 
     fn text(&mut self, key: &str, text: String) {
@@ -202,70 +161,6 @@ impl Attributes {
             _ => {}
         }
     }
-}
-
-/// The length-delimited fields of that number.
-fn all(message: &[u8], wanted: u64) -> impl Iterator<Item = &[u8]> {
-    Fields(message).filter_map(move |(number, value)| match value {
-        Value::Bytes(bytes) if number == wanted => Some(bytes),
-        _ => None,
-    })
-}
-
-#[derive(Clone, Copy)]
-enum Value<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-}
-
-impl Value<'_> {
-    fn number(self) -> Option<u64> {
-        match self {
-            Self::Number(number) => Some(number),
-            Self::Bytes(_) => None,
-        }
-    }
-}
-
-/// The fields of a message; ends at bytes that are none.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = (u64, Value<'a>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (key, rest) = varint(self.0)?;
-        let (value, rest) = match key & 7 {
-            0 => varint(rest).map(|(number, rest)| (Value::Number(number), rest))?,
-            1 => {
-                let (fixed, rest) = rest.split_first_chunk::<8>()?;
-                (Value::Number(u64::from_le_bytes(*fixed)), rest)
-            }
-            2 => {
-                let (length, rest) = varint(rest)?;
-                let (bytes, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-                (Value::Bytes(bytes), rest)
-            }
-            5 => {
-                let (fixed, rest) = rest.split_first_chunk::<4>()?;
-                (Value::Number(u64::from(u32::from_le_bytes(*fixed))), rest)
-            }
-            _ => return None,
-        };
-        self.0 = rest;
-        Some((key >> 3, value))
-    }
-}
-
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut value = 0;
-    for (index, byte) in bytes.iter().enumerate().take(10) {
-        value |= u64::from(byte & 0x7f) << (7 * index);
-        if byte & 0x80 == 0 {
-            return Some((value, bytes.get(index + 1..)?));
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -10,33 +10,29 @@ use wayspan_tests::http;
 
 /// One look at the page.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Account {
+pub(crate) struct Account {
     /// When, since the stopwatch started.
-    pub(super) at: Duration,
+    pub(crate) at: Duration,
     /// Spans, as the agent defines them.
-    pub(super) made: u64,
-    pub(super) sent: u64,
-    pub(super) lost: u64,
-    pub(super) pending: u64,
+    pub(crate) made: u64,
+    pub(crate) sent: u64,
+    pub(crate) lost: u64,
+    pub(crate) pending: u64,
     /// Requests whose record found a full ring: they have no spans.
-    pub(super) records_lost: u64,
+    pub(crate) records_lost: u64,
     /// Memory of the process.
-    pub(super) resident_bytes: u64,
+    pub(crate) resident_bytes: u64,
 }
 
 impl Account {
     /// Reads the page.
-    pub(super) fn read(api: SocketAddr, at: Duration) -> Result<Self> {
+    pub(crate) fn read(api: SocketAddr, at: Duration) -> Result<Self> {
         let page = http::get(api, &api.to_string(), "/metrics").context("/metrics")?.text();
         Self::parse(&page, at)
     }
 
     fn parse(page: &str, at: Duration) -> Result<Self> {
-        let value = |name: &str| -> Result<u64> {
-            let mut words = page.lines().filter_map(|line| line.split_once(' '));
-            let (_, number) = words.find(|(key, _)| *key == name).with_context(|| format!("/metrics has no {name}"))?;
-            number.parse().with_context(|| format!("{name} {number}"))
-        };
+        let value = |name| value(page, name);
         Ok(Self {
             at,
             made: value("wayspan_spans_made_total")?,
@@ -49,9 +45,16 @@ impl Account {
     }
 
     /// Whether every span is accounted for.
-    pub(super) fn is_even(&self) -> bool {
+    pub(crate) fn is_even(&self) -> bool {
         self.made == self.sent + self.lost + self.pending
     }
+}
+
+/// The value of a series without labels.
+pub(crate) fn value(page: &str, name: &str) -> Result<u64> {
+    let mut words = page.lines().filter_map(|line| line.split_once(' '));
+    let (_, number) = words.find(|(key, _)| *key == name).with_context(|| format!("/metrics has no {name}"))?;
+    number.parse().with_context(|| format!("{name} {number}"))
 }
 
 /// Makes Jaeger print its own metrics when it ends, beside serving them: then none is missed.

@@ -3,7 +3,7 @@
 //! is stopped and brought back, frozen and ended by turns. What the load saw is in [`load`], what the agent says in
 //! [`account`], the judgement in [`report`].
 
-mod account;
+pub(crate) mod account;
 mod cpu;
 mod load;
 mod report;

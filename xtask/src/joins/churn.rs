@@ -1,0 +1,248 @@
+//! `cargo xtask joins --churn`: connections that come and go at 5,000 a second. Afterwards every slot of the probes must be
+//! free again, to the last one; each connection that found none must have been counted and its span must say so; and memory
+//! must be what it was after ten seconds.
+
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Serialize;
+use wayspan_tests::{http, wait_until};
+
+use super::book::Kind;
+use super::judge::Verdict;
+use super::load::{Outcome, Plan, Quota};
+use super::site::{Site, is_even};
+use super::{Options, WARM_UP};
+use crate::outage::account::{Account, value};
+use crate::progress::Stopwatch;
+
+const PER_SECOND: u32 = 5_000;
+const SECONDS: u32 = 60;
+const SECONDS_QUICK: u32 = 20;
+/// Each has one connection at a time.
+const CLIENTS: usize = 64;
+/// `probes.slots` where nothing is configured.
+const SLOTS: usize = 16_384;
+/// A freed slot rests for 2 s before it is used again.
+const REST: Duration = Duration::from_secs(3);
+/// After so long memory is what it will be. It goes up and down with what is on its way, so the most of some looks counts.
+const SETTLED: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(500);
+/// What it may grow from then on: one part in twenty.
+const GROWTH_PARTS: u64 = 20;
+/// Connections beyond the last slot.
+const BEYOND: usize = 16;
+/// Descriptors beside the connections.
+const DESCRIPTORS: usize = 500;
+/// Connections opened before the agent is asked whether it has them: fewer than wait to be accepted.
+const AT_ONCE: usize = 512;
+
+/// One minute.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Stage {
+    name: &'static str,
+    /// Whether `probes.backends` is on.
+    backends: bool,
+    #[serde(skip)]
+    kind: Kind,
+}
+
+const STAGES: [Stage; 3] = [
+    Stage { name: "kept upstream connections", backends: false, kind: Kind::ShortLived },
+    Stage { name: "kept upstream connections, backends watched", backends: true, kind: Kind::ShortLived },
+    // Three slots a connection for two seconds each: twice as many as there are.
+    Stage { name: "fresh upstream connections, backends watched", backends: true, kind: Kind::ShortBoth },
+];
+
+#[derive(Debug, Serialize)]
+struct Line {
+    #[serde(flatten)]
+    stage: Stage,
+    connections_per_second: f64,
+    /// Connections that found no slot, by the agent's counter and by the spans.
+    refused: u64,
+    refused_by_spans: u64,
+    /// Slots that the connections left to the upstream hold, and how many more were found free after the rest.
+    slots_held: usize,
+    slots_free: usize,
+    /// Of [`BEYOND`] connections more, those that the counter told.
+    refused_beyond: u64,
+    resident_mb_settled: u64,
+    resident_mb_end: u64,
+    full: u64,
+    requests: u64,
+    wrong: u64,
+    faults: Vec<String>,
+}
+
+/// All stages, a new agent each.
+pub(super) fn run(options: &Options) -> Result<ExitCode> {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = (SLOTS + BEYOND + DESCRIPTORS) as u64;
+    if limit.maximum.is_some_and(|maximum| maximum < wanted) {
+        bail!("`ulimit -Hn` must be {wanted}: every slot is filled with a connection");
+    }
+    // The agent inherits it.
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+    let seconds = if options.quick { SECONDS_QUICK } else { SECONDS };
+    let lines = STAGES.map(|stage| measure(stage, seconds, options.seed));
+    let lines = lines.into_iter().collect::<Result<Vec<_>>>()?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&lines)?);
+    } else {
+        print(&lines);
+    }
+    let passed = lines.iter().all(|line| line.faults.is_empty());
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn measure(stage: Stage, seconds: u32, seed: u64) -> Result<Line> {
+    let requests = PER_SECOND * seconds;
+    let quota = match stage.kind.has_fresh_upstream() {
+        true => Quota { warm_up: 0, kept: 0, fresh: requests },
+        false => Quota { warm_up: WARM_UP, kept: requests, fresh: 0 },
+    };
+    let site = Site::start(quota.all(), stage.backends)?;
+    let plan = Plan { clients: vec![(stage.kind, CLIENTS)], quota, per_second: Some(PER_SECOND), seed };
+    let ended = AtomicBool::new(false);
+    let (played, resident) = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch_memory(&site, &ended));
+        let played = site.play(plan);
+        ended.store(true, Ordering::Relaxed);
+        (played, watcher.join())
+    });
+    let (verdict, account, outcome, took) = played?;
+    let resident = resident.map_err(|_| anyhow::anyhow!("the watch over memory ended"))?;
+    let refused = page_value(&site, "wayspan_probe_refusals_total")?;
+    std::thread::sleep(REST);
+    let slots_held = held(&outcome) * if stage.backends { 2 } else { 1 };
+    let (slots_free, refused_beyond) = fill(&site, SLOTS.saturating_sub(slots_held), refused)?;
+    site.stop()?;
+    let (full, all) = verdict.lines.values().fold((0, 0), |(full, all), line| (full + line.full, all + line.requests));
+    let mut line = Line {
+        stage,
+        connections_per_second: f64::from(requests) / took,
+        refused,
+        refused_by_spans: refused_by_spans(&verdict),
+        slots_held,
+        slots_free,
+        refused_beyond,
+        resident_mb_settled: resident.0 >> 20,
+        resident_mb_end: resident.1 >> 20,
+        full,
+        requests: all,
+        wrong: verdict.wrong,
+        faults: Vec::new(),
+    };
+    line.faults = faults(&line, &verdict, is_even(&account, quota.all()), resident);
+    Ok(line)
+}
+
+fn faults(line: &Line, verdict: &Verdict, is_even: bool, (settled, end): (u64, u64)) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut check = |is_well: bool, told: &str| {
+        if !is_well {
+            faults.push(told.to_owned());
+        }
+    };
+    check(line.connections_per_second >= f64::from(PER_SECOND) * 0.98, "fewer connections came than were due");
+    check(line.refused == line.refused_by_spans, "the counter of refusals and the spans do not agree");
+    check(line.slots_free + line.slots_held == SLOTS, "slots have leaked");
+    check(line.refused_beyond == BEYOND as u64, "connections beyond the last slot were not counted as refused");
+    check(end <= settled + settled / GROWTH_PARTS, "memory has grown");
+    check(is_even, "spans were lost");
+    check(line.refused > 0 || verdict.covers(), "too few spans have full coverage");
+    if let Some((id, fault)) = &verdict.first {
+        check(false, &format!("{} requests are wrong, first {id}: {fault}", verdict.wrong));
+    }
+    faults
+}
+
+/// The most that was resident in the first seconds, and in as many at the end.
+fn watch_memory(site: &Site, ended: &AtomicBool) -> (u64, u64) {
+    let watch = Stopwatch::start();
+    let mut looks = Vec::new();
+    while !ended.load(Ordering::Relaxed) {
+        if let Ok(look) = Account::read(site.api, watch.elapsed()) {
+            looks.push(look);
+        }
+        std::thread::sleep(LOOK);
+    }
+    let most = |from: Duration, to: Duration| {
+        let within = looks.iter().filter(|look| (from..=to).contains(&look.at));
+        within.map(|look| look.resident_bytes).max().unwrap_or(0)
+    };
+    let end = looks.last().map_or(Duration::ZERO, |look| look.at);
+    (most(Duration::ZERO, SETTLED), most(end.saturating_sub(SETTLED), end))
+}
+
+/// Connections that got no slot, as their spans say: each connection has one request, and a fresh one to the upstream.
+fn refused_by_spans(verdict: &Verdict) -> u64 {
+    let others = verdict.lines.values().flat_map(|line| &line.others);
+    let sides = ["no slot for the client connection", "no slot for the upstream connection"];
+    others.map(|(told, count)| count * sides.iter().filter(|side| told.contains(*side)).count() as u64).sum()
+}
+
+/// Connections of the backends that the agent has not closed.
+fn held(outcome: &Outcome) -> usize {
+    let is_open = |socket: &&TcpStream| matches!(socket.peek(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+    outcome.servers.iter().filter(is_open).count()
+}
+
+/// Fills so many slots with connections that do nothing. How many got one, and how many of a few more were refused.
+fn fill(site: &Site, free: usize, refused_before: u64) -> Result<(usize, u64)> {
+    let accepted_before = page_value(site, "wayspan_accepted_connections_total")?;
+    let mut connections = Vec::with_capacity(free + BEYOND);
+    let mut open = |count: usize| -> Result<u64> {
+        while connections.len() < count {
+            for _ in 0..AT_ONCE.min(count - connections.len()) {
+                let host = Ipv4Addr::new(127, 200, 0, 1 + u8::try_from(connections.len() / AT_ONCE)?);
+                connections
+                    .push(TcpStream::connect((host, site.web.port())).context("a connection that does nothing")?);
+            }
+            let wanted = accepted_before + connections.len() as u64;
+            let accepted = || page_value(site, "wayspan_accepted_connections_total").ok();
+            wait_until(wayspan_tests::PATIENCE, || accepted().filter(|accepted| *accepted >= wanted))
+                .context("connections that are not accepted")?;
+        }
+        page_value(site, "wayspan_probe_refusals_total")
+    };
+    let refused_meanwhile = open(free)? - refused_before;
+    let refused_beyond = open(free + BEYOND)? - refused_before - refused_meanwhile;
+    Ok((free.saturating_sub(usize::try_from(refused_meanwhile)?), refused_beyond))
+}
+
+fn page_value(site: &Site, name: &str) -> Result<u64> {
+    value(&http::get(site.api, &site.api.to_string(), "/metrics").context("/metrics")?.text(), name)
+}
+
+fn print(lines: &[Line]) {
+    println!(
+        "| | connections/s | refused: counter, spans | slots held + found free of {SLOTS} | refused of {BEYOND} beyond | MB after 10 s, at the end | full | wrong |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for line in lines {
+        println!(
+            "| {} | {:.0} | {}, {} | {} + {} | {} | {}, {} | {} of {} | {} |",
+            line.stage.name,
+            line.connections_per_second,
+            line.refused,
+            line.refused_by_spans,
+            line.slots_held,
+            line.slots_free,
+            line.refused_beyond,
+            line.resident_mb_settled,
+            line.resident_mb_end,
+            line.full,
+            line.requests,
+            line.wrong
+        );
+        for fault in &line.faults {
+            println!("FAILED {}: {fault}", line.stage.name);
+        }
+    }
+}
