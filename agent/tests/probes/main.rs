@@ -4,7 +4,7 @@
 //! fails); the tests run one after another, since they share the kernel; and some start this binary again as a child.
 #![expect(clippy::unwrap_used, reason = "a test's own harness: clippy.toml's exception knows `#[test]` only")]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -18,6 +18,7 @@ use wayspan_agent::probes::{Observer, Probes, cost, doctor};
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Missing, SocketObserver, Token};
 
+mod leftovers;
 mod pairs;
 
 const TESTS: &[(&str, fn())] = &[
@@ -48,7 +49,10 @@ const TESTS: &[(&str, fn())] = &[
         pairs::an_acknowledgement_that_left_its_ring_is_not_waited_for,
     ),
     ("what_lived_through_a_gap_joined_late", pairs::what_lived_through_a_gap_joined_late),
-    ("nothing_stays_in_the_kernel_after_kill_9", nothing_stays_in_the_kernel_after_kill_9),
+    (
+        "nothing_stays_in_the_kernel_after_kill_9_and_the_neighbours_go_on",
+        leftovers::nothing_stays_in_the_kernel_after_kill_9_and_the_neighbours_go_on,
+    ),
     ("two_capabilities_are_enough_and_their_lack_is_named", two_capabilities_are_enough_and_their_lack_is_named),
     ("the_cost_of_a_hit_is_measured", the_cost_of_a_hit_is_measured),
 ];
@@ -431,39 +435,12 @@ fn child(arguments: &[&str]) -> Child {
 }
 
 fn hold() -> ExitCode {
-    let _probes = load(2, Duration::ZERO);
+    let every_set = model::Probes { slots: 64, backends: true, ack: true, ..model::Probes::default() };
+    let _probes = load_with(&every_set, Duration::ZERO);
     println!("ready");
     // The parent kills this process; where the parent died, its end of the pipe closes.
     let _read = std::io::stdin().read(&mut [0]);
     ExitCode::SUCCESS
-}
-
-/// The kernel's ids of the programs that a process holds.
-fn program_ids(process: u32) -> Vec<u32> {
-    let files = std::fs::read_dir(format!("/proc/{process}/fdinfo")).unwrap();
-    let text = files.filter_map(|file| std::fs::read_to_string(file.unwrap().path()).ok());
-    let id = |text: String| text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok());
-    let mut ids: Vec<u32> = text.filter_map(id).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    ids
-}
-
-fn nothing_stays_in_the_kernel_after_kill_9() {
-    let in_kernel = |ids: &[u32]| {
-        let programs = aya::programs::loaded_programs().filter_map(Result::ok);
-        programs.filter(|program| ids.contains(&program.id())).count()
-    };
-    let mut child = child(&[HOLD]);
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line.trim(), "ready");
-    let ids = program_ids(child.id());
-    // How many depends on the kernel.
-    assert!(ids.len() >= 3 && in_kernel(&ids) == ids.len(), "{ids:?}");
-    child.kill().unwrap();
-    child.wait().unwrap();
-    eventually("the programs are gone", || in_kernel(&ids) == 0);
 }
 
 fn print_report(arguments: &[String]) -> ExitCode {
