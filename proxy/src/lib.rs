@@ -25,6 +25,7 @@ pub mod observer;
 pub mod path;
 pub mod record;
 mod resend;
+mod resent;
 pub mod ring;
 pub mod route;
 pub mod rule;

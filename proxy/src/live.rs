@@ -226,8 +226,8 @@ impl Live {
         Key { entry_point, route, service, method, code: status }
     }
 
-    /// Appends the record. The snapshot names the captured headers.
-    pub(crate) fn encode(&self, snapshot: &Snapshot, out: &mut Vec<u8>) {
+    /// Appends the record, with this head. The snapshot names the captured headers.
+    pub(crate) fn encode(&self, head: &Head, snapshot: &Snapshot, out: &mut Vec<u8>) {
         fn text(value: Option<&HeaderValue>) -> &str {
             value.and_then(|value| value.to_str().ok()).unwrap_or_default()
         }
@@ -242,7 +242,7 @@ impl Live {
         };
         record::encode(
             out,
-            &self.head,
+            head,
             &self.attempts.all,
             &texts,
             named(&self.request_headers, &snapshot.captured_request_headers),

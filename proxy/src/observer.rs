@@ -24,6 +24,15 @@ pub trait SocketObserver: Clone + Send + 'static {
     fn backend(&self, token: Token, ask: BackendAsk) -> BackendMarks;
     /// The proxy has closed the socket and will not ask again on its own behalf.
     fn closed(&self, token: Token);
+    /// Whether [`SocketObserver::account`] has something to say: asked before it, for each request.
+    fn keeps_accounts(&self) -> bool {
+        false
+    }
+    /// The kernel's own account of a connection, where nobody watches it. Asked once for a sampled request on either side,
+    /// while the socket is open: a system call.
+    fn account(&self, _: Token) -> Option<Account> {
+        None
+    }
     /// Why there is nothing to see, for coverage; `Missing::NOTHING` when the watch is on.
     fn absence(&self) -> Missing;
 }
@@ -57,6 +66,17 @@ pub struct Marks {
     pub rttvar_us: u32,
     /// Why times are missing.
     pub missing: Missing,
+}
+
+/// What the kernel counts of a connection by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Smoothed round trip now, microseconds.
+    pub srtt_us: u32,
+    /// Its mean deviation.
+    pub rttvar_us: u32,
+    /// Segments sent again since the connection began, those of the handshake among them.
+    pub resent: u32,
 }
 
 /// Offsets of one exchange on a connection to a backend: of the bytes written to it, and of those read from it.
@@ -111,6 +131,8 @@ impl Missing {
     pub const ACCEPT: Self = Self(1 << 8);
     /// Backends are not looked for, by configuration or because these probes cannot run.
     pub const NOT_SOUGHT: Self = Self(1 << 9);
+    /// No times; the kernel's own account of the connection is all there is.
+    pub const TCP_INFO: Self = Self(1 << 10);
 
     /// The union.
     #[must_use]

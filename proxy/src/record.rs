@@ -190,6 +190,8 @@ pub struct Attempt {
     pub srtt_us: u32,
     /// Its mean deviation.
     pub rttvar_us: u32,
+    /// Segments of the request that were sent again, by the connection's own count; 0 where it was not read.
+    pub resent: u32,
     /// Why kernel times on the upstream's side are missing.
     pub missing: Missing,
     /// Why the backend's own times are missing.
@@ -493,6 +495,7 @@ impl Default for Attempt {
             preempted_ns: 0,
             srtt_us: 0,
             rttvar_us: 0,
+            resent: 0,
             missing: Missing::NOTHING,
             backend_missing: Missing::NOTHING,
         }

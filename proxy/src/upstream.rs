@@ -24,6 +24,7 @@ use crate::gather::gather;
 use crate::live::{Live, Relay};
 use crate::observer::{BackendAsk, BackendMarks, Marks, SocketObserver, Token};
 use crate::record::Attempt;
+use crate::resent::Resent;
 use crate::wake;
 use crate::worker::{HEAD_END, Worker};
 
@@ -59,6 +60,7 @@ pub(crate) struct Seen<O: SocketObserver> {
     /// Bytes that were read before the exchange began.
     read_before: Cell<u64>,
     response_start: Cell<u64>,
+    resent: Cell<Resent>,
     ended: Cell<MonoNs>,
     /// The server's bytes cannot be trusted to frame a response.
     refused: Cell<bool>,
@@ -72,6 +74,7 @@ struct First {
     backend: BackendMarks,
     woken: MonoNs,
     preempted_ns: u64,
+    resent: u32,
 }
 
 impl<O: SocketObserver> Upstream<O> {
@@ -104,6 +107,7 @@ impl<O: SocketObserver> Upstream<O> {
             blocked: Cell::new(false),
             read_before: Cell::new(0),
             response_start: Cell::new(0),
+            resent: Cell::default(),
             ended: Cell::default(),
             refused: Cell::new(false),
         });
@@ -138,6 +142,9 @@ impl<O: SocketObserver> Seen<O> {
             cell.set(MonoNs::UNKNOWN);
         }
         self.first.set(First::default());
+        let mut resent = self.resent.get();
+        resent.begin();
+        self.resent.set(resent);
         let written = self.written_bytes.get();
         self.request_start.set(written);
         self.request_head_end.set(written);
@@ -177,10 +184,10 @@ impl<O: SocketObserver> Seen<O> {
     pub(crate) fn settle(&self, attempt: &mut Attempt) {
         attempt.head_written = self.head_written.get();
         attempt.request_written = self.last_written.get();
-        let First { read, marks, backend, woken, preempted_ns } = self.first.get();
+        let First { read, marks, backend, woken, preempted_ns, resent } = self.first.get();
         attempt.first_read = read;
         attempt.first_readable = marks.first;
-        (attempt.srtt_us, attempt.rttvar_us) = (marks.srtt_us, marks.rttvar_us);
+        (attempt.srtt_us, attempt.rttvar_us, attempt.resent) = (marks.srtt_us, marks.rttvar_us, resent);
         attempt.missing = marks.missing;
         attempt.backend_readable = backend.readable;
         attempt.backend_read = backend.read;
@@ -219,10 +226,27 @@ impl<O: SocketObserver> Seen<O> {
         })
     }
 
+    /// Where nobody watches the connection, what the kernel counts of it by itself, for a sampled request: its round trip
+    /// goes to the marks. The request's segments that were sent again.
+    fn account(&self, marks: &mut Marks) -> u32 {
+        let observer = &self.worker.observer;
+        if !observer.keeps_accounts() {
+            return 0;
+        }
+        let is_sampled = self.live.borrow().as_ref().is_some_and(|live| live.borrow().head.sampled);
+        let Some(account) = is_sampled.then(|| observer.account(self.token)).flatten() else { return 0 };
+        (marks.srtt_us, marks.rttvar_us) = (account.srtt_us, account.rttvar_us);
+        let mut resent = self.resent.get();
+        let of_exchange = resent.of_exchange(account);
+        self.resent.set(resent);
+        of_exchange
+    }
+
     fn on_event(&self, event: Event, at: MonoNs) {
         match event {
             Event::MessageStart { offset } => {
-                let marks = self.worker.observer.marks(self.token, offset..offset + 1);
+                let mut marks = self.worker.observer.marks(self.token, offset..offset + 1);
+                let resent = self.account(&mut marks);
                 let ask = BackendAsk {
                     head_end: self.request_head_end.get(),
                     request_end: self.written_bytes.get(),
@@ -231,7 +255,7 @@ impl<O: SocketObserver> Seen<O> {
                 let backend = self.worker.observer.backend(self.token, ask);
                 let (woken, preempted_ns) = (wake::last(), wake::preempted_ns(marks.first, at));
                 self.response_start.set(offset);
-                self.first.set(First { read: at, marks, backend, woken, preempted_ns });
+                self.first.set(First { read: at, marks, backend, woken, preempted_ns, resent });
             }
             // The final response is still to come: its first byte is the one that counts.
             Event::Interim(_) => {

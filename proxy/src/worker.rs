@@ -20,7 +20,8 @@ use crate::clock::MonoNs;
 use crate::counters::{OpenConnections, Total, WorkerCounters};
 use crate::fold::Unfolded;
 use crate::live::Live;
-use crate::observer::SocketObserver;
+use crate::observer::{Account, SocketObserver};
+use crate::record::Head;
 use crate::ring::RecordWriter;
 use crate::sampling::Policy;
 use crate::server::{BACKLOG, Place as Listening};
@@ -176,7 +177,18 @@ impl<O: SocketObserver> Worker<O> {
             let (came, went) = (head.request_body_bytes, head.response_body_bytes);
             self.counters.borrow_mut().request(live.key(), duration, came, went);
         }
-        self.records.borrow_mut().write(|out| live.encode(&snapshot, out));
+        let accounted = self.accounted(head);
+        let head = accounted.as_ref().unwrap_or(head);
+        self.records.borrow_mut().write(|out| live.encode(head, &snapshot, out));
+    }
+
+    /// The head of a sampled request with what the kernel counts of its connection by itself, where nobody watches that.
+    fn accounted(&self, head: &Head) -> Option<Head> {
+        if !self.observer.keeps_accounts() || !head.sampled {
+            return None;
+        }
+        let Account { srtt_us, rttvar_us, .. } = self.observer.account(head.token)?;
+        Some(Head { srtt_us, rttvar_us, ..*head })
     }
 
     fn sweep(&self) {

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "proxy/accounts.rs"]
+mod accounts;
 #[path = "proxy/drain.rs"]
 mod drain;
 #[path = "proxy/listeners.rs"]

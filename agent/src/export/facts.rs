@@ -32,7 +32,8 @@ pub(super) fn of_attempt(a: &mut Attributes<'_>, request: &Attributed<'_>, attem
     round_trip(a, [names::UPSTREAM_RTT, names::UPSTREAM_RTTVAR], [attempt.srtt_us, attempt.rttvar_us]);
     delay(a, request, [attempt.first_readable, attempt.woken, attempt.first_read], attempt.preempted_ns);
     if is_last {
-        count(a, names::UPSTREAM_RETRANSMITS, request.late.upstream_resent);
+        // The probes' count, or without them the connection's own.
+        count(a, names::UPSTREAM_RETRANSMITS, request.late.upstream_resent.max(attempt.resent));
         count(a, names::BACKEND_RETRANSMITS, request.late.backend_resent);
     }
 }

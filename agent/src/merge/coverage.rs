@@ -8,9 +8,11 @@ use super::backend;
 use super::phase::Coverage;
 
 /// Texts per reason: on the client's side, on the upstream's, on the backend's.
-const REASONS: [(Missing, &str, &str, &str); 7] = [
+const REASONS: [(Missing, &str, &str, &str); 8] = [
     (Missing::OFF, "probes off", "probes off", "probes off"),
     (Missing::UNAVAILABLE, "probes unavailable", "probes unavailable", "probes unavailable"),
+    // Not a reason, but the degree that is left: what the connections' own counts tell.
+    (Missing::TCP_INFO, "tcp_info", "tcp_info", "tcp_info"),
     (
         Missing::NO_SLOT,
         "no slot for the client connection",

@@ -12,6 +12,7 @@ pub mod memory;
 mod plan;
 mod rights;
 mod slots;
+mod tcp_info;
 mod watch;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,7 @@ use self::load::Programs;
 
 pub use self::log::ProbeLog;
 pub use self::plan::{Probe, Reason, Row, Set};
+pub use self::tcp_info::TcpInfo;
 pub use self::watch::{Counters, Events, Observer, Watch};
 use crate::config::model;
 
@@ -107,7 +109,9 @@ impl Probes {
         match &self.loaded {
             Ok(loaded) => Observer::Watch(loaded.watch.clone()),
             Err(Reason::Configured) => Observer::Off(Off(Missing::OFF)),
-            Err(_) => Observer::Off(Off(Missing::UNAVAILABLE)),
+            Err(_) => {
+                TcpInfo::new(Missing::UNAVAILABLE).map_or(Observer::Off(Off(Missing::UNAVAILABLE)), Observer::TcpInfo)
+            }
         }
     }
 

@@ -12,10 +12,11 @@ use abi::{Free, NO_SLOT, ROLE_CLIENT, ROLE_LISTENER, ROLE_UPSTREAM, Tag, counter
 use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, Queue, SkStorage};
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::observer::{BackendAsk, BackendMarks, Marks, Missing, Off, SocketObserver, Token};
+use wayspan_proxy::observer::{Account, BackendAsk, BackendMarks, Marks, Missing, Off, SocketObserver, Token};
 
 use super::plan::Set;
 use super::slots::{Peer, Shared, SharedSlot, SharedTrail};
+use super::tcp_info::TcpInfo;
 use crate::merge::late::{Ask, Facts, Late};
 
 /// [`Tag`] as a map value.
@@ -388,7 +389,7 @@ impl Facts for Observer {
     fn late(&self, ask: &Ask) -> Late {
         match self {
             Self::Watch(watch) => watch.late(ask),
-            Self::Off(_) => Late::default(),
+            Self::TcpInfo(_) | Self::Off(_) => Late::default(),
         }
     }
 }
@@ -398,7 +399,9 @@ impl Facts for Observer {
 pub enum Observer {
     /// The probes are on.
     Watch(Watch),
-    /// They are not.
+    /// They cannot be: sockets are asked themselves.
+    TcpInfo(TcpInfo),
+    /// They are not, and nobody else is.
     Off(Off),
 }
 
@@ -406,6 +409,7 @@ impl SocketObserver for Observer {
     fn listening(&self, socket: BorrowedFd<'_>) {
         match self {
             Self::Watch(watch) => watch.listening(socket),
+            Self::TcpInfo(info) => info.listening(socket),
             Self::Off(off) => off.listening(socket),
         }
     }
@@ -413,6 +417,7 @@ impl SocketObserver for Observer {
     fn accepted(&self, socket: BorrowedFd<'_>) -> Token {
         match self {
             Self::Watch(watch) => watch.accepted(socket),
+            Self::TcpInfo(info) => info.accepted(socket),
             Self::Off(off) => off.accepted(socket),
         }
     }
@@ -420,6 +425,7 @@ impl SocketObserver for Observer {
     fn connecting(&self, socket: BorrowedFd<'_>) -> Token {
         match self {
             Self::Watch(watch) => watch.connecting(socket),
+            Self::TcpInfo(info) => info.connecting(socket),
             Self::Off(off) => off.connecting(socket),
         }
     }
@@ -427,6 +433,7 @@ impl SocketObserver for Observer {
     fn marks(&self, token: Token, bytes: Range<u64>) -> Marks {
         match self {
             Self::Watch(watch) => watch.marks(token, bytes),
+            Self::TcpInfo(info) => info.marks(token, bytes),
             Self::Off(off) => off.marks(token, bytes),
         }
     }
@@ -434,6 +441,7 @@ impl SocketObserver for Observer {
     fn backend(&self, token: Token, ask: BackendAsk) -> BackendMarks {
         match self {
             Self::Watch(watch) => watch.backend(token, ask),
+            Self::TcpInfo(info) => info.backend(token, ask),
             Self::Off(off) => off.backend(token, ask),
         }
     }
@@ -441,13 +449,26 @@ impl SocketObserver for Observer {
     fn closed(&self, token: Token) {
         match self {
             Self::Watch(watch) => watch.closed(token),
+            Self::TcpInfo(info) => info.closed(token),
             Self::Off(off) => off.closed(token),
+        }
+    }
+
+    fn keeps_accounts(&self) -> bool {
+        matches!(self, Self::TcpInfo(_))
+    }
+
+    fn account(&self, token: Token) -> Option<Account> {
+        match self {
+            Self::TcpInfo(info) => info.account(token),
+            Self::Watch(_) | Self::Off(_) => None,
         }
     }
 
     fn absence(&self) -> Missing {
         match self {
             Self::Watch(watch) => watch.absence(),
+            Self::TcpInfo(info) => info.absence(),
             Self::Off(off) => off.absence(),
         }
     }

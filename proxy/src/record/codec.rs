@@ -50,7 +50,7 @@ impl<'a> Record<'a> {
 /// Length of an encoded head, without the truncated flag before it.
 const HEAD_BYTES: usize = 354;
 /// Length of an encoded attempt.
-const ATTEMPT_BYTES: usize = 210;
+const ATTEMPT_BYTES: usize = 214;
 
 /// A part of fixed length under way. It is put together where the compiler knows every place in it, and goes out as one:
 /// 90 checks of the buffer's room fewer a record.
@@ -260,6 +260,7 @@ impl Writer<'_> {
         }
         part.u32(attempt.srtt_us);
         part.u32(attempt.rttvar_us);
+        part.u32(attempt.resent);
         part.u16(attempt.missing.0);
         part.u16(attempt.backend_missing.0);
         self.out.extend_from_slice(part.whole());
@@ -456,6 +457,7 @@ impl<'a> Reader<'a> {
             preempted_ns: self.u64()?,
             srtt_us: self.u32()?,
             rttvar_us: self.u32()?,
+            resent: self.u32()?,
             missing: Missing(self.u16()?),
             backend_missing: Missing(self.u16()?),
         })

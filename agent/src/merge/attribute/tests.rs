@@ -385,6 +385,8 @@ fn coverage_says_what_is_missing_and_why() {
     check(Missing::UNSEEN, none, [true; 3], "full");
     check(Missing::OFF, Missing::OFF, [false; 3], "none: probes off");
     check(Missing::UNAVAILABLE, Missing::UNAVAILABLE, [false; 3], "none: probes unavailable");
+    let info = Missing::UNAVAILABLE.with(Missing::TCP_INFO);
+    check(info, info, [false; 3], "none: probes unavailable, tcp_info");
     check(Missing::OVERWRITTEN, none, [false, true, true], "partial: client marks overwritten");
     check(none, Missing::NO_SLOT, [true, true, false], "partial: no slot for the upstream connection");
     check(

@@ -1,0 +1,73 @@
+//! When a connection's own account is asked for where nobody watches it: once on either side of a sampled request, and never
+//! for another.
+
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::sync::Mutex;
+
+use wayspan_proxy::observer::{Account, BackendAsk, BackendMarks, Marks, SocketObserver, Token};
+
+use super::*;
+
+const CLIENT: Token = Token { generation: 0, slot: 1 };
+const UPSTREAM: Token = Token { generation: 0, slot: 2 };
+const MISSING: Missing = Missing::UNAVAILABLE;
+
+/// Counts who asks. Of the upstream's connection one segment more has been sent again with each look.
+#[derive(Clone, Default)]
+struct Accountant(Arc<Mutex<Vec<Token>>>);
+
+impl SocketObserver for Accountant {
+    fn listening(&self, _: BorrowedFd<'_>) {}
+    fn accepted(&self, _: BorrowedFd<'_>) -> Token {
+        CLIENT
+    }
+    fn connecting(&self, _: BorrowedFd<'_>) -> Token {
+        UPSTREAM
+    }
+    fn marks(&self, _: Token, _: Range<u64>) -> Marks {
+        Marks { missing: MISSING, ..Marks::default() }
+    }
+    fn backend(&self, _: Token, _: BackendAsk) -> BackendMarks {
+        BackendMarks { missing: Missing::NOT_SOUGHT, ..BackendMarks::default() }
+    }
+    fn closed(&self, _: Token) {}
+    fn keeps_accounts(&self) -> bool {
+        true
+    }
+    fn account(&self, token: Token) -> Option<Account> {
+        let mut asked = self.0.lock().unwrap();
+        asked.push(token);
+        let resent = u32::try_from(asked.iter().filter(|asked| **asked == token).count()).unwrap();
+        let srtt_us = 100 * token.slot;
+        Some(Account { srtt_us, rttvar_us: srtt_us / 10, resent })
+    }
+    fn absence(&self) -> Missing {
+        MISSING
+    }
+}
+
+#[test]
+fn a_sampled_request_asks_once_on_either_side_and_another_never() {
+    let accountant = Accountant::default();
+    let mut world = Setup::to(upstream(ok("hello"))).start_with(accountant.clone());
+    let mut client = world.connect();
+    let unsampled = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00\r\n";
+    for headers in ["", "", unsampled, "", ""] {
+        write!(client, "GET / HTTP/1.1\r\nHost: app.localhost\r\n{headers}\r\n").unwrap();
+        read_head(&mut client).unwrap();
+        client.read_exact(&mut [0; 5]).unwrap();
+    }
+    let records = world.records(5);
+    let attempt =
+        |left: &Left| left.attempts.first().map(|attempt| (attempt.srtt_us, attempt.rttvar_us, attempt.resent));
+    let sampled: Vec<bool> = records.iter().map(|left| left.head.sampled).collect();
+    assert_eq!(sampled, [true, true, false, true, true]);
+    let client: Vec<u32> = records.iter().map(|left| left.head.srtt_us).collect();
+    assert_eq!(client, [100, 100, 0, 100, 100]);
+    // Of the first nobody knows what was the handshake's, of the fourth what was the third's.
+    let attempts: Vec<_> = records.iter().filter(|left| left.head.sampled).filter_map(attempt).collect();
+    assert_eq!(attempts, [(200, 20, 0), (200, 20, 1), (200, 20, 0), (200, 20, 1)]);
+    let asked = accountant.0.lock().unwrap();
+    assert_eq!(*asked, [UPSTREAM, CLIENT].repeat(4));
+}
