@@ -29,7 +29,7 @@ const CLIENTS: usize = 64;
 const SLOTS: usize = 16_384;
 /// A freed slot rests for 2 s before it is used again.
 const REST: Duration = Duration::from_secs(3);
-/// After so long memory is what it will be. It goes up and down with what is on its way, so the most of some looks counts.
+/// After so long memory is what it will be.
 const SETTLED: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(500);
 /// What it may grow from then on: one part in twenty.
@@ -162,7 +162,7 @@ fn faults(line: &Line, verdict: &Verdict, is_even: bool, (settled, end): (u64, u
     faults
 }
 
-/// The most that was resident in the first seconds, and in as many at the end.
+/// The least that was resident between five and ten seconds, and in as many at the end: what is on its way comes and goes.
 fn watch_memory(site: &Site, ended: &AtomicBool) -> (u64, u64) {
     let watch = Stopwatch::start();
     let mut looks = Vec::new();
@@ -172,12 +172,12 @@ fn watch_memory(site: &Site, ended: &AtomicBool) -> (u64, u64) {
         }
         std::thread::sleep(LOOK);
     }
-    let most = |from: Duration, to: Duration| {
+    let least = |from: Duration, to: Duration| {
         let within = looks.iter().filter(|look| (from..=to).contains(&look.at));
-        within.map(|look| look.resident_bytes).max().unwrap_or(0)
+        within.map(|look| look.resident_bytes).min().unwrap_or(0)
     };
     let end = looks.last().map_or(Duration::ZERO, |look| look.at);
-    (most(Duration::ZERO, SETTLED), most(end.saturating_sub(SETTLED), end))
+    (least(SETTLED / 2, SETTLED), least(end.saturating_sub(SETTLED / 2), end))
 }
 
 /// Connections that got no slot, as their spans say: each connection has one request, and a fresh one to the upstream.
@@ -222,7 +222,7 @@ fn page_value(site: &Site, name: &str) -> Result<u64> {
 
 fn print(lines: &[Line]) {
     println!(
-        "| | connections/s | refused: counter, spans | slots held + found free of {SLOTS} | refused of {BEYOND} beyond | MB after 10 s, at the end | full | wrong |"
+        "| | connections/s | refused: counter, spans | slots held + found free of {SLOTS} | refused of {BEYOND} beyond | MB until 10 s, at the end | full | wrong |"
     );
     println!("|---|---|---|---|---|---|---|---|");
     for line in lines {
