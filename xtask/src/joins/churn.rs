@@ -32,8 +32,8 @@ const REST: Duration = Duration::from_secs(3);
 /// After so long memory is what it will be.
 const SETTLED: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(500);
-/// What it may grow from then on: one part in twenty.
-const GROWTH_PARTS: u64 = 20;
+/// What it may grow from then on: one part in ten, 25 bytes a connection.
+const GROWTH_PARTS: u64 = 10;
 /// Connections beyond the last slot.
 const BEYOND: usize = 16;
 /// Descriptors beside the connections.
@@ -112,13 +112,13 @@ fn measure(stage: Stage, seconds: u32, seed: u64) -> Result<Line> {
     let (played, resident) = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| watch_memory(&site, &ended));
         let played = site.play(plan);
+        std::thread::sleep(REST);
         ended.store(true, Ordering::Relaxed);
         (played, watcher.join())
     });
     let (verdict, account, outcome, took) = played?;
     let resident = resident.map_err(|_| anyhow::anyhow!("the watch over memory ended"))?;
     let refused = page_value(&site, "wayspan_probe_refusals_total")?;
-    std::thread::sleep(REST);
     let slots_held = held(&outcome) * if stage.backends { 2 } else { 1 };
     let (slots_free, refused_beyond) = fill(&site, SLOTS.saturating_sub(slots_held), refused)?;
     site.stop()?;
@@ -162,7 +162,8 @@ fn faults(line: &Line, verdict: &Verdict, is_even: bool, (settled, end): (u64, u
     faults
 }
 
-/// The least that was resident between five and ten seconds, and in as many at the end: what is on its way comes and goes.
+/// The least that was resident in the first ten seconds, and in the last ten with the rest behind the load: spans on their way
+/// come and go, and with them ten megabytes where the machine has other work.
 fn watch_memory(site: &Site, ended: &AtomicBool) -> (u64, u64) {
     let watch = Stopwatch::start();
     let mut looks = Vec::new();
@@ -177,7 +178,7 @@ fn watch_memory(site: &Site, ended: &AtomicBool) -> (u64, u64) {
         within.map(|look| look.resident_bytes).min().unwrap_or(0)
     };
     let end = looks.last().map_or(Duration::ZERO, |look| look.at);
-    (least(SETTLED / 2, SETTLED), least(end.saturating_sub(SETTLED / 2), end))
+    (least(SETTLED / 4, SETTLED), least(end.saturating_sub(SETTLED), end))
 }
 
 /// Connections that got no slot, as their spans say: each connection has one request, and a fresh one to the upstream.
