@@ -23,8 +23,8 @@ use crate::progress::Stopwatch;
 const PER_SECOND: u32 = 5_000;
 const SECONDS: u32 = 60;
 const SECONDS_QUICK: u32 = 20;
-/// Each has one connection at a time.
-const CLIENTS: usize = 64;
+/// Each has one connection at a time: enough for a pace that holds while connections take 40 ms.
+const CLIENTS: usize = 192;
 /// `probes.slots` where nothing is configured.
 const SLOTS: usize = 16_384;
 /// A freed slot rests for 2 s before it is used again.
@@ -32,8 +32,9 @@ const REST: Duration = Duration::from_secs(3);
 /// After so long memory is what it will be.
 const SETTLED: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(500);
-/// What it may grow from then on: one part in ten, 25 bytes a connection.
-const GROWTH_PARTS: u64 = 10;
+/// What it may grow from then on: one part in five, 50 bytes a connection. It moves by half of that where other work makes
+/// spans wait.
+const GROWTH_PARTS: u64 = 5;
 /// Connections beyond the last slot.
 const BEYOND: usize = 16;
 /// Descriptors beside the connections.
