@@ -171,7 +171,9 @@ fn faults(line: &Line, verdict: &Verdict, is_even: bool, (settled, end): (u64, u
     check(line.refused_beyond == BEYOND as u64, "connections beyond the last slot were not counted as refused");
     check(end <= settled + settled / GROWTH_PARTS, "memory has grown");
     check(is_even, "spans were lost");
-    check(line.refused > 0 || verdict.covers(), "too few spans have full coverage");
+    let is_kept = !line.stage.kind.has_fresh_upstream();
+    check(!is_kept || line.refused == 0, "connections were refused although there are enough slots");
+    check(!is_kept || verdict.covers(), "too few spans have full coverage");
     if let Some((id, fault)) = &verdict.first {
         check(false, &format!("{} requests are wrong, first {id}: {fault}", verdict.wrong));
     }

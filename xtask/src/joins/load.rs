@@ -77,9 +77,22 @@ pub(super) struct Outcome {
     pub(super) servers: Vec<TcpStream>,
 }
 
-/// Requests that are due after that time.
-fn due(per_second: u32, elapsed: Duration) -> u64 {
-    u64::try_from(elapsed.as_micros() * u128::from(per_second) / 1_000_000).unwrap_or(u64::MAX)
+/// When requests are due.
+#[derive(Default)]
+struct Pace {
+    /// Requests that were due and are not made up for.
+    forgone: u64,
+}
+
+impl Pace {
+    /// How many may have been asked after that time. What is late by more than a tenth of a second is not made up for: that
+    /// would be another pace.
+    fn due(&mut self, per_second: u32, elapsed: Duration, asked: u64) -> u64 {
+        let all = u64::try_from(elapsed.as_micros() * u128::from(per_second) / 1_000_000).unwrap_or(u64::MAX);
+        let most = asked + u64::from(per_second / 10);
+        self.forgone = self.forgone.max(all.saturating_sub(most));
+        all - self.forgone
+    }
 }
 
 /// Asks them all; what was written down. `spans` says how many requests have their span.
@@ -92,9 +105,9 @@ pub(super) fn run(
     let (all, watch) = (plan.quota.all(), Stopwatch::start());
     let mut load = Load::new(agent, plan, listeners)?;
     let mut events = Vec::with_capacity(256);
-    let (mut progress, mut looks) = (0, 0);
+    let (mut progress, mut looks, mut pace) = (0, 0, Pace::default());
     while load.received < all {
-        load.due = load.plan.per_second.map_or(u64::MAX, |rate| due(rate, watch.elapsed()));
+        load.due = load.plan.per_second.map_or(u64::MAX, |rate| pace.due(rate, watch.elapsed(), load.asked()));
         load.outstanding = load.asked().saturating_sub(spans());
         load.ask()?;
         match epoll::wait(&load.epoll, spare_capacity(&mut events), Some(&LOOK)) {
@@ -523,4 +536,26 @@ fn watch(epoll: &OwnedFd, socket: &impl AsFd, number: u64) -> Result<()> {
 fn now_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_not_made_up_for() {
+        let mut pace = Pace::default();
+        let seconds = Duration::from_secs;
+        assert_eq!(pace.due(1_000, seconds(1), 990), 1_000);
+        assert_eq!(pace.due(1_000, seconds(3), 1_000), 1_100);
+        assert_eq!(pace.due(1_000, seconds(4), 2_050), 2_100);
+    }
+
+    #[test]
+    fn the_number_of_a_request_is_in_its_path() {
+        assert_eq!(number_in(b"GET /r/0000000012 HTTP/1.1\r\n"), Some(12));
+        for none in [&b"GET /r/12"[..], b"POST /r/0000000012", b"GET /", b"GET /r/00000000xx "] {
+            assert_eq!(number_in(none), None);
+        }
+    }
 }
