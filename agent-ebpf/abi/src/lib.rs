@@ -50,7 +50,8 @@ pub struct Latch {
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
-    /// Counts the uses of this slot; moves on when the socket is destroyed, so an old token is never believed.
+    /// Counts the uses of this slot; moves on when it is taken again, before anything of the use before is cleared. Until
+    /// then what was seen of a connection that has ended is still told to whoever has its token.
     pub generation: u64,
     /// Events ever recorded for this use; the newest is `rx[(rx_head - 1) % MARKS]`.
     pub rx_head: u64,

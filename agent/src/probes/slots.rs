@@ -273,6 +273,10 @@ impl SharedSlot {
 
     /// Clears the slot for a new use by a socket that is not connected yet, and says which use it is.
     pub(super) fn begin(&self) -> u64 {
+        // Only who has taken the slot from the queue writes this. It moves on first: whoever read what is cleared below sees that.
+        let generation = self.generation.load(Ordering::Acquire).wrapping_add(1);
+        self.generation.store(generation, Ordering::Relaxed);
+        fence(Ordering::Release);
         let words = [&self.rx_head, &self.arm_offset, &self.established_ns, &self.handshake_ns, &self.synack_resent_ns];
         for word in words.into_iter().chain([&self.unaccepted_end]) {
             word.store(0, Ordering::Relaxed);
@@ -283,7 +287,7 @@ impl SharedSlot {
         for word in [&self.srtt_us, &self.rttvar_us, &self.flags, &self.handshake_rtt_us] {
             word.store(0, Ordering::Relaxed);
         }
-        self.generation.load(Ordering::Acquire)
+        generation
     }
 }
 

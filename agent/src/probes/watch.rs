@@ -227,8 +227,9 @@ impl Watch {
         let has_rested = free.freed_ns == 0 || free.freed_ns.saturating_add(self.maps.rest_ns) <= MonoNs::now().0;
         let slot = self.maps.slots.get(free.slot).zip(self.maps.trails.get(free.slot)).filter(|_| has_rested);
         let tagged = slot.and_then(|(slot, trail)| {
-            trail.begin();
+            // The slot's generation covers its trail too, so it moves on first.
             let tag = Tag { generation: slot.begin(), slot: free.slot, role: ROLE_UPSTREAM };
+            trail.begin();
             writer.tags.insert(&socket.as_raw_fd(), TagValue(tag), 0).ok().map(|()| tag)
         });
         if tagged.is_none() && writer.free.push(FreeValue(free), 0).is_err() {
