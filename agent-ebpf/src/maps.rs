@@ -18,7 +18,7 @@ macro_rules! constants {
 }
 constants! {
     BYTES_RECEIVED_OFFSET, CLOCK_OFFSET, BYTES_ACKED_OFFSET, RCV_NXT_OFFSET, COPIED_SEQ_OFFSET, SND_NXT_OFFSET,
-    SND_UNA_OFFSET, WRITE_SEQ_OFFSET, SRTT_OFFSET, MDEV_OFFSET, TOTAL_RETRANS_OFFSET, SK_SOCKET_OFFSET,
+    SND_UNA_OFFSET, SND_WND_OFFSET, MSS_OFFSET, WRITE_SEQ_OFFSET, SRTT_OFFSET, MDEV_OFFSET, TOTAL_RETRANS_OFFSET, SK_SOCKET_OFFSET,
     SKB_SEQ_OFFSET, SKB_END_SEQ_OFFSET, SKB_ACK_SEQ_OFFSET, SENT_ISN_OFFSET, RECEIVED_ISN_OFFSET
 }
 #[unsafe(no_mangle)]
@@ -205,6 +205,9 @@ pub fn take_slot(now_ns: u64) -> Option<(u32, *mut Slot)> {
         (*trail).taken_end = 0;
         (*trail).turn = Mark { end: 0, at_ns: 0 };
         (*trail).turn_taken_end = 0;
+        (*trail).heard_ns = 0;
+        (*trail).stall_head = 0;
+        (*trail).stall_open = 0;
     }
     Some((free.slot, slot))
 }

@@ -350,6 +350,7 @@ impl Facts for Watch {
                 late.handshake_resent_ns = to.since(from);
             }
             late.client_resent = trail.resent(&ask.response);
+            late.client_stalled_ns = trail.stalled_ns(&ask.response);
             let last = ask.response.end.saturating_sub(1);
             if ask.ended >= self.since(Set::Ack) && !ask.response.is_empty() {
                 let acked = trail.taken_at(last);
@@ -363,8 +364,10 @@ impl Facts for Watch {
             }
         }
         if let Some((slot, trail)) = self.own(ask.upstream) {
-            let resent = trail.resent(&ask.request);
-            late.upstream_resent = if slot.is_still(ask.upstream.generation) { resent } else { 0 };
+            let (resent, stalled_ns) = (trail.resent(&ask.request), trail.stalled_ns(&ask.request));
+            if slot.is_still(ask.upstream.generation) {
+                (late.upstream_resent, late.upstream_stalled_ns) = (resent, stalled_ns);
+            }
         }
         if let Ok((slot, trail, peer)) = self.paired(ask.upstream) {
             let resent = trail.resent(&ask.answer);

@@ -55,6 +55,10 @@ const TESTS: &[(&str, fn())] = &[
         "an_acknowledgement_that_left_its_ring_is_not_waited_for",
         pairs::an_acknowledgement_that_left_its_ring_is_not_waited_for,
     ),
+    (
+        "a_window_that_is_shut_is_told_of_the_bytes_that_waited",
+        pairs::a_window_that_is_shut_is_told_of_the_bytes_that_waited,
+    ),
     ("what_lived_through_a_gap_joined_late", pairs::what_lived_through_a_gap_joined_late),
     ("nothing_stays_in_the_kernel_after_kill_9", nothing_stays_in_the_kernel_after_kill_9),
     ("two_capabilities_are_enough_and_their_lack_is_named", two_capabilities_are_enough_and_their_lack_is_named),
