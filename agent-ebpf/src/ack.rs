@@ -1,21 +1,26 @@
-//! What a client has acknowledged, and what had left for it by then.
+//! What came in on our own connections: what a client has acknowledged and what had left for it by then, and how long the
+//! other end's window was shut.
 
 use core::ffi::c_void;
 use core::ptr;
 
-use abi::{Mark, ROLE_CLIENT, counter};
+use abi::{Mark, ROLE_CLIENT, ROLE_UPSTREAM, STALLS, Stall, Tag, Trail, counter};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 
-use crate::maps::{self, SKB_ACK_SEQ_OFFSET, SND_NXT_OFFSET, SND_UNA_OFFSET};
+use crate::maps::{
+    self, MSS_OFFSET, SKB_ACK_SEQ_OFFSET, SKB_END_SEQ_OFFSET, SKB_SEQ_OFFSET, SND_NXT_OFFSET, SND_UNA_OFFSET,
+    SND_WND_OFFSET, Tcp, WRITE_SEQ_OFFSET,
+};
 
 // include/trace/events/tcp.h, v6.12: tcp_probe(struct sock *sk, const struct sk_buff *skb). Each segment that arrives in
-// ESTABLISHED, before it is processed: `snd_una` is the old one.
+// ESTABLISHED, before it is processed: `snd_una` and `snd_wnd` are the old ones.
 #[btf_tracepoint(function = "tcp_probe")]
 pub fn tcp_probe(ctx: BtfTracePointContext) -> i32 {
     let (sk, skb): (*mut c_void, *const u8) = (ctx.arg(0), ctx.arg(1));
-    let Some(tag) = maps::tag(sk).filter(|tag| tag.role == ROLE_CLIENT) else {
+    let is_ours = |tag: &&mut Tag| tag.role == ROLE_CLIENT || tag.role == ROLE_UPSTREAM;
+    let Some(tag) = maps::tag(sk).filter(is_ours) else {
         maps::count(counter::ACK_MISSES);
         return 0;
     };
@@ -24,17 +29,71 @@ pub fn tcp_probe(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let (Some(trail), Some(tcp)) = (maps::trail(tag.slot), maps::tcp(sk)) else { return 0 };
-    // SAFETY: `skb` is the tracepoint's trusted argument, and the offset is that of a u32 in its `cb`.
-    let ack = unsafe { *skb.add(SKB_ACK_SEQ_OFFSET.load() as usize).cast::<u32>() };
+    // Not `tcp_clock_cache`: that is refreshed after this tracepoint, and tells when we sent last.
+    // SAFETY: a helper without arguments.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: `skb` is the tracepoint's trusted argument, and the offsets are those of u32s in its `cb`.
+    let (seq, end_seq, ack) = unsafe {
+        let word = |offset: u64| *skb.add(offset as usize).cast::<u32>();
+        (word(SKB_SEQ_OFFSET.load()), word(SKB_END_SEQ_OFFSET.load()), word(SKB_ACK_SEQ_OFFSET.load()))
+    };
+    stalled(trail, tcp, tag.role, at_ns);
+    if end_seq != seq {
+        // SAFETY: a live map value of this socket's; its lock is held.
+        unsafe { ptr::write_volatile(&raw mut (*trail).stall_open, 0) };
+    }
+    if tag.role == ROLE_CLIENT {
+        acknowledged(trail, tcp, ack, at_ns);
+    }
+    0
+}
+
+/// Only what comes in changes the window: where it has no room for the next segment that waits, it had none since what came
+/// in before. A window that is too small for a whole segment is as good as shut: the sender waits for more. Shut altogether, it
+/// keeps back what has left too: a receiver without memory has dropped that.
+#[inline(always)]
+fn stalled(trail: *mut Trail, tcp: Tcp, role: u32, at_ns: u64) {
+    const MASK: u64 = STALLS as u64 - 1;
+    let (first, next) = (tcp.u32(&SND_UNA_OFFSET), tcp.u32(&SND_NXT_OFFSET));
+    let (window, end) = (tcp.u32(&SND_WND_OFFSET), tcp.u32(&WRITE_SEQ_OFFSET));
+    let (unsent, mss) = (end.wrapping_sub(next), tcp.u32(&MSS_OFFSET));
+    let wanted = if unsent < mss { unsent } else { mss } as i32;
+    let room = first.wrapping_add(window).wrapping_sub(next) as i32;
+    let is_shut = window == 0 && end != first;
+    let waits = if is_shut { first } else { next };
+    // SAFETY: a live map value of this socket's; its lock is held. Masked indices are inside the ring.
+    unsafe {
+        let heard_ns = (*trail).heard_ns;
+        (*trail).heard_ns = at_ns;
+        if heard_ns == 0 || !(is_shut || (wanted > 0 && room < wanted)) {
+            return;
+        }
+        let (start, lasted_ns) = (tcp.sent_offset(waits, role), at_ns.wrapping_sub(heard_ns));
+        let head = ptr::read_volatile(&raw const (*trail).stall_head);
+        let stalls = (&raw mut (*trail).stalls).cast::<Stall>();
+        if ptr::read_volatile(&raw const (*trail).stall_open) != 0 {
+            let newest = stalls.add((head.wrapping_sub(1) & MASK) as usize);
+            ptr::write_volatile(&raw mut (*newest).last, start);
+            ptr::write_volatile(&raw mut (*newest).lasted_ns, (*newest).lasted_ns.wrapping_add(lasted_ns));
+        } else {
+            let entry = stalls.add((head & MASK) as usize);
+            ptr::write_volatile(&raw mut (*entry).first, start);
+            ptr::write_volatile(&raw mut (*entry).last, start);
+            ptr::write_volatile(&raw mut (*entry).lasted_ns, lasted_ns);
+            ptr::write_volatile(&raw mut (*trail).stall_head, head.wrapping_add(1));
+            ptr::write_volatile(&raw mut (*trail).stall_open, 1);
+        }
+    }
+}
+
+#[inline(always)]
+fn acknowledged(trail: *mut Trail, tcp: Tcp, ack: u32, at_ns: u64) {
     let (first, next) = (tcp.u32(&SND_UNA_OFFSET), tcp.u32(&SND_NXT_OFFSET));
     let ahead = ack.wrapping_sub(first) as i32;
     // Old acknowledgements, and those of bytes never sent, tell nothing.
     if ahead <= 0 || ahead > next.wrapping_sub(first) as i32 {
-        return 0;
+        return;
     }
-    // Not `tcp_clock_cache`: that is refreshed after this tracepoint, and tells when we sent last.
-    // SAFETY: a helper without arguments.
-    let at_ns = unsafe { bpf_ktime_get_ns() };
     // SAFETY: a live map value of this socket's; its lock is held, so both rings keep step.
     unsafe {
         let left = Mark { end: tcp.sent_offset(next, ROLE_CLIENT), at_ns };
@@ -43,5 +102,4 @@ pub fn tcp_probe(ctx: BtfTracePointContext) -> i32 {
         maps::push(&raw mut (*trail).taken_head, (&raw mut (*trail).taken).cast(), taken);
         ptr::write_volatile(&raw mut (*trail).taken_end, taken.end);
     }
-    0
 }

@@ -1,7 +1,6 @@
-//! A TCP socket is gone: its slot's generation moves on, and the slot rests at the end of the FIFO.
+//! A TCP socket is gone: its slot goes to the end of the FIFO and rests there, with its last marks still readable.
 
 use core::ffi::c_void;
-use core::ptr;
 
 use abi::{Free, NO_SLOT, counter};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
@@ -19,13 +18,15 @@ pub fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
         return 0;
     };
     maps::count(counter::DESTROY_HITS);
-    // A slot whose generation moved on already was given back before: it is not pushed twice.
-    let Some(slot) = maps::slot(tag) else { return 0 };
-    // SAFETY: a live map value of this socket's, which has no more events.
-    unsafe { ptr::write_volatile(&raw mut (*slot).generation, tag.generation.wrapping_add(1)) };
+    // A slot that has another owner by now was given back before: it is not pushed twice.
+    if maps::slot(tag).is_none() {
+        return 0;
+    }
     // SAFETY: the helper has no conditions.
     let freed_ns = unsafe { bpf_ktime_get_ns() };
-    maps::give_back(Free { freed_ns, slot: tag.slot, reserved: 0 });
+    let slot = tag.slot;
+    // First, so that this socket can neither write into the slot nor give it back again.
     tag.slot = NO_SLOT;
+    maps::give_back(Free { freed_ns, slot, reserved: 0 });
     0
 }

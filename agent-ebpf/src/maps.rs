@@ -18,7 +18,7 @@ macro_rules! constants {
 }
 constants! {
     BYTES_RECEIVED_OFFSET, CLOCK_OFFSET, BYTES_ACKED_OFFSET, RCV_NXT_OFFSET, COPIED_SEQ_OFFSET, SND_NXT_OFFSET,
-    SND_UNA_OFFSET, WRITE_SEQ_OFFSET, SRTT_OFFSET, MDEV_OFFSET, TOTAL_RETRANS_OFFSET, SK_SOCKET_OFFSET,
+    SND_UNA_OFFSET, SND_WND_OFFSET, MSS_OFFSET, WRITE_SEQ_OFFSET, SRTT_OFFSET, MDEV_OFFSET, TOTAL_RETRANS_OFFSET, SK_SOCKET_OFFSET,
     SKB_SEQ_OFFSET, SKB_END_SEQ_OFFSET, SKB_ACK_SEQ_OFFSET, SENT_ISN_OFFSET, RECEIVED_ISN_OFFSET
 }
 #[unsafe(no_mangle)]
@@ -169,7 +169,7 @@ pub fn count(index: u32) {
     }
 }
 
-/// Takes the slot that has rested longest, cleared for a new use.
+/// Takes the slot that has rested longest, cleared for a new use with a generation of its own.
 #[inline(always)]
 pub fn take_slot(now_ns: u64) -> Option<(u32, *mut Slot)> {
     let rested = |free: &Free| free.freed_ns.wrapping_add(REST_NS.load()) <= now_ns || free.freed_ns == 0;
@@ -182,8 +182,12 @@ pub fn take_slot(now_ns: u64) -> Option<(u32, *mut Slot)> {
     }
     let slot = SLOTS.get_ptr_mut(free.slot)?;
     let trail = TRAILS.get_ptr_mut(free.slot)?;
-    // SAFETY: live map values that nobody else holds between pop and push.
+    // SAFETY: live map values that nobody else holds between pop and push. The generation moves on first: whoever read what is
+    // cleared here sees that it has (stores are ordered on x86_64).
     unsafe {
+        let generation = ptr::read_volatile(&raw const (*slot).generation);
+        ptr::write_volatile(&raw mut (*slot).generation, generation.wrapping_add(1));
+        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
         (*slot).rx_head = 0;
         (*slot).arm_offset = 0;
         (*slot).latch = abi::Latch { end: 0, at_ns: 0, previous_end: 0 };
@@ -201,6 +205,9 @@ pub fn take_slot(now_ns: u64) -> Option<(u32, *mut Slot)> {
         (*trail).taken_end = 0;
         (*trail).turn = Mark { end: 0, at_ns: 0 };
         (*trail).turn_taken_end = 0;
+        (*trail).heard_ns = 0;
+        (*trail).stall_head = 0;
+        (*trail).stall_open = 0;
     }
     Some((free.slot, slot))
 }

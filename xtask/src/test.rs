@@ -16,7 +16,7 @@ use crate::deny::Advisories;
 use crate::peers::Peers;
 use crate::progress::{self, Stopwatch};
 use crate::setup::{self, Need};
-use crate::{agent, deny, ebpf, peers, tidy};
+use crate::{agent, deny, ebpf, peers, tidy, vm};
 
 /// Options of the gate.
 #[derive(Args, Debug, Clone, Default)]
@@ -47,7 +47,7 @@ enum Outcome {
 }
 
 /// In the order of what is quick to fail, builds before what needs them.
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     Step { name: "setup", what: "install what is missing", run: set_up },
     Step { name: "fmt", what: "cargo fmt --check", run: format },
     Step { name: "tidy", what: "the repository's own rules", run: tidy_up },
@@ -57,6 +57,7 @@ const STEPS: [Step; 12] = [
     Step { name: "node", what: "the whole node with real Jaeger, probes on the running kernel", run: node },
     Step { name: "demo", what: "the lab, verified through Jaeger's API", run: demo_check },
     Step { name: "browser", what: "the dashboard in Chromium", run: browser },
+    Step { name: "vm", what: "probes and attribution on Debian's kernels, in emulated machines", run: machines },
     Step { name: "licences", what: "licences, bans and sources of dependencies", run: licences },
     Step { name: "advisories", what: "known vulnerabilities of dependencies", run: advisories },
     Step { name: "leftovers", what: "no process of this run is left", run: leftovers },
@@ -261,6 +262,11 @@ fn browser(gate: &mut Gate) -> Result<Outcome> {
     progress::command("the dashboard in Chromium", &node)?;
     lab.shut_down()?;
     Ok(Outcome::Passed(format!("pictures in {}", pictures.display())))
+}
+
+fn machines(gate: &mut Gate) -> Result<Outcome> {
+    let agent = gate.agent()?;
+    vm::check(&gate.root, &agent).map(Outcome::Passed)
 }
 
 fn licences(gate: &mut Gate) -> Result<Outcome> {

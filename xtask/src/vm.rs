@@ -1,5 +1,6 @@
-//! Debian's kernels in virtual machines: boots each with the probes' tests and the agent inside, and prints what every
-//! probe came to on it. The CPU is emulated unless KVM is asked for: then times mean nothing and are not judged.
+//! Debian's kernels in virtual machines: boots each with the probes' tests, the agent and a short accuracy run inside, and
+//! prints what every probe came to on it. The CPU is emulated unless KVM is asked for: then only that a delay is found in its
+//! place is judged, not by how many microseconds it is off.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,11 +16,14 @@ use serde_json::Value;
 
 use crate::{agent, progress, setup};
 
+/// Lines of kernels that are tried where none is named.
+const KERNELS: [&str; 2] = ["6.1", "6.12"];
+
 /// What `cargo xtask vm` takes.
 #[derive(clap::Args, Debug)]
 pub struct Options {
     /// Kernels, as `6.1` and `6.12`: the newest of Debian's for each.
-    #[arg(default_values = ["6.1", "6.12"])]
+    #[arg(default_values = KERNELS)]
     kernels: Vec<String>,
     /// Use KVM. Not by default: machines that are virtual themselves may have it and hang in it.
     #[arg(long)]
@@ -29,8 +33,8 @@ pub struct Options {
     json: bool,
 }
 
-/// Booting and testing takes one to two minutes where the CPU is emulated.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// Booting and testing takes four to five minutes where the CPU is emulated on two cores.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// What one kernel gave.
 #[derive(Debug, Serialize)]
@@ -43,6 +47,8 @@ struct Outcome {
     tests: BTreeMap<String, String>,
     /// Each probe: `on`, or why not.
     probes: BTreeMap<String, String>,
+    /// Rows of the accuracy run: name, and `ok` or what was wrong.
+    rows: BTreeMap<String, String>,
     /// What a request's coverage is with what runs there.
     degree: String,
     /// Nothing failed and nothing is lacking.
@@ -52,22 +58,39 @@ struct Outcome {
 /// Boots each kernel, prints the matrix. Fails where a test failed or a probe is lacking.
 pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     setup::ensure(root, &[setup::Need::Ebpf, setup::Need::Vm])?;
-    let agent = agent::build(root)?;
-    let tests = build_tests(root)?;
-    let mut outcomes = Vec::new();
-    for kernel in &options.kernels {
-        let image = Kernel::fetch(kernel)?;
-        let initramfs = initramfs(&image, &agent, &tests)?;
-        let what = format!("Linux {} in a virtual machine", image.release);
-        let console = progress::step(&what, || boot(&image, &initramfs, options.kvm))?;
-        outcomes.push(Outcome::read(kernel, &image.release, &console));
-    }
+    let outcomes = boot_all(root, &agent::build(root)?, &options.kernels, options.kvm)?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&outcomes)?);
     } else {
         print_matrix(&outcomes);
     }
     Ok(if outcomes.iter().all(|outcome| outcome.passed) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The gate's step: both kernels with an emulated CPU, which needs nothing of the machine. What it came to, in a line.
+pub fn check(root: &Path, agent: &Path) -> Result<String> {
+    setup::ensure(root, &[setup::Need::Vm])?;
+    let outcomes = boot_all(root, agent, &KERNELS.map(str::to_owned), false)?;
+    let lines: Vec<String> = outcomes.iter().map(Outcome::line).collect();
+    if outcomes.iter().any(|outcome| !outcome.passed) {
+        print_matrix(&outcomes);
+        bail!("{}", lines.join("; "));
+    }
+    Ok(lines.join("; "))
+}
+
+fn boot_all(root: &Path, agent: &Path, kernels: &[String], kvm: bool) -> Result<Vec<Outcome>> {
+    let tests = build_tests(root)?;
+    kernels
+        .iter()
+        .map(|kernel| {
+            let image = Kernel::fetch(kernel)?;
+            let initramfs = initramfs(&image, agent, &tests)?;
+            let what = format!("Linux {} in a virtual machine", image.release);
+            let console = progress::step(&what, || boot(&image, &initramfs, kvm))?;
+            Ok(Outcome::read(kernel, &image.release, &console))
+        })
+        .collect()
 }
 
 /// The probes' tests as one binary.
@@ -91,8 +114,10 @@ struct Kernel {
     modules: PathBuf,
 }
 
-/// Modules that the tests inside need, by what they give: delays and losses, pairs of interfaces.
-const MODULES: [&str; 2] = ["net/sched/sch_netem.ko", "drivers/net/veth.ko"];
+/// Modules that the tests inside need, by what they give: delays and losses, pairs of interfaces, relays.
+const MODULES: [&str; 3] = ["net/sched/sch_netem.ko", "drivers/net/veth.ko", "drivers/net/tun.ko"];
+/// Programs that they call, of iproute2 and util-linux.
+const PROGRAMS: [&str; 5] = ["ip", "tc", "unshare", "nsenter", "chrt"];
 
 impl Kernel {
     /// Downloads the package of the newest kernel of that line and unpacks it, once.
@@ -147,7 +172,7 @@ fn unpack(package: &str, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the machine starts with: busybox, `ip` and `tc`, the agent, the tests, and what they are linked against.
+/// What the machine starts with: busybox and a few programs, the agent, the tests, and what they are linked against.
 fn initramfs(kernel: &Kernel, agent: &Path, tests: &Path) -> Result<PathBuf> {
     let base = wayspan_tests::target_dir().join("vm");
     let root = base.join(format!("initramfs-{}", kernel.release));
@@ -159,10 +184,11 @@ fn initramfs(kernel: &Kernel, agent: &Path, tests: &Path) -> Result<PathBuf> {
     for applet in ["sh", "mount", "poweroff", "insmod", "cat", "uname", "sleep", "mkdir", "dmesg"] {
         symlink("busybox", root.join("bin").join(applet))?;
     }
-    for (from, name) in [(agent.to_owned(), "wayspan"), (tests.to_owned(), "probes")] {
-        install(&root, &from, name)?;
+    let this = std::env::current_exe()?;
+    for (from, name) in [(agent, "wayspan"), (tests, "probes"), (this.as_path(), "xtask")] {
+        install(&root, from, name)?;
     }
-    for program in ["ip", "tc"] {
+    for program in PROGRAMS {
         let from = setup::find_program(program).with_context(|| format!("{program} is not on PATH"))?;
         install(&root, &from, program)?;
     }
@@ -246,6 +272,12 @@ echo "@tests"
 RUST_BACKTRACE=0 probes --emulated 2>&1
 echo "@exit $?"
 echo "@end"
+WAYSPAN_BIN=/bin/wayspan xtask accuracy --emulated --json > /tmp/accuracy
+status=$?
+echo "@accuracy"
+cat /tmp/accuracy
+echo "@end"
+echo "@accuracy-exit $status"
 poweroff -f
 "#;
 
@@ -298,7 +330,10 @@ impl Outcome {
             probes.insert(probe["tracepoint"].as_str().unwrap_or_default().to_owned(), state);
         }
         let text = section(console, "tests").unwrap_or_default();
-        let passed = text.lines().any(|line| line == "@exit 0") && !lacking;
+        let accuracy: Value =
+            section(console, "accuracy").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let is_accurate = console.lines().any(|line| line == "@accuracy-exit 0") && accuracy["passed"] == true;
+        let passed = text.lines().any(|line| line == "@exit 0") && is_accurate && !lacking;
         let degree = match doctor["probes"].as_array() {
             None => "no answer",
             Some(_) if lacking => "partial",
@@ -309,10 +344,30 @@ impl Outcome {
             release: release.to_owned(),
             tests: tests(text),
             probes,
+            rows: rows(&accuracy),
             degree: degree.to_owned(),
             passed,
         }
     }
+
+    /// In a line.
+    fn line(&self) -> String {
+        format!("{}: tests {}, delays {}, {}", self.kernel, good(&self.tests), good(&self.rows), self.degree)
+    }
+}
+
+/// Rows of an accuracy run, as its JSON has them.
+fn rows(accuracy: &Value) -> BTreeMap<String, String> {
+    let said = |row: &Value| {
+        let name = row["name"].as_str()?.to_owned();
+        if row["passed"] == true {
+            return Some((name, "ok".to_owned()));
+        }
+        let examples = row["examples"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let found = format!("{} of {} named right", row["named_right"], row["disturbed"]);
+        Some((name, std::iter::once(found.as_str()).chain(examples).collect::<Vec<_>>().join("\n")))
+    };
+    accuracy["rows"].as_array().into_iter().flatten().filter_map(said).collect()
 }
 
 /// `test NAME ... ok`, where the test may have written in between; the last one of a failed run has no `ok`.
@@ -341,18 +396,26 @@ fn print_matrix(outcomes: &[Outcome]) {
     }
     print!("{:<28}", "tests of the probes");
     for outcome in outcomes {
-        let good = outcome.tests.values().filter(|said| *said == "ok").count();
-        print!("{:<44}", format!("{good} of {} passed", outcome.tests.len()));
+        print!("{:<44}", good(&outcome.tests));
+    }
+    println!();
+    print!("{:<28}", "delays in their place");
+    for outcome in outcomes {
+        print!("{:<44}", good(&outcome.rows));
     }
     println!();
     print!("{:<28}", "degree");
     outcomes.iter().for_each(|outcome| print!("{:<44}", outcome.degree));
     println!();
     for outcome in outcomes {
-        for (name, said) in outcome.tests.iter().filter(|(_, said)| *said != "ok") {
+        for (name, said) in outcome.tests.iter().chain(&outcome.rows).filter(|(_, said)| *said != "ok") {
             println!("\n{}: {name}\n{said}", outcome.release);
         }
     }
+}
+
+fn good(said: &BTreeMap<String, String>) -> String {
+    format!("{} of {} passed", said.values().filter(|said| *said == "ok").count(), said.len())
 }
 
 #[cfg(test)]
@@ -361,20 +424,32 @@ mod tests_of_the_console {
 
     const CONSOLE: &str = "noise\n@doctor\n{\"probes\":[{\"tracepoint\":\"a\",\"on\":true,\"lacking\":false},\
         {\"tracepoint\":\"b\",\"on\":false,\"lacking\":false,\"why\":\"a does its work\"}]}\n@end\n@tests\n\
-        test one ... ok\ntest two ... \n  12 ns\nok\n@exit 0\n@end\n";
+        test one ... ok\ntest two ... \n  12 ns\nok\n@exit 0\n@end\n@accuracy\n{\"passed\":true,\"rows\":[\
+        {\"name\":\"slow code\",\"passed\":true}]}\n@end\n@accuracy-exit 0\n";
 
     #[test]
     fn a_console_tells_of_probes_and_tests() {
         let outcome = Outcome::read("6.1", "6.1.0", CONSOLE);
         assert!(outcome.passed, "{outcome:?}");
         assert_eq!(outcome.probes["b"], "a does its work");
-        assert_eq!(outcome.tests.len(), 2);
+        assert_eq!((outcome.tests.len(), outcome.rows["slow code"].as_str()), (2, "ok"));
         assert!(outcome.tests.values().all(|said| said == "ok"));
     }
 
     #[test]
+    fn a_delay_that_was_not_found_is_told() {
+        let missed = "\"named_right\":1,\"disturbed\":2,\"examples\":[\"request 3\"],\"passed\":false}]";
+        let console = CONSOLE.replace("\"passed\":true}]", missed).replace("{\"passed\":true", "{\"passed\":false");
+        let outcome = Outcome::read("6.1", "6.1.0", &console);
+        assert!(!outcome.passed);
+        assert_eq!(outcome.rows["slow code"], "1 of 2 named right\nrequest 3");
+    }
+
+    #[test]
     fn a_failed_test_a_lacking_probe_and_a_silent_machine_do_not_pass() {
-        for (from, to) in [("@exit 0", "@exit 101"), ("\"lacking\":false", "\"lacking\":true"), ("@doctor", "")] {
+        for (from, to) in
+            [("@exit 0", "@exit 101"), ("\"lacking\":false", "\"lacking\":true"), ("@doctor", ""), ("@accuracy\n", "")]
+        {
             assert!(!Outcome::read("6.1", "6.1.0", &CONSOLE.replacen(from, to, 1)).passed, "{to}");
         }
         let panicked = CONSOLE.replace("12 ns\nok\n@exit 0", "panicked\n@exit 101");

@@ -6,6 +6,8 @@
 pub const MARKS: usize = 16;
 /// Retransmissions kept per connection: more within one request are told by their number.
 pub const RESENT: usize = 4;
+/// Messages kept per connection that a shut window stalled.
+pub const STALLS: usize = 4;
 
 /// One event at an offset of a stream.
 #[repr(C)]
@@ -30,6 +32,18 @@ pub struct Resent {
     pub at_ns: u64,
 }
 
+/// What waited for the other end's window between two messages of the other end.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Stall {
+    /// Stream offset of the first byte that could not leave.
+    pub first: u64,
+    /// Of the last one: as many stalls in between as there were.
+    pub last: u64,
+    /// For how long, nanoseconds, all together.
+    pub lasted_ns: u64,
+}
+
 /// A mark together with the end of the one before it: it alone tells which offsets it made readable.
 #[repr(C)]
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -50,7 +64,8 @@ pub struct Latch {
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
-    /// Counts the uses of this slot; moves on when the socket is destroyed, so an old token is never believed.
+    /// Counts the uses of this slot; moves on when it is taken again, before anything of the use before is cleared. Until
+    /// then what was seen of a connection that has ended is still told to whoever has its token.
     pub generation: u64,
     /// Events ever recorded for this use; the newest is `rx[(rx_head - 1) % MARKS]`.
     pub rx_head: u64,
@@ -98,8 +113,8 @@ pub const FLAG_PEER_NO_SLOT: u32 = 1 << 2;
 /// What the optional probes saw of the connection with the same index in the slots.
 ///
 /// A backend's socket: `taken` is what the backend has read, `sent` where each of its writes began. A client's socket:
-/// `taken` is what the client has acknowledged, and `sent` what had left for it when that acknowledgement came. Read like
-/// a [`Slot`], whose generation covers this too.
+/// `taken` is what the client has acknowledged, and `sent` what had left for it when that acknowledgement came. `stalls` are
+/// of our own sockets. Read like a [`Slot`], whose generation covers this too.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
 pub struct Trail {
@@ -115,19 +130,25 @@ pub struct Trail {
     pub turn: Mark,
     /// `taken_end` when `turn` was written.
     pub turn_taken_end: u64,
-    /// Keeps the size free of hidden padding; zero.
-    pub reserved: u64,
+    /// When the newest segment came in, 0 before the first: since then the other end's window is what it is.
+    pub heard_ns: u64,
     /// See above.
     pub taken: [Mark; MARKS],
     /// See above.
     pub sent: [Mark; MARKS],
     /// The newest segments that were sent again, on any socket of ours.
     pub resent: [Resent; RESENT],
+    /// What the other end's window kept back.
+    pub stalls: [Stall; STALLS],
+    /// Entries of `stalls` ever begun.
+    pub stall_head: u64,
+    /// 1 while the newest of them goes on: nothing but acknowledgements came in since it began.
+    pub stall_open: u64,
     /// Fills the last line.
-    pub reserved_end: [u64; 4],
+    pub reserved_end: [u64; 6],
 }
 
-const _: () = assert!(size_of::<Trail>() == 704 && align_of::<Trail>() == 64);
+const _: () = assert!(size_of::<Trail>() == 832 && align_of::<Trail>() == 64);
 const _: () = assert!(core::mem::offset_of!(Trail, taken) == 64 && core::mem::offset_of!(Trail, resent) == 576);
 
 /// Whose connection to a backend awaits the backend's own socket. The key is the pair of initial sequence numbers: they are
@@ -231,6 +252,10 @@ pub mod global {
     pub const SND_UNA_OFFSET: &str = "SND_UNA_OFFSET";
     /// `struct tcp_sock`: `write_seq`, `u32`.
     pub const WRITE_SEQ_OFFSET: &str = "WRITE_SEQ_OFFSET";
+    /// `struct tcp_sock`: `snd_wnd`, `u32`, from `snd_una` on.
+    pub const SND_WND_OFFSET: &str = "SND_WND_OFFSET";
+    /// `struct tcp_sock`: `mss_cache`, `u32`.
+    pub const MSS_OFFSET: &str = "MSS_OFFSET";
     /// `struct tcp_sock`: `srtt_us`, `u32`, eight times the microseconds.
     pub const SRTT_OFFSET: &str = "SRTT_OFFSET";
     /// `struct tcp_sock`: `mdev_us`, `u32`, four times the microseconds that TCP_INFO calls `tcpi_rttvar`.
@@ -279,7 +304,7 @@ pub mod counter {
     pub const SEND_HITS: u32 = 10;
     /// The same on any other socket.
     pub const SEND_MISSES: u32 = 11;
-    /// `tcp_probe` on a client's socket of ours.
+    /// `tcp_probe` on a socket of ours.
     pub const ACK_HITS: u32 = 12;
     /// `tcp_probe` on any other socket.
     pub const ACK_MISSES: u32 = 13;

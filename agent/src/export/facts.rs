@@ -25,6 +25,7 @@ pub(super) fn of_client(a: &mut Attributes<'_>, request: &Attributed<'_>) {
         a.int(names::AFTER_ACK, rounded_us(acked.since(request.end)));
     }
     count(a, names::CLIENT_RETRANSMITS, late.client_resent);
+    stall(a, names::CLIENT_ZERO_WINDOW, late.client_stalled_ns);
 }
 
 /// Of one attempt; what was learnt after the end is of the last.
@@ -35,6 +36,7 @@ pub(super) fn of_attempt(a: &mut Attributes<'_>, request: &Attributed<'_>, attem
         // The probes' count, or without them the connection's own.
         count(a, names::UPSTREAM_RETRANSMITS, request.late.upstream_resent.max(attempt.resent));
         count(a, names::BACKEND_RETRANSMITS, request.late.backend_resent);
+        stall(a, names::UPSTREAM_ZERO_WINDOW, request.late.upstream_stalled_ns);
     }
 }
 
@@ -84,6 +86,13 @@ fn delay(a: &mut Attributes<'_>, request: &Attributed<'_>, points: [MonoNs; 3], 
 fn count(a: &mut Attributes<'_>, key: &str, segments: u32) {
     if segments > 0 {
         a.int(key, segments.into());
+    }
+}
+
+fn stall(a: &mut Attributes<'_>, key: &str, ns: u64) {
+    let us = rounded_us(ns);
+    if us > 0 {
+        a.int(key, us);
     }
 }
 
@@ -138,6 +147,8 @@ mod tests {
             upstream_resent: 1,
             backend_resent: 2,
             client_resent: 3,
+            client_stalled_ns: 4_000_000,
+            upstream_stalled_ns: 5_000_000,
             ..Late::default()
         };
         (head, attempt, late)
@@ -169,9 +180,8 @@ mod tests {
 
     const CONNECTION: &str = "connection.request_index=0 connection.accept_wait=100 connection.handshake_rtt=180";
     const BESIDE: &str = "client.rtt=210 client.rttvar=30 worker.wakeup=50 worker.backlog=2950 worker.preempted=1200";
-    const AFTER: &str = "after.send_queue=400 after.ack=700 client.retransmits=3";
-    const UPSTREAM: &str =
-        "upstream.rtt=55 upstream.rttvar=0 worker.backlog=20 upstream.retransmits=1 backend.retransmits=2";
+    const AFTER: &str = "after.send_queue=400 after.ack=700 client.retransmits=3 client.zero_window=4000";
+    const UPSTREAM: &str = "upstream.rtt=55 upstream.rttvar=0 worker.backlog=20 upstream.retransmits=1 backend.retransmits=2 upstream.zero_window=5000";
 
     #[test]
     fn all_that_is_known_is_told() {
@@ -201,10 +211,14 @@ mod tests {
             "",
         );
         // The last byte may wait still.
-        check(|_, _, l| l.acked = MonoNs::UNKNOWN, &format!("{CONNECTION} {BESIDE} client.retransmits=3"), UPSTREAM);
+        check(
+            |_, _, l| l.acked = MonoNs::UNKNOWN,
+            &format!("{CONNECTION} {BESIDE} client.retransmits=3 client.zero_window=4000"),
+            UPSTREAM,
+        );
         check(
             |_, _, l| l.left = MonoNs::UNKNOWN,
-            &format!("{CONNECTION} {BESIDE} after.ack=700 client.retransmits=3"),
+            &format!("{CONNECTION} {BESIDE} after.ack=700 client.retransmits=3 client.zero_window=4000"),
             UPSTREAM,
         );
     }
@@ -220,7 +234,7 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_before_the_end_was_stamped_took_no_time() {
-        let at_once = "after.send_queue=0 after.ack=0 client.retransmits=3";
+        let at_once = "after.send_queue=0 after.ack=0 client.retransmits=3 client.zero_window=4000";
         check(
             |_, _, l| (l.left, l.acked) = (at(9999), at(9999)),
             &format!("{CONNECTION} {BESIDE} {at_once}"),

@@ -41,6 +41,10 @@ pub struct Late {
     pub client_resent: u32,
     /// Segments of the request that were sent again to the upstream.
     pub upstream_resent: u32,
+    /// How long the client's window had no room for the response, nanoseconds.
+    pub client_stalled_ns: u64,
+    /// How long the upstream's window had no room for the request.
+    pub upstream_stalled_ns: u64,
     /// Segments of the answer that a backend on this node sent again.
     pub backend_resent: u32,
 }

@@ -15,7 +15,7 @@ pub enum Set {
     Core,
     /// The other ends of our connections to backends on this node. Every other socket's reads and writes pay a look-up.
     Backends,
-    /// What clients have acknowledged. Every segment that arrives on the node pays a look-up.
+    /// What clients have acknowledged, and windows that were shut to us. Every segment that arrives on the node pays a look-up.
     Ack,
 }
 
@@ -190,7 +190,7 @@ pub(super) const ROWS: [Row; 11] = [
     },
     Row {
         tracepoint: "tcp_probe",
-        tells: "what clients have acknowledged",
+        tells: "what clients have acknowledged, and windows that were shut",
         since: "4.16",
         set: Set::Ack,
         is_needed: false,
@@ -200,6 +200,11 @@ pub(super) const ROWS: [Row; 11] = [
             global::BYTES_ACKED_OFFSET,
             global::SND_UNA_OFFSET,
             global::SND_NXT_OFFSET,
+            global::SND_WND_OFFSET,
+            global::MSS_OFFSET,
+            global::WRITE_SEQ_OFFSET,
+            global::SKB_SEQ_OFFSET,
+            global::SKB_END_SEQ_OFFSET,
             global::SKB_ACK_SEQ_OFFSET,
         ],
     },
@@ -227,7 +232,7 @@ const fn in_skb(global: &'static str, name: &'static str) -> Member {
 }
 
 /// All of them.
-pub(super) const MEMBERS: [Member; 17] = [
+pub(super) const MEMBERS: [Member; 19] = [
     member(global::BYTES_RECEIVED_OFFSET, Shape::U64, "tcp_sock", "bytes_received"),
     member(global::CLOCK_OFFSET, Shape::U64, "tcp_sock", "tcp_clock_cache"),
     member(global::BYTES_ACKED_OFFSET, Shape::U64, "tcp_sock", "bytes_acked"),
@@ -235,6 +240,8 @@ pub(super) const MEMBERS: [Member; 17] = [
     member(global::COPIED_SEQ_OFFSET, Shape::U32, "tcp_sock", "copied_seq"),
     member(global::SND_NXT_OFFSET, Shape::U32, "tcp_sock", "snd_nxt"),
     member(global::SND_UNA_OFFSET, Shape::U32, "tcp_sock", "snd_una"),
+    member(global::SND_WND_OFFSET, Shape::U32, "tcp_sock", "snd_wnd"),
+    member(global::MSS_OFFSET, Shape::U32, "tcp_sock", "mss_cache"),
     member(global::WRITE_SEQ_OFFSET, Shape::U32, "tcp_sock", "write_seq"),
     member(global::SRTT_OFFSET, Shape::U32, "tcp_sock", "srtt_us"),
     member(global::MDEV_OFFSET, Shape::U32, "tcp_sock", "mdev_us"),

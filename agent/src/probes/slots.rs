@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use abi::{MARKS, RESENT, Slot, Trail};
+use abi::{MARKS, RESENT, STALLS, Slot, Trail};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Marks, Missing};
@@ -48,11 +48,14 @@ pub(super) struct SharedTrail {
     taken_end: AtomicU64,
     turn: SharedMark,
     turn_taken_end: AtomicU64,
-    reserved: AtomicU64,
+    heard_ns: AtomicU64,
     taken: [SharedMark; MARKS],
     sent: [SharedMark; MARKS],
     resent: [SharedResent; RESENT],
-    reserved_end: [AtomicU64; 4],
+    stalls: [SharedStall; STALLS],
+    stall_head: AtomicU64,
+    stall_open: AtomicU64,
+    reserved_end: [AtomicU64; 6],
 }
 
 #[repr(C)]
@@ -78,6 +81,14 @@ struct SharedResent {
     at_ns: AtomicU64,
 }
 
+#[repr(C)]
+#[derive(Debug, Default)]
+struct SharedStall {
+    first: AtomicU64,
+    last: AtomicU64,
+    lasted_ns: AtomicU64,
+}
+
 /// The two definitions of one layout are one: each field lies where the kernel writes it.
 const _: () = {
     use std::mem::offset_of;
@@ -91,9 +102,10 @@ const _: () = {
         srtt_us, rttvar_us, rx, handshake_ns, synack_resent_ns, unaccepted_end, peer_generation, peer_slot, flags,
         handshake_rtt_us, reserved);
     same!(SharedTrail, Trail: taken_head, sent_head, resent_head, taken_end, turn.end, turn.at_ns, turn_taken_end,
-        reserved, taken, sent, resent, reserved_end);
+        heard_ns, taken, sent, resent, stalls, stall_head, stall_open, reserved_end);
     same!(SharedMark, abi::Mark: end, at_ns);
     same!(SharedResent, abi::Resent: start, end, at_ns);
+    same!(SharedStall, abi::Stall: first, last, lasted_ns);
 };
 
 /// A ring of marks and its head, as somebody else writes them.
@@ -273,6 +285,10 @@ impl SharedSlot {
 
     /// Clears the slot for a new use by a socket that is not connected yet, and says which use it is.
     pub(super) fn begin(&self) -> u64 {
+        // Only who has taken the slot from the queue writes this. It moves on first: whoever read what is cleared below sees that.
+        let generation = self.generation.load(Ordering::Acquire).wrapping_add(1);
+        self.generation.store(generation, Ordering::Relaxed);
+        fence(Ordering::Release);
         let words = [&self.rx_head, &self.arm_offset, &self.established_ns, &self.handshake_ns, &self.synack_resent_ns];
         for word in words.into_iter().chain([&self.unaccepted_end]) {
             word.store(0, Ordering::Relaxed);
@@ -283,7 +299,7 @@ impl SharedSlot {
         for word in [&self.srtt_us, &self.rttvar_us, &self.flags, &self.handshake_rtt_us] {
             word.store(0, Ordering::Relaxed);
         }
-        self.generation.load(Ordering::Acquire)
+        generation
     }
 }
 
@@ -333,10 +349,22 @@ impl SharedTrail {
         u32::try_from(hits).unwrap_or(u32::MAX)
     }
 
+    /// For how many nanoseconds bytes of this range, and no others, waited for the other end's window.
+    pub(super) fn stalled_ns(&self, bytes: &Range<u64>) -> u64 {
+        let head = self.stall_head.load(Ordering::Acquire);
+        let kept = u64::try_from(STALLS).unwrap_or_default().min(head);
+        (head - kept..head)
+            .filter_map(|sequence| self.stalls.get(usize::try_from(sequence).ok()? % STALLS))
+            .filter(|stall| [&stall.first, &stall.last].iter().all(|end| bytes.contains(&end.load(Ordering::Relaxed))))
+            .fold(0, |sum, stall| sum.saturating_add(stall.lasted_ns.load(Ordering::Relaxed)))
+    }
+
     /// Clears the trail for a new use.
     pub(super) fn begin(&self) {
         let words = [&self.taken_head, &self.sent_head, &self.resent_head, &self.taken_end, &self.turn_taken_end];
-        for word in words.into_iter().chain([&self.turn.at_ns, &self.turn.end]) {
+        let words = words.into_iter().chain([&self.turn.at_ns, &self.turn.end]);
+        let words = words.chain([&self.heard_ns, &self.stall_head, &self.stall_open]);
+        for word in words {
             word.store(0, Ordering::Relaxed);
         }
     }
@@ -559,6 +587,24 @@ mod tests {
         }
         trail.resent_head.store(3, Ordering::Relaxed);
         assert_eq!((trail.resent(&(0..10)), trail.resent(&(0..11)), trail.resent(&(20..30))), (1, 3, 0));
+    }
+
+    #[test]
+    fn stalls_count_where_all_that_waited_is_of_the_range() {
+        let trail = SharedTrail::default();
+        assert_eq!(trail.stalled_ns(&(0..u64::MAX)), 0);
+        for (sequence, (first, last, ns)) in
+            [(5, 5, 900), (10, 12, 1), (13, 19, 20), (19, 20, 300), (20, 20, 4000)].into_iter().enumerate()
+        {
+            let stall = &trail.stalls[sequence % STALLS];
+            for (word, value) in [(&stall.first, first), (&stall.last, last), (&stall.lasted_ns, ns)] {
+                word.store(value, Ordering::Relaxed);
+            }
+            trail.stall_head.store(u64::try_from(sequence + 1).unwrap(), Ordering::Relaxed);
+        }
+        assert_eq!((trail.stalled_ns(&(10..20)), trail.stalled_ns(&(20..21))), (21, 4000));
+        assert_eq!(trail.stalled_ns(&(0..10)), 0, "what has left the ring");
+        assert_eq!(trail.stalled_ns(&(10..10)), 0);
     }
 
     #[test]

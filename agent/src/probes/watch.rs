@@ -228,8 +228,9 @@ impl Watch {
         let has_rested = free.freed_ns == 0 || free.freed_ns.saturating_add(self.maps.rest_ns) <= MonoNs::now().0;
         let slot = self.maps.slots.get(free.slot).zip(self.maps.trails.get(free.slot)).filter(|_| has_rested);
         let tagged = slot.and_then(|(slot, trail)| {
-            trail.begin();
+            // The slot's generation covers its trail too, so it moves on first.
             let tag = Tag { generation: slot.begin(), slot: free.slot, role: ROLE_UPSTREAM };
+            trail.begin();
             writer.tags.insert(&socket.as_raw_fd(), TagValue(tag), 0).ok().map(|()| tag)
         });
         if tagged.is_none() && writer.free.push(FreeValue(free), 0).is_err() {
@@ -350,6 +351,7 @@ impl Facts for Watch {
                 late.handshake_resent_ns = to.since(from);
             }
             late.client_resent = trail.resent(&ask.response);
+            late.client_stalled_ns = trail.stalled_ns(&ask.response);
             let last = ask.response.end.saturating_sub(1);
             if ask.ended >= self.since(Set::Ack) && !ask.response.is_empty() {
                 let acked = trail.taken_at(last);
@@ -363,8 +365,10 @@ impl Facts for Watch {
             }
         }
         if let Some((slot, trail)) = self.own(ask.upstream) {
-            let resent = trail.resent(&ask.request);
-            late.upstream_resent = if slot.is_still(ask.upstream.generation) { resent } else { 0 };
+            let (resent, stalled_ns) = (trail.resent(&ask.request), trail.stalled_ns(&ask.request));
+            if slot.is_still(ask.upstream.generation) {
+                (late.upstream_resent, late.upstream_stalled_ns) = (resent, stalled_ns);
+            }
         }
         if let Ok((slot, trail, peer)) = self.paired(ask.upstream) {
             let resent = trail.resent(&ask.answer);

@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use socket2::{Domain, Socket, Type};
 use wayspan_agent::config::model;
+use wayspan_agent::merge::late::{Ask, Facts, Late};
 use wayspan_agent::probes::{Observer, Probes, cost, doctor};
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Missing, SocketObserver, Token};
@@ -28,8 +29,15 @@ const TESTS: &[(&str, fn())] = &[
     ("a_burst_longer_than_the_ring_keeps_its_first_byte", a_burst_longer_than_the_ring_keeps_its_first_byte),
     ("an_upstreams_response_has_its_times", an_upstreams_response_has_its_times),
     ("a_socket_that_never_connected_gives_its_slot_back", a_socket_that_never_connected_gives_its_slot_back),
-    ("a_closed_connections_token_is_not_believed", a_closed_connections_token_is_not_believed),
+    (
+        "a_closed_connection_is_still_told_of_while_its_slot_rests",
+        a_closed_connection_is_still_told_of_while_its_slot_rests,
+    ),
     ("a_reused_slot_answers_its_new_token_only", a_reused_slot_answers_its_new_token_only),
+    (
+        "a_slot_that_an_upstream_takes_answers_its_new_token_only",
+        a_slot_that_an_upstream_takes_answers_its_new_token_only,
+    ),
     ("a_freed_slot_rests", a_freed_slot_rests),
     ("exhausted_slots_are_counted_and_told_once_in_the_log", exhausted_slots_are_counted_and_told_once_in_the_log),
     (
@@ -47,6 +55,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "an_acknowledgement_that_left_its_ring_is_not_waited_for",
         pairs::an_acknowledgement_that_left_its_ring_is_not_waited_for,
+    ),
+    (
+        "a_window_that_is_shut_is_told_of_the_bytes_that_waited",
+        pairs::a_window_that_is_shut_is_told_of_the_bytes_that_waited,
     ),
     ("what_lived_through_a_gap_joined_late", pairs::what_lived_through_a_gap_joined_late),
     (
@@ -133,8 +145,15 @@ fn eventually(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-fn is_reused(observer: &Observer, token: Token) -> bool {
-    observer.marks(token, 0..0).missing == Missing::REUSED
+/// Waits until so many sockets of ours are gone; their slots rest.
+fn ended(probes: &Probes, sockets: u64) {
+    eventually("the kernel's sockets are gone", || probes.counters().of("tcp_destroy_sock").hits >= sockets);
+    assert_eq!(probes.counters().of("tcp_destroy_sock").hits, sockets);
+}
+
+/// What is asked of a client's connection after its end.
+fn of_client(client: Token, response: std::ops::Range<u64>) -> Ask {
+    Ask { client, response, ended: MonoNs(0), upstream: Token::NONE, request: 0..0, answer: 0..0 }
 }
 
 #[track_caller]
@@ -267,20 +286,25 @@ fn an_upstreams_response_has_its_times() {
     assert_order(&[("send", times[0].0), ("first", marks.first), ("read", times[0].1)]);
     assert_order(&[("send", times[1].0), ("last", marks.last), ("read", times[1].1)]);
     drop((upstream, server));
-    eventually("the upstream's slot is given back", || is_reused(&observer, token));
+    ended(&probes, 1);
 }
 
 fn a_socket_that_never_connected_gives_its_slot_back() {
     let probes = load(1, Duration::ZERO);
     let observer = probes.observer();
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let token = observer.connecting(socket.as_fd());
-    assert_ne!(token, Token::NONE);
-    drop(socket);
-    eventually("the slot is given back", || is_reused(&observer, token));
+    let connecting = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let token = observer.connecting(socket.as_fd());
+        (socket, token)
+    };
+    let (first, old) = connecting();
+    assert_eq!((old.slot, connecting().1), (0, Token::NONE), "there is one slot");
+    drop(first);
+    ended(&probes, 1);
+    assert_eq!(connecting().1, Token { generation: old.generation + 1, slot: old.slot });
 }
 
-fn a_closed_connections_token_is_not_believed() {
+fn a_closed_connection_is_still_told_of_while_its_slot_rests() {
     let probes = load(8, Duration::from_secs(3600));
     let observer = probes.observer();
     let listener = watched(&observer);
@@ -288,12 +312,22 @@ fn a_closed_connections_token_is_not_believed() {
     let (mut server, token) = accept(&listener, &observer);
     client.write_all(b"x").unwrap();
     server.read_exact(&mut [0]).unwrap();
-    assert_eq!(observer.marks(token, 0..1).missing, Missing::NOTHING);
+    let (marks, late) = (observer.marks(token, 0..1), observer.late(&of_client(token, 0..0)));
+    assert_eq!(marks.missing, Missing::NOTHING);
+    assert!(late.handshake_rtt_us > 0, "{late:?}");
     drop((client, server));
-    eventually("the generation moves on", || is_reused(&observer, token));
-    let marks = observer.marks(token, 0..1);
-    assert_eq!((marks.first, marks.established), (MonoNs::UNKNOWN, MonoNs::UNKNOWN));
-    eventually("the end is counted", || probes.counters().of("tcp_destroy_sock").hits == 1);
+    ended(&probes, 1);
+    let after = observer.marks(token, 0..1);
+    assert_eq!((after.first, after.established, after.missing), (marks.first, marks.established, Missing::NOTHING));
+    assert_eq!(observer.late(&of_client(token, 0..0)), late);
+}
+
+/// What is known of the one slot's old owner, with another in its place.
+#[track_caller]
+fn assert_unknown(observer: &Observer, old: Token) {
+    let marks = observer.marks(old, 0..3);
+    assert_eq!((marks.missing, marks.first, marks.established), (Missing::REUSED, MonoNs(0), MonoNs(0)));
+    assert_eq!(observer.late(&of_client(old, 0..3)), Late::default());
 }
 
 fn a_reused_slot_answers_its_new_token_only() {
@@ -301,22 +335,46 @@ fn a_reused_slot_answers_its_new_token_only() {
     let observer = probes.observer();
     let listener = watched(&observer);
     let mut client = connect(&listener);
-    let (server, old) = accept(&listener, &observer);
+    let (mut server, old) = accept(&listener, &observer);
     client.write_all(b"old").unwrap();
+    server.read_exact(&mut [0; 3]).unwrap();
     drop((client, server));
-    eventually("the slot is given back", || is_reused(&observer, old));
+    ended(&probes, 1);
+    assert_eq!(observer.marks(old, 0..3).missing, Missing::NOTHING, "nobody has taken it yet");
 
     let mut client = connect(&listener);
     let (mut server, new) = accept(&listener, &observer);
     assert_eq!(new, Token { generation: old.generation + 1, slot: old.slot });
+    assert_unknown(&observer, old);
     assert_eq!(observer.marks(new, 0..1).missing, Missing::UNSEEN, "the old connection's marks are gone");
     let sending = MonoNs::now();
     client.write_all(b"new").unwrap();
     server.read_exact(&mut [0; 3]).unwrap();
-    assert_eq!(observer.marks(old, 0..3).missing, Missing::REUSED);
+    assert_unknown(&observer, old);
     let marks = observer.marks(new, 0..3);
     assert_eq!(marks.missing, Missing::NOTHING);
     assert_order(&[("established", marks.established), ("send", sending), ("first", marks.first)]);
+}
+
+fn a_slot_that_an_upstream_takes_answers_its_new_token_only() {
+    let probes = load(1, Duration::ZERO);
+    let observer = probes.observer();
+    let listener = watched(&observer);
+    let mut client = connect(&listener);
+    let (mut server, old) = accept(&listener, &observer);
+    client.write_all(b"old").unwrap();
+    server.read_exact(&mut [0; 3]).unwrap();
+    drop((client, server));
+    ended(&probes, 1);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let new = observer.connecting(socket.as_fd());
+    assert_eq!(new, Token { generation: old.generation + 1, slot: old.slot });
+    assert_unknown(&observer, old);
+    // The kernel believes the new token: what it sees of the socket goes into the slot.
+    let backend = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket.connect(&backend.local_addr().unwrap().into()).unwrap();
+    assert!(observer.marks(new, 0..0).established.known().is_some());
+    assert_unknown(&observer, old);
 }
 
 fn a_freed_slot_rests() {
@@ -324,9 +382,9 @@ fn a_freed_slot_rests() {
     let observer = probes.observer();
     let listener = watched(&observer);
     let client = connect(&listener);
-    let (server, token) = accept(&listener, &observer);
+    let (server, old) = accept(&listener, &observer);
     drop((client, server));
-    eventually("the slot is given back", || is_reused(&observer, token));
+    ended(&probes, 1);
     let _client = connect(&listener);
     let (_server, token) = accept(&listener, &observer);
     assert_eq!(token, Token::NONE);
@@ -334,6 +392,7 @@ fn a_freed_slot_rests() {
     assert_eq!(observer.connecting(upstream.as_fd()), Token::NONE);
     assert_eq!(probes.counters().no_slot, 2);
     assert_eq!(probes.counters().lost_slots, 0);
+    assert!(observer.marks(old, 0..0).established.known().is_some(), "whoever was refused has changed nothing");
 }
 
 fn every_slot_comes_back_whatever_became_of_its_connection() {

@@ -53,25 +53,43 @@ pub(crate) struct Options {
     /// Write the picture and the table of docs/accuracy.md.
     #[arg(long)]
     pub(crate) write: bool,
+    /// A few rows with long delays, and nothing is installed or built: inside the machines of `cargo xtask vm`.
+    #[arg(long, hide = true)]
+    pub(crate) emulated: bool,
 }
 
 /// Requests per row.
 const REQUESTS: u64 = 400;
 const REQUESTS_QUICK: u64 = 100;
+const REQUESTS_EMULATED: u64 = 16;
 /// Spans are sent every 50 ms, and a late fact is waited for no longer than a second.
 const SPANS_WITHIN: Duration = Duration::from_secs(10);
+
+impl Options {
+    /// How many requests a row asks.
+    fn requests(&self) -> u64 {
+        match (self.emulated, self.quick) {
+            (true, _) => REQUESTS_EMULATED,
+            (false, true) => REQUESTS_QUICK,
+            (false, false) => REQUESTS,
+        }
+    }
+}
 
 /// Measures the table; fails where a row misses.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     if !rustix::process::geteuid().is_root() {
         bail!("network namespaces, TUN devices and probes need root");
     }
-    setup::ensure(root, &[setup::Need::Ebpf, setup::Need::NodeTests])?;
-    if wayspan_tests::environment("WAYSPAN_BIN").is_none() {
-        crate::agent::build(root)?;
+    if !options.emulated {
+        setup::ensure(root, &[setup::Need::Ebpf, setup::Need::NodeTests])?;
+        if wayspan_tests::environment("WAYSPAN_BIN").is_none() {
+            crate::agent::build(root)?;
+        }
     }
     let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
-    let mut rows: Vec<Row> = rows::all().into_iter().filter(|row| wanted(&row.name)).collect();
+    let all = if options.emulated { rows::emulated() } else { rows::all() };
+    let mut rows: Vec<Row> = all.into_iter().filter(|row| wanted(&row.name)).collect();
     let not_built: Vec<_> = rows::NOT_BUILT.into_iter().filter(|row| wanted(row.name)).collect();
     if rows.is_empty() && not_built.is_empty() {
         bail!("no row is called like that");
@@ -89,7 +107,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     let mut next = 1;
     for row in rows {
         world.agent(row.agent)?;
-        let count = (if options.quick { REQUESTS_QUICK } else { REQUESTS }) * row.percent / 100;
+        let count = options.requests() * row.percent / 100;
         let line = measure(&world, row, options.seed, next..next + count, &ending)?;
         next += count;
         if ending.load(Ordering::Relaxed) {

@@ -51,13 +51,13 @@ impl Report {
     pub(super) fn table(&self) -> String {
         let mut out = format!("Linux {}, {} cores, seed {}\n\n", self.kernel, self.cores, self.seed);
         out.push_str(
-            "| row | expected | named right | delay p50 ms | by itself us | error p50 us | p99 us | within max(1 %, 100 us) | coverage | undisturbed | outweighed, excused | |\n\
+            "| row | expected | named right | delay p50 ms | by itself us | error p50 us | p99 us | within max(1 %, 100 us) | coverage | undisturbed | outweighed, excused, uncounted | |\n\
              |---|---|---|---|---|---|---|---|---|---|---|---|\n",
         );
         for row in &self.rows {
             let _written = writeln!(
                 out,
-                "| {} | {} | {}/{} | {:.1} | {} | {} | {} | {} | {}/{} {} | {}/{} | {}, {} | {} |",
+                "| {} | {} | {}/{} | {:.1} | {} | {} | {} | {} | {}/{} {} | {}/{} | {}, {}, {} | {} |",
                 row.name,
                 row.expected,
                 row.named_right,
@@ -78,6 +78,7 @@ impl Report {
                 row.undisturbed,
                 row.outweighed,
                 row.excused,
+                row.uncounted,
                 if row.passed { "ok" } else { "MISS" },
             );
         }

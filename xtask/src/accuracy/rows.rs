@@ -163,8 +163,6 @@ fn bodies() -> Vec<Row> {
 }
 
 fn client() -> Vec<Row> {
-    let unread =
-        Shape { download: (1 << 20, 1), client_life: Life::Fresh, send_buffer: Some(64 << 10), ..Shape::SMALL };
     vec![
         row(
             "client: sends its head slowly",
@@ -184,13 +182,15 @@ fn client() -> Vec<Row> {
             Shape { upload: (40_000, 4), ..Shape::SMALL },
             one(How::ClientBody, USUAL_US, phase("client_body")),
         ),
-        row(
-            "client: reads slowly",
-            "the client stops reading until nothing more comes (zero window), and then for a pause",
-            unread,
-            one(How::ClientRead, USUAL_US, phase("client_drain")),
-        ),
+        row("client: reads slowly", UNREAD, unread(), one(How::ClientRead, USUAL_US, phase("client_drain"))),
     ]
+}
+
+const UNREAD: &str = "the client stops reading until nothing more comes, and then for a pause";
+
+/// A response that neither a client's receive buffer nor a send buffer of the agent's holds.
+fn unread() -> Shape {
+    Shape { download: (1 << 20, 1), client_life: Life::Fresh, send_buffer: Some(64 << 10), ..Shape::SMALL }
 }
 
 fn proxy() -> Vec<Row> {
@@ -447,6 +447,21 @@ fn after() -> Vec<Row> {
         ),
         at(
             Agent::Acking,
+            long(row(
+                "client: reads slowly until its window is shut",
+                UNREAD,
+                // Until it is full, its kernel delays two or three acknowledgements (40 ms each): the congestion window waits.
+                Shape { unknown_us: 130_000, ..unread() },
+                vec![Injection {
+                    how: How::ClientRead,
+                    delay_us: (250_000, 350_000),
+                    places: vec![phase("client_drain"), Place::Attribute("wayspan.client.zero_window")],
+                    share: 30,
+                }],
+            )),
+        ),
+        at(
+            Agent::Acking,
             patient(row(
                 "client's network: response lost",
                 "the relay loses the response's only segment once",
@@ -474,6 +489,26 @@ fn together() -> Vec<Row> {
             [one(late, USUAL_US, phase("upstream_connect")), app()].concat(),
         ),
     ]
+}
+
+/// A few of them for a machine whose CPU is emulated: the delays are far above what it takes by itself, and below what spans
+/// wait for.
+pub(super) fn emulated() -> Vec<Row> {
+    const NAMES: [&str; 10] = [
+        "backend: slow code",
+        "backend: reads late",
+        "backend: streams its response",
+        "client: sends its head slowly",
+        "client: reads slowly",
+        "proxy: stopped when a request comes",
+        "backend's network: SYN-ACK late",
+        "backend's network: response late",
+        "client's network: SYN-ACK late, connection closed at once",
+        "client's network: response late",
+    ];
+    let slowly = |injection: Injection| Injection { delay_us: (80_000, 120_000), share: 40, ..injection };
+    let slow = |row: Row| Row { injections: row.injections.into_iter().map(slowly).collect(), ..row };
+    all().into_iter().filter(|row| NAMES.contains(&row.name.as_str())).map(slow).collect()
 }
 
 /// What is left without probes: what the proxy's own stamps tell.
@@ -527,6 +562,13 @@ pub(super) const NOT_BUILT: [NotBuilt; 3] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_emulated_machine_plays_is_of_the_table() {
+        let rows = emulated();
+        assert_eq!(rows.len(), 10);
+        assert!(rows.iter().all(|row| row.percent == 100), "their requests are few already");
+    }
 
     #[test]
     fn every_row_has_a_name_of_its_own_and_known_places() {

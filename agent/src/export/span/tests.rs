@@ -115,7 +115,14 @@ fn texts() -> Texts<'static> {
 }
 
 fn late() -> Late {
-    Late { acked: us(10_400), left: us(10_200), handshake_rtt_us: 90, client_resent: 2, ..Late::default() }
+    Late {
+        acked: us(10_400),
+        left: us(10_200),
+        handshake_rtt_us: 90,
+        client_resent: 2,
+        client_stalled_ns: 2_000,
+        ..Late::default()
+    }
 }
 
 fn record(head: Head, attempts: Vec<Attempt>) -> Record<'static> {
@@ -333,6 +340,7 @@ impl Reference<'_> {
             ]),
         }
         a.extend(nonzero("wayspan.client.retransmits", late.client_resent.into()));
+        a.extend(nonzero("wayspan.client.zero_window", us(late.client_stalled_ns)));
         a
     }
 
@@ -344,9 +352,10 @@ impl Reference<'_> {
         }
         a.extend(self.delay(attempt.first_readable, attempt.woken, attempt.first_read, attempt.preempted_ns));
         if is_last {
-            let Late { upstream_resent, backend_resent, .. } = self.request.late;
+            let Late { upstream_resent, backend_resent, upstream_stalled_ns, .. } = self.request.late;
             a.extend(nonzero("wayspan.upstream.retransmits", upstream_resent.into()));
             a.extend(nonzero("wayspan.backend.retransmits", backend_resent.into()));
+            a.extend(nonzero("wayspan.upstream.zero_window", (upstream_stalled_ns + 500) / 1000));
         }
         a
     }
@@ -775,8 +784,10 @@ fn any_late() -> impl Strategy<Value = Late> {
     let time = || prop_oneof![Just(0), START..START + 400_000_000].prop_map(MonoNs);
     let count = || prop_oneof![3 => Just(0), 1 => any::<u32>()];
     let handshake = prop_oneof![2 => Just(0), 1 => 1..2_000_000_000_u64];
-    (time(), time(), any::<bool>(), count(), handshake, [count(), count(), count()]).prop_map(
-        |(acked, left, may_come, handshake_rtt_us, handshake_resent_ns, resent)| Late {
+    let stalled = || prop_oneof![3 => Just(0), 1 => 0..2_000_000_000_u64];
+    let stalls = (stalled(), stalled());
+    (time(), time(), any::<bool>(), count(), handshake, [count(), count(), count()], stalls).prop_map(
+        |(acked, left, may_come, handshake_rtt_us, handshake_resent_ns, resent, stalled)| Late {
             acked,
             left,
             may_come,
@@ -785,6 +796,8 @@ fn any_late() -> impl Strategy<Value = Late> {
             client_resent: resent[0],
             upstream_resent: resent[1],
             backend_resent: resent[2],
+            client_stalled_ns: stalled.0,
+            upstream_stalled_ns: stalled.1,
         },
     )
 }
