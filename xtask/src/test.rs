@@ -47,7 +47,7 @@ enum Outcome {
 }
 
 /// In the order of what is quick to fail, builds before what needs them.
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     Step { name: "setup", what: "install what is missing", run: set_up },
     Step { name: "fmt", what: "cargo fmt --check", run: format },
     Step { name: "tidy", what: "the repository's own rules", run: tidy_up },
@@ -55,6 +55,7 @@ const STEPS: [Step; 13] = [
     Step { name: "clippy", what: "cargo clippy -D warnings, all targets", run: clippy },
     Step { name: "unit", what: "unit and property tests of the workspace", run: unit },
     Step { name: "node", what: "the whole node with real Jaeger, probes on the running kernel", run: node },
+    Step { name: "joins", what: "each kernel mark in the window of its own request", run: marks },
     Step { name: "demo", what: "the lab, verified through Jaeger's API", run: demo_check },
     Step { name: "browser", what: "the dashboard in Chromium", run: browser },
     Step { name: "vm", what: "probes and attribution on Debian's kernels, in emulated machines", run: machines },
@@ -262,6 +263,11 @@ fn browser(gate: &mut Gate) -> Result<Outcome> {
     progress::command("the dashboard in Chromium", &node)?;
     lab.shut_down()?;
     Ok(Outcome::Passed(format!("pictures in {}", pictures.display())))
+}
+
+fn marks(gate: &mut Gate) -> Result<Outcome> {
+    gate.agent()?;
+    crate::joins::check().map(Outcome::Passed)
 }
 
 fn machines(gate: &mut Gate) -> Result<Outcome> {

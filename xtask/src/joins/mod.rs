@@ -12,7 +12,7 @@ mod site;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::Serialize;
 
 use crate::bench::measure::ticks;
@@ -83,6 +83,21 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         report.print();
     }
     Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The gate's step, --quick, once the agent is built. What it came to, in a line.
+pub(crate) fn check() -> Result<String> {
+    let report = measure(QUOTA_QUICK, 1)?;
+    if !report.passed {
+        report.print();
+        bail!("marks that are not their request's, or too few: see above");
+    }
+    let [requests, points] = report
+        .verdict
+        .lines
+        .values()
+        .fold([0, 0], |[requests, points], line| [requests + line.requests, points + line.points]);
+    Ok(format!("{points} points of {requests} requests, each in its own window"))
 }
 
 fn measure(quota: Quota, seed: u64) -> Result<Report> {
