@@ -279,7 +279,8 @@ fn by_itself(row: &Row, group: &Group, cases: &[Case]) -> u64 {
     let own = cases.iter().filter_map(|case| {
         let [span] = case.spans.as_slice() else { return None };
         let (hit, truth) = group.truth(row, case);
-        (!hit).then(|| (value_us(group.place, span) * 1000).saturating_sub(truth.most_ns))
+        let moved: u64 = row.shape.moved.iter().map(|phase| span.phase(phase)).sum();
+        (!hit).then(|| ((value_us(group.place, span) + moved) * 1000).saturating_sub(truth.most_ns))
     });
     let mut own: Vec<u64> = own.collect();
     own.sort_unstable();

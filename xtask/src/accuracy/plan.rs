@@ -189,6 +189,8 @@ pub(super) struct Shape {
     pub(super) send_buffer: Option<usize>,
     /// What the injector cannot know of when a delay began or ended, microseconds.
     pub(super) unknown_us: u64,
+    /// What an undisturbed request shows in these phases, a disturbed one shows in the place.
+    pub(super) moved: &'static [&'static str],
 }
 
 impl Shape {
@@ -205,6 +207,7 @@ impl Shape {
         lanes: 4,
         send_buffer: None,
         unknown_us: 0,
+        moved: &[],
     };
 }
 
