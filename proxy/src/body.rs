@@ -154,7 +154,8 @@ impl<O: SocketObserver> Relayed<O> {
                 if let Some(data) = frame.data_ref() {
                     self.live.borrow_mut().head.response_body_bytes += u64::try_from(data.len()).unwrap_or(0);
                 }
-                if self.incoming.is_end_stream() {
+                // Behind trailers there is nothing, and hyper does not ask again.
+                if frame.is_trailers() || self.incoming.is_end_stream() {
                     self.complete(cx);
                 }
                 Poll::Ready(Some(Ok(frame)))

@@ -494,11 +494,16 @@ impl<O: SocketObserver> ClientConn<O> {
             }
         }
         if let Some(head) = self.begun.take() {
-            let (end, error) = match self.timed_out.get() {
-                0 => (End::ClientGone, ErrorKind::ClientGone),
-                _ => (End::TimedOut, ErrorKind::RequestTimeout),
+            let (status, end, error) = match self.timed_out.get() {
+                // hyper did not wait for the rest of what cannot be a request, and has answered.
+                0 if self.unparsed.replace(false) => {
+                    self.worker.counters.borrow_mut().count(Total::RefusedRequests);
+                    (400, End::Refused, ErrorKind::BadRequest)
+                }
+                0 => (0, End::ClientGone, ErrorKind::ClientGone),
+                status => (status, End::TimedOut, ErrorKind::RequestTimeout),
             };
-            self.leave_unserved(&head, self.timed_out.get(), end, error);
+            self.leave_unserved(&head, status, end, error);
         }
         self.worker.observer.closed(self.token);
     }

@@ -281,11 +281,16 @@ fn trace<O: SocketObserver>(
     };
     head.sampled = decision.sampled && traced;
     (head.sampling_reason, head.sampling_param) = (decision.reason, decision.param);
-    // A request that is not traced here passes its caller's context on as it came.
+    // A request that is not traced here passes its caller's context on as it came, and none where none came: one of ours, not
+    // sampled, would keep the servers from tracing it.
+    let came = parent.is_some();
     let next = if traced { nth_client_span(head.span_id, 0) } else { context.parent_id };
     let passed = context.passed_on(next, decision.sampled);
     head.trace_flags = passed.flags;
     live.trace_state = caller.and_then(|caller| caller.state);
+    if !traced && !came {
+        return;
+    }
     trace_context::inject(&mut parts.headers, passed, live.trace_state.as_ref());
 }
 

@@ -1,6 +1,8 @@
 //! The request under way: its stamps, its body's state clock, and what it leaves when it ends. Whoever learns a time
 //! writes it here; [`Live::finish`] turns it into the record, once.
 
+use std::borrow::Cow;
+
 use http::HeaderValue;
 use http::uri::PathAndQuery;
 
@@ -231,11 +233,14 @@ impl Live {
         fn text(value: Option<&HeaderValue>) -> &str {
             value.and_then(|value| value.to_str().ok()).unwrap_or_default()
         }
+        // Bytes that are no UTF-8 are replaced, as in captured headers (RFC 9110, 5.5: they may be anything).
+        let user_agent =
+            self.user_agent.as_ref().map_or(Cow::Borrowed(""), |value| String::from_utf8_lossy(value.as_bytes()));
         let texts = Texts {
             host: text(self.host.as_ref()),
             path: self.target.as_ref().map_or("", PathAndQuery::path),
             query: self.target.as_ref().and_then(PathAndQuery::query).unwrap_or_default(),
-            user_agent: text(self.user_agent.as_ref()),
+            user_agent: &user_agent,
             forwarded_client: text(self.forwarded_client.as_ref()),
             trace_state: text(self.trace_state.as_ref()),
             method_other: self.method_other.as_ref().map_or("", http::Method::as_str),

@@ -58,13 +58,14 @@ struct Setup {
     addresses_each: usize,
     limits: Limits,
     timeouts: Timeouts,
+    traced: bool,
 }
 
 impl Setup {
     fn to(upstream: SocketAddr) -> Self {
         let (limits, timeouts) = (Limits::default(), Timeouts::default());
         let rule = "Host(`app.localhost`)";
-        Self { rule, upstreams: vec![(upstream, 1)], addresses_each: 1, limits, timeouts }
+        Self { rule, upstreams: vec![(upstream, 1)], addresses_each: 1, limits, timeouts, traced: true }
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -91,7 +92,7 @@ impl Setup {
         let route = Arc::new(Route {
             id: 5,
             name: "app".into(),
-            traced: true,
+            traced: self.traced,
             metered: true,
             middlewares: [].into(),
             target: Target::Service(service),
@@ -106,7 +107,7 @@ impl Setup {
                 trusted: Vec::new(),
                 trust_all: false,
                 sanitize_path: true,
-                traced: true,
+                traced: self.traced,
                 metered: true,
                 routes: Arc::new(RouteTable::build(vec![(rule, 0, route)])),
             })],

@@ -190,7 +190,9 @@ impl SpanEncoder {
         let (head, texts) = (request.head, &request.record.texts);
         request.method(a);
         a.text(otel::URL_SCHEME, if head.https { "https" } else { "http" });
-        a.text(otel::URL_PATH, texts.path);
+        if !texts.path.is_empty() {
+            a.text(otel::URL_PATH, texts.path);
+        }
         if !texts.query.is_empty() {
             a.text(otel::URL_QUERY, &self.texts.query);
         }
@@ -502,7 +504,8 @@ impl Request<'_> {
 
     fn method(&self, a: &mut Attributes<'_>) {
         a.text(otel::HTTP_REQUEST_METHOD, self.head.method.name());
-        if self.head.method == Method::Other {
+        // A head that is refused has neither method nor target.
+        if self.head.method == Method::Other && !self.record.texts.method_other.is_empty() {
             a.text(otel::HTTP_REQUEST_METHOD_ORIGINAL, self.record.texts.method_other);
         }
     }

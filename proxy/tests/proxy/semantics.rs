@@ -148,3 +148,55 @@ fn rules_see_a_request_as_it_came() {
         assert!(!lines.iter().any(|line| line.starts_with(hop_by_hop)), "{hop_by_hop} was passed on: {lines:#?}");
     }
 }
+
+#[test]
+fn a_response_with_trailers_ends_with_them() {
+    let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 1\r\n\r\n";
+    let mut world = Setup::to(upstream(move |_, stream| stream.write_all(answer.as_bytes()).is_ok())).start();
+    let mut client = world.connect();
+    for (wanted, end, is_reused) in [("", "0\r\n\r\n", false), ("TE: trailers\r\n", "x-sum: 1\r\n\r\n", true)] {
+        client.write_all(format!("GET / HTTP/1.1\r\nHost: app.localhost\r\n{wanted}\r\n").as_bytes()).unwrap();
+        read_head(&mut client).unwrap();
+        let mut body = Vec::new();
+        while !body.ends_with(end.as_bytes()) {
+            let mut byte = [0];
+            client.read_exact(&mut byte).unwrap();
+            body.push(byte[0]);
+        }
+        // While the connection is open.
+        let record = &world.records(1)[0];
+        assert_eq!((record.head.end, record.head.error), (End::Complete, ErrorKind::None));
+        assert_eq!((record.head.status, record.head.response_body_bytes), (200, 2));
+        assert_eq!(record.attempts[0].reused, is_reused, "the server's connection serves on");
+    }
+    world.drain();
+}
+
+#[test]
+fn where_nothing_is_traced_a_context_passes_as_it_came_and_none_is_made() {
+    let (address, heads) = keeping_upstream();
+    let mut world = Setup { traced: false, ..Setup::to(address) }.start();
+    let mut client = world.connect();
+    let context = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\ntracestate: a=b\r\n";
+    for came in ["", context] {
+        client.write_all(format!("GET / HTTP/1.1\r\nHost: app.localhost\r\n{came}\r\n").as_bytes()).unwrap();
+        response(&mut client);
+        let head = heads.lock().unwrap().remove(0).to_ascii_lowercase();
+        assert_eq!(head.contains("traceparent"), !came.is_empty(), "{head}");
+        assert!(came.lines().all(|line| head.contains(line)), "{head}");
+        assert!(!world.records(1)[0].head.sampled);
+    }
+}
+
+#[test]
+fn what_cannot_become_a_request_is_refused_without_waiting_for_its_end() {
+    let mut world = Setup::to(upstream(ok("fine"))).start();
+    for bytes in [b"\x16\x03\x01\x02\x00\x01".as_slice(), b"(((("] {
+        let mut client = world.connect();
+        client.write_all(bytes).unwrap();
+        assert!(response(&mut client).0.starts_with("HTTP/1.1 400"), "{bytes:?}");
+        assert!(closed(&mut client));
+        let record = &world.records(1)[0].head;
+        assert_eq!((record.status, record.end, record.error), (400, End::Refused, ErrorKind::BadRequest), "{bytes:?}");
+    }
+}

@@ -115,7 +115,10 @@ fn backend() -> Vec<Row> {
             "backend: closes a pooled connection unanswered",
             "the backend reads a request, pauses and resets the reused connection; the proxy sends it again on another",
             // The whole way of the request that is not answered, which others show as what it is.
-            Shape { moved: &["upstream_write", "upstream_path_out", "backend_pickup", "upstream_path_back"], ..Shape::SMALL },
+            Shape {
+                moved: &["upstream_write", "upstream_path_out", "backend_pickup", "upstream_path_back"],
+                ..Shape::SMALL
+            },
             one(How::BackendReset, USUAL_US, phase("retry_wait")),
         ),
     ]
