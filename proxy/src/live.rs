@@ -282,6 +282,19 @@ mod tests {
     }
 
     #[test]
+    fn a_user_agent_may_be_any_bytes() {
+        for (sent, shown) in [(b"B\xc3\xbccher/1".as_slice(), "B\u{fc}cher/1"), (b"B\xfccher/1", "B\u{fffd}cher/1")] {
+            let live = Live { user_agent: HeaderValue::from_bytes(sent).ok(), ..Live::default() };
+            let mut bytes = Vec::new();
+            live.encode(&live.head, &Snapshot::default(), &mut bytes);
+            assert_eq!(
+                record::Record::decode(&bytes).map(|record| record.texts.user_agent.to_owned()).as_deref(),
+                Ok(shown)
+            );
+        }
+    }
+
+    #[test]
     fn the_first_cause_of_a_failure_stays() {
         let mut live = Live::default();
         live.fail(End::UpstreamCut, ErrorKind::UpstreamReset);

@@ -151,7 +151,8 @@ fn rules_see_a_request_as_it_came() {
 
 #[test]
 fn a_response_with_trailers_ends_with_them() {
-    let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 1\r\n\r\n";
+    let answer =
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 1\r\n\r\n";
     let mut world = Setup::to(upstream(move |_, stream| stream.write_all(answer.as_bytes()).is_ok())).start();
     let mut client = world.connect();
     for (wanted, end, is_reused) in [("", "0\r\n\r\n", false), ("TE: trailers\r\n", "x-sum: 1\r\n\r\n", true)] {
