@@ -51,7 +51,9 @@ pub(crate) async fn handle<O: SocketObserver>(
     let mut reply = route(&conn, &live, &mut parts, body, seen.upgrade).await;
     let switching = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
     // Behind a CONNECT that was refused may be bytes for whoever it was meant to reach: they are nobody's here.
-    let last = (conn.is_closing() && !switching) || connect;
+    // Answered before its body was here, and not by a server that goes on reading: hyper does not wait for the rest.
+    let early = conn.is_uploading() && matches!(reply.body(), ResponseBody::Own(_)) && !switching;
+    let last = (conn.is_closing() && !switching) || connect || early;
     if last {
         reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

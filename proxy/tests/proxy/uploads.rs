@@ -161,3 +161,18 @@ fn no_head_timeout_is_no_timeout_on_a_kept_connection_either() {
     client.write_all(b"TP/1.1\r\nHost: app.localhost\r\n\r\n").unwrap();
     assert!(response(&mut client).0.starts_with("HTTP/1.1 200"));
 }
+
+#[test]
+fn an_answer_of_our_own_before_the_body_was_here_says_that_it_is_the_last() {
+    let mut world = Setup::to(upstream(ok("fine"))).start();
+    for (body, last) in [("", true), ("0123456789", false)] {
+        let mut client = world.connect();
+        let head = "POST / HTTP/1.1\r\nHost: nobody.localhost\r\ncontent-length: 10\r\n\r\n";
+        client.write_all(format!("{head}{body}").as_bytes()).unwrap();
+        let head = response(&mut client).0.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 404"), "{head}");
+        assert_eq!(head.contains("\r\nconnection: close\r\n"), last, "{head}");
+        drop(client);
+        assert_eq!(world.records(1)[0].head.status, 404);
+    }
+}
