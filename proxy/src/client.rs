@@ -25,6 +25,7 @@ use crate::live::{Live, Relay};
 use crate::observer::{Marks, Missing, SocketObserver, Token};
 use crate::record::{End, ErrorKind};
 use crate::snapshot::{EntryPoint, Limits};
+use crate::trace_context::SpanId;
 use crate::wake;
 use crate::worker::Worker;
 pub(crate) use serve::serve;
@@ -480,6 +481,10 @@ impl<O: SocketObserver> ClientConn<O> {
             };
             live.fail(end, error);
             live.end(now, self.written_bytes.get());
+            if live.head.span_id == SpanId::default() {
+                // It never came to be served.
+                exchange::trace_unserved(self, &mut live);
+            }
             self.worker.leave(&live);
         }
         // Heads that hyper had, but took for none, whose client was gone before the service ran, or that came too late to

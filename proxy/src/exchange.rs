@@ -35,20 +35,31 @@ use attempt::{attempt, nth_client_span};
 type Reply<O> = Response<ResponseBody<O>>;
 
 /// hyper's service: never fails, since every failure has a response.
-pub(crate) async fn handle<O: SocketObserver>(
+pub(crate) fn handle<O: SocketObserver>(
     conn: Rc<ClientConn<O>>,
     request: Request<Incoming>,
-) -> Result<Reply<O>, Infallible> {
+) -> impl Future<Output = Result<Reply<O>, Infallible>> {
+    // At once: of a client that has closed its side hyper drops the future before it runs.
     let seen = conn.next_head();
     let live = conn.worker.live();
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
     open(&conn, &live, &seen, &parts);
     conn.begin(&live);
     if conn.worker.has_left(conn.entry_point) {
         conn.close_soon();
     }
+    serve(conn, live, parts, body, seen.upgrade)
+}
+
+async fn serve<O: SocketObserver>(
+    conn: Rc<ClientConn<O>>,
+    live: Rc<RefCell<Live>>,
+    mut parts: Parts,
+    body: Incoming,
+    upgrade: bool,
+) -> Result<Reply<O>, Infallible> {
     let connect = parts.method == http::Method::CONNECT;
-    let mut reply = route(&conn, &live, &mut parts, body, seen.upgrade).await;
+    let mut reply = route(&conn, &live, &mut parts, body, upgrade).await;
     let switching = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
     // Behind a CONNECT that was refused may be bytes for whoever it was meant to reach: they are nobody's here.
     // Answered before its body was here, and not by a server that goes on reading: hyper does not wait for the rest.
@@ -57,7 +68,7 @@ pub(crate) async fn handle<O: SocketObserver>(
     if last {
         reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if seen.upgrade && !switching && !last {
+    if upgrade && !switching && !last {
         conn.resume();
     }
     let mut live = live.borrow_mut();

@@ -176,3 +176,16 @@ fn an_answer_of_our_own_before_the_body_was_here_says_that_it_is_the_last() {
         assert_eq!(world.records(1)[0].head.status, 404);
     }
 }
+
+#[test]
+fn a_whole_request_of_a_client_that_has_closed_its_side_is_traced_by_its_name() {
+    let mut world = Setup::to(upstream(ok("fine"))).start();
+    let mut client = world.connect();
+    // Held back until its end is known, so that both come in one segment.
+    rustix::net::send(&client, get("/half").as_bytes(), rustix::net::SendFlags::MORE).unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(closed(&mut client));
+    let record = &world.records(1)[0];
+    assert_eq!((record.head.end, record.path.as_str()), (End::ClientGone, "/half"));
+    assert!(record.head.sampled);
+}
