@@ -129,14 +129,20 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     if let Some(obstacle) = obstacle(&names, has_apt, rustix::process::geteuid().is_root()) {
         bail!(obstacle);
     }
-    let mut update = Command::new("apt-get");
-    update.args(["update", "-qq"]);
-    progress::uninterrupted("apt-get update", update)
-        .context("the package lists could not be fetched (are the registries of /etc/apt reachable?)")?;
+    update_lists()?;
     let mut install = Command::new("apt-get");
     install.args(["install", "-qq", "-y", "--no-install-recommends"]).args(packages);
     install.env("DEBIAN_FRONTEND", "noninteractive");
     progress::uninterrupted(&format!("apt-get install {names}"), install).context("packages could not be installed")?;
+    Ok(())
+}
+
+/// Fetches the lists of packages.
+pub fn update_lists() -> Result<()> {
+    let mut update = Command::new("apt-get");
+    update.args(["update", "-qq"]);
+    progress::uninterrupted("apt-get update", update)
+        .context("the package lists could not be fetched (are the registries of /etc/apt reachable?)")?;
     Ok(())
 }
 

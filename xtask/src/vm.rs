@@ -128,14 +128,13 @@ impl Kernel {
         );
         // The one of the release has no number in its name.
         let meta = if line == "6.1" { "linux-image-amd64".to_owned() } else { format!("linux-image-{line}-amd64") };
-        let mut depends = Command::new("apt-cache");
-        depends.args(["depends", "--important", &meta]);
-        let output = depends.stderr(Stdio::null()).output().context("apt-cache could not be started")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let package = text
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("Depends: "))
-            .find(|package| package.starts_with("linux-image-"))
+        let mut package = newest(&meta)?;
+        if package.is_none() {
+            // A machine with all programs may still have no lists.
+            setup::update_lists()?;
+            package = newest(&meta)?;
+        }
+        let package = package
             .with_context(|| format!("Debian's package {meta} names no kernel: is {line} in this release's list?"))?;
         let release = package.trim_start_matches("linux-image-").to_owned();
         let directory = wayspan_tests::target_dir().join("vm").join(&release);
@@ -145,10 +144,20 @@ impl Kernel {
             release,
         };
         if !kernel.vmlinuz.is_file() {
-            progress::step(&format!("fetching {package}"), || unpack(package, &directory))?;
+            progress::step(&format!("fetching {package}"), || unpack(&package, &directory))?;
         }
         Ok(kernel)
     }
+}
+
+/// The package that Debian's package without a number stands for, by the lists that are here.
+fn newest(meta: &str) -> Result<Option<String>> {
+    let mut depends = Command::new("apt-cache");
+    depends.args(["depends", "--important", meta]);
+    let output = depends.stderr(Stdio::null()).output().context("apt-cache could not be started")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut packages = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    Ok(packages.find(|package| package.starts_with("linux-image-")).map(str::to_owned))
 }
 
 fn unpack(package: &str, directory: &Path) -> Result<()> {
