@@ -1,14 +1,16 @@
 //! Notices when the configuration's files change. Directories are watched, not files: editors rename over a file, and a
-//! mounted ConfigMap swaps a symbolic link beside it. Reading is [`super::reload`]'s.
+//! mounted ConfigMap swaps a symbolic link beside it. Directories that are moved or replaced are found again. Reading is
+//! [`super::reload`]'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::files::is_yaml;
 use super::model::FileProvider;
@@ -21,62 +23,47 @@ const SETTLE_TIMES_MAX: usize = 20;
 /// Watches the configuration's files until it is dropped.
 #[derive(Debug)]
 pub struct Watcher {
+    main: PathBuf,
+    further: Option<PathBuf>,
+    sender: mpsc::Sender<()>,
     events: mpsc::Receiver<()>,
     dirty: bool,
     // Dropping it ends the watch.
-    _watcher: RecommendedWatcher,
+    watch: RecommendedWatcher,
 }
 
-/// What an event must touch to count.
+/// What is watched, and what an event must touch to count. It follows from what is there at this moment.
 #[derive(Debug, Default)]
 struct Interest {
+    /// Files, by name alone: a link and its file may lie in two directories.
     names: BTreeSet<OsString>,
-    below: Option<PathBuf>,
+    /// The directory of files, as it is named and as links resolve it.
+    below: BTreeSet<PathBuf>,
+    /// Directories that are wanted: what becomes of them, and of those on the way to them, counts.
+    directories: BTreeSet<PathBuf>,
+    /// Where to watch; true: with all below.
+    places: BTreeMap<PathBuf, bool>,
 }
 
 impl Watcher {
     /// Watches the main file and what `providers.file` names.
     ///
     /// # Errors
-    /// Where the system does not let a directory be watched (a limit, or no such directory).
+    /// Where the system does not let a directory be watched (a limit).
     pub fn new(main: &Path, provider: Option<&FileProvider>) -> notify::Result<Self> {
-        let mut interest = Interest::default();
-        let mut directories = BTreeMap::new();
-        let further = provider.map(|provider| provider.path.as_path());
-        for file in std::iter::once(main).chain(further.filter(|path| !path.is_dir())) {
-            // A link's own directory, and the one that its file lives in.
-            let target = std::fs::canonicalize(file).ok();
-            for file in std::iter::once(file.to_path_buf()).chain(target) {
-                interest.names.extend(file.file_name().map(OsString::from));
-                let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-                let parent = parent.unwrap_or(Path::new(".")).to_path_buf();
-                directories.entry(parent).or_insert(RecursiveMode::NonRecursive);
-            }
-        }
-        if let Some(directory) = further.filter(|path| path.is_dir()) {
-            interest.below = Some(directory.to_path_buf());
-            directories.insert(directory.to_path_buf(), RecursiveMode::Recursive);
-        }
+        // Events have absolute paths.
+        let main = absolute(main);
+        let further = provider.map(|provider| absolute(&provider.path));
         // One waiting event says all that many would.
         let (sender, events) = mpsc::channel(1);
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            if event.map_or(true, |event| interest.touches(&event)) {
-                // Full: a reload is due already.
-                let _ = sender.try_send(());
-            }
-        })?;
-        for (directory, mode) in &directories {
-            watcher.watch(directory, *mode)?;
-        }
-        Ok(Self { events, dirty: false, _watcher: watcher })
+        let watch = watch(&main, further.as_deref(), &sender)?;
+        Ok(Self { main, further, sender, events, dirty: false, watch })
     }
 
     /// Waits until files have changed and settled. Cancel-safe: a change that was seen is not forgotten.
     pub async fn changed(&mut self) {
         if !self.dirty {
-            if self.events.recv().await.is_none() {
-                return std::future::pending().await;
-            }
+            self.events.recv().await;
             self.dirty = true;
         }
         for _ in 0..SETTLE_TIMES_MAX {
@@ -84,11 +71,83 @@ impl Watcher {
                 break;
             }
         }
+        // A watch is one of the directory that was there, not of its name: another may have taken its place. What is
+        // written from here on is seen by the new watch, and what was before is read by who waits here.
+        match watch(&self.main, self.further.as_deref(), &self.sender) {
+            Ok(watch) => self.watch = watch,
+            Err(error) => warn!(%error, "new directories of the configuration are not watched; SIGHUP reloads it"),
+        }
         self.dirty = false;
     }
 }
 
+/// Watches what is there now.
+fn watch(main: &Path, further: Option<&Path>, sender: &mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let interest = Interest::of(main, further);
+    let places = interest.places.clone();
+    let told = sender.clone();
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        if event.map_or(true, |event| interest.touches(&event)) {
+            // Full: a reload is due already.
+            let _ = told.try_send(());
+        }
+    })?;
+    for (directory, with_all_below) in &places {
+        let mode = if *with_all_below { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
+        match watcher.watch(directory, mode) {
+            Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => {}
+            watched => watched?,
+        }
+    }
+    if Interest::of(main, further).places != places {
+        // It came or went meanwhile: once more.
+        let _ = sender.try_send(());
+    }
+    Ok(watcher)
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 impl Interest {
+    fn of(main: &Path, further: Option<&Path>) -> Self {
+        let mut interest = Self::default();
+        interest.file(main);
+        match further {
+            Some(directory) if directory.is_dir() => {
+                interest.below.extend(std::fs::canonicalize(directory));
+                interest.below.insert(directory.to_owned());
+                interest.directory(directory, true);
+            }
+            // A file, or a directory that is not there.
+            Some(file) => interest.file(file),
+            None => {}
+        }
+        interest
+    }
+
+    fn file(&mut self, file: &Path) {
+        // A link's own directory, and the one that its file lives in.
+        let target = std::fs::canonicalize(file).ok();
+        for file in std::iter::once(file.to_path_buf()).chain(target) {
+            self.names.extend(file.file_name().map(OsString::from));
+            if let Some(parent) = file.parent() {
+                self.directory(parent, false);
+            }
+        }
+    }
+
+    /// Wants a directory: itself, or what is there of the way to it. A link can be swapped, which its parent sees.
+    fn directory(&mut self, directory: &Path, with_all_below: bool) {
+        self.directories.insert(directory.to_owned());
+        let there = directory.ancestors().find(|ancestor| ancestor.is_dir());
+        let parent = directory.parent().filter(|_| directory.is_symlink());
+        for place in there.into_iter().chain(parent) {
+            *self.places.entry(place.to_owned()).or_default() |= with_all_below && place == directory;
+        }
+    }
+
     fn touches(&self, event: &Event) -> bool {
         if matches!(event.kind, EventKind::Access(_)) {
             return false;
@@ -97,9 +156,11 @@ impl Interest {
             || event.paths.iter().any(|path| {
                 let name = path.file_name().unwrap_or_default();
                 let swapped = name.as_encoded_bytes().starts_with(b"..");
-                let below = self.below.as_ref().is_some_and(|directory| path.starts_with(directory));
+                let below = self.below.iter().any(|directory| path.starts_with(directory));
+                let on_the_way = self.directories.iter().any(|directory| directory.starts_with(path));
                 // A sub-directory that comes or goes has no extension.
-                swapped || self.names.contains(name) || (below && (is_yaml(path) || path.extension().is_none()))
+                let counts = below && (is_yaml(path) || path.extension().is_none());
+                swapped || on_the_way || counts || self.names.contains(name)
             })
     }
 }
@@ -157,11 +218,88 @@ mod tests {
         }
     }
 
+    /// The same place, said from the directory that the test runs in.
+    fn relative(path: &Path) -> PathBuf {
+        let here = std::env::current_dir().unwrap();
+        let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+        up.join(path.strip_prefix("/").unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_directory_named_by_a_relative_path_is_watched() {
+        let root = tempfile::tempdir().unwrap();
+        let main = root.path().join("wayspan.yaml");
+        let more = root.path().join("more");
+        fs::write(&main, "a: 1").unwrap();
+        fs::create_dir(&more).unwrap();
+        let provider = FileProvider { path: relative(&more), watch: true };
+        let mut watcher = Watcher::new(&relative(&main), Some(&provider)).unwrap();
+        check("further file", &mut watcher, || fs::write(more.join("x.yml"), "http: {}").unwrap()).await;
+        check("main file", &mut watcher, || fs::write(&main, "a: 2").unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_moved_replaced_or_made_anew_is_watched_again() {
+        let root = tempfile::tempdir().unwrap();
+        let (beside, apart) = (root.path().join("a"), root.path().join("b"));
+        fs::create_dir(&beside).unwrap();
+        fs::create_dir(&apart).unwrap();
+        let main = beside.join("wayspan.yaml");
+        fs::write(&main, "a: 1").unwrap();
+        // Beside the main file, whose directory is watched for its own sake, and elsewhere.
+        for directory in [&beside, &apart] {
+            let (more, away) = (directory.join("more"), directory.join("away"));
+            fs::create_dir(&more).unwrap();
+            let provider = FileProvider { path: more.clone(), watch: true };
+            let mut watcher = Watcher::new(&main, Some(&provider)).unwrap();
+            check("away", &mut watcher, || fs::rename(&more, &away).unwrap()).await;
+            check("back", &mut watcher, || fs::rename(&away, &more).unwrap()).await;
+            check("after the move", &mut watcher, || fs::write(more.join("x.yml"), "http: {}").unwrap()).await;
+            check("other directory", &mut watcher, || {
+                fs::rename(&more, &away).unwrap();
+                fs::create_dir(&more).unwrap();
+            })
+            .await;
+            check("in the other", &mut watcher, || fs::write(more.join("y.yml"), "http: {}").unwrap()).await;
+            check("gone", &mut watcher, || fs::remove_dir_all(&more).unwrap()).await;
+            check("made anew", &mut watcher, || fs::create_dir(&more).unwrap()).await;
+            check("in the new", &mut watcher, || fs::write(more.join("z.yml"), "http: {}").unwrap()).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_link_to_a_directory_that_is_swapped_is_followed() {
+        let root = tempfile::tempdir().unwrap();
+        let main = root.path().join("main").join("wayspan.yaml");
+        fs::create_dir(main.parent().unwrap()).unwrap();
+        fs::write(&main, "a: 1").unwrap();
+        for name in ["v1", "v2"] {
+            fs::create_dir(root.path().join(name)).unwrap();
+        }
+        let current = root.path().join("current");
+        std::os::unix::fs::symlink("v1", &current).unwrap();
+        let provider = FileProvider { path: current.clone(), watch: true };
+        let mut watcher = Watcher::new(&main, Some(&provider)).unwrap();
+        check("swap", &mut watcher, || {
+            std::os::unix::fs::symlink("v2", root.path().join("next")).unwrap();
+            fs::rename(root.path().join("next"), &current).unwrap();
+        })
+        .await;
+        let file = root.path().join("v2").join("x.yml");
+        check("in the other", &mut watcher, || fs::write(file, "http: {}").unwrap()).await;
+    }
+
     #[test]
     fn strangers_in_the_directory_are_not_our_business() {
-        let interest = Interest { names: [OsString::from("c.yaml")].into(), below: Some("/w/more".into()) };
+        let interest = Interest {
+            names: [OsString::from("c.yaml")].into(),
+            below: [PathBuf::from("/w/more")].into(),
+            directories: [PathBuf::from("/w"), PathBuf::from("/w/more")].into(),
+            places: BTreeMap::new(),
+        };
         let touches = |path: &str| interest.touches(&Event::new(EventKind::Any).add_path(path.into()));
         assert!(touches("/w/c.yaml") && touches("/w/..data") && touches("/w/more/a/b.yml") && touches("/w/more/a"));
-        assert!(!touches("/w/other.yaml") && !touches("/w/more/a.swp"));
+        assert!(touches("/w") && touches("/w/more"));
+        assert!(!touches("/w/other.yaml") && !touches("/w/more/a.swp") && !touches("/w/other"));
     }
 }
