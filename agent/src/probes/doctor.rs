@@ -97,17 +97,21 @@ pub fn report(config: &model::Probes) -> Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let yes = |value: bool| if value { "yes" } else { "no" };
-        writeln!(f, "{:<22}{}", "kernel", self.kernel)?;
-        writeln!(f, "{:<22}{}", "BTF", yes(self.has_btf))?;
-        writeln!(f, "{:<22}{}", "built with probes", yes(self.is_built))?;
+        let names = self.probes.iter().map(|probe| probe.tracepoint);
+        let names =
+            names.chain(self.capabilities.iter().map(|capability| capability.name)).chain(["built with probes"]);
+        let width = names.map(str::len).max().unwrap_or(0) + 2;
+        writeln!(f, "{:<width$}{}", "kernel", self.kernel)?;
+        writeln!(f, "{:<width$}{}", "BTF", yes(self.has_btf))?;
+        writeln!(f, "{:<width$}{}", "built with probes", yes(self.is_built))?;
         for capability in &self.capabilities {
-            writeln!(f, "{:<22}{}", capability.name, yes(capability.held))?;
+            writeln!(f, "{:<width$}{}", capability.name, yes(capability.held))?;
         }
         for probe in &self.probes {
             let state = if probe.on { "on" } else { "off" };
-            writeln!(f, "{:<22}{state:<5}{} (since {})", probe.tracepoint, probe.tells, probe.since)?;
+            writeln!(f, "{:<width$}{state:<5}{} (since {})", probe.tracepoint, probe.tells, probe.since)?;
             if let (Some(why), Some(remedy)) = (&probe.why, probe.remedy) {
-                writeln!(f, "{:<27}{why}: {remedy}", "")?;
+                writeln!(f, "{:<width$}     {why}: {remedy}", "")?;
             }
         }
         Ok(())
@@ -125,7 +129,7 @@ mod tests {
         let text = report.to_string();
         for probe in &report.probes {
             assert_eq!(probe.reason, Some(Reason::Configured));
-            assert!(text.contains(probe.tracepoint), "{text}");
+            assert!(text.lines().any(|line| line.split(' ').next() == Some(probe.tracepoint)), "{text}");
         }
         assert!(text.contains("switched off by the configuration: remove `probes: off`"), "{text}");
         let json = serde_json::to_value(&report).unwrap();
