@@ -22,7 +22,7 @@ use wayspan_proxy::server::{ListenFault, Proxy, Settings};
 use crate::api::{self, Api};
 use crate::catalog::Catalog;
 use crate::config::model::{Dynamic, Log, Static, Workers};
-use crate::config::{Fault, Inputs, Registry, Reloader, Resolver, Watcher, names};
+use crate::config::{self, Fault, Inputs, Registry, Reloader, Resolver, Watcher, names};
 use crate::export::internal::{InternalRequest, InternalSpans, InternalTask};
 use crate::export::resource::{HostFacts, Resource};
 use crate::export::sender::Exporter;
@@ -45,7 +45,7 @@ pub fn run(file: &Path) -> Result<ExitCode> {
             for fault in &faults {
                 eprintln!("{fault}");
             }
-            bail!("{} faults in {}; nothing was started", faults.len(), file.display());
+            bail!("{} in {}; nothing was started", config::counted(&faults), file.display());
         }
     };
     start_log(&reloader.config().fixed.log);
@@ -456,7 +456,7 @@ fn start_api(
         }),
         draining: Arc::clone(&meters.draining),
     };
-    let api = Api::bind(config, state).with_context(|| format!("api.address: cannot listen on {}", config.address))?;
+    let api = Api::bind(config, state)?;
     let address = api.address();
     info!("listening entry_point=api address={address}");
     let stop = stop.clone();

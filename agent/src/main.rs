@@ -67,7 +67,7 @@ fn check(file: &Path) -> anyhow::Result<ExitCode> {
             for fault in &faults {
                 println!("{fault}");
             }
-            println!("{} faults", faults.len());
+            println!("{}", config::counted(&faults));
             Ok(ExitCode::FAILURE)
         }
     }

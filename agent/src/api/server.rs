@@ -77,7 +77,11 @@ impl Api {
     pub fn bind(config: &model::Api, state: State) -> io::Result<Self> {
         let jaeger = config.jaeger_query.as_deref().map(Jaeger::parse).transpose();
         let jaeger = jaeger.map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
-        let listener = std::net::TcpListener::bind(config.address)?;
+        let listener = std::net::TcpListener::bind(config.address).map_err(|error| {
+            let address = config.address;
+            let message = format!("api.address: cannot listen on {address}: {error}; free it or name another one");
+            io::Error::new(error.kind(), message)
+        })?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         // Absent where /proc is; then the dashboard leaves it out.

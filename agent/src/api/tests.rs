@@ -403,6 +403,17 @@ async fn closing_ends_idle_connections_and_the_address_is_free_again() {
 }
 
 #[tokio::test]
+async fn an_address_that_is_taken_is_told_with_what_to_do() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let error = World::try_with(|setup| setup.address = address).await.err().unwrap();
+    let expected = format!(
+        "api.address: cannot listen on {address}: Address already in use (os error 98); free it or name another one"
+    );
+    assert_eq!(error.to_string(), expected);
+}
+
+#[tokio::test]
 async fn a_query_address_that_cannot_be_asked_is_refused_at_the_start() {
     let error = World::try_with(|setup| setup.jaeger = Some("https://jaeger".to_owned())).await.err().unwrap();
     assert!(error.to_string().contains("api.jaegerQuery"), "{error}");

@@ -350,10 +350,6 @@ impl<'s> Read<'_, 's> {
         ] {
             for (name, value) in place.map(key) {
                 let (Ok(name), Ok(value)) = (value::header_name(&name), value::header_value(&value)) else { continue };
-                if is_of_the_connection(name.as_str()) {
-                    let message = format!("`{name}` belongs to the connection and cannot be edited");
-                    self.fault(part, key, place.line(key), message);
-                }
                 list.push((name, value));
             }
         }
@@ -393,19 +389,4 @@ fn local(name: &str) -> &str {
 /// A wildcard of one family takes the port of both: `:8000` is bound dual-stack.
 fn dual_stack(address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() { (std::net::Ipv6Addr::UNSPECIFIED, address.port()).into() } else { address }
-}
-
-/// RFC 9110, section 7.6.1, and what frames a message: editing them would break the exchange.
-fn is_of_the_connection(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "content-length"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
 }

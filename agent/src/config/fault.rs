@@ -92,6 +92,15 @@ impl Item {
     }
 }
 
+/// How many there are, in words.
+#[must_use]
+pub fn counted(faults: &[Fault]) -> String {
+    match faults.len() {
+        1 => "1 fault".to_owned(),
+        count => format!("{count} faults"),
+    }
+}
+
 impl Fault {
     /// The named part that it concerns: its section's path and its name, e.g. `("http.routers", "hotrod")`.
     #[must_use]
@@ -212,5 +221,13 @@ mod tests {
     fn a_fault_is_one_line_whatever_the_file_holds() {
         let fault = Fault::at(Path::new("a.yaml"), "http.x\n\u{1b}[31m", 7, "bad".to_owned());
         assert_eq!(fault.to_string(), r"a.yaml:7: http.x\n\u{1b}[31m: bad");
+    }
+
+    #[test]
+    fn one_fault_is_not_told_as_many() {
+        let fault = Fault::file(Path::new("a.yaml"), 1, "bad".to_owned());
+        assert_eq!(counted(&[]), "0 faults");
+        assert_eq!(counted(std::slice::from_ref(&fault)), "1 fault");
+        assert_eq!(counted(&[fault.clone(), fault]), "2 faults");
     }
 }

@@ -27,7 +27,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
-pub use fault::Fault;
+pub use fault::{Fault, counted};
 pub use files::{Parsed, check};
 pub use reference::reference;
 pub use registry::{Inputs, Registry, STAY};

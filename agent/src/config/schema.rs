@@ -34,7 +34,9 @@ pub(super) enum Kind {
     /// Header names.
     HeaderNames,
     /// Header names with values; an empty value removes the header.
-    HeaderValues,
+    HeaderEdits,
+    /// Header names with values that go with spans.
+    SentHeaders,
     /// Names with values.
     Map,
     /// Ascending positive numbers.
@@ -230,13 +232,13 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "http.middlewares.<name>.headers.customRequestHeaders",
-        Kind::HeaderValues,
+        Kind::HeaderEdits,
         "",
         "Headers set on the request; an empty value removes one.",
     ),
     key(
         "http.middlewares.<name>.headers.customResponseHeaders",
-        Kind::HeaderValues,
+        Kind::HeaderEdits,
         "",
         "Headers set on the response; an empty value removes one.",
     ),
@@ -300,7 +302,7 @@ pub(super) const KEYS: &[Key] = &[
     key("tracing.otlp.grpc", Kind::Section, "", "Send over gRPC."),
     key("tracing.otlp.grpc.endpoint", Kind::Endpoint, "localhost:4317", "`host:port` of the collector."),
     key("tracing.otlp.grpc.insecure", Kind::Bool, "false", "Without TLS."),
-    key("tracing.otlp.grpc.headers", Kind::Map, "", "Metadata sent along."),
+    key("tracing.otlp.grpc.headers", Kind::SentHeaders, "", "Metadata sent along."),
     key(
         "tracing.otlp.grpc.tls.ca",
         Kind::Text,
@@ -322,7 +324,7 @@ pub(super) const KEYS: &[Key] = &[
         "https://localhost:4318",
         "URL of the collector; without a path, `/v1/traces` is added.",
     ),
-    key("tracing.otlp.http.headers", Kind::Map, "", "Headers sent along."),
+    key("tracing.otlp.http.headers", Kind::SentHeaders, "", "Headers sent along."),
     key(
         "tracing.otlp.http.tls.ca",
         Kind::Text,
@@ -374,7 +376,7 @@ pub(super) const KEYS: &[Key] = &[
         "log.level",
         Kind::Level,
         "info",
-        "`error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,wayspan_agent=debug`.",
+        "`error`, `warn`, `info`, `debug`, `trace`, `off`, or a filter such as `info,wayspan_agent=debug`.",
     ),
     key("log.format", Kind::Choice(&["common", "json"]), "common", "How log lines look."),
     ours("probes", Kind::Section, "", "The kernel probes; `probes: off` goes without."),
@@ -383,7 +385,8 @@ pub(super) const KEYS: &[Key] = &[
         "probes.slots",
         Kind::Integer(64, 1_048_576),
         "16384",
-        "Connections watched at once, 1,088 bytes of kernel memory each.",
+        "Connections watched at once, 1,088 bytes of kernel memory each. The slot of one that closed rests for 2 s: where many \
+         are short, add twice the number that close in a second.",
     ),
     ours(
         "probes.backends",

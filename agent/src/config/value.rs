@@ -4,8 +4,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use http::header::InvalidHeaderValue;
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
 use wayspan_proxy::counters::Bounds;
 
 use super::model::Server;
@@ -17,7 +20,7 @@ pub(super) fn check(node: &Node, kind: Kind) -> Vec<(u32, String)> {
     match kind {
         Kind::Section => Vec::new(),
         Kind::Texts | Kind::Networks | Kind::HeaderNames | Kind::Buckets => check_list(node, kind),
-        Kind::Map | Kind::HeaderValues => check_map(node, kind),
+        Kind::Map | Kind::HeaderEdits | Kind::SentHeaders => check_map(node, kind),
         _ => match node.text() {
             Some(text) => check_text(text, kind).err().map(|message| (node.line, message)).into_iter().collect(),
             None => vec![(node.line, format!("must be {}, not {}", wanted(kind), node.what()))],
@@ -52,13 +55,43 @@ fn check_map(node: &Node, kind: Kind) -> Vec<(u32, String)> {
     for (word, value) in node.entries() {
         if !matches!(value.value, Value::Text(_) | Value::Null) {
             faults.push((value.line, format!("`{}` must have a text as value, not {}", word.text, value.what())));
-        } else if kind == Kind::HeaderValues {
-            let named = header_name(&word.text).map(drop);
-            let edit = named.and_then(|()| header_value(value.text().unwrap_or_default()).map(drop));
-            faults.extend(edit.err().map(|message| (value.line, message)));
+        } else if kind != Kind::Map {
+            let header = check_header(&word.text, value.text().unwrap_or_default(), kind);
+            faults.extend(header.err().map(|message| (value.line, message)));
         }
     }
     faults
+}
+
+/// A header of a middleware's, or one that goes with spans.
+fn check_header(name: &str, value: &str, kind: Kind) -> Result<(), String> {
+    let name = header_name(name)?;
+    if is_of_the_connection(name.as_str()) {
+        return Err(format!("`{name}` belongs to the connection and cannot be set; remove it"));
+    }
+    if kind == Kind::SentHeaders && name == http::header::CONTENT_ENCODING {
+        return Err(format!("`{name}` would be untrue, spans are sent as they are; remove it"));
+    }
+    // The value is not shown: it may be a secret.
+    let unfit = |_| {
+        format!("the value of `{name}` must not hold line breaks or other control characters; write it on one line")
+    };
+    header_value(value).map(drop).map_err(unfit)
+}
+
+/// RFC 9110, section 7.6.1, and what frames a message: editing them would break the exchange.
+fn is_of_the_connection(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "content-length"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 fn check_text(text: &str, kind: Kind) -> Result<(), String> {
@@ -82,7 +115,7 @@ fn check_text(text: &str, kind: Kind) -> Result<(), String> {
         Kind::Address => addresses(text).map(drop),
         Kind::Url => server(text).map(drop),
         Kind::Endpoint => endpoint(text).map(drop),
-        Kind::Level => tracing_subscriber::EnvFilter::try_new(level(text)).map(drop).map_err(|_| refused()),
+        Kind::Level => log_filter(text),
         Kind::Text if text.trim().is_empty() => Err("must not be empty".to_owned()),
         _ => Ok(()),
     }
@@ -104,7 +137,7 @@ pub(super) fn wanted(kind: Kind) -> String {
         Kind::Address => "an address such as :8000".to_owned(),
         Kind::Networks => "a list of networks such as 10.0.0.0/8".to_owned(),
         Kind::HeaderNames => "a list of header names".to_owned(),
-        Kind::HeaderValues => "headers with values".to_owned(),
+        Kind::HeaderEdits | Kind::SentHeaders => "headers with values".to_owned(),
         Kind::Map => "names with values".to_owned(),
         Kind::Buckets => format!("a list of up to {} ascending numbers", Bounds::MAX),
         Kind::Url => "a URL such as http://127.0.0.1:8080".to_owned(),
@@ -205,15 +238,13 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
 
 /// A header's name.
 pub(super) fn header_name(text: &str) -> Result<HeaderName, String> {
-    HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("`{text}` is not a header name"))
+    HeaderName::from_bytes(text.as_bytes())
+        .map_err(|_| format!("`{text}` is not a header name; write letters, digits and `-`"))
 }
 
 /// A header's value; `None` where it is to be removed.
-pub(super) fn header_value(text: &str) -> Result<Option<HeaderValue>, String> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    HeaderValue::from_bytes(text.as_bytes()).map(Some).map_err(|_| format!("`{text}` is not a header value"))
+pub(super) fn header_value(text: &str) -> Result<Option<HeaderValue>, InvalidHeaderValue> {
+    if text.is_empty() { Ok(None) } else { HeaderValue::from_bytes(text.as_bytes()).map(Some) }
 }
 
 /// A server's URL; its weight is one.
@@ -222,7 +253,8 @@ pub(super) fn server(text: &str) -> Result<Server, String> {
     match uri.scheme_str() {
         Some("http") => {}
         Some("https" | "h2c") => return Err(format!("`{text}`: only http:// is supported yet")),
-        _ => return Err(format!("`{text}` has no scheme; write http://host:port")),
+        Some(other) => return Err(format!("`{text}`: `{other}` is not a scheme for it; write http://host:port")),
+        None => return Err(format!("`{text}` has no scheme; write http://host:port")),
     }
     let authority = uri.authority().ok_or_else(|| format!("`{text}` has no host"))?;
     if authority.as_str().contains('@') {
@@ -239,7 +271,7 @@ pub(super) fn server(text: &str) -> Result<Server, String> {
     if !valid {
         return Err(format!("`{host}` is not a host name"));
     }
-    let port = port(authority, 80).ok_or_else(|| format!("`{text}` has a bad port"))?;
+    let port = port(authority)?.unwrap_or(80);
     Ok(Server {
         url: text.to_owned(),
         host: host.to_ascii_lowercase(),
@@ -259,31 +291,47 @@ pub(super) fn endpoint(text: &str) -> Result<(Option<&str>, &str, &str), String>
     };
     let (authority, path) = rest.find('/').and_then(|at| rest.split_at_checked(at)).unwrap_or((rest, ""));
     let parsed: http::uri::Authority = authority.parse().map_err(|_| format!("`{text}` has no host; {example}"))?;
-    // A URL may leave the port to its scheme; 0 stands for none.
-    let port_ok = port(&parsed, u16::from(scheme.is_some())).is_some();
-    if parsed.host().is_empty() || authority.contains('@') || !port_ok {
+    // A URL may leave the port to its scheme.
+    let has_port = port(&parsed)?.is_some() || scheme.is_some();
+    if parsed.host().is_empty() || authority.contains('@') || !has_port {
         return Err(format!("`{text}` has no host and port; {example}"));
     }
     Ok((scheme, authority, path))
 }
 
-/// An authority's port, or the default where it names none; `None`: it is not a port. `Authority::port` would take a
-/// number that does not fit for no port at all.
-fn port(authority: &http::uri::Authority, default: u16) -> Option<u16> {
-    let port = match authority.as_str().strip_prefix(authority.host())? {
-        "" => default,
-        port => port.strip_prefix(':')?.parse().ok()?,
+/// An authority's port, where it names one. `Authority::port` would take a number that does not fit for no port at all.
+fn port(authority: &http::uri::Authority) -> Result<Option<u16>, String> {
+    // Behind a user there is another host; whoever asks refuses it.
+    let Some(port) = authority.as_str().strip_prefix(authority.host()).filter(|port| !port.is_empty()) else {
+        return Ok(None);
     };
-    (port > 0).then_some(port)
+    let port = port.strip_prefix(':').unwrap_or(port);
+    let number = port.parse().ok().filter(|number| *number > 0);
+    number.map(Some).ok_or_else(|| format!("`{port}` is not a port; write a number from 1 to 65535"))
+}
+
+/// Checks a filter part by part: to the filter's own parser a misspelt level is the name of some code.
+fn log_filter(text: &str) -> Result<(), String> {
+    let filter = level(text);
+    let is_good =
+        |part: &&str| (part.contains('=') || part.parse::<LevelFilter>().is_ok()) && EnvFilter::try_new(part).is_ok();
+    match filter.split(',').filter(|part| !part.is_empty()).find(|part| !is_good(part)) {
+        Some(bad) => Err(format!(
+            "`{bad}` is not a log level; write error, warn, info, debug, trace or off, or a filter such as \
+             info,wayspan_agent=debug"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Traefik's level words as a filter's.
 pub(super) fn level(text: &str) -> String {
-    match text.to_ascii_lowercase().as_str() {
+    let part = |part: &str| match part.to_ascii_lowercase().as_str() {
         "fatal" | "panic" => "error".to_owned(),
-        level @ ("error" | "warn" | "info" | "debug" | "trace") => level.to_owned(),
-        _ => text.to_owned(),
-    }
+        level @ ("error" | "warn" | "info" | "debug" | "trace" | "off") => level.to_owned(),
+        _ => part.to_owned(),
+    };
+    text.split(',').map(|text| part(text.trim())).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ pub(super) const PLAIN: &str = "entryPoints: {web: {address: \":8000\"}}\n";
 /// What a test may change.
 pub(super) struct Setup {
     pub(super) config: String,
+    pub(super) address: SocketAddr,
     pub(super) jaeger: Option<String>,
     pub(super) allowed: Vec<String>,
     pub(super) requests: Value,
@@ -66,6 +67,7 @@ impl World {
     pub(super) async fn try_with(change: impl FnOnce(&mut Setup)) -> io::Result<Self> {
         let mut setup = Setup {
             config: CONFIG.to_owned(),
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             jaeger: None,
             allowed: Vec::new(),
             requests: json!([]),
@@ -79,7 +81,7 @@ impl World {
         let mut api = Api::bind(
             &model::Api {
                 dashboard: setup.dashboard,
-                address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+                address: setup.address,
                 jaeger_query: setup.jaeger.clone(),
                 allowed_hosts: setup.allowed.clone(),
             },

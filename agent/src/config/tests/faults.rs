@@ -226,7 +226,7 @@ fn values_are_refused_with_what_was_wanted() {
         "2: tracing.sampleRate: must be a number from 0 to 1, not `1.5`",
         "2: tracing.sampleRate: must be a number from 0 to 1, not a list",
         "2: tracing.addInternals: must be true or false, not `maybe`",
-        "2: tracing.capturedRequestHeaders: `a b` is not a header name",
+        "2: tracing.capturedRequestHeaders: `a b` is not a header name; write letters, digits and `-`",
         "2: tracing.otlp.grpc.endpoint: `collector` has no host and port; write host:port, or http://host:port",
         "2: tracing.otlp.grpc.endpoint: must not have a path; write host:port",
         "2: tracing.otlp.http.endpoint: has no scheme; write http://host:port or https://host:port",
@@ -242,7 +242,7 @@ fn values_are_refused_with_what_was_wanted() {
         "2: tracing: must be a section, not a value",
         "2: attribution.notable.duration: must be a duration such as 10s or 1m30s, not `soon`",
         "2: workers.count: must be a whole number from 0 to 1024, not `-1`",
-        "2: log.level: must be a log level or filter, not `a=b=c`",
+        "2: log.level: `a=b=c` is not a log level; write error, warn, info, debug, trace or off, or a filter such as info,wayspan_agent=debug",
         "2: log.format: must be common or json, not `xml`",
         "2: metrics.prometheus.buckets: must be positive numbers in ascending order, at most 64",
         "2: metrics.prometheus.addRoutersLabels: cannot be switched off here; remove it",
@@ -256,6 +256,76 @@ fn values_are_refused_with_what_was_wanted() {
         "2: http.routers.a@b: a name must not contain `@`: it separates a name from its provider",
     ];
     assert_eq!(got, want);
+}
+
+#[test]
+fn a_log_level_that_is_none_is_refused_and_filters_are_read() {
+    let main = |level: &str| format!("entryPoints: {{web: {{address: ':8000'}}}}\nlog: {{level: '{level}'}}");
+    for (level, bad) in [
+        ("inof", "inof"),
+        ("loud", "loud"),
+        ("warning", "warning"),
+        ("info,wayspan_proxy", "wayspan_proxy"),
+        ("wayspan_proxy=debug,inof", "inof"),
+        ("wayspan_proxy=inof,info", "wayspan_proxy=inof"),
+    ] {
+        let want = format!(
+            "main.yaml:2: log.level: `{bad}` is not a log level; write error, warn, info, debug, trace or off, or a filter \
+             such as info,wayspan_agent=debug"
+        );
+        check(&main(level), &[&want]);
+    }
+    for (level, want) in [
+        ("Warn", "warn"),
+        ("FATAL", "error"),
+        ("off", "off"),
+        ("wayspan_proxy=debug,info", "wayspan_proxy=debug,info"),
+        ("INFO, wayspan_agent=debug", "info,wayspan_agent=debug"),
+    ] {
+        assert_eq!(good(&main(level)).fixed.log.level, want, "{level}");
+    }
+}
+
+#[test]
+fn headers_that_no_request_with_spans_can_have_are_refused() {
+    for (protocol, header, want) in [
+        ("grpc", "x y: b", "`x y` is not a header name; write letters, digits and `-`"),
+        (
+            "http",
+            "a: \"secret\\nb\"",
+            "the value of `a` must not hold line breaks or other control characters; write it on one line",
+        ),
+        ("http", "Content-Length: 3", "`content-length` belongs to the connection and cannot be set; remove it"),
+        (
+            "grpc",
+            "Transfer-Encoding: chunked",
+            "`transfer-encoding` belongs to the connection and cannot be set; remove it",
+        ),
+        ("grpc", "Connection: close", "`connection` belongs to the connection and cannot be set; remove it"),
+        ("http", "Content-Encoding: gzip", "`content-encoding` would be untrue, spans are sent as they are; remove it"),
+    ] {
+        check_with(
+            &format!("tracing:\n  otlp:\n    {protocol}:\n      headers:\n        ok: b\n        {header}"),
+            &[&format!("main.yaml:7: tracing.otlp.{protocol}.headers: {want}")],
+        );
+    }
+    good(
+        "entryPoints: {web: {address: ':1'}}\ntracing: {otlp: {http: {headers: {Authorization: Basic x, empty: ''}}}}",
+    );
+}
+
+#[test]
+fn a_port_that_is_none_is_told_as_such() {
+    let port = "`99999` is not a port; write a number from 1 to 65535";
+    check_with(
+        "tracing: {otlp: {grpc: {endpoint: '127.0.0.1:99999'}}}",
+        &[&format!("main.yaml:2: tracing.otlp.grpc.endpoint: {port}")],
+    );
+    check_with(
+        "tracing: {otlp: {http: {endpoint: 'http://c:99999'}}}",
+        &[&format!("main.yaml:2: tracing.otlp.http.endpoint: {port}")],
+    );
+    check_with("api: {jaegerQuery: 'http://c:99999'}", &[&format!("main.yaml:2: api.jaegerQuery: {port}")]);
 }
 
 #[test]
@@ -283,12 +353,12 @@ fn parts_that_do_not_fit_together_are_told() {
             "main.yaml:6: http.routers.c.service: `api@internal` needs the api; add `api: {}`",
             "main.yaml:7: http.routers.d.service: there is no `noop@internal`; there are api@internal and ping@internal",
             "main.yaml:8: http.routers.e.rule: must not be empty",
-            "main.yaml:13: http.services.hotrod.loadBalancer.servers[0].url: `ftp://x` has no scheme; write http://host:port",
+            "main.yaml:13: http.services.hotrod.loadBalancer.servers[0].url: `ftp://x`: `ftp` is not a scheme for it; write http://host:port",
             "main.yaml:14: http.services.hotrod.loadBalancer.servers[1].url: is missing; write http://host:port",
             "main.yaml:15: http.services.empty.loadBalancer.servers: is missing; write `loadBalancer: {servers: [{url: \"http://host:port\"}]}`",
             "main.yaml:16: http.services.late.loadBalancer.serversTransport: there is no servers transport `t`; define it under http.serversTransports",
-            "main.yaml:18: http.middlewares.m.headers.customRequestHeaders: `x y` is not a header name",
-            "main.yaml:18: http.middlewares.m.headers.customRequestHeaders: `content-length` belongs to the connection and cannot be edited",
+            "main.yaml:18: http.middlewares.m.headers.customRequestHeaders: `x y` is not a header name; write letters, digits and `-`",
+            "main.yaml:18: http.middlewares.m.headers.customRequestHeaders: `content-length` belongs to the connection and cannot be set; remove it",
             "main.yaml:19: http.middlewares.n: names no kind; there is `headers`",
         ],
     );
