@@ -7,10 +7,8 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::catalog::{Catalog, qualified};
-use crate::config::Fault;
-use crate::config::model::{
-    Dynamic, EntryPoint, Middleware, MiddlewareKind, Observability, OtlpProtocol, Router, Service, Static, Verbosity,
-};
+use crate::config::model::{Dynamic, EntryPoint, Middleware, MiddlewareKind, OtlpProtocol, Router, Service, Static};
+use crate::config::{Fault, Observed};
 
 const ENTRY_POINTS: &str = "entryPoints";
 const ROUTERS: &str = "http.routers";
@@ -183,15 +181,15 @@ fn counted<T>(all: &[Named<'_, T>]) -> Value {
 
 /// `/api/entrypoints`.
 pub(super) fn entry_points(view: &View<'_>, page: &Page) -> (Vec<Value>, usize) {
-    paged(entry_points_of(view), page, describe_entry_point)
+    paged(entry_points_of(view), page, |named| describe_entry_point(view, named))
 }
 
 /// `/api/entrypoints/{name}`.
 pub(super) fn entry_point(view: &View<'_>, name: &str) -> Option<Value> {
-    find(entry_points_of(view), name).as_ref().map(describe_entry_point)
+    find(entry_points_of(view), name).map(|named| describe_entry_point(view, &named))
 }
 
-fn describe_entry_point(named: &Named<'_, EntryPoint>) -> Value {
+fn describe_entry_point(view: &View<'_>, named: &Named<'_, EntryPoint>) -> Value {
     let Some(part) = named.part else { return named.described(json!({})) };
     let addresses: Vec<String> = part.addresses.iter().map(ToString::to_string).collect();
     // As it is written: `:8000` is all addresses of both families.
@@ -217,7 +215,7 @@ fn describe_entry_point(named: &Named<'_, EntryPoint>) -> Value {
             "trustedIPs": part.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
         "http": {"maxHeaderBytes": part.limits.head_bytes_max, "sanitizePath": part.sanitize_path},
-        "observability": observability(&part.observability),
+        "observability": observability(&[Observed::of_entry_point(view.fixed, &part.observability)]),
     }))
 }
 
@@ -233,10 +231,12 @@ pub(super) fn router(view: &View<'_>, name: &str) -> Option<Value> {
 
 fn describe_router(view: &View<'_>, named: &Named<'_, Router>) -> Value {
     let Some(part) = named.part else { return named.described(json!({"rule": "", "service": "", "using": []})) };
-    let all = view.dynamic.entry_points.iter().map(|entry_point| entry_point.name.as_str());
-    let using: Vec<&str> = all
-        .filter(|name| part.entry_points.is_empty() || part.entry_points.iter().any(|wanted| wanted == name))
-        .collect();
+    let all = view.dynamic.entry_points.iter();
+    let entry_points: Vec<&EntryPoint> =
+        all.filter(|one| part.entry_points.is_empty() || part.entry_points.contains(&one.name)).collect();
+    let using: Vec<&str> = entry_points.iter().map(|one| one.name.as_str()).collect();
+    let observed = entry_points.iter().map(|one| Observed::of(view.fixed, part, &one.observability));
+    let observed: Vec<Observed> = observed.collect();
     let priority = if part.priority == 0 { part.rule.default_priority() } else { part.priority };
     named.described(json!({
         "entryPoints": using,
@@ -244,7 +244,7 @@ fn describe_router(view: &View<'_>, named: &Named<'_, Router>) -> Value {
         "service": part.service,
         "rule": part.rule.text,
         "priority": priority,
-        "observability": observability(&part.observability),
+        "observability": observability(&observed),
         "using": using,
     }))
 }
@@ -351,16 +351,16 @@ pub(super) fn tracing(fixed: &Static) -> Value {
     })
 }
 
-fn observability(own: &Observability) -> Value {
-    let verbosity = match own.verbosity.unwrap_or_default() {
-        Verbosity::Minimal => "minimal",
-        Verbosity::Detailed => "detailed",
-    };
+/// What really happens, not what a part says by itself. Of several entry points it is told what happens at any of them;
+/// where spans are made at none, details are what there would be.
+fn observability(observed: &[Observed]) -> Value {
+    let tracing = observed.iter().any(|one| one.traced);
+    let detailed = observed.iter().any(|one| one.detailed && one.traced == tracing);
     json!({
         "accessLogs": false,
-        "metrics": own.metrics.unwrap_or(true),
-        "tracing": own.tracing.unwrap_or(true),
-        "traceVerbosity": verbosity,
+        "metrics": observed.iter().any(|one| one.metered),
+        "tracing": tracing,
+        "traceVerbosity": if detailed { "detailed" } else { "minimal" },
     })
 }
 

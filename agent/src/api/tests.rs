@@ -168,6 +168,34 @@ async fn parts_say_how_they_are() {
 }
 
 #[tokio::test]
+async fn routers_are_told_with_what_their_entry_points_let_be_observed() {
+    let silent = "observability: {tracing: false, metrics: false, traceVerbosity: detailed}";
+    let config = format!(
+        "entryPoints:\n  silent: {{address: ':8000', {silent}}}\n  loud: {{address: ':8001'}}\nhttp:\n  routers:\n    \
+         quiet: {{rule: Path(`/a`), service: s, entryPoints: silent}}\n    \
+         both: {{rule: Path(`/b`), service: s}}\n    \
+         own: {{rule: Path(`/c`), service: s, entryPoints: silent, observability: {{tracing: true, metrics: true}}}}\n    \
+         ping: {{rule: Path(`/p`), service: ping@internal, entryPoints: loud}}\n  \
+         services: {{s: {{loadBalancer: {{servers: []}}}}}}\nping:\n"
+    );
+    let told = |tracing: bool, metrics: bool, verbosity: &str| json!({"accessLogs": false, "tracing": tracing, "metrics": metrics, "traceVerbosity": verbosity});
+    for (tracing, path, expected) in [
+        ("tracing:\n", "entrypoints/silent", told(false, false, "detailed")),
+        ("tracing:\n", "entrypoints/loud", told(true, true, "minimal")),
+        ("tracing:\n", "http/routers/quiet", told(false, false, "detailed")),
+        ("tracing:\n", "http/routers/both", told(true, true, "minimal")),
+        ("tracing:\n", "http/routers/own", told(true, true, "detailed")),
+        ("tracing:\n", "http/routers/ping", told(false, true, "minimal")),
+        ("", "entrypoints/loud", told(false, true, "minimal")),
+        ("", "http/routers/own", told(false, true, "detailed")),
+    ] {
+        let config = format!("{config}{tracing}");
+        let world = World::with(|setup| setup.config = config).await;
+        assert_eq!(world.get(&format!("/api/{path}")).await.json()["observability"], expected, "{path} {tracing}");
+    }
+}
+
+#[tokio::test]
 async fn lists_are_searched_and_paged_as_traefiks() {
     let world = World::start().await;
     for (query, names, next) in [

@@ -30,6 +30,7 @@ mod tests;
 pub use fault::{Fault, counted};
 pub use files::{Parsed, check};
 pub use reference::reference;
+pub(crate) use registry::Observed;
 pub use registry::{Inputs, Registry, STAY};
 pub use reload::{Reload, Reloader};
 pub use resolve::{Names, Resolved, Resolver, names};

@@ -139,11 +139,35 @@ struct Build<'b> {
 }
 
 /// What is observed of a route, when its router and entry point have had their say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Observed {
-    traced: bool,
-    detailed: bool,
-    metered: bool,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Observed {
+    pub(crate) traced: bool,
+    pub(crate) detailed: bool,
+    pub(crate) metered: bool,
+}
+
+impl Observed {
+    /// Of a router's requests that come by an entry point.
+    pub(crate) fn of(fixed: &Static, router: &model::Router, entry_point: &Observability) -> Self {
+        let own = &router.observability;
+        let tracing = fixed.tracing.as_ref();
+        let wanted = own.tracing.or(entry_point.tracing).unwrap_or(true);
+        let internal = router.service.ends_with("@internal");
+        Self {
+            traced: wanted && tracing.is_some_and(|tracing| tracing.add_internals || !internal),
+            detailed: own.verbosity.or(entry_point.verbosity).unwrap_or_default() == Verbosity::Detailed,
+            metered: own.metrics.or(entry_point.metrics).unwrap_or(true),
+        }
+    }
+
+    /// Of an entry point's requests that no route takes, and of those whose router says nothing.
+    pub(crate) fn of_entry_point(fixed: &Static, own: &Observability) -> Self {
+        Self {
+            traced: fixed.tracing.is_some() && own.tracing.unwrap_or(true),
+            detailed: own.verbosity.unwrap_or_default() == Verbosity::Detailed,
+            metered: own.metrics.unwrap_or(true),
+        }
+    }
 }
 
 impl<'b> Build<'b> {
@@ -157,7 +181,7 @@ impl<'b> Build<'b> {
                 if !router.entry_points.is_empty() && !router.entry_points.contains(&entry_point.name) {
                     continue;
                 }
-                let observed = self.observed(router, &entry_point.observability);
+                let observed = Observed::of(self.inputs.fixed, router, &entry_point.observability);
                 let known = variants.iter().position(|(other, _)| *other == observed);
                 let variant = known.unwrap_or_else(|| {
                     variants.push((observed, self.route(router, variants.len(), observed)));
@@ -175,23 +199,11 @@ impl<'b> Build<'b> {
             && let Ok(rule) = bridge::parse_rule("Path(`/ping`)")
         {
             let router = ping_router(rule);
-            let observed = self.observed(&router, &entry_point.observability);
+            let observed = Observed::of(self.inputs.fixed, &router, &entry_point.observability);
             let route = self.route(&router, 0, observed);
             rows.extend(route.map(|route| Row { rule: router.rule, priority: router.priority, route }));
         }
         rows
-    }
-
-    fn observed(&self, router: &model::Router, entry_point: &Observability) -> Observed {
-        let own = &router.observability;
-        let tracing = self.inputs.fixed.tracing.as_ref();
-        let wanted = own.tracing.or(entry_point.tracing).unwrap_or(true);
-        let internal = router.service.ends_with("@internal");
-        Observed {
-            traced: wanted && tracing.is_some_and(|tracing| tracing.add_internals || !internal),
-            detailed: own.verbosity.or(entry_point.verbosity).unwrap_or_default() == Verbosity::Detailed,
-            metered: own.metrics.or(entry_point.metrics).unwrap_or(true),
-        }
     }
 
     /// `None`: the router leads to a service that is not there; a reload has reported it.
@@ -330,6 +342,7 @@ impl<'b> Build<'b> {
             }
         }
         self.now.tables.insert(id, (rows, Arc::clone(&routes)));
+        let observed = Observed::of_entry_point(self.inputs.fixed, &entry_point.observability);
         let built = snapshot::EntryPoint {
             id,
             name: entry_point.name.as_str().into(),
@@ -338,8 +351,8 @@ impl<'b> Build<'b> {
             trusted: entry_point.trusted.clone(),
             trust_all: entry_point.trust_all,
             sanitize_path: entry_point.sanitize_path,
-            traced: self.inputs.fixed.tracing.is_some() && entry_point.observability.tracing.unwrap_or(true),
-            metered: entry_point.observability.metrics.unwrap_or(true),
+            traced: observed.traced,
+            metered: observed.metered,
             routes,
         };
         let built = kept(self.registry.last.entry_points.get(&id), built, same_entry_point);
