@@ -491,26 +491,27 @@ impl<O: SocketObserver> ClientConn<O> {
         // be served.
         let end = if self.closing.get().is_some() { End::Shutdown } else { End::ClientGone };
         while let Some(head) = { self.heads.borrow_mut().pop_front() } {
-            if self.unparsed.replace(false) {
-                self.worker.counters.borrow_mut().count(Total::RefusedRequests);
-                self.leave_unserved(&head, 400, End::Refused, ErrorKind::BadRequest);
-            } else {
-                self.leave_unserved(&head, 0, end, ErrorKind::ClientGone);
-            }
+            self.leave_unread(&head, (0, end, ErrorKind::ClientGone));
         }
         if let Some(head) = self.begun.take() {
-            let (status, end, error) = match self.timed_out.get() {
-                // hyper did not wait for the rest of what cannot be a request, and has answered.
-                0 if self.unparsed.replace(false) => {
-                    self.worker.counters.borrow_mut().count(Total::RefusedRequests);
-                    (400, End::Refused, ErrorKind::BadRequest)
-                }
+            let end = match self.timed_out.get() {
                 0 => (0, End::ClientGone, ErrorKind::ClientGone),
                 status => (status, End::TimedOut, ErrorKind::RequestTimeout),
             };
-            self.leave_unserved(&head, status, end, error);
+            self.leave_unread(&head, end);
         }
         self.worker.observer.closed(self.token);
+    }
+
+    /// The first head that hyper has read no request from, if it was hyper that ended the connection, is what it has answered
+    /// with a 400, perhaps without waiting for the rest of it; others end so.
+    fn leave_unread(&self, head: &HeadSeen, (status, end, error): (u16, End, ErrorKind)) {
+        if self.unparsed.replace(false) {
+            self.worker.counters.borrow_mut().count(Total::RefusedRequests);
+            self.leave_unserved(head, 400, End::Refused, ErrorKind::BadRequest);
+        } else {
+            self.leave_unserved(head, status, end, error);
+        }
     }
 
     /// Why kernel times are missing on this connection, beyond what single marks say.

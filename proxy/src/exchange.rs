@@ -61,10 +61,10 @@ async fn serve<O: SocketObserver>(
     let connect = parts.method == http::Method::CONNECT;
     let mut reply = route(&conn, &live, &mut parts, body, upgrade).await;
     let switching = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
-    // Behind a CONNECT that was refused may be bytes for whoever it was meant to reach: they are nobody's here.
     // Answered before its body was here, and not by a server that goes on reading: hyper does not wait for the rest.
-    let early = conn.is_uploading() && matches!(reply.body(), ResponseBody::Own(_)) && !switching;
-    let last = (conn.is_closing() && !switching) || connect || early;
+    let early = conn.is_uploading() && matches!(reply.body(), ResponseBody::Own(_));
+    // Behind a CONNECT that was refused may be bytes for whoever it was meant to reach: they are nobody's here.
+    let last = connect || (!switching && (early || conn.is_closing()));
     if last {
         reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -296,15 +296,13 @@ fn trace<O: SocketObserver>(
     (head.sampling_reason, head.sampling_param) = (decision.reason, decision.param);
     // A request that is not traced here passes its caller's context on as it came, and none where none came: one of ours, not
     // sampled, would keep the servers from tracing it.
-    let came = parent.is_some();
     let next = if traced { nth_client_span(head.span_id, 0) } else { context.parent_id };
     let passed = context.passed_on(next, decision.sampled);
     head.trace_flags = passed.flags;
     live.trace_state = caller.and_then(|caller| caller.state);
-    if !traced && !came {
-        return;
+    if traced || parent.is_some() {
+        trace_context::inject(&mut parts.headers, passed, live.trace_state.as_ref());
     }
-    trace_context::inject(&mut parts.headers, passed, live.trace_state.as_ref());
 }
 
 /// Decides on the span of a request that is refused before its headers could be read: the root of a trace of its own.

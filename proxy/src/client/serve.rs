@@ -30,9 +30,9 @@ pub(crate) async fn serve<O: SocketObserver>(conn: Rc<ClientConn<O>>) {
     };
     let mut builder = hyper::server::conn::http1::Builder::new();
     // hyper's own caps must not lie below the framer's, which answers first. Told of a number of headers, hyper keeps them
-    // on the heap; its own, 100, it has on the stack.
+    // on the heap; its own number it has on the stack.
     builder.max_buf_size(conn.limits.head_bytes_max.max(8192).saturating_add(8192));
-    if conn.limits.headers_max > 100 {
+    if conn.limits.headers_max > HEADERS_OF_HYPER {
         builder.max_headers(conn.limits.headers_max);
     }
     let ended = loop {
@@ -90,6 +90,9 @@ enum Driven {
     /// Nothing is under way, and has not been for a while: hyper's state can go until the client speaks again.
     Idle,
 }
+
+/// How many headers hyper takes that is not told (`DEFAULT_MAX_HEADERS` in its `proto/h1/role.rs`, 1.12).
+const HEADERS_OF_HYPER: usize = 100;
 
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 16\r\n\r\nRequest Timeout\n";

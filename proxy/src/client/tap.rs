@@ -85,10 +85,6 @@ impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // send(2) takes the kernel less than writev(2), and than what copying a little together costs.
-        if let [one] = slices {
-            return self.poll_write(cx, one);
-        }
         let conn = Rc::clone(&self.conn);
         if let Some(gathered) = gather(slices, &mut conn.worker.scratch.borrow_mut()) {
             return self.poll_write(cx, gathered);
