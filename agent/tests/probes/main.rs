@@ -330,16 +330,22 @@ fn assert_unknown(observer: &Observer, old: Token) {
     assert_eq!(observer.late(&of_client(old, 0..3)), Late::default());
 }
 
+/// The token of a connection that has carried three bytes and is over, the first of these probes.
+fn used_and_ended(probes: &Probes, observer: &Observer, listener: &TcpListener) -> Token {
+    let mut client = connect(listener);
+    let (mut server, token) = accept(listener, observer);
+    client.write_all(b"old").unwrap();
+    server.read_exact(&mut [0; 3]).unwrap();
+    drop((client, server));
+    ended(probes, 1);
+    token
+}
+
 fn a_reused_slot_answers_its_new_token_only() {
     let probes = load(1, Duration::ZERO);
     let observer = probes.observer();
     let listener = watched(&observer);
-    let mut client = connect(&listener);
-    let (mut server, old) = accept(&listener, &observer);
-    client.write_all(b"old").unwrap();
-    server.read_exact(&mut [0; 3]).unwrap();
-    drop((client, server));
-    ended(&probes, 1);
+    let old = used_and_ended(&probes, &observer, &listener);
     assert_eq!(observer.marks(old, 0..3).missing, Missing::NOTHING, "nobody has taken it yet");
 
     let mut client = connect(&listener);
@@ -360,12 +366,7 @@ fn a_slot_that_an_upstream_takes_answers_its_new_token_only() {
     let probes = load(1, Duration::ZERO);
     let observer = probes.observer();
     let listener = watched(&observer);
-    let mut client = connect(&listener);
-    let (mut server, old) = accept(&listener, &observer);
-    client.write_all(b"old").unwrap();
-    server.read_exact(&mut [0; 3]).unwrap();
-    drop((client, server));
-    ended(&probes, 1);
+    let old = used_and_ended(&probes, &observer, &listener);
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let new = observer.connecting(socket.as_fd());
     assert_eq!(new, Token { generation: old.generation + 1, slot: old.slot });
