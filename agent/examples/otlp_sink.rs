@@ -13,6 +13,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use wayspan_tests::otlp;
 
 /// An empty gRPC message: uncompressed, no bytes (an `ExportTraceServiceResponse` without rejections).
 const EMPTY_MESSAGE: &[u8] = &[0, 0, 0, 0, 0];
@@ -58,51 +59,13 @@ type Reply =
 
 async fn export(request: Request<Incoming>, spans: Arc<AtomicU64>) -> Result<Reply, hyper::Error> {
     let body = request.into_body().collect().await?.to_bytes();
-    spans.fetch_add(count_spans(body.get(EMPTY_MESSAGE.len()..).unwrap_or_default()), Ordering::Relaxed);
+    let message = body.get(EMPTY_MESSAGE.len()..).unwrap_or_default();
+    let count = u64::try_from(otlp::spans(message).count()).unwrap_or(u64::MAX);
+    spans.fetch_add(count, Ordering::Relaxed);
     let mut trailers = http::HeaderMap::new();
     trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
     let frames = [Ok(Frame::data(Bytes::from_static(EMPTY_MESSAGE))), Ok(Frame::trailers(trailers))];
     let mut reply = Response::new(StreamBody::new(futures_util::stream::iter(frames)));
     reply.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc"));
     Ok(reply)
-}
-
-/// Spans in an `ExportTraceServiceRequest`: resource_spans = 1, scope_spans = 2, spans = 2
-/// (opentelemetry-proto v1, trace.proto).
-fn count_spans(message: &[u8]) -> u64 {
-    let mut count = 0;
-    each(message, 1, &mut |resource| each(resource, 2, &mut |scope| each(scope, 2, &mut |_| count += 1)));
-    count
-}
-
-/// Calls `found` with every length-delimited field of that number; stops at bytes that are no message.
-fn each(mut message: &[u8], number: u64, found: &mut dyn FnMut(&[u8])) {
-    while let Some((key, rest)) = varint(message) {
-        let skipped = match key & 7 {
-            0 => varint(rest).map(|(_, rest)| rest),
-            1 => rest.get(8..),
-            5 => rest.get(4..),
-            2 => varint(rest).and_then(|(length, rest)| {
-                let length = usize::try_from(length).ok()?;
-                if key >> 3 == number {
-                    found(rest.get(..length)?);
-                }
-                rest.get(length..)
-            }),
-            _ => None,
-        };
-        let Some(rest) = skipped else { return };
-        message = rest;
-    }
-}
-
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut value = 0;
-    for (index, byte) in bytes.iter().enumerate().take(10) {
-        value |= u64::from(byte & 0x7f) << (7 * index);
-        if byte & 0x80 == 0 {
-            return Some((value, bytes.get(index + 1..)?));
-        }
-    }
-    None
 }

@@ -20,6 +20,7 @@ pub mod config;
 pub mod http;
 mod jaeger;
 mod loopback;
+pub mod otlp;
 mod process;
 mod time;
 mod upstream;

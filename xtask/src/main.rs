@@ -10,7 +10,6 @@ mod demo;
 mod deny;
 mod ebpf;
 mod joins;
-mod otlp;
 mod outage;
 mod peers;
 mod progress;

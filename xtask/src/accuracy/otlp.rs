@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
+use wayspan_tests::otlp::{self, Value, all};
 
 use super::space::Space;
-use crate::otlp::{self, Value, all};
 
 /// What the agent said of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

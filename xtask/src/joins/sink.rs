@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
+use wayspan_tests::otlp::{self, Value};
 
 use super::book::Id;
-use crate::otlp::{self, Value};
 
 /// The phases of a request without a body, in the order of their points.
 pub(super) const PHASES: [&str; 16] = [

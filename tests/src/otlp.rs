@@ -1,5 +1,6 @@
-//! What receivers of spans here share: OTLP over HTTP, and protobuf by field numbers (opentelemetry-proto v1). xtask is
-//! built before everything else, and stays small without the generated types. What a span says is its receiver's.
+//! What receivers of spans share: OTLP over HTTP, and protobuf by field numbers (opentelemetry-proto v1). xtask is built
+//! before everything else, and stays small without the generated types; the bench's receiver only counts. What a span says is
+//! its receiver's.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 
 /// Hands each `ExportTraceServiceRequest` that comes to `take`, on threads of its own, as long as this process lives.
-pub(crate) fn receive(listener: TcpListener, take: impl Fn(&[u8]) + Send + Sync + 'static) {
+pub fn receive(listener: TcpListener, take: impl Fn(&[u8]) + Send + Sync + 'static) {
     let take = Arc::new(take);
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -46,13 +47,13 @@ fn serve(stream: &TcpStream, take: &impl Fn(&[u8])) -> Result<()> {
 }
 
 /// The `Span`s of an `ExportTraceServiceRequest`: resource_spans = 1, scope_spans = 2, spans = 2.
-pub(crate) fn spans(message: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn spans(message: &[u8]) -> impl Iterator<Item = &[u8]> {
     all(message, 1).flat_map(|resource| all(resource, 2)).flat_map(|scope| all(scope, 2))
 }
 
 /// The attributes of a `Span`, field 9, with the value's field. `KeyValue`: key = 1, value = 2; `AnyValue`: string = 1,
 /// bool = 2, int = 3. Those that are none are passed over.
-pub(crate) fn attributes(span: &[u8]) -> impl Iterator<Item = (&str, u64, Value<'_>)> {
+pub fn attributes(span: &[u8]) -> impl Iterator<Item = (&str, u64, Value<'_>)> {
     all(span, 9).filter_map(|attribute| {
         let key = all(attribute, 1).next().and_then(|key| std::str::from_utf8(key).ok())?;
         let (number, value) = Fields(all(attribute, 2).next()?).next()?;
@@ -61,12 +62,12 @@ pub(crate) fn attributes(span: &[u8]) -> impl Iterator<Item = (&str, u64, Value<
 }
 
 /// The first number in the field of that number.
-pub(crate) fn number(message: &[u8], wanted: u64) -> Option<u64> {
+pub fn number(message: &[u8], wanted: u64) -> Option<u64> {
     Fields(message).find_map(|(number, value)| value.number().filter(|_| number == wanted))
 }
 
 /// The length-delimited fields of that number.
-pub(crate) fn all(message: &[u8], wanted: u64) -> impl Iterator<Item = &[u8]> {
+pub fn all(message: &[u8], wanted: u64) -> impl Iterator<Item = &[u8]> {
     Fields(message).filter_map(move |(number, value)| match value {
         Value::Bytes(bytes) if number == wanted => Some(bytes),
         _ => None,
@@ -74,9 +75,11 @@ pub(crate) fn all(message: &[u8], wanted: u64) -> impl Iterator<Item = &[u8]> {
 }
 
 /// What a field holds.
-#[derive(Clone, Copy)]
-pub(crate) enum Value<'a> {
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'a> {
+    /// A varint, or a number of fixed length.
     Number(u64),
+    /// What has a length: a string, a message.
     Bytes(&'a [u8]),
 }
 
@@ -90,7 +93,8 @@ impl Value<'_> {
 }
 
 /// The fields of a message; ends at bytes that are none.
-pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
+#[derive(Clone, Copy, Debug)]
+pub struct Fields<'a>(pub &'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
     type Item = (u64, Value<'a>);
