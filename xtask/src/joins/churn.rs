@@ -10,14 +10,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
-use wayspan_tests::{http, wait_until};
+use wayspan_tests::wait_until;
 
 use super::book::Kind;
 use super::judge::Verdict;
 use super::load::{Outcome, Plan, Quota};
 use super::site::{Site, is_even};
 use super::{Options, WARM_UP};
-use crate::outage::account::{Account, value};
+use crate::outage::account::{Account, page, value};
 use crate::progress::Stopwatch;
 
 const SECONDS: u32 = 60;
@@ -236,7 +236,7 @@ fn fill(site: &Site, free: usize, refused_before: u64) -> Result<(usize, u64)> {
 }
 
 fn page_value(site: &Site, name: &str) -> Result<u64> {
-    value(&http::get(site.api, &site.api.to_string(), "/metrics").context("/metrics")?.text(), name)
+    value(&page(site.api)?, name)
 }
 
 fn print(lines: &[Line]) {

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use wayspan_tests::http;
 
@@ -27,8 +27,7 @@ pub(crate) struct Account {
 impl Account {
     /// Reads the page.
     pub(crate) fn read(api: SocketAddr, at: Duration) -> Result<Self> {
-        let page = http::get(api, &api.to_string(), "/metrics").context("/metrics")?.text();
-        Self::parse(&page, at)
+        Self::parse(&page(api)?, at)
     }
 
     fn parse(page: &str, at: Duration) -> Result<Self> {
@@ -48,6 +47,13 @@ impl Account {
     pub(crate) fn is_even(&self) -> bool {
         self.made == self.sent + self.lost + self.pending
     }
+}
+
+/// The page as it is now.
+pub(crate) fn page(api: SocketAddr) -> Result<String> {
+    let answer = http::get(api, &api.to_string(), "/metrics").context("/metrics")?;
+    ensure!(answer.status == 200, "/metrics answers {}", answer.status);
+    Ok(answer.text())
 }
 
 /// The value of a series without labels.
