@@ -194,10 +194,18 @@ fn nightly_has_core() -> bool {
     })
 }
 
-/// Cargo of this repository's toolchain, at its root.
+/// Cargo of this repository's toolchain, at its root, as a shell would call it. What `cargo run` tells this program of its own
+/// package is taken away: build scripts that ask for it (ring's) would run, and all behind them be built, once more for
+/// each change of the caller.
 pub fn cargo(root: &Path) -> Command {
     let mut command = Command::new(wayspan_tests::environment("CARGO").unwrap_or_else(|| "cargo".to_owned()));
     command.current_dir(root);
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_MANIFEST_", "CARGO_PKG_"].iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+        {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
@@ -220,6 +228,17 @@ fn browser_modules(root: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cargo_does_not_hear_of_the_package_that_calls_it() {
+        // Cargo has told this test, as it tells xtask.
+        assert!(std::env::vars_os().any(|(name, _)| name == "CARGO_MANIFEST_DIR"));
+        let command = cargo(Path::new("/"));
+        let removed: Vec<_> = command.get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
+        for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME"] {
+            assert!(removed.iter().any(|removed| *removed == name), "{removed:?}");
+        }
+    }
 
     #[test]
     fn a_package_that_dpkg_does_not_know_is_not_installed() {
