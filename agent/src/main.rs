@@ -1,8 +1,10 @@
 //! The `wayspan` command: reads its arguments, hands over to the library.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use wayspan_agent::{app, config, probes};
 
@@ -60,14 +62,12 @@ fn main() -> ExitCode {
 fn check(file: &Path) -> anyhow::Result<ExitCode> {
     match config::check(file) {
         Ok(_) => {
-            println!("{}: ok", file.display());
+            say(&format!("{}: ok\n", file.display()))?;
             Ok(ExitCode::SUCCESS)
         }
         Err(faults) => {
-            for fault in &faults {
-                println!("{fault}");
-            }
-            println!("{}", config::counted(&faults));
+            let told: String = faults.iter().map(|fault| format!("{fault}\n")).collect();
+            say(&format!("{told}{}\n", config::counted(&faults)))?;
             Ok(ExitCode::FAILURE)
         }
     }
@@ -77,21 +77,33 @@ fn doctor(json: bool, cost: bool) -> anyhow::Result<ExitCode> {
     let report = probes::doctor::report(&config::model::Probes::default());
     let costs = cost.then(|| probes::cost::measure().map_err(|error| error.to_string()));
     let prices = costs.as_ref().and_then(|costs| costs.as_deref().ok()).map(probes::cost::prices);
+    let mut told = String::new();
     if json {
         let mut all = serde_json::to_value(&report)?;
         if let (Some(costs), Some(fields)) = (&costs, all.as_object_mut()) {
             fields.insert("costs".to_owned(), serde_json::to_value(costs)?);
             fields.insert("prices".to_owned(), serde_json::to_value(&prices)?);
         }
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        writeln!(told, "{}", serde_json::to_string_pretty(&all)?)?;
     } else {
-        println!("{report}");
+        writeln!(told, "{report}")?;
         match &costs {
-            Some(Ok(costs)) => costs.iter().for_each(|cost| println!("{cost}")),
-            Some(Err(error)) => println!("cost: not measured: {error}"),
+            Some(Ok(costs)) => costs.iter().try_for_each(|cost| writeln!(told, "{cost}"))?,
+            Some(Err(error)) => writeln!(told, "cost: not measured: {error}")?,
             None => {}
         }
-        prices.iter().flatten().for_each(|price| println!("{price}"));
+        prices.iter().flatten().try_for_each(|price| writeln!(told, "{price}"))?;
     }
+    say(&told)?;
     Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints. A reader that has seen enough, such as `head`, is no fault.
+fn say(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        _ => Ok(()),
+    }
 }

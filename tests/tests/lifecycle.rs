@@ -1,5 +1,6 @@
 //! Starting, reloading, draining and ending, as seen from outside: no good route and no request is lost on the way.
 
+use std::ffi::OsStr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -90,5 +91,25 @@ tracing: {sampleRate: 2}
     assert_eq!(output.status.code(), Some(1), "{text}");
     for part in ["entryPoints", "http.routers.one.rule", "nowhere", "tracing.sampleRate"] {
         assert!(text.contains(part), "no {part:?} in:\n{text}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_fault_of_what_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("wayspan.yaml");
+    std::fs::write(&file, "entryPoints: {web: {address: \":8000\"}}\n").unwrap();
+    let check = [OsStr::new("check"), file.as_os_str()];
+    for arguments in [&check[..], &[OsStr::new("doctor")], &[OsStr::new("doctor"), OsStr::new("--json")]] {
+        let run = || {
+            let mut command = Command::new(Agent::binary().unwrap());
+            command.args(arguments);
+            command
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = run().stdout(writer).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*told), (run().output().unwrap().status.code(), ""), "{arguments:?}");
     }
 }
