@@ -22,7 +22,7 @@ use crate::exchange;
 use crate::framer::{self, Body, Event, Framer, Part, Refusal};
 use crate::headers::{PeerHeaders, Trust};
 use crate::live::{Live, Relay};
-use crate::observer::{Marks, Missing, SocketObserver, Token};
+use crate::observer::{Acknowledged, Marks, Missing, SocketObserver, Token};
 use crate::record::{End, ErrorKind};
 use crate::snapshot::{EntryPoint, Limits};
 use crate::trace_context::SpanId;
@@ -512,6 +512,16 @@ impl<O: SocketObserver> ClientConn<O> {
         } else {
             self.leave_unserved(head, status, end, error);
         }
+    }
+
+    /// Of the response before a new request: where it ended, and what its client has acknowledged of it. Nothing where it is
+    /// still under way (pipelining), or nobody watches.
+    pub(crate) fn previous_acknowledged(&self) -> (u64, Acknowledged) {
+        let (end, ended) = (self.written_bytes.get(), self.previous_written.get());
+        if ended.0 == 0 || !self.worker.observer.watches_acknowledgements() || !self.lives.borrow().is_empty() {
+            return (0, Acknowledged::default());
+        }
+        (end, self.worker.observer.acknowledged(self.token, end.saturating_sub(1), ended))
     }
 
     /// Why kernel times are missing on this connection, beyond what single marks say.

@@ -22,6 +22,15 @@ pub trait SocketObserver: Clone + Send + 'static {
     /// What the backend's own end of a connection to it saw of one exchange, where it is on this node. Called right after
     /// the read that brought the response's first byte.
     fn backend(&self, token: Token, ask: BackendAsk) -> BackendMarks;
+    /// Whether [`SocketObserver::acknowledged`] has something to say: asked before it, for each request.
+    fn watches_acknowledgements(&self) -> bool {
+        false
+    }
+    /// When the client acknowledged the byte at this offset of what was written to it, the last of a response that ended at
+    /// `ended`. Called when its next request has come, on the hot path: later, newer ones may have taken its place.
+    fn acknowledged(&self, _: Token, _last: u64, _ended: MonoNs) -> Acknowledged {
+        Acknowledged::default()
+    }
     /// The proxy has closed the socket and will not ask again on its own behalf.
     fn closed(&self, token: Token);
     /// Whether [`SocketObserver::account`] has something to say: asked before it, for each request.
@@ -38,7 +47,7 @@ pub trait SocketObserver: Clone + Send + 'static {
 }
 
 /// Names one use of one slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     /// The slot's generation when it was given out.
     pub generation: u64,
@@ -77,6 +86,15 @@ pub struct Account {
     pub rttvar_us: u32,
     /// Segments sent again since the connection began, those of the handshake among them.
     pub resent: u32,
+}
+
+/// What became of a response behind its end. [`MonoNs::UNKNOWN`] where nothing is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// The client acknowledged its last byte.
+    pub at: MonoNs,
+    /// That byte left the send queue, where it had to wait for an acknowledgement first.
+    pub left: MonoNs,
 }
 
 /// Offsets of one exchange on a connection to a backend: of the bytes written to it, and of those read from it.

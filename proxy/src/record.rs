@@ -103,6 +103,12 @@ pub struct Head {
     pub preempted_ns: u64,
     /// p4: the previous response on this connection was written; unknown on the first.
     pub previous_written: MonoNs,
+    /// Where the previous response on this connection ended: bytes written until then. 0 unless its acknowledgement was looked up.
+    pub previous_end: u64,
+    /// When the client had acknowledged all of that response, where it was known by then.
+    pub previous_acked: MonoNs,
+    /// When its last byte had left, where it had to wait for an acknowledgement.
+    pub previous_left: MonoNs,
     /// p5: route chosen and middlewares done, an upstream is wanted.
     pub upstream_wanted: MonoNs,
     /// Time inside calls of middlewares (ForwardAuth), nanoseconds.
@@ -449,6 +455,9 @@ impl Default for Head {
             woken: MonoNs::UNKNOWN,
             preempted_ns: 0,
             previous_written: MonoNs::UNKNOWN,
+            previous_end: 0,
+            previous_acked: MonoNs::UNKNOWN,
+            previous_left: MonoNs::UNKNOWN,
             upstream_wanted: MonoNs::UNKNOWN,
             middleware_wait_ns: 0,
             head_written: MonoNs::UNKNOWN,

@@ -2,10 +2,11 @@
 //! machine without clock, IO or thread: whoever drives it says what came and what time it is, and takes out what is due.
 //! What there is to learn is `late`'s.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use wayspan_proxy::clock::MonoNs;
+use wayspan_proxy::observer::{Acknowledged, Token};
 use wayspan_proxy::record::Record;
 
 use super::late::{Ask, Facts, Late};
@@ -59,6 +60,8 @@ pub struct Waiting {
     caps: Caps,
     /// By how often they were asked for. They all wait equally long for their next time, so each queue is in its order.
     queues: [VecDeque<Held>; ASKED_AFTER.len()],
+    /// Of those that wait, what the next request's record on their connection says. By connection and the response's end.
+    told: HashMap<(Token, u64), Acknowledged>,
     settled: VecDeque<Settled>,
     records: usize,
     bytes: usize,
@@ -86,12 +89,19 @@ impl Waiting {
     #[must_use]
     pub fn new(caps: Caps) -> Self {
         let queues = std::array::from_fn(|_| VecDeque::new());
-        Self { caps, queues, settled: VecDeque::new(), records: 0, bytes: 0, counts: Counts::default() }
+        let (told, settled) = (HashMap::new(), VecDeque::new());
+        Self { caps, queues, told, settled, records: 0, bytes: 0, counts: Counts::default() }
     }
 
     /// A record came, and these are its bytes. `None` where it is held; else it goes on at once, with this.
     pub fn on_record(&mut self, record: &Record<'_>, bytes: &[u8], now: MonoNs, facts: &impl Facts) -> Option<Late> {
-        if !record.head.sampled {
+        let head = &record.head;
+        if head.previous_acked.0 != 0
+            && let Some(told) = self.told.get_mut(&(head.token, head.previous_end))
+        {
+            *told = Acknowledged { at: head.previous_acked, left: head.previous_left };
+        }
+        if !head.sampled {
             // Only spans tell of it.
             return Some(Late::default());
         }
@@ -111,6 +121,7 @@ impl Waiting {
         self.counts.held += 1;
         self.records += 1;
         self.bytes += bytes.len();
+        self.told.insert(key(&ask), Acknowledged::default());
         let [first, ..] = &mut self.queues;
         first.push_back(Held { came: now, ask, bytes: bytes.into() });
         None
@@ -121,7 +132,7 @@ impl Waiting {
         // The most asked first: they are the oldest, and go on into queues that are done.
         for asked in (0..ASKED_AFTER.len()).rev() {
             while let Some(held) = self.due(asked, now) {
-                let late = facts.late(&held.ask);
+                let late = self.late(&held.ask, facts);
                 let next = (asked + 1..ASKED_AFTER.len()).find(|next| due_at(&held, *next) > now);
                 let queue = next.filter(|_| late.may_come).and_then(|next| self.queues.get_mut(next));
                 if let Some(queue) = queue {
@@ -130,6 +141,7 @@ impl Waiting {
                 }
                 let count = if late.may_come { &mut self.counts.in_vain } else { &mut self.counts.in_time };
                 *count += 1;
+                self.told.remove(&key(&held.ask));
                 self.settled.push_back(Settled { bytes: held.bytes, late });
             }
         }
@@ -137,10 +149,12 @@ impl Waiting {
 
     /// Nobody waits any longer.
     pub fn finish(&mut self, facts: &impl Facts) {
-        for held in self.queues.iter_mut().rev().flat_map(|queue| queue.drain(..)) {
+        let held: Vec<Held> = self.queues.iter_mut().rev().flat_map(|queue| queue.drain(..)).collect();
+        for held in held {
             self.counts.cut_short += 1;
-            self.settled.push_back(Settled { late: facts.late(&held.ask), bytes: held.bytes });
+            self.settled.push_back(Settled { late: self.late(&held.ask, facts), bytes: held.bytes });
         }
+        self.told.clear();
     }
 
     /// Takes out a record that waits no longer.
@@ -170,9 +184,25 @@ impl Waiting {
         (self.records, self.bytes)
     }
 
+    /// What is known by now, by whoever knows it.
+    fn late(&self, ask: &Ask, facts: &impl Facts) -> Late {
+        let late = facts.late(ask);
+        match self.told.get(&key(ask)) {
+            Some(told) if late.may_come && told.at.0 != 0 => {
+                Late { acked: told.at, left: told.left, may_come: false, ..late }
+            }
+            _ => late,
+        }
+    }
+
     fn due(&mut self, asked: usize, now: MonoNs) -> Option<Held> {
         self.queues.get_mut(asked)?.pop_front_if(|held| due_at(held, asked) <= now)
     }
+}
+
+/// Who the next record on the connection speaks of.
+fn key(ask: &Ask) -> (Token, u64) {
+    (ask.client, ask.response.end)
 }
 
 /// When a record in this queue is asked for.
@@ -222,6 +252,24 @@ mod tests {
 
     fn acknowledged(waiting: &mut Waiting) -> Vec<bool> {
         std::iter::from_fn(|| waiting.pop()).map(|settled| settled.late.acked == CAME).collect()
+    }
+
+    #[test]
+    fn the_next_record_on_the_connection_tells_what_has_left_the_ring() {
+        let (mut waiting, client) = (Waiting::new(Caps::default()), Client(Cell::new(10)));
+        assert_eq!(comes(&mut waiting, &record(true, 20), CAME, &client), None);
+        assert_eq!(comes(&mut waiting, &record(true, 30), CAME, &client), None);
+        for (sampled, previous_end) in [(false, 20), (false, 25)] {
+            let mut bytes = Vec::new();
+            let head = Head { sampled, previous_end, previous_acked: CAME, response_end: 31, ..Head::default() };
+            encode(&mut bytes, &head, &[], &Texts::default(), [], []);
+            comes(&mut waiting, &bytes, CAME, &client);
+        }
+        waiting.on_tick(after(5), &client);
+        assert_eq!(acknowledged(&mut waiting), [true]);
+        waiting.on_tick(after(200), &client);
+        assert_eq!(acknowledged(&mut waiting), [false]);
+        assert!(waiting.told.is_empty());
     }
 
     #[test]

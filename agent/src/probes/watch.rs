@@ -12,7 +12,9 @@ use abi::{Free, NO_SLOT, ROLE_CLIENT, ROLE_LISTENER, ROLE_UPSTREAM, Tag, counter
 use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, Queue, SkStorage};
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::observer::{Account, BackendAsk, BackendMarks, Marks, Missing, Off, SocketObserver, Token};
+use wayspan_proxy::observer::{
+    Account, Acknowledged, BackendAsk, BackendMarks, Marks, Missing, Off, SocketObserver, Token,
+};
 
 use super::plan::Set;
 use super::slots::{Peer, Shared, SharedSlot, SharedTrail};
@@ -328,6 +330,20 @@ impl SocketObserver for Watch {
         BackendMarks { readable, read, sent, missing }
     }
 
+    fn watches_acknowledgements(&self) -> bool {
+        self.waits()
+    }
+
+    fn acknowledged(&self, token: Token, last: u64, ended: MonoNs) -> Acknowledged {
+        if ended < self.since(Set::Ack) {
+            return Acknowledged::default();
+        }
+        let Some((slot, trail)) = self.own(token) else { return Acknowledged::default() };
+        let at = trail.taken_at(last).unwrap_or_default();
+        let left = trail.held_until(last, ended).unwrap_or_default();
+        if slot.is_still(token.generation) { Acknowledged { at, left } } else { Acknowledged::default() }
+    }
+
     fn closed(&self, _: Token) {
         // Not here: the kernel's socket may outlive its descriptor, so its slot goes back at tcp_destroy_sock.
     }
@@ -357,8 +373,8 @@ impl Facts for Watch {
                 let acked = trail.taken_at(last);
                 late.acked = acked.unwrap_or_default();
                 late.left = trail.held_until(last, ask.ended).unwrap_or_default();
-                // What has left the ring will not come back.
-                late.may_come = acked == Err(Missing::UNSEEN);
+                // What has left the ring, the next request's record has.
+                late.may_come = acked.is_err();
             }
             if !slot.is_still(ask.client.generation) {
                 late = Late::default();
@@ -455,6 +471,17 @@ impl SocketObserver for Observer {
             Self::Watch(watch) => watch.closed(token),
             Self::TcpInfo(info) => info.closed(token),
             Self::Off(off) => off.closed(token),
+        }
+    }
+
+    fn watches_acknowledgements(&self) -> bool {
+        matches!(self, Self::Watch(watch) if watch.watches_acknowledgements())
+    }
+
+    fn acknowledged(&self, token: Token, last: u64, ended: MonoNs) -> Acknowledged {
+        match self {
+            Self::Watch(watch) => watch.acknowledged(token, last, ended),
+            Self::TcpInfo(_) | Self::Off(_) => Acknowledged::default(),
         }
     }
 

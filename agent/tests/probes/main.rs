@@ -53,8 +53,8 @@ const TESTS: &[(&str, fn())] = &[
     ("an_answer_of_many_writes_keeps_its_first", pairs::an_answer_of_many_writes_keeps_its_first),
     ("acknowledgements_are_seen_where_they_are_watched", pairs::acknowledgements_are_seen_where_they_are_watched),
     (
-        "an_acknowledgement_that_left_its_ring_is_not_waited_for",
-        pairs::an_acknowledgement_that_left_its_ring_is_not_waited_for,
+        "an_acknowledgement_is_known_when_the_next_request_comes_however_many_follow",
+        pairs::an_acknowledgement_is_known_when_the_next_request_comes_however_many_follow,
     ),
     (
         "a_window_that_is_shut_is_told_of_the_bytes_that_waited",

@@ -10,7 +10,7 @@ use wayspan_agent::config::model;
 use wayspan_agent::merge::late::{Ask, Facts};
 use wayspan_agent::probes::{Observer, Probes, Set};
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::observer::{BackendAsk, Missing, SocketObserver, Token};
+use wayspan_proxy::observer::{Acknowledged, BackendAsk, Missing, SocketObserver, Token};
 
 use super::{accept, assert_order, connect, eventually, load_with, watched};
 
@@ -187,7 +187,7 @@ pub(super) fn acknowledgements_are_seen_where_they_are_watched() {
     assert_eq!(late.client_resent, 0);
 }
 
-pub(super) fn an_acknowledgement_that_left_its_ring_is_not_waited_for() {
+pub(super) fn an_acknowledgement_is_known_when_the_next_request_comes_however_many_follow() {
     let probes = load_with(&model::Probes { slots: 8, ack: true, ..model::Probes::default() }, Duration::ZERO);
     let observer = probes.observer();
     let listener = watched(&observer);
@@ -202,15 +202,24 @@ pub(super) fn an_acknowledgement_that_left_its_ring_is_not_waited_for() {
         answer: 0..0,
     };
     assert!(observer.late(&ask(0)).may_come, "nothing was sent");
+    assert!(observer.watches_acknowledgements());
     // Each question acknowledges the answer before.
-    for _ in 0..40 {
+    let mut ended = MonoNs::UNKNOWN;
+    for byte in 0..40_u64 {
         client.write_all(b"?").unwrap();
         server.read_exact(&mut [0]).unwrap();
+        if byte > 0 {
+            let Acknowledged { at, left } = observer.acknowledged(token, byte - 1, ended);
+            assert!(at >= ended && at <= MonoNs::now(), "{byte}: {at:?}, {ended:?}");
+            assert_eq!(left, MonoNs::UNKNOWN, "{byte}");
+        }
+        ended = MonoNs::now();
         server.write_all(b"!").unwrap();
         client.read_exact(&mut [0]).unwrap();
     }
     let late = observer.late(&ask(1));
-    assert_eq!((late.acked, late.may_come), (MonoNs::UNKNOWN, false), "{late:?}");
+    assert_eq!((late.acked, late.may_come), (MonoNs::UNKNOWN, true), "its ring has gone on: {late:?}");
+    assert_eq!(observer.acknowledged(token, 1, MonoNs(1)), Acknowledged::default());
     eventually("the newest but one is still there", || observer.late(&ask(38)).acked.known().is_some());
 }
 

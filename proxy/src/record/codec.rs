@@ -48,7 +48,7 @@ impl<'a> Record<'a> {
 }
 
 /// Length of an encoded head, without the truncated flag before it.
-const HEAD_BYTES: usize = 354;
+const HEAD_BYTES: usize = 378;
 /// Length of an encoded attempt.
 const ATTEMPT_BYTES: usize = 214;
 
@@ -199,6 +199,9 @@ impl Writer<'_> {
             head.woken.0,
             head.preempted_ns,
             head.previous_written.0,
+            head.previous_end,
+            head.previous_acked.0,
+            head.previous_left.0,
             head.upstream_wanted.0,
             head.middleware_wait_ns,
             head.head_written.0,
@@ -404,6 +407,9 @@ impl<'a> Reader<'a> {
             woken: self.at()?,
             preempted_ns: self.u64()?,
             previous_written: self.at()?,
+            previous_end: self.u64()?,
+            previous_acked: self.at()?,
+            previous_left: self.at()?,
             upstream_wanted: self.at()?,
             middleware_wait_ns: self.u64()?,
             head_written: self.at()?,
