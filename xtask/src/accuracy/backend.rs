@@ -65,16 +65,17 @@ fn accept(listener: &TcpListener, stage: &Arc<Stage>, late: bool) {
             lay = Some(Lay { disturbed: chosen.is_some(), from_ns });
         }
         let Ok((stream, _)) = listener.accept() else { return };
+        let accepted_ns = now_ns();
         let stage = Arc::clone(stage);
         // A peer that goes away ends its connection only.
-        std::thread::spawn(move || serve(&stream, &stage, lay));
+        std::thread::spawn(move || serve(&stream, &stage, accepted_ns, lay));
     }
 }
 
 /// Requests that were let lie, to choose among them before they are read.
 static LET_LIE: AtomicU64 = AtomicU64::new(0);
 
-fn serve(mut stream: &TcpStream, stage: &Stage, mut lay: Option<Lay>) -> Result<()> {
+fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Option<Lay>) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut is_first = true;
     loop {
@@ -107,16 +108,25 @@ fn serve(mut stream: &TcpStream, stage: &Stage, mut lay: Option<Lay>) -> Result<
             rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
             return Ok(());
         }
+        if let Some(index) = running.index(How::BackendReset).filter(|_| is_first) {
+            // The proxy learnt of the reset, and began anew, at some time before this connection was here.
+            let again_ns = ledger.ended(id, index).map_or(0, |reset_ns| accepted_ns.saturating_sub(reset_ns));
+            ledger.unsure(id, index, 0, again_ns);
+        }
         is_first = false;
         let first = running.response.get_or_init(|| first_bytes(&running.row.shape));
-        running.pause(How::BackendCode, id, had_ns);
+        let worked = running.pause(How::BackendCode, id, had_ns);
         if let Some((index, delay)) = running.chosen(How::StopBeforeResponse, id) {
-            let stop = stage.stopped(delay, || respond(stream, &running, id, first))?;
+            let stop = stage.stopped(delay, || respond(stream, &running, id, first).map(|_| ()))?;
             ledger.add(id, index, true, stop.from_ns, stop.to_ns);
             // Without the kernel's marks, all of it looks like waiting for the backend.
             ledger.unsure(id, index, 0, stop.from_ns - stop.begun_ns + (stop.ended_ns - stop.to_ns));
         } else {
-            respond(stream, &running, id, first)?;
+            let written_ns = respond(stream, &running, id, first)?;
+            if let Some((index, to_ns)) = worked {
+                // Its first byte left at some time within the call that wrote it.
+                ledger.unsure(id, index, 0, written_ns.saturating_sub(to_ns));
+            }
         }
         stream.flush()?;
         if running.row.shape.backend_fresh {
@@ -144,9 +154,14 @@ fn chunk(shape: &Shape) -> String {
     format!("{length:x}\r\n{}\r\n", "x".repeat(length))
 }
 
-/// Writes the response that the row asks for.
-fn respond(mut stream: &TcpStream, running: &Running, id: u64, first: &[u8]) -> Result<()> {
-    stream.write_all(first)?;
+/// Writes the response that the row asks for; says when its head was written.
+fn respond(mut stream: &TcpStream, running: &Running, id: u64, first: &[u8]) -> Result<u64> {
+    // A megabyte takes the kernel a while: the head goes ahead of it, as servers write it.
+    let head = if first.len() > HEAD_WITH_BODY { first.len().min(HEAD_ALONE) } else { first.len() };
+    let (head, rest) = first.split_at(head);
+    stream.write_all(head)?;
+    let written_ns = now_ns();
+    stream.write_all(rest)?;
     let (_, chunks) = running.row.shape.download;
     if chunks > 1 {
         let chunk = chunk(&running.row.shape);
@@ -156,8 +171,13 @@ fn respond(mut stream: &TcpStream, running: &Running, id: u64, first: &[u8]) -> 
         }
         stream.write_all(b"0\r\n\r\n")?;
     }
-    Ok(())
+    Ok(written_ns)
 }
+
+/// A longer response is written in two pieces.
+const HEAD_WITH_BODY: usize = 64 << 10;
+/// Of which the first is so long: the head and some of the body.
+const HEAD_ALONE: usize = 128;
 
 /// Reads a request with its body; the number in its path. Nothing at the connection's end.
 fn read_request(mut stream: &TcpStream) -> Result<Option<u64>> {

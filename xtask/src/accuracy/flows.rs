@@ -25,6 +25,14 @@ pub(super) struct Passage {
     held: Option<(usize, u64)>,
     /// It is a request's first.
     begins: Option<u64>,
+    which: Option<Which>,
+}
+
+impl Passage {
+    /// It is the ACK that ends a handshake, and nothing was done to it.
+    pub(super) fn ends_handshake(&self) -> bool {
+        self.which == Some(Which::FinalAck) && self.held.is_none()
+    }
 }
 
 /// Ports of who connects and who listens.
@@ -46,6 +54,10 @@ struct Flow {
     /// What was done before the first request was known: injection, from, to.
     before: Vec<(usize, u64, u64)>,
     handshaken: bool,
+    /// The repeated SYN-ACK was held by that injection, and handed on then.
+    repeated: Option<(usize, u64)>,
+    /// So long after that the handshake had ended.
+    ended_after: Option<(usize, u64)>,
     ways: [Direction; 2],
 }
 
@@ -97,8 +109,13 @@ impl Flows {
         if let Some(request) = passage.begins {
             running.ledger.deliver(request, now_ns);
         }
-        if let (Some((injection, from_ns)), Some(flow)) = (passage.held, self.flows.get_mut(&passage.flow)) {
+        let Some(flow) = self.flows.get_mut(&passage.flow) else { return };
+        if let Some((injection, from_ns)) = passage.held {
             flow.account(running, passage.request, injection, from_ns, now_ns);
+            flow.repeated = (passage.which == Some(Which::HandshakeAgain)).then_some((injection, now_ns));
+        }
+        if passage.which == Some(Which::FinalAck) {
+            flow.ended_after = flow.repeated.take().map(|(injection, at_ns)| (injection, now_ns - at_ns));
         }
     }
 }
@@ -124,6 +141,9 @@ impl Flow {
             begins = Some(request);
             for (injection, from_ns, to_ns) in std::mem::take(&mut self.before) {
                 running.ledger.add(request, injection, true, from_ns, to_ns);
+            }
+            if let Some((injection, after_ns)) = self.ended_after.take() {
+                running.ledger.unsure(request, injection, 0, after_ns);
             }
             for direction in &mut self.ways {
                 direction.segments = 0;
@@ -166,10 +186,13 @@ impl Flow {
                     release_ns += bytes * 1_000_000_000 / per_second.max(1);
                 }
             }
-            held = Some((index, now_ns));
+            // What is sent again, or only acknowledges, holds nothing back that was not here yet.
+            if wanted != Which::All || which.is_some() {
+                held = Some((index, now_ns));
+            }
         }
         direction.released_ns = release_ns;
-        Verdict::Pass(release_ns, Passage { flow, request: self.request, held, begins })
+        Verdict::Pass(release_ns, Passage { flow, request: self.request, held, begins, which })
     }
 
     /// What kind of packet that is; nothing for one that was sent again, or says nothing new.
@@ -337,6 +360,32 @@ mod tests {
         world.send(Way::Out, ACK, 21, b"GET /r/6 HTTP/1.1\r\n", 200);
         world.flows.passed(Some(&world.running), &passage, 300_000);
         assert_eq!((world.truth(5).least_ns, world.truth(6).least_ns), (150_000, 0));
+    }
+
+    #[test]
+    fn what_is_sent_again_takes_its_time_and_holds_nothing_back_that_was_not_here_yet() {
+        let mut world = World::new(How::Wire(Link::Backend, Way::Back, Which::All, Act::Rate(1_000_000)), 1);
+        world.handshake();
+        world.send(Way::Out, ACK, 2, REQUEST, 100);
+        assert_eq!(world.send(Way::Back, ACK, 2, &[0; 60], 200), Some(300));
+        assert_eq!(world.send(Way::Back, ACK, 2, &[0; 60], 300), Some(400));
+        assert_eq!(world.truth(5).least_ns, 100_000);
+    }
+
+    #[test]
+    fn a_repeated_handshake_ends_with_its_last_ack() {
+        let mut world = World::new(How::Wire(Link::Backend, Way::Back, Which::HandshakeAgain, Act::Hold), 500);
+        let losing = Injection {
+            how: How::Wire(Link::Backend, Way::Back, Which::Handshake, Act::Lose),
+            ..world.running.row.injections[0].clone()
+        };
+        world.running.row.injections.push(losing);
+        world.send(Way::Out, SYN, 1, b"", 10);
+        assert_eq!(world.send(Way::Back, SYN | ACK, 1, b"", 20), None);
+        assert_eq!(world.send(Way::Back, SYN | ACK, 1, b"", 1_000), Some(1_500));
+        world.send(Way::Out, ACK, 2, b"", 1_530);
+        world.send(Way::Out, ACK, 2, REQUEST, 1_600);
+        assert_eq!(world.truth(5), Truth { least_ns: 500_000, most_ns: 530_000, stretches: 1 });
     }
 
     #[test]

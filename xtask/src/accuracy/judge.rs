@@ -95,6 +95,7 @@ pub(super) fn judge(row: &Row, cases: &[Case], faults: Vec<String>) -> Line {
     for group in &mut groups {
         group.by_itself_ns = by_itself(row, group, cases);
     }
+    let quiet_ns = quiet(row, &groups, cases);
     line.by_itself_us = groups.iter().map(|group| group.by_itself_ns).max().unwrap_or(0) / 1000;
     for case in cases {
         let [span] = case.spans.as_slice() else {
@@ -107,7 +108,7 @@ pub(super) fn judge(row: &Row, cases: &[Case], faults: Vec<String>) -> Line {
         } else {
             line.examples.push(format!("request {}: coverage {:?}", case.id, span.coverage));
         }
-        judge_case(row, &groups, case, span, &mut line, &mut errors, &mut delays);
+        judge_case(row, &groups, case, span, quiet_ns, &mut line, &mut errors, &mut delays);
     }
     errors.sort_unstable();
     delays.sort_unstable();
@@ -125,11 +126,13 @@ pub(super) fn judge(row: &Row, cases: &[Case], faults: Vec<String>) -> Line {
     line
 }
 
+#[expect(clippy::too_many_arguments, reason = "three of them are what it adds to")]
 fn judge_case(
     row: &Row,
     groups: &[Group],
     case: &Case,
     span: &Span,
+    quiet_ns: Option<u64>,
     line: &mut Line,
     errors: &mut Vec<u64>,
     delays: &mut Vec<u64>,
@@ -148,7 +151,8 @@ fn judge_case(
             seen.short = true;
         } else if hit {
             delays.push(truth.least_ns);
-            errors.extend(seen.disturbed(group, truth, span, case.noise_ns));
+            let unusual_ns = quiet_ns.map_or(0, |quiet_ns| case.noise_ns.saturating_sub(quiet_ns));
+            errors.extend(seen.disturbed(group, truth, span, case.noise_ns, unusual_ns));
         } else {
             seen.undisturbed(group, truth, span, case.noise_ns);
         }
@@ -186,7 +190,7 @@ struct Seen {
 
 impl Seen {
     /// A place that was hit; how far off it is, where it can be.
-    fn disturbed(&mut self, group: &Group, truth: Truth, span: &Span, noise_ns: u64) -> Option<u64> {
+    fn disturbed(&mut self, group: &Group, truth: Truth, span: &Span, noise_ns: u64, unusual_ns: u64) -> Option<u64> {
         self.hit = true;
         let value_ns = value_us(group.place, span) * 1000;
         if let Place::Nowhere(_) = group.place {
@@ -200,7 +204,7 @@ impl Seen {
         }
         let tolerance_ns = (truth.least_ns / 100).max(TOLERANCE_NS * truth.stretches.max(1));
         let more_ns = value_ns.saturating_sub(truth.most_ns).saturating_sub(group.by_itself_ns);
-        let error_ns = truth.least_ns.saturating_sub(value_ns) + more_ns;
+        let error_ns = (truth.least_ns.saturating_sub(value_ns) + more_ns).saturating_sub(unusual_ns);
         self.within &= error_ns <= tolerance_ns;
         self.right &= value_ns + tolerance_ns + noise_ns >= truth.least_ns;
         self.excused |= value_ns + tolerance_ns < truth.least_ns;
@@ -251,7 +255,8 @@ impl Group {
             sum.most_ns += truth.most_ns;
             sum.stretches += truth.stretches;
         }
-        sum.least_ns = sum.least_ns.saturating_sub(row.shape.unknown_us * 1000);
+        let hidden_ns = if row.shape.streamed { case.noise_ns } else { 0 };
+        sum.least_ns = sum.least_ns.saturating_sub(row.shape.unknown_us * 1000 + hidden_ns);
         (hit, sum)
     }
 }
@@ -279,7 +284,8 @@ fn by_itself(row: &Row, group: &Group, cases: &[Case]) -> u64 {
     let own = cases.iter().filter_map(|case| {
         let [span] = case.spans.as_slice() else { return None };
         let (hit, truth) = group.truth(row, case);
-        let moved: u64 = row.shape.moved.iter().map(|phase| span.phase(phase)).sum();
+        let moved = row.shape.moved.iter().map(|name| span.phase(name) + span.number(name));
+        let moved: u64 = moved.sum();
         (!hit).then(|| ((value_us(group.place, span) + moved) * 1000).saturating_sub(truth.most_ns))
     });
     let mut own: Vec<u64> = own.collect();
@@ -289,6 +295,15 @@ fn by_itself(row: &Row, group: &Group, cases: &[Case]) -> u64 {
     } else {
         0
     }
+}
+
+/// How long the agent works on a request that nothing was done to, where one request is under way at a time: then what it takes
+/// beyond that is the machine's. Else the account is that of several requests.
+fn quiet(row: &Row, groups: &[Group], cases: &[Case]) -> Option<u64> {
+    let untouched = |case: &&Case| groups.iter().all(|group| !group.truth(row, case).0);
+    let mut noise: Vec<u64> = cases.iter().filter(untouched).map(|case| case.noise_ns).collect();
+    noise.sort_unstable();
+    (row.shape.lanes == 1 && !noise.is_empty()).then(|| percentile(&noise, 50))
 }
 
 /// Microseconds that a span shows in a place. Nowhere is any phase: its largest.
@@ -455,6 +470,32 @@ mod tests {
         check(&[noisy(900_000)], [1, 1, 0, 0, 0, 0], true);
         check(&[noisy(899_000)], [1, 0, 0, 0, 0, 0], false);
         assert_eq!(judge(&row(), &[noisy(900_000)], Vec::new()).excused, 1);
+    }
+
+    #[test]
+    fn what_the_machine_took_beyond_the_usual_is_no_error_where_one_request_runs_at_a_time() {
+        let waited = |us| vec![span(&[("upstream_wait", us)], "upstream", "full")];
+        let case = |hit, us, noise_us: u64| Case { noise_ns: noise_us * 1000, ..case(hit, 5_000, waited(us)) };
+        let error = |lanes, noise_us| {
+            let mut row = row();
+            row.shape.lanes = lanes;
+            let cases = [case(true, 5_700, noise_us), case(false, 10, 80), case(false, 10, 80)];
+            judge(&row, &cases, Vec::new()).error_p99_us
+        };
+        assert_eq!((error(1, 80), error(1, 580), error(1, 900)), (700, 200, 0));
+        assert_eq!(error(4, 900), 700);
+    }
+
+    #[test]
+    fn what_is_delayed_while_the_agent_works_on_earlier_parts_may_hide_so_much() {
+        let waited = |us| vec![span(&[("upstream_wait", us)], "upstream", "full")];
+        let case = |us| Case { noise_ns: 400_000, ..case(true, 5_000, waited(us)) };
+        let line = |streamed, us| {
+            let mut row = row();
+            (row.shape.streamed, row.shape.lanes) = (streamed, 4);
+            judge(&row, &[case(us)], Vec::new()).error_p99_us
+        };
+        assert_eq!((line(false, 4_500), line(true, 4_500), line(true, 4_600)), (500, 100, 0));
     }
 
     #[test]

@@ -90,6 +90,11 @@ impl Ledger {
         done.get(&request).and_then(|injections| injections.get(&injection)).cloned().unwrap_or_default()
     }
 
+    /// When the last of what an injection did to a request ended.
+    pub(super) fn ended(&self, request: u64, injection: usize) -> Option<u64> {
+        self.of(request, injection).intervals.iter().map(|(_, to_ns)| *to_ns).max()
+    }
+
     /// A relay handed the first segment of a request on.
     pub(super) fn deliver(&self, request: u64, at_ns: u64) {
         self.delivered.lock().unwrap_or_else(PoisonError::into_inner).entry(request).or_insert(at_ns);

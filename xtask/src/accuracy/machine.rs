@@ -13,7 +13,7 @@ use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 
 use super::ledger::now_ns;
-use super::space::{Urgency, ordinary, urgent};
+use super::space::{Urgency, idle, ordinary, urgent};
 
 /// The last core that this process may use: the pinned agent's. Asked first by the main thread, which may use all.
 pub(super) fn last_core() -> Result<usize> {
@@ -106,6 +106,42 @@ impl Crowd {
 }
 
 impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _joined = thread.join();
+        }
+    }
+}
+
+/// Keeps all cores awake: an idle one of a virtual machine takes tens to hundreds of microseconds to come back, and all that wake
+/// up on it look late. Below every other thread; what /dev/cpu_dma_latency does for cyclictest, and no virtual machine has.
+pub(super) struct Awake {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Awake {
+    /// One for each core that this process may use.
+    pub(super) fn start() -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let allowed = sched_getaffinity(None)?;
+        let cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
+        let threads = cores.map(|core| {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                let mut set = CpuSet::new();
+                set.set(core);
+                // Only where it is below all others: else it would be in their way.
+                let ready = sched_setaffinity(None, &set).is_ok() && idle();
+                while ready && !stop.load(Ordering::Relaxed) {}
+            })
+        });
+        Ok(Self { threads: threads.collect(), stop })
+    }
+}
+
+impl Drop for Awake {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {

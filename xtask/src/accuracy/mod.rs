@@ -102,6 +102,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         signal_hook::flag::register_conditional_default(signal, Arc::clone(&ending))?;
         signal_hook::flag::register(signal, Arc::clone(&ending))?;
     }
+    let _awake = if options.emulated { None } else { Some(machine::Awake::start()?) };
     let mut world = World::new().context("the world of the table needs root, iproute2 and /dev/net/tun")?;
     let mut lines = Vec::new();
     let mut next = 1;

@@ -189,8 +189,10 @@ pub(super) struct Shape {
     pub(super) send_buffer: Option<usize>,
     /// What the injector cannot know of when a delay began or ended, microseconds.
     pub(super) unknown_us: u64,
-    /// What an undisturbed request shows in these phases, a disturbed one shows in the place.
+    /// What an undisturbed request shows in these phases and attributes, a disturbed one shows in the place.
     pub(super) moved: &'static [&'static str],
+    /// It is delayed while its earlier parts are worked on: what the agent does meanwhile hides so much of the delay.
+    pub(super) streamed: bool,
 }
 
 impl Shape {
@@ -204,10 +206,11 @@ impl Shape {
         split_head: false,
         upload: (0, 1),
         download: (100, 1),
-        lanes: 4,
+        lanes: 1,
         send_buffer: None,
         unknown_us: 0,
         moved: &[],
+        streamed: false,
     };
 }
 
@@ -288,14 +291,16 @@ impl Running {
         Some((index, self.delay(index, number)?))
     }
 
-    /// Pauses for a request that is chosen, and accounts for the time since then, chosen or not.
-    pub(super) fn pause(&self, how: How, request: u64, from_ns: u64) {
-        let Some(index) = self.index(how) else { return };
+    /// Pauses for a request that is chosen, and accounts for the time since then, chosen or not; until when.
+    pub(super) fn pause(&self, how: How, request: u64, from_ns: u64) -> Option<(usize, u64)> {
+        let index = self.index(how)?;
         let delay = self.delay(index, request);
         if let Some(delay) = delay {
             std::thread::sleep(delay);
         }
-        self.ledger.add(request, index, delay.is_some(), from_ns, now_ns());
+        let to_ns = now_ns();
+        self.ledger.add(request, index, delay.is_some(), from_ns, to_ns);
+        Some((index, to_ns))
     }
 
     /// Where the injection of that kind stands in the row.

@@ -13,6 +13,9 @@ const SYN_US: (u64, u64) = (1_000_000, 1_000_000);
 /// Half of it is what an undisturbed request may not show, where the kernel's account is the truth.
 const CROWD_US: (u64, u64) = (500, 500);
 
+/// Several clients at once, so that disturbed requests are among others on the same workers.
+const MIXED: Shape = Shape { lanes: 4, ..Shape::SMALL };
+
 const fn phase(name: &'static str) -> Place {
     Place::Phase(name)
 }
@@ -82,18 +85,18 @@ pub(super) fn all() -> Vec<Row> {
 }
 
 fn backend() -> Vec<Row> {
-    let late = Shape { backend: Route::Relayed, late_acceptor: true, backend_fresh: true, lanes: 1, ..Shape::SMALL };
+    let late = Shape { backend: Route::Relayed, late_acceptor: true, backend_fresh: true, ..Shape::SMALL };
     vec![
         row(
             "backend: slow code",
             "the backend pauses between request and response",
-            Shape::SMALL,
+            MIXED,
             one(How::BackendCode, USUAL_US, phase("backend_app")),
         ),
         row(
             "backend: slow code, 1 to 2 ms",
             "the backend pauses between request and response",
-            Shape::SMALL,
+            MIXED,
             one(How::BackendCode, SMALL_US, phase("backend_app")),
         ),
         row(
@@ -136,7 +139,7 @@ fn bodies() -> Vec<Row> {
         row(
             "backend: streams its response",
             "the backend pauses before each of four more chunks",
-            Shape { download: (5_000, 5), ..Shape::SMALL },
+            Shape { download: (5_000, 5), streamed: true, ..Shape::SMALL },
             one(How::BackendChunks, USUAL_US, phase("upstream_body")),
         ),
         row(
@@ -154,7 +157,7 @@ fn bodies() -> Vec<Row> {
         long(row(
             "backend's network: download at 200 kB/s",
             "the relay lets 200 kB/s of the response pass",
-            Shape { download: (40_000, 1), ..kept },
+            Shape { download: (40_000, 1), streamed: true, ..kept },
             one(wire(Way::Back, Act::Rate(200_000)), (200_000, 200_000), path_and_body),
         )),
         long(row(
@@ -171,19 +174,19 @@ fn client() -> Vec<Row> {
         row(
             "client: sends its head slowly",
             "the client pauses within the head",
-            Shape::SMALL,
+            MIXED,
             one(How::ClientHead, USUAL_US, phase("client_send")),
         ),
         row(
             "client: sends its head slowly, 1 to 2 ms",
             "the client pauses within the head",
-            Shape::SMALL,
+            MIXED,
             one(How::ClientHead, SMALL_US, phase("client_send")),
         ),
         row(
             "client: sends its body slowly",
             "the client pauses before each of three more parts",
-            Shape { upload: (40_000, 4), ..Shape::SMALL },
+            Shape { upload: (40_000, 4), streamed: true, ..Shape::SMALL },
             one(How::ClientBody, USUAL_US, phase("client_body")),
         ),
         row("client: reads slowly", UNREAD, unread(), one(How::ClientRead, USUAL_US, phase("client_drain"))),
@@ -198,8 +201,7 @@ fn unread() -> Shape {
 }
 
 fn proxy() -> Vec<Row> {
-    let alone = Shape { lanes: 1, ..Shape::SMALL };
-    let fresh = Shape { client_life: Life::Fresh, ..alone };
+    let fresh = Shape { client_life: Life::Fresh, ..Shape::SMALL };
     let accept_wait = Place::Attribute("wayspan.connection.accept_wait");
     let hit = |how, places| vec![Injection { how, delay_us: USUAL_US, places, share: 30 }];
     let queues = Place::Phases(&[
@@ -214,13 +216,13 @@ fn proxy() -> Vec<Row> {
         row(
             "proxy: stopped when a request comes",
             "SIGSTOP; the request comes; SIGCONT",
-            alone,
+            Shape::SMALL,
             one(How::StopBeforeRequest, USUAL_US, phase("read_wait")),
         ),
         row(
             "proxy: stopped when a response comes",
             "SIGSTOP; the response comes; SIGCONT",
-            alone,
+            Shape::SMALL,
             one(How::StopBeforeResponse, USUAL_US, phase("upstream_read_wait")),
         ),
         row(
@@ -240,7 +242,7 @@ fn proxy() -> Vec<Row> {
             row(
                 "proxy: a hog on its core",
                 "a real-time thread takes the only core before the request comes",
-                alone,
+                Shape::SMALL,
                 hit(How::Hog, vec![phase("read_wait"), Place::Attribute("wayspan.worker.wakeup")]),
             ),
         ),
@@ -249,7 +251,7 @@ fn proxy() -> Vec<Row> {
             row(
                 "proxy: a crowd on its core",
                 "four busy threads share the only core; what the kernel says of the worker's waiting is the truth",
-                alone,
+                Shape::SMALL,
                 one(How::Crowd, CROWD_US, queues),
             ),
         ),
@@ -368,7 +370,7 @@ fn client_path() -> Vec<Row> {
             "client's network: upload at 200 kB/s",
             "the relay lets 200 kB/s of the request pass",
             // The relay holds the request's first segment too, before there is a request: 7.5 ms for 1500 bytes.
-            Shape { upload: (40_000, 1), unknown_us: 7_600, ..kept },
+            Shape { upload: (40_000, 1), unknown_us: 7_600, streamed: true, ..kept },
             one(wire(Way::Out, Which::All, Act::Rate(200_000)), (200_000, 200_000), phase("client_body")),
         )),
         long(row(
@@ -421,10 +423,11 @@ fn handshakes() -> Vec<Row> {
             fresh,
             one(wire(Way::Out, Which::Handshake, Act::Lose), SYN_US, Place::Nowhere("a lost SYN was never here")),
         )),
-        patient(row(
+        long(row(
             "client's network: SYN-ACK lost, then late",
             "the relay loses our first SYN-ACK and holds the second",
-            fresh,
+            // Where none was lost, what a handshake takes by itself is its round trip.
+            Shape { moved: &["wayspan.connection.handshake_rtt"], lanes: 4, ..fresh },
             vec![lost, again],
         )),
     ]
@@ -483,7 +486,7 @@ fn together() -> Vec<Row> {
         row(
             "two at once: slow client, slow backend",
             "the client pauses within the head, the backend before its response; each for its own requests",
-            Shape::SMALL,
+            MIXED,
             [one(How::ClientHead, USUAL_US, phase("client_send")), app()].concat(),
         ),
         row(
@@ -518,7 +521,6 @@ pub(super) fn emulated() -> Vec<Row> {
 /// What is left without probes: what the proxy's own stamps tell.
 fn blind() -> Vec<Row> {
     let blind = |row: Row| Row { agent: Agent::Blind, coverage: Coverage::Text("none: probes off"), ..row };
-    let alone = Shape { lanes: 1, ..Shape::SMALL };
     vec![
         blind(row(
             "without probes: slow code",
@@ -535,19 +537,19 @@ fn blind() -> Vec<Row> {
         blind(row(
             "without probes: slow body",
             "the client pauses before each of three more parts",
-            Shape { upload: (40_000, 4), ..Shape::SMALL },
+            Shape { upload: (40_000, 4), streamed: true, ..Shape::SMALL },
             one(How::ClientBody, USUAL_US, phase("client_body")),
         )),
         blind(row(
             "without probes: stopped when a request comes",
             "SIGSTOP; the request comes; SIGCONT",
-            alone,
+            Shape::SMALL,
             one(How::StopBeforeRequest, USUAL_US, Place::Nowhere("a request begins when it is read")),
         )),
         blind(row(
             "without probes: stopped when a response comes",
             "SIGSTOP; the response comes; SIGCONT",
-            alone,
+            Shape::SMALL,
             one(How::StopBeforeResponse, USUAL_US, phase("upstream_wait")),
         )),
     ]

@@ -94,14 +94,21 @@ pub(super) enum Urgency {
 
 /// Makes the calling thread, and those that it will start, as urgent as that; says whether the system allowed it.
 pub(super) fn urgent(urgency: Urgency) -> bool {
-    let (thread, priority) = (gettid().as_raw_nonzero().to_string(), (urgency as u8).to_string());
-    let chrt = Command::new("chrt").args(["-f", "-p", &priority, &thread]).stderr(Stdio::null()).status();
-    chrt.is_ok_and(|status| status.success())
+    scheduled("-f", &(urgency as u8).to_string())
 }
 
 /// Makes the calling thread an ordinary one again: threads inherit urgency from those that start them.
 pub(super) fn ordinary() -> bool {
+    scheduled("-o", "0")
+}
+
+/// Lets the calling thread run only where nobody else wants to.
+pub(super) fn idle() -> bool {
+    scheduled("-i", "0")
+}
+
+fn scheduled(policy: &str, priority: &str) -> bool {
     let thread = gettid().as_raw_nonzero().to_string();
-    let chrt = Command::new("chrt").args(["-o", "-p", "0", &thread]).stderr(Stdio::null()).status();
+    let chrt = Command::new("chrt").args([policy, "-p", priority, &thread]).stderr(Stdio::null()).status();
     chrt.is_ok_and(|status| status.success())
 }

@@ -131,9 +131,18 @@ fn release(shared: &Shared, to: &Tun, waiting: &mut Waiting) {
             return;
         }
         let (packet, passage) = first.remove();
-        // Told before it is sent: who receives it may ask at once.
         let running = shared.stage.running();
-        shared.flows.lock().unwrap_or_else(PoisonError::into_inner).passed(running.as_deref(), &passage, now);
-        let _lost = to.send(&packet);
+        let tell = |now| {
+            shared.flows.lock().unwrap_or_else(PoisonError::into_inner).passed(running.as_deref(), &passage, now);
+        };
+        if passage.ends_handshake() {
+            // The call does all that its receiver does for it: then the handshake has ended.
+            let _lost = to.send(&packet);
+            tell(now_ns());
+        } else {
+            // Told before it is sent: who receives it may ask at once.
+            tell(now);
+            let _lost = to.send(&packet);
+        }
     }
 }
