@@ -9,6 +9,7 @@ mod bench;
 mod demo;
 mod deny;
 mod ebpf;
+mod full;
 mod joins;
 mod outage;
 mod peers;
@@ -51,6 +52,8 @@ enum Command {
     Joins(joins::Options),
     /// The whole gate: format, lints, tests, demo, browser, licences.
     Test(test::Options),
+    /// All that the gate has no time for; the outcomes go to docs/conformance.md.
+    Full(full::Options),
     /// The probes on Debian's kernels in virtual machines: `vm 6.1 6.12`; the matrix of kernel and probe.
     Vm(vm::Options),
     /// Check the repository's own rules: documentation, sizes, borders.
@@ -91,6 +94,7 @@ fn run(command: Command) -> Result<ExitCode> {
             return outage::run(&root, options);
         }
         Command::Accuracy(options) => return accuracy::run(&root, &options),
+        Command::Full(options) => return full::run(&root, &options),
         Command::Joins(options) => return joins::run(&root, &options),
         Command::Test(options) => return test::run(&root, &options),
         Command::Tidy => return tidy::run(&root),
