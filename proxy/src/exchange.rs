@@ -1,6 +1,7 @@
 //! One exchange: a request's head comes in, a response's head goes out. Finds the route, edits headers, decides
 //! sampling, injects trace context, picks a server, forwards over a pooled or new connection.
 
+mod around;
 mod attempt;
 
 use std::cell::RefCell;
@@ -22,14 +23,16 @@ use crate::client::{ClientConn, HeadSeen, Switched, after, trust};
 use crate::clock::MonoNs;
 use crate::headers;
 use crate::live::{Live, Relay};
+use crate::middleware::{Answer, with_path};
 use crate::observer::SocketObserver;
 use crate::path;
 use crate::record::{End, ErrorKind, Head, Method};
 use crate::route::RequestView;
 use crate::sampling::{Decision, Reason};
-use crate::snapshot::{Middleware, Route, Server, Service, Snapshot, Target};
+use crate::snapshot::{Route, Server, Service, Snapshot, Target};
 use crate::trace_context::{self, Incoming as Caller, SpanId, TraceParent};
 use crate::upstream::Upstream;
+use around::Around;
 use attempt::{attempt, nth_client_span};
 
 type Reply<O> = Response<ResponseBody<O>>;
@@ -226,13 +229,7 @@ fn refusal(parts: &Parts) -> Option<(StatusCode, &'static str)> {
 fn respelled(uri: &Uri, sanitize: bool) -> Option<Uri> {
     let spelling = if sanitize { path::sanitize } else { path::normalize };
     let std::borrow::Cow::Owned(path) = spelling(uri.path()) else { return None };
-    let target = match uri.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path,
-    };
-    let mut parts = uri.clone().into_parts();
-    parts.path_and_query = Some(PathAndQuery::try_from(target).ok()?);
-    Uri::from_parts(parts).ok()
+    with_path(uri, &path)
 }
 
 async fn answer<O: SocketObserver>(
@@ -243,30 +240,23 @@ async fn answer<O: SocketObserver>(
     parts: &mut Parts,
     body: Incoming,
 ) -> Reply<O> {
-    for middleware in &route.middlewares {
-        match middleware {
-            Middleware::Headers(edits) => edit(&mut parts.headers, &edits.request),
-        }
-    }
-    let mut reply = match &route.target {
-        Target::Fixed(fixed) => {
+    let mut around = Around::new(route);
+    let mut reply = match (around.request(conn, parts).await, &route.target) {
+        (Err(answer), _) => ours(*answer),
+        (Ok(()), Target::Fixed(fixed)) => {
             let mut reply = Response::new(ResponseBody::Own(Some(fixed.body.clone())));
             *reply.status_mut() = StatusCode::from_u16(fixed.status).unwrap_or(StatusCode::OK);
             reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(fixed.content_type));
             reply
         }
-        Target::Service(service) => {
+        (Ok(()), Target::Service(service)) => {
             live.borrow_mut().head.service = service.id;
             forward(conn, live, service, parts, body).await
         }
     };
     let switching = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
     headers::prepare_response(reply.headers_mut(), switching);
-    for middleware in route.middlewares.iter().rev() {
-        match middleware {
-            Middleware::Headers(edits) => edit(reply.headers_mut(), &edits.response),
-        }
-    }
+    around.response(reply.headers_mut());
     capture(reply.headers(), &snapshot.captured_response_headers, &mut live.borrow_mut().response_headers);
     reply
 }
@@ -495,13 +485,12 @@ fn own<O: SocketObserver>(status: StatusCode, text: &'static str) -> Reply<O> {
     reply
 }
 
-fn edit(headers: &mut HeaderMap, edits: &[(http::HeaderName, Option<HeaderValue>)]) {
-    for (name, value) in edits {
-        match value {
-            Some(value) => drop(headers.insert(name, value.clone())),
-            None => drop(headers.remove(name)),
-        }
-    }
+/// What a middleware answers.
+fn ours<O: SocketObserver>(answer: Answer) -> Reply<O> {
+    let Answer { status, headers, body } = answer;
+    let mut reply = Response::new(ResponseBody::Own((!body.is_empty()).then_some(body)));
+    (*reply.status_mut(), *reply.headers_mut()) = (status, headers);
+    reply
 }
 
 fn capture(headers: &HeaderMap, names: &[Box<str>], into: &mut Vec<(u16, HeaderValue)>) {

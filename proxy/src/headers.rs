@@ -75,6 +75,12 @@ impl PeerHeaders {
     pub fn is_trusted(&self) -> bool {
         self.trusted
     }
+
+    /// Whether the connection speaks TLS.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.https
+    }
 }
 
 /// A value of digits, dots and colons whose clones share its bytes.

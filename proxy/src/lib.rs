@@ -21,6 +21,7 @@ pub mod framer;
 mod gather;
 pub mod headers;
 mod live;
+pub mod middleware;
 pub mod observer;
 pub mod path;
 pub mod record;

@@ -14,6 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub(crate) use matcher::{HostName, Literal, Matcher};
+pub use pattern::Regexp;
 pub use subject::RequestView;
 pub(crate) use subject::{Canonical, Subject, routing_path};
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::middleware::Middleware;
 use crate::route::RouteTable;
 
 /// The whole routing state.
@@ -128,23 +129,6 @@ pub struct Fixed {
     pub content_type: &'static str,
     /// Body.
     pub body: bytes::Bytes,
-}
-
-/// What a route does to requests and responses on their way. An enum with an enum body: statically dispatched, and the
-/// list is empty for most routes. Kinds come with the issues that name them.
-#[derive(Debug, Clone)]
-pub enum Middleware {
-    /// Sets or removes fixed headers.
-    Headers(Arc<HeaderEdits>),
-}
-
-/// Traefik's `headers` middleware, its custom part: an empty value removes the header.
-#[derive(Debug, Clone, Default)]
-pub struct HeaderEdits {
-    /// On the request.
-    pub request: Vec<(http::HeaderName, Option<http::HeaderValue>)>,
-    /// On the response.
-    pub response: Vec<(http::HeaderName, Option<http::HeaderValue>)>,
 }
 
 /// A group of servers for a route.

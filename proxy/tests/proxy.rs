@@ -10,6 +10,8 @@ mod drain;
 mod listeners;
 #[path = "proxy/marks.rs"]
 mod marks;
+#[path = "proxy/middlewares.rs"]
+mod middlewares;
 #[path = "proxy/resend.rs"]
 mod resend;
 #[path = "proxy/semantics.rs"]
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use wayspan_proxy::counters::Bounds;
+use wayspan_proxy::middleware::Middleware;
 use wayspan_proxy::observer::{Missing, Off, SocketObserver};
 use wayspan_proxy::record::{End, ErrorKind, Head, Record};
 use wayspan_proxy::ring::RecordReader;
@@ -59,13 +62,16 @@ struct Setup {
     limits: Limits,
     timeouts: Timeouts,
     traced: bool,
+    middlewares: Vec<Middleware>,
+    workers: usize,
 }
 
 impl Setup {
     fn to(upstream: SocketAddr) -> Self {
         let (limits, timeouts) = (Limits::default(), Timeouts::default());
         let rule = "Host(`app.localhost`)";
-        Self { rule, upstreams: vec![(upstream, 1)], addresses_each: 1, limits, timeouts, traced: true }
+        let (upstreams, middlewares) = (vec![(upstream, 1)], Vec::new());
+        Self { rule, upstreams, addresses_each: 1, limits, timeouts, traced: true, middlewares, workers: 1 }
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -94,7 +100,7 @@ impl Setup {
             name: "app".into(),
             traced: self.traced,
             metered: true,
-            middlewares: [].into(),
+            middlewares: self.middlewares.clone().into(),
             target: Target::Service(service),
         });
         let rule = Rule::parse(self.rule).unwrap();
@@ -121,7 +127,7 @@ impl Setup {
 
     fn start_with(&self, observer: impl SocketObserver + Sync) -> World {
         let settings = Settings {
-            workers: 1,
+            workers: self.workers,
             pin: false,
             hostname: "test".to_owned(),
             bounds: Bounds::default(),

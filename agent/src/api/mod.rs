@@ -8,6 +8,7 @@ mod answers;
 mod assets;
 mod host;
 mod jaeger;
+mod middlewares;
 mod reply;
 mod server;
 mod shapes;

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::middlewares;
 use crate::catalog::{Catalog, qualified};
 use crate::config::model::{Dynamic, EntryPoint, Middleware, MiddlewareKind, OtlpProtocol, Router, Service, Static};
-use crate::config::{Fault, Observed};
+use crate::config::{Fault, Observed, by_name, expand};
 
 const ENTRY_POINTS: &str = "entryPoints";
 const ROUTERS: &str = "http.routers";
@@ -45,6 +46,8 @@ struct Named<'v, T> {
     shown: String,
     part: Option<&'v T>,
     errors: Vec<String>,
+    /// It holds, and is not served.
+    off: bool,
     /// What a search looks at, beside the name.
     texts: [&'v str; 2],
 }
@@ -54,6 +57,7 @@ impl<T> Named<'_, T> {
     fn status(&self) -> &'static str {
         match (self.part, self.errors.is_empty()) {
             (None, _) => "disabled",
+            _ if self.off => "disabled",
             (Some(_), false) => "warning",
             (Some(_), true) => "enabled",
         }
@@ -104,13 +108,20 @@ fn named<'v, T>(
         .map(|part| {
             let name = name(part);
             let errors = errors.remove(name).unwrap_or_default();
-            Named { name, shown: shown(name), part: Some(part), errors, texts: texts(part) }
+            Named { name, shown: shown(name), part: Some(part), errors, off: false, texts: texts(part) }
         })
         .collect();
     let mut left_out: Vec<_> = errors.into_iter().collect();
     left_out.sort_unstable();
     let left_out = left_out.into_iter();
-    all.extend(left_out.map(|(name, errors)| Named { name, shown: shown(name), part: None, errors, texts: [""; 2] }));
+    all.extend(left_out.map(|(name, errors)| Named {
+        name,
+        shown: shown(name),
+        part: None,
+        errors,
+        off: false,
+        texts: [""; 2],
+    }));
     all
 }
 
@@ -119,7 +130,18 @@ fn entry_points_of<'v>(view: &View<'v>) -> Vec<Named<'v, EntryPoint>> {
 }
 
 fn routers_of<'v>(view: &View<'v>) -> Vec<Named<'v, Router>> {
-    named(view, ROUTERS, &view.dynamic.routers, |part| &part.name, |part| [&part.rule.text, &part.service])
+    let mut all =
+        named(view, ROUTERS, &view.dynamic.routers, |part| &part.name, |part| [&part.rule.text, &part.service]);
+    let middlewares = by_name(&view.dynamic.middlewares);
+    for router in &mut all {
+        let expanded = router.part.map(|part| expand(&part.middlewares, &middlewares));
+        // As in Traefik, a router without one of its middlewares is not served.
+        if let Some(Err(why)) = expanded {
+            router.errors.push(why);
+            router.off = true;
+        }
+    }
+    all
 }
 
 fn services_of<'v>(view: &View<'v>) -> Vec<Named<'v, Service>> {
@@ -135,7 +157,14 @@ fn services_of<'v>(view: &View<'v>) -> Vec<Named<'v, Service>> {
 }
 
 fn middlewares_of<'v>(view: &View<'v>) -> Vec<Named<'v, Middleware>> {
-    named(view, MIDDLEWARES, &view.dynamic.middlewares, |part| &part.name, |_| [""; 2])
+    let mut all = named(view, MIDDLEWARES, &view.dynamic.middlewares, |part| &part.name, |_| [""; 2]);
+    for one in &mut all {
+        if let Some(MiddlewareKind::Unsupported(kind)) = one.part.map(|part| &part.kind) {
+            one.errors.push(format!("`{kind}` is not supported yet"));
+            one.off = true;
+        }
+    }
+    all
 }
 
 /// A page of a list, and the number of the next one: 1 where there is none.
@@ -303,20 +332,10 @@ pub(super) fn middleware(view: &View<'_>, name: &str) -> Option<Value> {
 fn describe_middleware(named: &Named<'_, Middleware>, users: &HashMap<&str, Vec<String>>) -> Value {
     let used_by = users.get(named.name).cloned().unwrap_or_default();
     let mut fields = json!({"usedBy": used_by});
-    match named.part.map(|part| &part.kind) {
-        Some(MiddlewareKind::Headers(edits)) => {
-            // Values are often credentials for the backend: what is set is told, not to what.
-            let hidden = |list: &[(http::HeaderName, Option<http::HeaderValue>)]| -> Map<String, Value> {
-                let shown = |value: &Option<_>| if value.is_some() { "xxxx" } else { "" };
-                list.iter().map(|(name, value)| (name.to_string(), shown(value).into())).collect()
-            };
-            fields["type"] = "headers".into();
-            fields["headers"] = json!({
-                "customRequestHeaders": hidden(&edits.request),
-                "customResponseHeaders": hidden(&edits.response),
-            });
-        }
-        None => {}
+    if let Some(part) = named.part {
+        let (kind, settings) = middlewares::describe(&part.kind);
+        fields["type"] = kind.to_lowercase().into();
+        fields[kind] = settings;
     }
     named.described(fields)
 }

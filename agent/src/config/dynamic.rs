@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use wayspan_proxy::snapshot::{HeaderEdits, Limits, Timeouts};
+use wayspan_proxy::snapshot::{Limits, Timeouts};
 
 use super::bridge;
 use super::cursor::Cursor;
 use super::fault::{Fault, Faults, Item, Section};
+use super::middleware;
 use super::model::{
     Dynamic, EntryPoint, Middleware, MiddlewareKind, Observability, Router, Server, Service, Static, Verbosity,
 };
@@ -80,6 +80,7 @@ pub(super) fn read(sources: &[Source], around: Around<'_>, faults: &mut Faults) 
             Section::Transport | Section::DefaultTransport => {}
         }
     }
+    read.break_circles(&order, &mut dynamic);
     let places = order.iter().map(|part| (part.item.clone(), part.place())).collect();
     Parts { dynamic, places, default_transport: Some(default_transport) }
 }
@@ -339,22 +340,36 @@ impl<'s> Read<'_, 's> {
     }
 
     fn middleware(&mut self, part: &Part<'_>) -> Option<Middleware> {
+        let kind = middleware::read(part.node, self.faults.is_broken(&part.item));
+        let kind = kind.map_err(|problems| {
+            for (key, line, message) in problems {
+                self.fault(part, key, line, message);
+            }
+        });
         let place = Cursor::new(Some(part.node), "http.middlewares.<name>");
-        if place.node("headers").is_none() && !self.faults.is_broken(&part.item) {
-            self.fault(part, "", part.line, "names no kind; there is `headers`".to_owned());
+        for (line, name) in place.lines("chain.middlewares") {
+            self.refer(part, "chain.middlewares", line, Section::Middleware, local(name));
         }
-        let mut edits = HeaderEdits::default();
-        for (key, list) in [
-            ("headers.customRequestHeaders", &mut edits.request),
-            ("headers.customResponseHeaders", &mut edits.response),
-        ] {
-            for (name, value) in place.map(key) {
-                let (Ok(name), Ok(value)) = (value::header_name(&name), value::header_value(&value)) else { continue };
-                list.push((name, value));
+        self.sound(part, Middleware { name: part.item.name.clone(), kind: kind.ok()? })
+    }
+
+    /// Leaves out chains that lead back to themselves.
+    fn break_circles(&mut self, order: &[Part<'_>], dynamic: &mut Dynamic) {
+        let all = middleware::by_name(&dynamic.middlewares);
+        let circles: Vec<String> = dynamic
+            .middlewares
+            .iter()
+            .filter(|one| matches!(one.kind, MiddlewareKind::Chain(_)))
+            .filter(|one| middleware::is_circle(one, &all))
+            .map(|one| one.name.clone())
+            .collect();
+        for part in order.iter().filter(|part| part.item.section == Section::Middleware) {
+            if circles.contains(&part.item.name) {
+                let line = Cursor::new(Some(part.node), "http.middlewares.<name>").line("chain.middlewares");
+                self.fault(part, "chain.middlewares", line, "leads back to this chain itself".to_owned());
             }
         }
-        let kind = MiddlewareKind::Headers(Arc::new(edits));
-        self.sound(part, Middleware { name: part.item.name.clone(), kind })
+        dynamic.middlewares.retain(|one| !circles.contains(&one.name));
     }
 }
 
@@ -382,7 +397,7 @@ fn observability(place: &Cursor<'_>) -> Observability {
 }
 
 /// `name@file` is how Traefik's users name a part of the file provider from elsewhere.
-fn local(name: &str) -> &str {
+pub(super) fn local(name: &str) -> &str {
     name.strip_suffix("@file").unwrap_or(name)
 }
 

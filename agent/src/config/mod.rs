@@ -1,7 +1,7 @@
 //! The configuration: [`model`] is what the rest of the agent sees, checked and with defaults.
 //!
 //! A file becomes a tree with lines ([`yaml`]), is held against the table of known keys ([`schema`], [`unsupported`],
-//! [`walk`]) and read part by part ([`fixed`], [`dynamic`]); which files those are is [`files`]'s, what a reload keeps
+//! [`walk`]) and read part by part ([`fixed`], [`dynamic`], [`middleware`]); which files those are is [`files`]'s, what a reload keeps
 //! is [`reload`]'s, and [`watch`] says when. [`resolve`] looks names up, and [`registry`] turns it all into what the
 //! proxy runs on. Reading a configuration has no effect but its result.
 
@@ -12,6 +12,7 @@ mod dynamic;
 mod fault;
 mod files;
 mod fixed;
+mod middleware;
 pub mod model;
 mod reference;
 mod registry;
@@ -29,6 +30,7 @@ mod tests;
 
 pub use fault::{Fault, counted};
 pub use files::{Parsed, check};
+pub(crate) use middleware::{by_name, expand};
 pub use reference::reference;
 pub(crate) use registry::Observed;
 pub use registry::{Inputs, Registry, STAY};

@@ -8,8 +8,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use wayspan_proxy::counters::Bounds;
+use wayspan_proxy::middleware::{
+    AddPrefix, HeaderEdits, RedirectRegex, RedirectScheme, ReplacePath, ReplacePathRegex, RequestRedirect, StripPrefix,
+    StripPrefixRegex, UrlRewrite,
+};
 use wayspan_proxy::rule::Rule;
-use wayspan_proxy::snapshot::{HeaderEdits, Limits, Timeouts};
+use wayspan_proxy::snapshot::{Limits, Timeouts};
 
 use crate::probes::Set;
 
@@ -160,11 +164,27 @@ pub struct Middleware {
     pub kind: MiddlewareKind,
 }
 
-/// The middlewares that exist so far.
-#[derive(Debug, Clone)]
+/// What a middleware does: Traefik's kinds, the filters of the Gateway API, and what stands for a kind that is not there.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the settings are documented where they are defined")]
 pub enum MiddlewareKind {
-    /// `headers.customRequestHeaders`, `headers.customResponseHeaders`.
     Headers(Arc<HeaderEdits>),
+    StripPrefix(Arc<StripPrefix>),
+    StripPrefixRegex(Arc<StripPrefixRegex>),
+    AddPrefix(Arc<AddPrefix>),
+    ReplacePath(Arc<ReplacePath>),
+    ReplacePathRegex(Arc<ReplacePathRegex>),
+    RedirectScheme(Arc<RedirectScheme>),
+    RedirectRegex(Arc<RedirectRegex>),
+    /// The Gateway API's filter; no file names it.
+    RequestRedirect(Arc<RequestRedirect>),
+    /// The Gateway API's filter; no file names it.
+    UrlRewrite(Arc<UrlRewrite>),
+    /// Names of others, in order.
+    Chain(Vec<String>),
+    /// A kind that is not supported yet, by its name: routers that name such a middleware are left out, never served
+    /// without it. A file's are faults already; this is for what comes from elsewhere.
+    Unsupported(String),
 }
 
 /// `tracing`.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::schema::{KEYS, Kind};
+use super::schema::{Kind, keys};
 use super::value::wanted;
 
 const HEAD: &str = "\
@@ -41,7 +41,7 @@ log, in `/api/status` and on the dashboard for as long as it lasts.
 pub fn reference() -> String {
     let mut page = HEAD.to_owned();
     let mut section = "";
-    for key in KEYS {
+    for key in keys() {
         let first = key.path.split('.').next().unwrap_or_default();
         let group = if first == "http" { key.path.split(".<name>").next().unwrap_or(first) } else { first };
         if group != section {

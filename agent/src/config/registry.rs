@@ -12,11 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wayspan_proxy::clock::MonoNs;
+use wayspan_proxy::middleware::Middleware;
 use wayspan_proxy::route::RouteTable;
-use wayspan_proxy::snapshot::{self, Fixed, HeaderEdits, Route, Snapshot, Target};
+use wayspan_proxy::snapshot::{self, Fixed, Route, Snapshot, Target};
 
 use self::ids::Ids;
 use super::bridge;
+use super::middleware::{by_name, expand};
 use super::model::{self, Dynamic, MiddlewareKind, Observability, Static, Verbosity};
 use super::resolve::Resolved;
 use crate::catalog::{Catalog, RouteNames, ServerNames, qualified};
@@ -64,6 +66,8 @@ struct Built {
     routes: HashMap<u32, Arc<Route>>,
     services: HashMap<u32, Arc<snapshot::Service>>,
     servers: HashMap<u32, Arc<snapshot::Server>>,
+    /// By router and middleware: as in Traefik, what a middleware counts it counts for each router by itself.
+    middlewares: HashMap<(String, String), (MiddlewareKind, Middleware)>,
 }
 
 /// One route in a table.
@@ -97,7 +101,7 @@ impl Registry {
         }
         let mut build = Build {
             services: inputs.dynamic.services.iter().map(|service| (service.name.as_str(), service)).collect(),
-            middlewares: inputs.dynamic.middlewares.iter().map(|one| (one.name.as_str(), one)).collect(),
+            middlewares: by_name(&inputs.dynamic.middlewares),
             inputs,
             registry: self,
             now: Built::default(),
@@ -206,15 +210,14 @@ impl<'b> Build<'b> {
         rows
     }
 
-    /// `None`: the router leads to a service that is not there; a reload has reported it.
+    /// `None`: the router leads to a service that is not there, or a middleware of its cannot be had; that was reported.
     fn route(&mut self, router: &'_ model::Router, variant: usize, observed: Observed) -> Option<Arc<Route>> {
         let target = match router.service.as_str() {
             PING => Target::Fixed(self.pong(router, variant)),
             API => Target::Service(self.api()),
             name => Target::Service(self.service(self.services.get(name).copied()?)),
         };
-        let middlewares = router.middlewares.iter().filter_map(|name| self.middlewares.get(name.as_str()).copied());
-        let middlewares: Vec<&model::Middleware> = middlewares.collect();
+        let middlewares = expand(&router.middlewares, &self.middlewares).ok()?;
         let names = RouteNames {
             router: qualified(&router.name).into(),
             service: qualified(&router.service).into(),
@@ -233,17 +236,24 @@ impl<'b> Build<'b> {
             name: router.name.as_str().into(),
             traced: observed.traced,
             metered: observed.metered,
-            middlewares: middlewares
-                .iter()
-                .map(|one| match &one.kind {
-                    MiddlewareKind::Headers(edits) => snapshot::Middleware::Headers(Arc::clone(edits)),
-                })
-                .collect(),
+            middlewares: middlewares.iter().filter_map(|one| self.middleware(router, one)).collect(),
             target,
         };
         let route = kept(self.registry.last.routes.get(&id), route, same_route);
         self.now.routes.insert(id, Arc::clone(&route));
         Some(route)
+    }
+
+    /// A middleware of a router's; the one of last time where its settings are the same. None for what stands for others.
+    fn middleware(&mut self, router: &model::Router, one: &model::Middleware) -> Option<Middleware> {
+        let key = (router.name.clone(), one.name.clone());
+        let last = || self.registry.last.middlewares.get(&key).filter(|(kind, _)| *kind == one.kind);
+        let built = match self.now.middlewares.get(&key).or_else(last) {
+            Some((_, built)) => built.clone(),
+            None => built(&one.kind)?,
+        };
+        self.now.middlewares.insert(key, (one.kind.clone(), built.clone()));
+        Some(built)
     }
 
     /// The answer to a ping; the one of last time, so that its route does not change.
@@ -377,7 +387,33 @@ fn ping_router(rule: wayspan_proxy::rule::Rule) -> model::Router {
 fn kind_name(kind: &MiddlewareKind) -> &'static str {
     match kind {
         MiddlewareKind::Headers(_) => "Headers",
+        MiddlewareKind::StripPrefix(_) => "StripPrefix",
+        MiddlewareKind::StripPrefixRegex(_) => "StripPrefixRegex",
+        MiddlewareKind::AddPrefix(_) => "AddPrefix",
+        MiddlewareKind::ReplacePath(_) => "ReplacePath",
+        MiddlewareKind::ReplacePathRegex(_) => "ReplacePathRegex",
+        MiddlewareKind::RedirectScheme(_) | MiddlewareKind::RedirectRegex(_) => "Redirect",
+        MiddlewareKind::RequestRedirect(_) => "RequestRedirect",
+        MiddlewareKind::UrlRewrite(_) => "URLRewrite",
+        MiddlewareKind::Chain(_) | MiddlewareKind::Unsupported(_) => "",
     }
+}
+
+/// What the proxy runs for a kind; nothing for one that stands for others or for none.
+fn built(kind: &MiddlewareKind) -> Option<Middleware> {
+    Some(match kind {
+        MiddlewareKind::Headers(one) => Middleware::Headers(Arc::clone(one)),
+        MiddlewareKind::StripPrefix(one) => Middleware::StripPrefix(Arc::clone(one)),
+        MiddlewareKind::StripPrefixRegex(one) => Middleware::StripPrefixRegex(Arc::clone(one)),
+        MiddlewareKind::AddPrefix(one) => Middleware::AddPrefix(Arc::clone(one)),
+        MiddlewareKind::ReplacePath(one) => Middleware::ReplacePath(Arc::clone(one)),
+        MiddlewareKind::ReplacePathRegex(one) => Middleware::ReplacePathRegex(Arc::clone(one)),
+        MiddlewareKind::RedirectScheme(one) => Middleware::RedirectScheme(Arc::clone(one)),
+        MiddlewareKind::RedirectRegex(one) => Middleware::RedirectRegex(Arc::clone(one)),
+        MiddlewareKind::RequestRedirect(one) => Middleware::RequestRedirect(Arc::clone(one)),
+        MiddlewareKind::UrlRewrite(one) => Middleware::UrlRewrite(Arc::clone(one)),
+        MiddlewareKind::Chain(_) | MiddlewareKind::Unsupported(_) => return None,
+    })
 }
 
 /// A listener on every address is reached on loopback.
@@ -429,16 +465,10 @@ fn same_route(a: &Route, b: &Route) -> bool {
         (Target::Fixed(a), Target::Fixed(b)) => a == b,
         _ => false,
     };
-    let same_edits = |(a, b): (&snapshot::Middleware, &snapshot::Middleware)| match (a, b) {
-        (snapshot::Middleware::Headers(a), snapshot::Middleware::Headers(b)) => {
-            let (a, b): (&HeaderEdits, &HeaderEdits) = (a, b);
-            (&a.request, &a.response) == (&b.request, &b.response)
-        }
-    };
     (id, name, traced, metered) == (&b.id, &b.name, &b.traced, &b.metered)
         && same_target
         && middlewares.len() == b.middlewares.len()
-        && middlewares.iter().zip(&b.middlewares).all(same_edits)
+        && middlewares.iter().zip(&b.middlewares).all(|(a, b)| a.is_same(b))
 }
 
 fn same_service(a: &snapshot::Service, b: &snapshot::Service) -> bool {

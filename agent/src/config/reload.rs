@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::dynamic::{Place, Transport};
 use super::fault::{Fault, Item, Section};
 use super::files::{self, Before, Parsed, Texts};
-use super::model::{Config, Dynamic, Router, Static};
+use super::model::{Config, Dynamic, MiddlewareKind, Router, Static};
 
 /// The configuration that holds, and how to renew it. It has one owner, who also owns what is built from it.
 #[derive(Debug)]
@@ -157,18 +157,24 @@ fn merge(previous: &Dynamic, stood: &HashMap<Item, Place>, new: Parsed) -> Merge
 /// Leaves routers that have all that they refer to, with what they need of before.
 fn choose_routers(previous: &Dynamic, next: &mut Dynamic, faults: &mut Vec<Fault>, places: &HashMap<Item, Place>) {
     let mut parts = Parts::of(next);
+    let mut chains = Chains::of(previous);
+    // The newer of a name counts.
+    chains.0.extend(Chains::of(next).0);
     for router in std::mem::take(&mut next.routers) {
         let last_good = || previous.routers.iter().find(|old| old.name == router.name);
-        let whole = |router: &&Router| parts.missing(router).iter().all(|item| find(previous, item));
+        let whole = |router: &&Router| parts.missing(router, &chains).iter().all(|item| find(previous, item));
         let (chosen, instead) = match Some(&router).filter(whole) {
             Some(new) => (Some(new), None),
-            None => (last_good().filter(whole), parts.missing(&router).into_iter().find(|item| !find(previous, item))),
+            None => {
+                let missing = parts.missing(&router, &chains);
+                (last_good().filter(whole), missing.into_iter().find(|item| !find(previous, item)))
+            }
         };
         if let Some(lacking) = instead {
             faults.push(not_taken(&router, &lacking, chosen.is_some(), places));
         }
         let Some(router) = chosen else { continue };
-        for item in parts.missing(router) {
+        for item in parts.missing(router, &chains) {
             take(previous, &item, next);
             parts.0.insert(item);
         }
@@ -260,10 +266,37 @@ impl Parts {
     }
 
     /// What a router refers to and the next state has not.
-    fn missing(&self, router: &Router) -> Vec<Item> {
+    fn missing(&self, router: &Router, chains: &Chains) -> Vec<Item> {
         let service = (!router.service.ends_with("@internal")).then(|| Item::new(Section::Service, &router.service));
-        let middlewares = router.middlewares.iter().map(|name| Item::new(Section::Middleware, name));
+        let middlewares = chains.within(&router.middlewares);
+        let middlewares = middlewares.iter().map(|name| Item::new(Section::Middleware, name));
         service.into_iter().chain(middlewares).filter(|item| !self.0.contains(item)).collect()
+    }
+}
+
+/// Chains of middlewares, by name, with what they refer to.
+struct Chains(HashMap<String, Vec<String>>);
+
+impl Chains {
+    fn of(dynamic: &Dynamic) -> Self {
+        let chains = dynamic.middlewares.iter().filter_map(|one| match &one.kind {
+            MiddlewareKind::Chain(names) => Some((one.name.clone(), names.clone())),
+            _ => None,
+        });
+        Self(chains.collect())
+    }
+
+    /// Names with all that chains among them refer to, each once.
+    fn within<'n>(&'n self, names: &'n [String]) -> Vec<&'n str> {
+        let mut all: Vec<&str> = Vec::new();
+        let mut next: Vec<&str> = names.iter().rev().map(String::as_str).collect();
+        while let Some(name) = next.pop() {
+            if !all.contains(&name) {
+                all.push(name);
+                next.extend(self.0.get(name).into_iter().flatten().rev().map(String::as_str));
+            }
+        }
+        all
     }
 }
 

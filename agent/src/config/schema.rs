@@ -1,10 +1,13 @@
 //! The table of known keys: what the reader accepts, the defaults it takes, and what the reference page says. Keys of
 //! Traefik's that we do not have yet stand in [`super::unsupported`]; turning text into values is [`super::value`]'s.
 
+mod middlewares;
+
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use super::unsupported::UNSUPPORTED;
+use middlewares::MIDDLEWARES;
 
 /// What a key's value looks like.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,6 +50,14 @@ pub(super) enum Kind {
     Endpoint,
     /// A log filter.
     Level,
+    /// A regular expression in Go's syntax.
+    Regex,
+    /// A list of those.
+    Regexes,
+    /// Any text, even none.
+    Anything,
+    /// A path, or a part of one.
+    Path,
 }
 
 /// One known key.
@@ -76,7 +87,12 @@ const VERBOSITY: Kind = Kind::Choice(&["minimal", "detailed"]);
 const MANY: i64 = 1_000_000_000;
 
 /// All known keys in the order of the reference page.
-pub(super) const KEYS: &[Key] = &[
+pub(super) fn keys() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().chain(MIDDLEWARES)
+}
+
+/// Those but for the middlewares'.
+const KEYS: &[Key] = &[
     key(
         "entryPoints.<name>.address",
         Kind::Address,
@@ -229,18 +245,6 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Duration,
         "0s",
         "The whole exchange with a server, but not a tunnel; 0: no limit.",
-    ),
-    key(
-        "http.middlewares.<name>.headers.customRequestHeaders",
-        Kind::HeaderEdits,
-        "",
-        "Headers set on the request; an empty value removes one.",
-    ),
-    key(
-        "http.middlewares.<name>.headers.customResponseHeaders",
-        Kind::HeaderEdits,
-        "",
-        "Headers set on the response; an empty value removes one.",
     ),
     key(
         "serversTransport.maxIdleConnsPerHost",
@@ -434,7 +438,7 @@ impl Trie {
         static ROOT: OnceLock<Trie> = OnceLock::new();
         ROOT.get_or_init(|| {
             let mut root = Self::default();
-            for row in KEYS {
+            for row in keys() {
                 root.insert(row.path).key = Some(row);
             }
             for (path, remedy) in UNSUPPORTED {
@@ -494,7 +498,7 @@ fn words(path: &'static str) -> impl Iterator<Item = &'static str> {
 /// The row of a path, written as in the table.
 pub(super) fn row(path: &str) -> Option<&'static Key> {
     static ROWS: OnceLock<BTreeMap<&'static str, &'static Key>> = OnceLock::new();
-    ROWS.get_or_init(|| KEYS.iter().map(|row| (row.path, row)).collect()).get(path).copied()
+    ROWS.get_or_init(|| keys().map(|row| (row.path, row)).collect()).get(path).copied()
 }
 
 /// The known word nearest to a misspelt one, where one is near.
@@ -550,7 +554,7 @@ mod tests {
     #[test]
     fn no_key_is_listed_twice_or_both_supported_and_not() {
         let mut seen = std::collections::BTreeSet::new();
-        for path in KEYS.iter().map(|row| row.path).chain(UNSUPPORTED.iter().map(|(path, _)| *path)) {
+        for path in keys().map(|row| row.path).chain(UNSUPPORTED.iter().map(|(path, _)| *path)) {
             assert!(seen.insert(path), "{path}");
         }
     }

@@ -1,6 +1,7 @@
 //! The configuration from outside: files in, configuration or faults out; reloads; the registry over them.
 
 mod faults;
+mod middlewares;
 mod reloads;
 mod sections;
 

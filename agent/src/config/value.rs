@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use wayspan_proxy::counters::Bounds;
+use wayspan_proxy::middleware::{as_path, has_good_escapes};
+use wayspan_proxy::rule::Regexp;
 
 use super::model::Server;
 use super::schema::Kind;
@@ -19,7 +21,7 @@ use super::yaml::{Node, Value};
 pub(super) fn check(node: &Node, kind: Kind) -> Vec<(u32, String)> {
     match kind {
         Kind::Section => Vec::new(),
-        Kind::Texts | Kind::Networks | Kind::HeaderNames | Kind::Buckets => check_list(node, kind),
+        Kind::Texts | Kind::Networks | Kind::HeaderNames | Kind::Buckets | Kind::Regexes => check_list(node, kind),
         Kind::Map | Kind::HeaderEdits | Kind::SentHeaders => check_map(node, kind),
         _ => match node.text() {
             Some(text) => check_text(text, kind).err().map(|message| (node.line, message)).into_iter().collect(),
@@ -36,6 +38,7 @@ fn check_list(node: &Node, kind: Kind) -> Vec<(u32, String)> {
         Kind::Networks => network(text).map(drop),
         Kind::HeaderNames => header_name(text).map(drop),
         Kind::Buckets => text.parse::<f64>().map(drop).map_err(|_| format!("`{text}` is not a number")),
+        Kind::Regexes => regex(text).map(drop),
         _ => Ok(()),
     };
     let mut faults: Vec<_> =
@@ -116,6 +119,8 @@ fn check_text(text: &str, kind: Kind) -> Result<(), String> {
         Kind::Url => server(text).map(drop),
         Kind::Endpoint => endpoint(text).map(drop),
         Kind::Level => log_filter(text),
+        Kind::Regex => regex(text).map(drop),
+        Kind::Path => path(text).map(drop),
         Kind::Text if text.trim().is_empty() => Err("must not be empty".to_owned()),
         _ => Ok(()),
     }
@@ -143,6 +148,10 @@ pub(super) fn wanted(kind: Kind) -> String {
         Kind::Url => "a URL such as http://127.0.0.1:8080".to_owned(),
         Kind::Endpoint => "host:port or a URL".to_owned(),
         Kind::Level => "a log level or filter".to_owned(),
+        Kind::Regex => "a regular expression".to_owned(),
+        Kind::Regexes => "a list of regular expressions".to_owned(),
+        Kind::Anything => "a text, even none".to_owned(),
+        Kind::Path => "a path such as /api".to_owned(),
     }
 }
 
@@ -234,6 +243,24 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| format!("`{text}` is neither a network such as 10.0.0.0/8 nor an address"))
+}
+
+/// A regular expression in Go's syntax.
+pub(super) fn regex(text: &str) -> Result<Regexp, String> {
+    Regexp::parse(text.trim()).map_err(|error| format!("`{text}` is not a regular expression: {error}"))
+}
+
+/// A path, or a part of one, as it may stand in a request.
+pub(super) fn path(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("must not be empty".to_owned());
+    }
+    if has_good_escapes(text) {
+        Ok(as_path(text))
+    } else {
+        Err(format!("`{text}` has a `%` without two digits behind it; write `%25`"))
+    }
 }
 
 /// A header's name.

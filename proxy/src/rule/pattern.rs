@@ -2,6 +2,7 @@
 //! `\d \w \s \b` are ASCII, a `{` that counts nothing is itself (so Traefik v2's `{name:re}` compiles and matches
 //! literally, as in Traefik v3), `[a[b&&c]` has no set operations, and `\Q..\E`, octal escapes and `\p{^Name}` exist.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use regex::bytes::{Regex, RegexBuilder};
@@ -35,6 +36,57 @@ fn as_go_reads(text: &[u8]) -> Vec<u8> {
         chunk.invalid().iter().for_each(|_| out.extend_from_slice("\u{fffd}".as_bytes()));
     }
     out
+}
+
+/// A regular expression in Go's syntax, for texts and with replacements. Equal to another of the same text.
+#[derive(Debug, Clone)]
+pub struct Regexp {
+    text: Box<str>,
+    pattern: Pattern,
+}
+
+impl PartialEq for Regexp {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Regexp {
+    /// Compiles it.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Ok(Self { text: text.into(), pattern: compile(text)? })
+    }
+
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it matches somewhere.
+    #[must_use]
+    pub fn is_match(&self, text: &str) -> bool {
+        self.pattern.0.is_match(text.as_bytes())
+    }
+
+    /// What it matches first.
+    #[must_use]
+    pub fn find<'t>(&self, text: &'t str) -> Option<&'t str> {
+        let found = self.pattern.0.find(text.as_bytes())?;
+        text.get(found.range())
+    }
+
+    /// The text with every match replaced; `$1` and `${name}` stand for groups, as in Go. `None` where nothing matches.
+    #[must_use]
+    pub fn replace_all(&self, text: &str, replacement: &str) -> Option<String> {
+        match self.pattern.0.replace_all(text.as_bytes(), replacement.as_bytes()) {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(replaced) => Some(String::from_utf8_lossy(&replaced).into_owned()),
+        }
+    }
 }
 
 /// Compiles Go's syntax; the error is one line.

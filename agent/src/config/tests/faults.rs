@@ -162,8 +162,8 @@ fn keys_of_traefiks_are_told_apart_from_unknown_ones() {
         &["main.yaml:2: api.insecure: not supported yet: use api.address, e.g. 127.0.0.1:9000"],
     );
     check_with(
-        "http: {middlewares: {a: {stripPrefix: {prefixes: [/a]}}}}\ntcp: {}",
-        &["main.yaml:2: http.middlewares.a.stripPrefix: not supported yet", "main.yaml:3: tcp: not supported yet"],
+        "http: {middlewares: {a: {retry: {attempts: 2}}}}\ntcp: {}",
+        &["main.yaml:2: http.middlewares.a.retry: not supported yet", "main.yaml:3: tcp: not supported yet"],
     );
     check_with(
         "http: {services: {a: {weighted: {services: []}}}}",
@@ -359,7 +359,7 @@ fn parts_that_do_not_fit_together_are_told() {
             "main.yaml:16: http.services.late.loadBalancer.serversTransport: there is no servers transport `t`; define it under http.serversTransports",
             "main.yaml:18: http.middlewares.m.headers.customRequestHeaders: `x y` is not a header name; write letters, digits and `-`",
             "main.yaml:18: http.middlewares.m.headers.customRequestHeaders: `content-length` belongs to the connection and cannot be set; remove it",
-            "main.yaml:19: http.middlewares.n: names no kind; there is `headers`",
+            "main.yaml:19: http.middlewares.n: names no kind, such as `headers` or `stripPrefix`",
         ],
     );
 }

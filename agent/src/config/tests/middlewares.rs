@@ -1,0 +1,121 @@
+//! What middlewares a file may name, and what becomes of routers whose middleware cannot be had.
+
+use super::{Files, good};
+use crate::config::Reloader;
+use crate::config::model::MiddlewareKind;
+
+/// The kind that a section gives, as it is debugged.
+#[track_caller]
+fn check(section: &str, want: &str) {
+    let config = good(&file(section));
+    assert_eq!(format!("{:?}", config.dynamic.middlewares[0].kind), want, "{section}");
+}
+
+fn file(section: &str) -> String {
+    format!("entryPoints: {{web: {{address: ':1'}}}}\nhttp: {{middlewares: {{m: {{{section}}}}}}}")
+}
+
+#[test]
+fn every_kind_is_read_with_traefiks_keys() {
+    check("addPrefix: {prefix: '/a b'}", r#"AddPrefix(AddPrefix { prefix: "/a%20b" })"#);
+    check("replacepath: {path: '/x%2Fy'}", r#"ReplacePath(ReplacePath { path: "/x%2Fy" })"#);
+    check(
+        "stripPrefix: {prefixes: [/a, ' /b'], forceSlash: true}",
+        r#"StripPrefix(StripPrefix { prefixes: ["/a", "/b"] })"#,
+    );
+    check(
+        "redirectScheme: {scheme: https, port: 8443, permanent: true}",
+        r#"RedirectScheme(RedirectScheme { scheme: "https", port: "8443", permanent: true })"#,
+    );
+    let config = good(&file("redirectRegex: {regex: '^http://(.*)', replacement: 'https://$1'}"));
+    let MiddlewareKind::RedirectRegex(redirect) = &config.dynamic.middlewares[0].kind else { panic!("another kind") };
+    assert_eq!((redirect.pattern.as_str(), redirect.replacement.as_str()), ("^http://(.*)", "https://$1"));
+    let config = good(&file("replacePathRegex: {regex: ' ^/a(.*) '}"));
+    let MiddlewareKind::ReplacePathRegex(replace) = &config.dynamic.middlewares[0].kind else { panic!("another kind") };
+    assert_eq!((replace.pattern.as_str(), replace.replacement.as_str()), ("^/a(.*)", ""));
+    let config = good(&file("stripPrefixRegex: {regex: ['/v[0-9]{1,2}']}"));
+    let MiddlewareKind::StripPrefixRegex(strip) = &config.dynamic.middlewares[0].kind else { panic!("another kind") };
+    assert_eq!(strip.patterns[0].as_str(), "/v[0-9]{1,2}");
+}
+
+#[test]
+fn what_is_wrong_with_a_middleware_is_told_by_its_key() {
+    for (section, want) in [
+        ("", "http.middlewares.m: names no kind, such as `headers` "),
+        (
+            "addPrefix: {prefix: /a}, chain: {middlewares: [m]}",
+            "http.middlewares.m: has several kinds (addPrefix, chain); ",
+        ),
+        ("addPrefix: ", "http.middlewares.m.addPrefix.prefix: is missing; write e.g. /api"),
+        ("addPrefix: {prefix: ''}", "http.middlewares.m.addPrefix.prefix: must not be empty"),
+        ("replacePath: {path: '/100%'}", "http.middlewares.m.replacePath.path: `/100%` has a `%` without two digits "),
+        (
+            "stripPrefix: {prefixes: []}",
+            "http.middlewares.m.stripPrefix.prefixes: is missing or empty; write e.g. [/api]",
+        ),
+        (
+            "stripPrefixRegex: {regex: ['(']}",
+            "http.middlewares.m.stripPrefixRegex.regex: `(` is not a regular expression: ",
+        ),
+        (
+            "redirectRegex: {regex: '^(.*'}",
+            "http.middlewares.m.redirectRegex.regex: `^(.*` is not a regular expression: ",
+        ),
+        ("redirectScheme: {port: x, scheme: y}", "http.middlewares.m.redirectScheme.port: must be a whole number "),
+        ("redirectScheme: {}", "http.middlewares.m.redirectScheme.scheme: is missing; write e.g. https"),
+        ("chain: {middlewares: [m]}", "http.middlewares.m.chain.middlewares: leads back to this chain itself"),
+        (
+            "chain: {middlewares: [n]}",
+            "http.middlewares.m.chain.middlewares: there is no middleware `n`; define it under ",
+        ),
+        ("compress: {}", "http.middlewares.m.compress: not supported yet"),
+    ] {
+        let files = Files::new(&file(section));
+        let faults = files.lines(&files.check().err().unwrap_or_default());
+        assert!(matches!(faults.as_slice(), [one] if one.contains(want)), "{section}: {faults:#?}");
+    }
+}
+
+#[test]
+fn circles_of_chains_are_found_and_chains_that_only_lead_there_stand() {
+    let files = Files::new(
+        "entryPoints: {web: {address: ':1'}}\nhttp: {middlewares: {a: {chain: {middlewares: [b]}}, b: {chain: {middlewares: [c, a]}}, \
+         c: {addPrefix: {prefix: /c}}, d: {chain: {middlewares: [a]}}}}",
+    );
+    let faults = files.lines(&files.check().err().unwrap());
+    let of: Vec<&str> = faults.iter().filter_map(|fault| fault.split(": ").nth(1)).collect();
+    assert_eq!(of, ["http.middlewares.a.chain.middlewares", "http.middlewares.b.chain.middlewares"], "{faults:#?}");
+}
+
+const SERVED: &str = "entryPoints: {web: {address: ':1'}}
+http:
+  routers: {r: {rule: Path(`/`), service: s, middlewares: [c]}, q: {rule: Path(`/q`), service: s}}
+  services: {s: {loadBalancer: {servers: []}}}
+  middlewares: {c: {chain: {middlewares: [p]}}, p: {addPrefix: {prefix: /one}}}
+";
+
+#[test]
+fn a_router_is_never_served_without_what_its_chain_names() {
+    let files = Files::new(SERVED);
+    let mut reloader = Reloader::load(&files.main()).unwrap();
+    // A kind that is not there yet: the last good version of the part stays, with the router.
+    files.write("main.yaml", &SERVED.replace("addPrefix: {prefix: /one}", "retry: {attempts: 2}"));
+    let reload = reloader.reload_now();
+    assert!(files.lines(&reload.faults)[0].contains("http.middlewares.p.retry: not supported yet"));
+    let names = |reloader: &Reloader| {
+        let dynamic = &reloader.config().dynamic;
+        let routers: Vec<_> = dynamic.routers.iter().map(|router| router.name.clone()).collect();
+        (routers, dynamic.middlewares.len())
+    };
+    assert_eq!(names(&reloader), (vec!["r".to_owned(), "q".to_owned()], 2));
+    // One that never was: the router is left out.
+    files.write(
+        "main.yaml",
+        &SERVED.replace("middlewares: [p]}}, p: {addPrefix: {prefix: /one}}", "middlewares: [x]}}, x: {retry: {}}"),
+    );
+    let faults = files.lines(&reloader.reload_now().faults);
+    assert!(faults.iter().any(|fault| fault.contains("http.routers.r: its middleware `x` is faulty")), "{faults:#?}");
+    let routers = &reloader.config().dynamic.routers;
+    let chain = routers.iter().find(|router| router.name == "r");
+    assert!(chain.is_none(), "{routers:#?}");
+}
