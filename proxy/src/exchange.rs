@@ -241,7 +241,7 @@ async fn answer<O: SocketObserver>(
     body: Incoming,
 ) -> Reply<O> {
     let mut around = Around::new(route);
-    let mut reply = match (around.request(conn, parts).await, &route.target) {
+    let mut reply = match (around.request(conn, live, parts).await, &route.target) {
         (Err(answer), _) => ours(*answer),
         (Ok(()), Target::Fixed(fixed)) => {
             let mut reply = Response::new(ResponseBody::Own(Some(fixed.body.clone())));

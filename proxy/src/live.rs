@@ -8,6 +8,7 @@ use http::uri::PathAndQuery;
 
 use crate::clock::MonoNs;
 use crate::counters::Key;
+use crate::middleware::Permit;
 use crate::record::{self, ATTEMPTS_MAX, Attempt, BodyClock, End, ErrorKind, Head, Texts};
 use crate::resend::Resend;
 use crate::snapshot::Snapshot;
@@ -41,6 +42,8 @@ pub(crate) struct Live {
     pub(crate) responded: bool,
     /// The response's body was handed to hyper, whole or cut.
     pub(crate) body_done: bool,
+    /// Its places under limits of requests under way.
+    pub(crate) permits: Vec<Permit>,
     clock: Clock,
 }
 
@@ -193,6 +196,7 @@ impl Live {
             starved,
             responded,
             body_done,
+            permits,
             clock,
         } = self;
         *head = Head::default();
@@ -209,12 +213,14 @@ impl Live {
         for flag in [uploading, starved, responded, body_done] {
             *flag = false;
         }
+        permits.clear();
         *clock = Clock::default();
     }
 
     /// Ends the clock and the request, after so many bytes written to the client's connection.
     pub(crate) fn end(&mut self, at: MonoNs, written_bytes: u64) {
         self.relay(Relay::Idle, at);
+        self.permits.clear();
         self.head.ended = at;
         if self.head.head_written.0 != 0 {
             self.head.response_end = written_bytes;

@@ -2,8 +2,12 @@
 //! the Gateway API. Here is what each of them is and decides, pure but for the limits' own state; `exchange` runs
 //! them, waits where one has to wait, and calls whom one has to ask.
 
+mod headers;
+mod in_flight;
 mod path;
+mod rate;
 mod redirect;
+mod source;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,18 +17,24 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{HeaderName, StatusCode};
 
+pub use headers::{Asked, Cors, HeaderEdits, HeaderModifier, Headers, Security};
+pub use in_flight::{InFlightLimiter, InFlightReq, Permit};
 pub(crate) use path::with_path;
 pub use path::{
     AddPrefix, PathChange, ReplacePath, ReplacePathRegex, StripPrefix, StripPrefixRegex, UrlRewrite, as_path,
     has_good_escapes,
 };
+pub use rate::{RateLimit, RateLimiter};
 pub use redirect::{RedirectRegex, RedirectScheme, RequestRedirect};
+pub use source::{IpAllowList, IpFrom, IpStrategy, Source};
 
 /// One step of a route. Cheap to clone; its settings are shared by all workers, and what it counts too.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "each is documented where it is defined")]
 pub enum Middleware {
-    Headers(Arc<HeaderEdits>),
+    Headers(Arc<Headers>),
+    RequestHeaderModifier(Arc<HeaderModifier>),
+    ResponseHeaderModifier(Arc<HeaderModifier>),
     StripPrefix(Arc<StripPrefix>),
     StripPrefixRegex(Arc<StripPrefixRegex>),
     AddPrefix(Arc<AddPrefix>),
@@ -34,15 +44,9 @@ pub enum Middleware {
     RedirectRegex(Arc<RedirectRegex>),
     RequestRedirect(Arc<RequestRedirect>),
     UrlRewrite(Arc<UrlRewrite>),
-}
-
-/// Traefik's `headers` middleware, its custom part: an empty value removes the header.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct HeaderEdits {
-    /// On the request.
-    pub request: Vec<(HeaderName, Option<HeaderValue>)>,
-    /// On the response.
-    pub response: Vec<(HeaderName, Option<HeaderValue>)>,
+    IpAllowList(Arc<IpAllowList>),
+    RateLimit(Arc<RateLimiter>),
+    InFlightReq(Arc<InFlightLimiter>),
 }
 
 /// Who asks, as far as the connection tells.
@@ -101,6 +105,11 @@ impl Middleware {
             (Self::RedirectRegex(a), Self::RedirectRegex(b)) => Arc::ptr_eq(a, b),
             (Self::RequestRedirect(a), Self::RequestRedirect(b)) => Arc::ptr_eq(a, b),
             (Self::UrlRewrite(a), Self::UrlRewrite(b)) => Arc::ptr_eq(a, b),
+            (Self::RequestHeaderModifier(a), Self::RequestHeaderModifier(b)) => Arc::ptr_eq(a, b),
+            (Self::ResponseHeaderModifier(a), Self::ResponseHeaderModifier(b)) => Arc::ptr_eq(a, b),
+            (Self::IpAllowList(a), Self::IpAllowList(b)) => Arc::ptr_eq(a, b),
+            (Self::RateLimit(a), Self::RateLimit(b)) => Arc::ptr_eq(a, b),
+            (Self::InFlightReq(a), Self::InFlightReq(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }
@@ -122,6 +131,10 @@ fn split_host(host: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    pub(super) const PLAIN: Client =
+        Client { ip: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), local_port: 8000, https: false };
+    pub(super) const TLS: Client = Client { https: true, local_port: 8443, ..PLAIN };
 
     /// A request's head.
     pub(super) fn parts(method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {

@@ -3,20 +3,15 @@
 
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
-use wayspan_proxy::middleware::{PathChange, RequestRedirect};
+use wayspan_proxy::middleware::{HeaderModifier, Headers, IpFrom, IpStrategy, PathChange, RequestRedirect, Source};
 
+use super::shapes::go_duration;
 use crate::config::model::MiddlewareKind;
 
 /// The kind's key in the file, and what stands below it.
 pub(super) fn describe(kind: &MiddlewareKind) -> (&str, Value) {
     match kind {
-        MiddlewareKind::Headers(edits) => (
-            "headers",
-            json!({
-                "customRequestHeaders": hidden(&edits.request),
-                "customResponseHeaders": hidden(&edits.response),
-            }),
-        ),
+        MiddlewareKind::Headers(one) => ("headers", headers(one)),
         MiddlewareKind::StripPrefix(strip) => ("stripPrefix", json!({"prefixes": strip.prefixes})),
         MiddlewareKind::StripPrefixRegex(strip) => {
             let patterns: Vec<&str> = strip.patterns.iter().map(|pattern| pattern.as_str()).collect();
@@ -48,6 +43,28 @@ pub(super) fn describe(kind: &MiddlewareKind) -> (&str, Value) {
             let path = rewrite.path.as_ref().map_or(Value::Null, change);
             ("urlRewrite", json!({"hostname": hostname, "path": path}))
         }
+        MiddlewareKind::RequestHeaderModifier(one) => ("requestHeaderModifier", modifier(one)),
+        MiddlewareKind::ResponseHeaderModifier(one) => ("responseHeaderModifier", modifier(one)),
+        MiddlewareKind::IpAllowList(list) => (
+            "ipAllowList",
+            json!({
+                "sourceRange": texts(&list.networks),
+                "ipStrategy": strategy(&list.strategy),
+                "rejectStatusCode": list.status.as_u16(),
+            }),
+        ),
+        MiddlewareKind::RateLimit(limit) => (
+            "rateLimit",
+            json!({
+                "average": limit.average,
+                "period": go_duration(limit.period),
+                "burst": limit.burst,
+                "sourceCriterion": criterion(&limit.source),
+            }),
+        ),
+        MiddlewareKind::InFlightReq(limit) => {
+            ("inFlightReq", json!({"amount": limit.amount, "sourceCriterion": criterion(&limit.source)}))
+        }
         MiddlewareKind::Chain(names) => ("chain", json!({"middlewares": names})),
         MiddlewareKind::Unsupported(kind) => (kind, json!({})),
     }
@@ -64,4 +81,64 @@ fn change(change: &PathChange) -> Value {
         PathChange::Full(path) => json!({"replaceFullPath": path}),
         PathChange::Prefix { prefix, with } => json!({"prefix": prefix, "replacePrefixMatch": with}),
     }
+}
+
+fn headers(one: &Headers) -> Value {
+    let mut map = json!({
+        "customRequestHeaders": hidden(&one.custom.request),
+        "customResponseHeaders": hidden(&one.custom.response),
+    });
+    if let Some(cors) = &one.cors {
+        map["accessControlAllowCredentials"] = cors.credentials.into();
+        map["accessControlAllowHeaders"] = json!(cors.headers);
+        map["accessControlAllowMethods"] = json!(cors.methods);
+        map["accessControlAllowOriginList"] = json!(cors.origins);
+        let patterns: Vec<&str> = cors.origin_patterns.iter().map(|pattern| pattern.as_str()).collect();
+        map["accessControlAllowOriginListRegex"] = json!(patterns);
+        map["accessControlExposeHeaders"] = json!(cors.exposed);
+        map["accessControlMaxAge"] = json!(cors.max_age);
+        map["addVaryHeader"] = cors.vary.into();
+    }
+    if let Some(security) = &one.security {
+        map["allowedHosts"] = json!(security.allowed_hosts);
+        map["hostsProxyHeaders"] = json!(texts(&security.host_headers));
+        let names: Vec<String> = security.https_headers.iter().map(|(name, _)| name.to_string()).collect();
+        map["sslProxyHeaders"] = json!(names);
+        map["forceSTSHeader"] = security.force_sts.into();
+        map["isDevelopment"] = security.is_development.into();
+        // What every browser is told is no secret.
+        let told = |(name, value): (&str, &HeaderValue)| (name.to_owned(), value.to_str().unwrap_or_default().into());
+        let sts = security.sts.iter().map(|value| ("strict-transport-security", value));
+        let fixed = security.fixed.iter().map(|(name, value)| (name.as_str(), value));
+        map["securityHeaders"] = Value::Object(sts.chain(fixed).map(told).collect());
+    }
+    map
+}
+
+fn modifier(one: &HeaderModifier) -> Value {
+    let names = |list: &[(HeaderName, HeaderValue)]| -> Map<String, Value> {
+        list.iter().map(|(name, _)| (name.to_string(), "xxxx".into())).collect()
+    };
+    json!({"set": names(&one.set), "add": names(&one.add), "remove": texts(&one.remove)})
+}
+
+fn strategy(one: &IpStrategy) -> Value {
+    let (depth, excluded) = match &one.from {
+        IpFrom::Peer => (0, Vec::new()),
+        IpFrom::Depth(depth) => (*depth, Vec::new()),
+        IpFrom::Excluding(networks) => (0, texts(networks)),
+    };
+    json!({"depth": depth, "excludedIPs": excluded, "ipv6Subnet": one.ipv6_subnet})
+}
+
+fn criterion(source: &Source) -> Value {
+    match source {
+        Source::Ip(one) => json!({"ipStrategy": strategy(one)}),
+        Source::Header(name) => json!({"requestHeaderName": name.as_str()}),
+        Source::Host => json!({"requestHost": true}),
+    }
+}
+
+fn texts<T: ToString>(list: &[T]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
 }

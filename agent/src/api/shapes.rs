@@ -384,7 +384,7 @@ fn observability(observed: &[Observed]) -> Value {
 }
 
 /// As Go writes durations: `1m30s`, `500ms`, `0s`.
-fn go_duration(span: Duration) -> String {
+pub(super) fn go_duration(span: Duration) -> String {
     let (seconds, millis) = (span.as_secs(), span.subsec_millis());
     if seconds == 0 {
         return if millis == 0 { "0s".to_owned() } else { format!("{millis}ms") };

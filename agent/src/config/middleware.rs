@@ -3,8 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use http::{HeaderValue, StatusCode};
 use wayspan_proxy::middleware::{
-    AddPrefix, HeaderEdits, RedirectRegex, RedirectScheme, ReplacePath, ReplacePathRegex, StripPrefix, StripPrefixRegex,
+    AddPrefix, Cors, HeaderEdits, Headers, InFlightReq, IpAllowList, IpFrom, IpStrategy, RateLimit, RedirectRegex,
+    RedirectScheme, ReplacePath, ReplacePathRegex, Security, Source, StripPrefix, StripPrefixRegex,
 };
 
 use super::cursor::Cursor;
@@ -19,10 +21,13 @@ pub(super) type Problem = (&'static str, u32, String);
 type Reader = (&'static str, fn(&mut Read<'_>) -> Option<MiddlewareKind>);
 
 /// The kinds that files may name.
-const KINDS: [Reader; 9] = [
+const KINDS: [Reader; 12] = [
     ("addPrefix", add_prefix),
     ("chain", chain),
     ("headers", headers),
+    ("inFlightReq", in_flight_req),
+    ("ipAllowList", ip_allow_list),
+    ("rateLimit", rate_limit),
     ("redirectRegex", redirect_regex),
     ("redirectScheme", redirect_scheme),
     ("replacePath", replace_path),
@@ -170,7 +175,171 @@ fn headers(read: &mut Read<'_>) -> Option<MiddlewareKind> {
         request: edits("headers.customRequestHeaders"),
         response: edits("headers.customResponseHeaders"),
     };
-    Some(MiddlewareKind::Headers(Arc::new(custom)))
+    let (cors, security) = (cors(read), security(read));
+    let headers = Headers {
+        custom,
+        cors: (cors != Cors::default()).then_some(cors),
+        security: (security != Security::default()).then_some(security),
+    };
+    if headers == Headers::default() && read.problems.is_empty() {
+        read.problem("headers", "names no header to set or remove".to_owned());
+    }
+    Some(MiddlewareKind::Headers(Arc::new(headers)))
+}
+
+fn cors(read: &Read<'_>) -> Cors {
+    let place = &read.place;
+    let patterns = place.texts("headers.accessControlAllowOriginListRegex");
+    Cors {
+        credentials: place.boolean("headers.accessControlAllowCredentials"),
+        headers: place.texts("headers.accessControlAllowHeaders"),
+        methods: place.texts("headers.accessControlAllowMethods"),
+        origins: place.texts("headers.accessControlAllowOriginList"),
+        origin_patterns: patterns.iter().filter_map(|text| value::regex(text).ok()).collect(),
+        exposed: place.texts("headers.accessControlExposeHeaders"),
+        max_age: place.parsed("headers.accessControlMaxAge", |text| text.parse().ok()),
+        vary: place.boolean("headers.addVaryHeader"),
+    }
+}
+
+/// Keys whose value is a header's, and which.
+const FIXED: [(&str, &str); 6] = [
+    ("headers.customFrameOptionsValue", "x-frame-options"),
+    ("headers.customBrowserXSSValue", "x-xss-protection"),
+    ("headers.contentSecurityPolicy", "content-security-policy"),
+    ("headers.contentSecurityPolicyReportOnly", "content-security-policy-report-only"),
+    ("headers.referrerPolicy", "referrer-policy"),
+    ("headers.permissionsPolicy", "permissions-policy"),
+];
+/// Switches that stand for a header and its value, unless a key has set that.
+const SWITCHED: [(&str, &str, &str); 3] = [
+    ("headers.frameDeny", "x-frame-options", "DENY"),
+    ("headers.contentTypeNosniff", "x-content-type-options", "nosniff"),
+    ("headers.browserXssFilter", "x-xss-protection", "1; mode=block"),
+];
+
+fn security(read: &mut Read<'_>) -> Security {
+    let mut fixed: Vec<(http::HeaderName, HeaderValue)> = Vec::new();
+    for (key, name) in FIXED {
+        let Some(text) = read.place.text(key) else { continue };
+        match HeaderValue::from_str(&text) {
+            Ok(value) => fixed.push((http::HeaderName::from_static(name), value)),
+            Err(_) => read.problem(key, "must not hold line breaks or other control characters".to_owned()),
+        }
+    }
+    for (key, name, value) in SWITCHED {
+        if read.place.boolean(key) && fixed.iter().all(|(known, _)| known != name) {
+            fixed.push((http::HeaderName::from_static(name), HeaderValue::from_static(value)));
+        }
+    }
+    let mut https_headers = Vec::new();
+    for (name, text) in read.place.map("headers.sslProxyHeaders") {
+        match (value::header_name(&name), HeaderValue::from_str(&text)) {
+            (Ok(name), Ok(value)) => https_headers.push((name, value)),
+            _ => read.problem("headers.sslProxyHeaders", format!("`{name}` with its value is no header")),
+        }
+    }
+    let place = &read.place;
+    let seconds: i64 = place.integer("headers.stsSeconds");
+    let subdomains = if place.boolean("headers.stsIncludeSubdomains") { "; includeSubDomains" } else { "" };
+    let preload = if place.boolean("headers.stsPreload") { "; preload" } else { "" };
+    let sts = HeaderValue::from_str(&format!("max-age={seconds}{subdomains}{preload}")).ok();
+    let host_headers = place.texts("headers.hostsProxyHeaders");
+    Security {
+        allowed_hosts: place.texts("headers.allowedHosts"),
+        host_headers: host_headers.iter().filter_map(|name| value::header_name(name).ok()).collect(),
+        https_headers,
+        sts: sts.filter(|_| seconds > 0),
+        force_sts: place.boolean("headers.forceSTSHeader"),
+        fixed,
+        is_development: place.boolean("headers.isDevelopment"),
+    }
+}
+
+fn in_flight_req(read: &mut Read<'_>) -> Option<MiddlewareKind> {
+    let amount = read.place.integer("inFlightReq.amount");
+    let source = read.source("inFlightReq.sourceCriterion", IN_FLIGHT_SOURCE)?.unwrap_or(Source::Host);
+    Some(MiddlewareKind::InFlightReq(InFlightReq { amount, source }))
+}
+
+fn ip_allow_list(read: &mut Read<'_>) -> Option<MiddlewareKind> {
+    let networks = read.needed_list("ipAllowList.sourceRange", "[10.0.0.0/8]");
+    let status =
+        StatusCode::from_u16(read.place.integer("ipAllowList.rejectStatusCode")).unwrap_or(StatusCode::FORBIDDEN);
+    Some(MiddlewareKind::IpAllowList(Arc::new(IpAllowList {
+        networks: networks.iter().filter_map(|text| value::network(text).ok()).collect(),
+        strategy: read.strategy([
+            "ipAllowList.ipStrategy.depth",
+            "ipAllowList.ipStrategy.excludedIPs",
+            "ipAllowList.ipStrategy.ipv6Subnet",
+        ]),
+        status,
+    })))
+}
+
+fn rate_limit(read: &mut Read<'_>) -> Option<MiddlewareKind> {
+    let period = read.place.duration("rateLimit.period");
+    // As in Traefik, no period is a second.
+    let period = if period.is_zero() { std::time::Duration::from_secs(1) } else { period };
+    let (average, burst) = (read.place.integer("rateLimit.average"), read.place.integer("rateLimit.burst"));
+    let source = read.source("rateLimit.sourceCriterion", RATE_SOURCE)?;
+    let source = source.unwrap_or_else(|| Source::Ip(IpStrategy::default()));
+    Some(MiddlewareKind::RateLimit(RateLimit { average, period, burst, source }))
+}
+
+/// Keys below a `sourceCriterion`: the strategy and its own, the header, the host.
+type SourceKeys = [&'static str; 6];
+const IN_FLIGHT_SOURCE: SourceKeys = [
+    "inFlightReq.sourceCriterion.ipStrategy",
+    "inFlightReq.sourceCriterion.ipStrategy.depth",
+    "inFlightReq.sourceCriterion.ipStrategy.excludedIPs",
+    "inFlightReq.sourceCriterion.ipStrategy.ipv6Subnet",
+    "inFlightReq.sourceCriterion.requestHeaderName",
+    "inFlightReq.sourceCriterion.requestHost",
+];
+const RATE_SOURCE: SourceKeys = [
+    "rateLimit.sourceCriterion.ipStrategy",
+    "rateLimit.sourceCriterion.ipStrategy.depth",
+    "rateLimit.sourceCriterion.ipStrategy.excludedIPs",
+    "rateLimit.sourceCriterion.ipStrategy.ipv6Subnet",
+    "rateLimit.sourceCriterion.requestHeaderName",
+    "rateLimit.sourceCriterion.requestHost",
+];
+
+impl Read<'_> {
+    /// What requests are counted by; `Some(None)` where nothing is said of it.
+    fn source(&mut self, at: &'static str, keys: SourceKeys) -> Option<Option<Source>> {
+        let [strategy, depth, excluded, subnet, header, host] = keys;
+        let by_ip = self.place.node(strategy).is_some();
+        let header = self.place.text(header).map(|name| (value::header_name(&name), header));
+        let by_host = self.place.boolean(host);
+        match (by_ip, header, by_host) {
+            (false, None, false) => Some(None),
+            (true, None, false) => Some(Some(Source::Ip(self.strategy([depth, excluded, subnet])))),
+            (false, Some((Ok(name), _)), false) => Some(Some(Source::Header(name))),
+            (false, None, true) => Some(Some(Source::Host)),
+            (_, Some((Err(message), key)), _) => {
+                self.problem(key, message);
+                None
+            }
+            _ => {
+                let message = "names several of ipStrategy, requestHeaderName and requestHost; keep one".to_owned();
+                self.problem(at, message);
+                None
+            }
+        }
+    }
+
+    /// As in Traefik, a depth is preferred to excluded addresses.
+    fn strategy(&self, [depth, excluded, subnet]: [&'static str; 3]) -> IpStrategy {
+        let excluded = self.place.texts(excluded);
+        let from = match (self.place.integer(depth), excluded.is_empty()) {
+            (0, true) => IpFrom::Peer,
+            (0, false) => IpFrom::Excluding(excluded.iter().filter_map(|text| value::network(text).ok()).collect()),
+            (depth, _) => IpFrom::Depth(depth),
+        };
+        IpStrategy { from, ipv6_subnet: self.place.parsed(subnet, |text| text.parse().ok()) }
+    }
 }
 
 fn redirect_regex(read: &mut Read<'_>) -> Option<MiddlewareKind> {

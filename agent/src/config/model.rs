@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use wayspan_proxy::counters::Bounds;
 use wayspan_proxy::middleware::{
-    AddPrefix, HeaderEdits, RedirectRegex, RedirectScheme, ReplacePath, ReplacePathRegex, RequestRedirect, StripPrefix,
-    StripPrefixRegex, UrlRewrite,
+    AddPrefix, HeaderModifier, Headers, InFlightReq, IpAllowList, RateLimit, RedirectRegex, RedirectScheme,
+    ReplacePath, ReplacePathRegex, RequestRedirect, StripPrefix, StripPrefixRegex, UrlRewrite,
 };
 use wayspan_proxy::rule::Rule;
 use wayspan_proxy::snapshot::{Limits, Timeouts};
@@ -168,7 +168,7 @@ pub struct Middleware {
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "the settings are documented where they are defined")]
 pub enum MiddlewareKind {
-    Headers(Arc<HeaderEdits>),
+    Headers(Arc<Headers>),
     StripPrefix(Arc<StripPrefix>),
     StripPrefixRegex(Arc<StripPrefixRegex>),
     AddPrefix(Arc<AddPrefix>),
@@ -180,6 +180,13 @@ pub enum MiddlewareKind {
     RequestRedirect(Arc<RequestRedirect>),
     /// The Gateway API's filter; no file names it.
     UrlRewrite(Arc<UrlRewrite>),
+    /// The Gateway API's filter; no file names it.
+    RequestHeaderModifier(Arc<HeaderModifier>),
+    /// The Gateway API's filter; no file names it.
+    ResponseHeaderModifier(Arc<HeaderModifier>),
+    IpAllowList(Arc<IpAllowList>),
+    RateLimit(RateLimit),
+    InFlightReq(InFlightReq),
     /// Names of others, in order.
     Chain(Vec<String>),
     /// A kind that is not supported yet, by its name: routers that name such a middleware are left out, never served

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::middleware::Middleware;
+use wayspan_proxy::middleware::{InFlightLimiter, Middleware, RateLimiter};
 use wayspan_proxy::route::RouteTable;
 use wayspan_proxy::snapshot::{self, Fixed, Route, Snapshot, Target};
 
@@ -395,6 +395,11 @@ fn kind_name(kind: &MiddlewareKind) -> &'static str {
         MiddlewareKind::RedirectScheme(_) | MiddlewareKind::RedirectRegex(_) => "Redirect",
         MiddlewareKind::RequestRedirect(_) => "RequestRedirect",
         MiddlewareKind::UrlRewrite(_) => "URLRewrite",
+        MiddlewareKind::RequestHeaderModifier(_) => "RequestHeaderModifier",
+        MiddlewareKind::ResponseHeaderModifier(_) => "ResponseHeaderModifier",
+        MiddlewareKind::IpAllowList(_) => "IPAllowLister",
+        MiddlewareKind::RateLimit(_) => "RateLimiter",
+        MiddlewareKind::InFlightReq(_) => "InFlightReq",
         MiddlewareKind::Chain(_) | MiddlewareKind::Unsupported(_) => "",
     }
 }
@@ -412,6 +417,11 @@ fn built(kind: &MiddlewareKind) -> Option<Middleware> {
         MiddlewareKind::RedirectRegex(one) => Middleware::RedirectRegex(Arc::clone(one)),
         MiddlewareKind::RequestRedirect(one) => Middleware::RequestRedirect(Arc::clone(one)),
         MiddlewareKind::UrlRewrite(one) => Middleware::UrlRewrite(Arc::clone(one)),
+        MiddlewareKind::RequestHeaderModifier(one) => Middleware::RequestHeaderModifier(Arc::clone(one)),
+        MiddlewareKind::ResponseHeaderModifier(one) => Middleware::ResponseHeaderModifier(Arc::clone(one)),
+        MiddlewareKind::IpAllowList(one) => Middleware::IpAllowList(Arc::clone(one)),
+        MiddlewareKind::RateLimit(one) => Middleware::RateLimit(Arc::new(RateLimiter::new(one))),
+        MiddlewareKind::InFlightReq(one) => Middleware::InFlightReq(Arc::new(InFlightLimiter::new(one))),
         MiddlewareKind::Chain(_) | MiddlewareKind::Unsupported(_) => return None,
     })
 }

@@ -1,12 +1,16 @@
 //! A route's middlewares around one exchange: in order on the request, and those that were passed in reverse on the
 //! response. What each of them decides is [`crate::middleware`]'s.
 
+use std::cell::RefCell;
+use std::time::Duration;
+
 use http::HeaderMap;
-use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 
 use crate::client::ClientConn;
-use crate::middleware::{Client, Middleware, Verdict};
+use crate::clock::MonoNs;
+use crate::live::Live;
+use crate::middleware::{Asked, Client, Middleware, Verdict};
 use crate::observer::SocketObserver;
 use crate::snapshot::Route;
 
@@ -15,20 +19,36 @@ pub(super) struct Around<'r> {
     middlewares: &'r [Middleware],
     /// How many of them let the request on.
     passed: usize,
+    /// What those that want to know it on the response remember of the request, by position.
+    kept: Vec<(usize, Kept)>,
+}
+
+enum Kept {
+    Headers(Asked),
 }
 
 impl<'r> Around<'r> {
     pub(super) fn new(route: &'r Route) -> Self {
-        Self { middlewares: &route.middlewares, passed: 0 }
+        Self { middlewares: &route.middlewares, passed: 0, kept: Vec::new() }
     }
 
     /// Lets the request through them, as far as they let it.
-    pub(super) async fn request<O: SocketObserver>(&mut self, conn: &ClientConn<O>, parts: &mut Parts) -> Verdict {
+    pub(super) async fn request<O: SocketObserver>(
+        &mut self,
+        conn: &ClientConn<O>,
+        live: &RefCell<Live>,
+        parts: &mut Parts,
+    ) -> Verdict {
         for middleware in self.middlewares {
             let client =
                 Client { ip: conn.peer.ip(), local_port: conn.local.port(), https: conn.peer_headers.is_https() };
             match middleware {
-                Middleware::Headers(edits) => edit(&mut parts.headers, &edits.request),
+                Middleware::Headers(headers) => {
+                    let asked = headers.request(parts, &client)?;
+                    self.kept.push((self.passed, Kept::Headers(asked)));
+                }
+                Middleware::RequestHeaderModifier(modifier) => modifier.edit(&mut parts.headers),
+                Middleware::ResponseHeaderModifier(_) => {}
                 Middleware::StripPrefix(strip) => strip.request(parts)?,
                 Middleware::StripPrefixRegex(strip) => strip.request(parts)?,
                 Middleware::AddPrefix(add) => add.request(parts)?,
@@ -38,6 +58,18 @@ impl<'r> Around<'r> {
                 Middleware::RedirectRegex(redirect) => redirect.request(parts, &client)?,
                 Middleware::RequestRedirect(redirect) => redirect.request(parts, &client)?,
                 Middleware::UrlRewrite(rewrite) => rewrite.request(parts)?,
+                Middleware::IpAllowList(list) => list.request(parts, &client)?,
+                Middleware::RateLimit(limiter) => {
+                    let now = MonoNs::now();
+                    let early = limiter.request(parts, &client, now)?;
+                    if !early.is_zero() {
+                        pause(live, now, early).await;
+                    }
+                }
+                Middleware::InFlightReq(limiter) => {
+                    let permit = limiter.request(parts, &client)?;
+                    live.borrow_mut().permits.push(permit);
+                }
             }
             self.passed += 1;
         }
@@ -45,20 +77,34 @@ impl<'r> Around<'r> {
     }
 
     /// Lets the response through those that let the request on.
-    pub(super) fn response(&self, headers: &mut HeaderMap) {
-        for middleware in self.middlewares.iter().take(self.passed).rev() {
-            if let Middleware::Headers(edits) = middleware {
-                edit(headers, &edits.response);
+    pub(super) fn response(&mut self, headers: &mut HeaderMap) {
+        for (position, middleware) in self.middlewares.iter().enumerate().take(self.passed).rev() {
+            let kept = self.kept.pop_if(|(of, _)| *of == position).map(|(_, kept)| kept);
+            match (middleware, kept) {
+                (Middleware::Headers(one), Some(Kept::Headers(asked))) => one.response(headers, &asked),
+                (Middleware::ResponseHeaderModifier(modifier), _) => modifier.edit(headers),
+                _ => {}
             }
         }
     }
 }
 
-fn edit(headers: &mut HeaderMap, edits: &[(HeaderName, Option<HeaderValue>)]) {
-    for (name, value) in edits {
-        match value {
-            Some(value) => drop(headers.insert(name, value.clone())),
-            None => drop(headers.remove(name)),
+/// Keeps a request waiting, on its own account.
+async fn pause(live: &RefCell<Live>, now: MonoNs, early: Duration) {
+    let _waiting = Waiting { live, since: now };
+    tokio::time::sleep(early).await;
+}
+
+/// A middleware lets the request wait for as long as this lives: its time is told of also when the client leaves meanwhile.
+pub(super) struct Waiting<'l> {
+    live: &'l RefCell<Live>,
+    since: MonoNs,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut live) = self.live.try_borrow_mut() {
+            live.head.middleware_wait_ns += MonoNs::now().since(self.since);
         }
     }
 }

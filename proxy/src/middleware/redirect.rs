@@ -170,11 +170,7 @@ fn checked(location: &str) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::middleware::tests::parts;
-
-    const PLAIN: Client =
-        Client { ip: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), local_port: 8000, https: false };
-    const TLS: Client = Client { https: true, local_port: 8443, ..PLAIN };
+    use crate::middleware::tests::{PLAIN, TLS, parts};
 
     /// Status and place; `None` where the request goes on.
     fn outcome(verdict: Verdict) -> Option<(u16, String)> {

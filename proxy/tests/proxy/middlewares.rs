@@ -1,7 +1,9 @@
 //! Middlewares over real sockets: what the server gets, what the client gets, and what the record says. What each of them
 //! decides is tested where it stands.
 
-use wayspan_proxy::middleware::{HeaderEdits, RedirectScheme, StripPrefix};
+use wayspan_proxy::middleware::{
+    HeaderEdits, Headers, InFlightLimiter, InFlightReq, RateLimit, RateLimiter, RedirectScheme, Source, StripPrefix,
+};
 
 use super::*;
 
@@ -16,7 +18,8 @@ fn to_https() -> Middleware {
 
 fn set_on_response(name: &'static str) -> Middleware {
     let response = vec![(http::HeaderName::from_static(name), Some(http::HeaderValue::from_static("1")))];
-    Middleware::Headers(Arc::new(HeaderEdits { request: Vec::new(), response }))
+    let custom = HeaderEdits { request: Vec::new(), response };
+    Middleware::Headers(Arc::new(Headers { custom, ..Headers::default() }))
 }
 
 /// An upstream that answers with the head that it got.
@@ -70,5 +73,103 @@ fn a_path_that_leads_elsewhere_once_its_prefix_is_gone_is_refused() {
     client.write_all(get("/api..%2fadmin").as_bytes()).unwrap();
     assert!(response(&mut client).0.starts_with("HTTP/1.1 400 Bad Request\r\n"));
     assert_eq!(world.records(1)[0].head.status, 400);
+    world.drain();
+}
+
+fn limited(average: u64, burst: u64) -> Middleware {
+    let limit = RateLimit { average, period: Duration::from_secs(3600), burst, source: Source::Host };
+    Middleware::RateLimit(Arc::new(RateLimiter::new(&limit)))
+}
+
+#[test]
+fn a_rate_limit_is_one_for_all_workers() {
+    let mut world = Setup { middlewares: vec![limited(1, 5)], workers: 2, ..Setup::to(upstream(ok("hi"))) }.start();
+    // Connections spread over the workers by the kernel's hash.
+    let statuses: Vec<String> = (0..40)
+        .map(|_| {
+            let mut client = world.connect();
+            client.write_all(get("/").as_bytes()).unwrap();
+            let (head, _) = response(&mut client);
+            if head.starts_with("HTTP/1.1 429") {
+                assert!(head.contains("retry-after: 36") || head.contains("retry-after: 35"), "{head}");
+            }
+            head[9..12].to_owned()
+        })
+        .collect();
+    assert_eq!(statuses.iter().filter(|status| *status == "200").count(), 5, "{statuses:?}");
+    let left = world.records(40);
+    let workers: std::collections::HashSet<u16> = left.iter().map(|left| left.head.worker).collect();
+    assert_eq!(workers.len(), 2, "all connections came to one worker");
+    assert_eq!(left.iter().filter(|left| left.head.status == 429 && left.attempts.is_empty()).count(), 35);
+    world.drain();
+}
+
+#[test]
+fn who_is_a_little_early_waits_and_the_record_says_so() {
+    let limit = RateLimit { average: 4, period: Duration::from_secs(1), burst: 1, source: Source::Host };
+    let limit = Middleware::RateLimit(Arc::new(RateLimiter::new(&limit)));
+    let mut world = Setup { middlewares: vec![limit], ..Setup::to(upstream(ok("hi"))) }.start();
+    let mut client = world.connect();
+    // Half an interval of 250 ms may be waited for: who comes 150 ms behind the last waits the rest.
+    client.write_all(get("/1").as_bytes()).unwrap();
+    response(&mut client);
+    std::thread::sleep(Duration::from_millis(150));
+    client.write_all(get("/2").as_bytes()).unwrap();
+    let head = response(&mut client).0;
+    let left = world.records(2);
+    if head.starts_with("HTTP/1.1 200") && left[1].head.middleware_wait_ns == 0 {
+        // The machine was so busy that it came in time.
+        assert!(left[1].head.head_read.since(left[0].head.head_read) >= 250_000_000);
+    } else {
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        let waited = left[1].head.upstream_wanted.since(left[1].head.head_read);
+        assert!((1..=waited).contains(&left[1].head.middleware_wait_ns), "{:?}", left[1].head);
+    }
+    world.drain();
+}
+
+#[test]
+fn requests_under_way_are_limited_until_their_last_byte_or_their_clients_end() {
+    let (answer, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let server = upstream(move |head, stream| {
+        if head.starts_with("GET /held") {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nha").unwrap();
+            if held.lock().unwrap().recv().is_err() {
+                return false;
+            }
+            return stream.write_all(b"lf").is_ok();
+        }
+        ok("hi")(head, stream)
+    });
+    let limit = Arc::new(InFlightLimiter::new(&InFlightReq { amount: 1, source: Source::Host }));
+    let mut world =
+        Setup { middlewares: vec![Middleware::InFlightReq(limit)], workers: 2, ..Setup::to(server) }.start();
+    let status = |world: &World| {
+        let mut client = world.connect();
+        client.write_all(get("/").as_bytes()).unwrap();
+        response(&mut client).0[9..12].to_owned()
+    };
+    let mut holder = world.connect();
+    holder.write_all(get("/held").as_bytes()).unwrap();
+    assert!(read_head(&mut holder).unwrap().starts_with("HTTP/1.1 200"));
+    // Its head is here, its body is not.
+    assert_eq!((status(&world), status(&world)), ("429".to_owned(), "429".to_owned()));
+    world.records(2);
+    answer.send(()).unwrap();
+    let mut body = [0; 4];
+    holder.read_exact(&mut body).unwrap();
+    world.records(1);
+    assert_eq!(status(&world), "200");
+    world.records(1);
+    // A client that leaves gives its place back.
+    let mut holder = world.connect();
+    holder.write_all(get("/held").as_bytes()).unwrap();
+    read_head(&mut holder).unwrap();
+    assert_eq!(status(&world), "429");
+    drop(holder);
+    world.records(2);
+    assert_eq!(status(&world), "200");
+    drop(answer);
     world.drain();
 }

@@ -27,6 +27,25 @@ fn every_kind_is_read_with_traefiks_keys() {
         "redirectScheme: {scheme: https, port: 8443, permanent: true}",
         r#"RedirectScheme(RedirectScheme { scheme: "https", port: "8443", permanent: true })"#,
     );
+    check(
+        "ipAllowList: {sourceRange: [10.0.0.0/8, '::1'], ipStrategy: {depth: 2, excludedIPs: [1.1.1.1]}, rejectStatusCode: 404}",
+        "IpAllowList(IpAllowList { networks: [10.0.0.0/8, ::1/128], strategy: IpStrategy { from: Depth(2), ipv6_subnet: None }, \
+         status: 404 })",
+    );
+    check(
+        "rateLimit: {average: 100, period: 0, burst: 50}",
+        "RateLimit(RateLimit { average: 100, period: 1s, burst: 50, source: Ip(IpStrategy { from: Peer, ipv6_subnet: None }) })",
+    );
+    check(
+        "rateLimit: {sourceCriterion: {ipStrategy: {excludedIPs: 10.0.0.1, ipv6Subnet: 64}}}",
+        "RateLimit(RateLimit { average: 0, period: 1s, burst: 1, \
+         source: Ip(IpStrategy { from: Excluding([10.0.0.1/32]), ipv6_subnet: Some(64) }) })",
+    );
+    check("inFlightReq: {amount: 3}", "InFlightReq(InFlightReq { amount: 3, source: Host })");
+    check(
+        "inFlightReq: {amount: 3, sourceCriterion: {requestHeaderName: X-Key}}",
+        r#"InFlightReq(InFlightReq { amount: 3, source: Header("x-key") })"#,
+    );
     let config = good(&file("redirectRegex: {regex: '^http://(.*)', replacement: 'https://$1'}"));
     let MiddlewareKind::RedirectRegex(redirect) = &config.dynamic.middlewares[0].kind else { panic!("another kind") };
     assert_eq!((redirect.pattern.as_str(), redirect.replacement.as_str()), ("^http://(.*)", "https://$1"));
@@ -36,6 +55,48 @@ fn every_kind_is_read_with_traefiks_keys() {
     let config = good(&file("stripPrefixRegex: {regex: ['/v[0-9]{1,2}']}"));
     let MiddlewareKind::StripPrefixRegex(strip) = &config.dynamic.middlewares[0].kind else { panic!("another kind") };
     assert_eq!(strip.patterns[0].as_str(), "/v[0-9]{1,2}");
+}
+
+#[test]
+fn headers_for_safety_become_what_browsers_are_told() {
+    let told = |section: &str| {
+        let config = good(&file(&format!("headers: {{{section}}}")));
+        let MiddlewareKind::Headers(headers) = &config.dynamic.middlewares[0].kind else { panic!("another kind") };
+        let security = headers.security.clone().unwrap();
+        let sts =
+            security.sts.map(|value| ("strict-transport-security".to_owned(), value.to_str().unwrap().to_owned()));
+        let fixed = security.fixed.into_iter();
+        let fixed = fixed.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+        let all: Vec<String> = sts.into_iter().chain(fixed).map(|(name, value)| format!("{name}: {value}")).collect();
+        all
+    };
+    assert_eq!(told("frameDeny: true"), ["x-frame-options: DENY"]);
+    assert_eq!(told("frameDeny: true, customFrameOptionsValue: SAMEORIGIN"), ["x-frame-options: SAMEORIGIN"]);
+    assert_eq!(
+        told("stsSeconds: 42, stsIncludeSubdomains: true, stsPreload: true"),
+        ["strict-transport-security: max-age=42; includeSubDomains; preload"]
+    );
+    assert_eq!(
+        told(
+            "browserXssFilter: true, contentTypeNosniff: true, referrerPolicy: same-origin, permissionsPolicy: 'a=()'"
+        ),
+        [
+            "referrer-policy: same-origin",
+            "permissions-policy: a=()",
+            "x-content-type-options: nosniff",
+            "x-xss-protection: 1; mode=block"
+        ]
+    );
+    let config = good(&file(
+        "headers: {accessControlAllowOriginList: ['https://a', '*'], accessControlMaxAge: 5, addVaryHeader: true}",
+    ));
+    let MiddlewareKind::Headers(headers) = &config.dynamic.middlewares[0].kind else { panic!("another kind") };
+    let cors = headers.cors.as_ref().unwrap();
+    assert_eq!(
+        (cors.origins.as_slice(), cors.max_age, cors.vary),
+        (&["https://a".to_owned(), "*".to_owned()][..], Some(5), true)
+    );
+    assert!(headers.security.is_none());
 }
 
 #[test]
@@ -67,6 +128,36 @@ fn what_is_wrong_with_a_middleware_is_told_by_its_key() {
         (
             "chain: {middlewares: [n]}",
             "http.middlewares.m.chain.middlewares: there is no middleware `n`; define it under ",
+        ),
+        ("headers: {}", "http.middlewares.m.headers: names no header to set or remove"),
+        (
+            "headers: {referrerPolicy: \"a\\nb\"}",
+            "http.middlewares.m.headers.referrerPolicy: must not hold line breaks ",
+        ),
+        (
+            "headers: {sslRedirect: true}",
+            "http.middlewares.m.headers.sslRedirect: not supported yet: use redirectScheme",
+        ),
+        ("ipAllowList: {}", "http.middlewares.m.ipAllowList.sourceRange: is missing or empty; write e.g. [10.0.0.0/8]"),
+        (
+            "ipAllowList: {sourceRange: [foo]}",
+            "http.middlewares.m.ipAllowList.sourceRange: `foo` is neither a network ",
+        ),
+        (
+            "ipAllowList: {sourceRange: [::1], rejectStatusCode: 200}",
+            "rejectStatusCode: must be a whole number from 400 to 599",
+        ),
+        (
+            "rateLimit: {sourceCriterion: {requestHost: true, ipStrategy: {}}}",
+            "http.middlewares.m.rateLimit.sourceCriterion: names several of ipStrategy, requestHeaderName and requestHost",
+        ),
+        (
+            "rateLimit: {redis: {}}",
+            "http.middlewares.m.rateLimit.redis: not supported yet: each node counts for itself",
+        ),
+        (
+            "inFlightReq: {sourceCriterion: {requestHeaderName: 'a b'}}",
+            "http.middlewares.m.inFlightReq.sourceCriterion.requestHeaderName: `a b` is not a header name",
         ),
         ("compress: {}", "http.middlewares.m.compress: not supported yet"),
     ] {
