@@ -6,6 +6,7 @@
 mod accuracy;
 mod agent;
 mod bench;
+mod cluster;
 mod demo;
 mod deny;
 mod ebpf;
@@ -56,6 +57,10 @@ enum Command {
     Full(full::Options),
     /// The probes on Debian's kernels in virtual machines: `vm 6.1 6.12`; the matrix of kernel and probe.
     Vm(vm::Options),
+    /// A real Kubernetes on this machine: `cluster up`, `cluster test`, `cluster down`.
+    Cluster(cluster::Options),
+    /// Build the agent's container image without an engine. Prints the archive's path.
+    Image,
     /// Check the repository's own rules: documentation, sizes, borders.
     Tidy,
 }
@@ -87,6 +92,13 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Release => {
             setup::ensure(&root, &[setup::Need::Ebpf, setup::Need::Bench])?;
             println!("{}", release::build(&root)?.join("wayspan").display());
+        }
+        Command::Cluster(options) => return cluster::run(&root, &options),
+        Command::Image => {
+            setup::ensure(&root, &[setup::Need::Ebpf])?;
+            let (folder, archive) = cluster::image::agent_image(&root)?;
+            eprintln!("  its files are in {}", folder.display());
+            println!("{}", archive.display());
         }
         Command::Vm(options) => return vm::run(&root, &options),
         Command::Outage(options) => {

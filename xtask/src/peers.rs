@@ -45,7 +45,7 @@ fn build(root: &Path, target: &Path) -> Result<()> {
     if complete && std::fs::read(&stamp).is_ok_and(|built| built == wanted) {
         return Ok(());
     }
-    let go = find_go()?;
+    let go = find_go(GO_MINOR_MIN)?;
     // Built beside and moved, so that what runs meanwhile keeps its file and a broken build leaves none.
     let fresh = target.join("new");
     std::fs::create_dir_all(&fresh)?;
@@ -62,18 +62,20 @@ fn build(root: &Path, target: &Path) -> Result<()> {
     Ok(())
 }
 
-fn find_go() -> Result<PathBuf> {
+/// Go of at least that minor version.
+///
+/// # Errors
+/// There is none: then with the remedy.
+pub fn find_go(minor_min: u32) -> Result<PathBuf> {
     let usual = PathBuf::from("/usr/local/go/bin/go");
     let Some(go) = setup::find_program("go").or_else(|| usual.is_file().then_some(usual)) else {
-        bail!(
-            "no Go on this machine: install Go 1.{GO_MINOR_MIN} or later (https://go.dev/dl/, or Debian's golang-go)"
-        );
+        bail!("no Go on this machine: install Go 1.{minor_min} or later (https://go.dev/dl/, or Debian's golang-go)");
     };
     let output = Command::new(&go).arg("version").output().with_context(|| go.display().to_string())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     match minor_version(&text) {
-        Some(minor) if minor >= GO_MINOR_MIN => Ok(go),
-        _ => bail!("Go 1.{GO_MINOR_MIN} or later is needed, {} says: {}", go.display(), text.trim()),
+        Some(minor) if minor >= minor_min => Ok(go),
+        _ => bail!("Go 1.{minor_min} or later is needed, {} says: {}", go.display(), text.trim()),
     }
 }
 

@@ -31,11 +31,14 @@ pub enum Need {
     Deny,
     /// QEMU and what the machines in it start with.
     Vm,
+    /// What a Kubernetes node consists of beside Kubernetes.
+    Cluster,
 }
 
 impl Need {
     /// Everything.
-    pub const ALL: &'static [Self] = &[Self::Ebpf, Self::NodeTests, Self::Bench, Self::Browser, Self::Deny, Self::Vm];
+    pub const ALL: &'static [Self] =
+        &[Self::Ebpf, Self::NodeTests, Self::Bench, Self::Browser, Self::Deny, Self::Vm, Self::Cluster];
 
     /// Debian packages, each with the command that makes it unnecessary.
     fn packages(self) -> &'static [(&'static str, Option<&'static str>)] {
@@ -64,6 +67,21 @@ impl Need {
                 ("busybox-static", None),
                 ("cpio", Some("cpio")),
                 ("iproute2", Some("ip")),
+            ],
+            Self::Cluster => &[
+                ("etcd-server", Some("etcd")),
+                ("containerd", Some("containerd")),
+                ("runc", Some("runc")),
+                ("containernetworking-plugins", None),
+                ("iproute2", Some("ip")),
+                // The plugin of hostPorts and kube-proxy call them.
+                ("iptables", Some("iptables")),
+                ("nftables", Some("nft")),
+                ("conntrack", Some("conntrack")),
+                // Makes the key of service accounts.
+                ("openssl", Some("openssl")),
+                ("procps", Some("sysctl")),
+                ("curl", Some("curl")),
             ],
         }
     }

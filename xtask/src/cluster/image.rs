@@ -1,0 +1,199 @@
+//! Container images without a registry and without an engine: one layer with a program and the libraries that it is linked
+//! with, in the archive format that `docker load` and `ctr images import` read. `cargo xtask image` makes the agent's.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+
+use super::programs;
+use crate::{agent, peers, progress};
+
+/// The image that holds the namespaces of every pod.
+pub const PAUSE: &str = "wayspan-pause:1";
+
+/// The agent's image, as the chart's values name it: repository and tag.
+pub const AGENT: (&str, &str) = ("wayspan", "dev");
+
+/// What TLS to collectors trusts, where the building machine has it.
+const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// An image to be made.
+pub struct Recipe<'a> {
+    /// The archive's file name, without its extension.
+    pub name: &'a str,
+    /// The names under which nodes know it.
+    pub tags: &'a [&'a str],
+    /// The program.
+    pub program: &'a Path,
+    /// Where it stands in the image.
+    pub place: &'a str,
+}
+
+/// The images of a cluster, in the order in which pods need them.
+///
+/// # Errors
+/// Something could not be built.
+pub fn all(root: &Path, agent: &Path) -> Result<Vec<PathBuf>> {
+    let tools = programs::ensure(root)?;
+    let peers = peers::ensure(root)?;
+    let tool = |name: &str| tools.join(name);
+    let (pause, dns, echo) = (tool("pause"), tool("coredns"), tool("echo-basic"));
+    let agent_tag = format!("{}:{}", AGENT.0, AGENT.1);
+    let recipes = [
+        Recipe { name: "pause", tags: &[PAUSE], program: &pause, place: "pause" },
+        Recipe { name: "coredns", tags: &["wayspan-coredns:1"], program: &dns, place: "coredns" },
+        Recipe { name: "wayspan", tags: &[&agent_tag], program: agent, place: "usr/local/bin/wayspan" },
+        Recipe { name: "jaeger", tags: &["wayspan-jaeger:lab"], program: &peers.jaeger, place: "jaeger" },
+        Recipe { name: "hotrod", tags: &["wayspan-hotrod:lab"], program: &peers.hotrod, place: "hotrod" },
+        Recipe { name: "echo-basic", tags: &["wayspan-echo:lab"], program: &echo, place: "echo-basic" },
+    ];
+    progress::step("making the images", || recipes.iter().map(make).collect())
+}
+
+/// `cargo xtask image`: the agent's image from source, as a folder and as an archive. Gives both.
+///
+/// # Errors
+/// A build failed.
+pub fn agent_image(root: &Path) -> Result<(PathBuf, PathBuf)> {
+    let agent = agent_program(root)?;
+    let tag = format!("{}:{}", AGENT.0, AGENT.1);
+    let archive = make(&Recipe { name: "wayspan", tags: &[&tag], program: &agent, place: "usr/local/bin/wayspan" })?;
+    Ok((directory().join("wayspan"), archive))
+}
+
+/// The agent with its probes: `WAYSPAN_BIN`, else built.
+///
+/// # Errors
+/// The build failed.
+pub fn agent_program(root: &Path) -> Result<PathBuf> {
+    match wayspan_tests::environment("WAYSPAN_BIN") {
+        Some(named) => fs::canonicalize(&named).with_context(|| format!("WAYSPAN_BIN={named}")),
+        None => agent::build(root),
+    }
+}
+
+fn directory() -> PathBuf {
+    wayspan_tests::target_dir().join("images")
+}
+
+/// Makes the folder and the archive of an image where they are older than the program.
+fn make(recipe: &Recipe<'_>) -> Result<PathBuf> {
+    let (root, archive) = (directory().join(recipe.name), directory().join(format!("{}.tar", recipe.name)));
+    let age = |path: &Path| path.metadata().and_then(|found| found.modified()).ok();
+    if age(&archive).is_some_and(|made| age(recipe.program).is_some_and(|built| built < made))
+        && tagged(&archive, recipe)
+    {
+        return Ok(archive);
+    }
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    let program = root.join(recipe.place);
+    put(recipe.program, &program)?;
+    // Debugging information is two thirds of a program; where nothing can strip it, it stays.
+    let _stays = Command::new("strip").arg("--strip-debug").arg(&program).output();
+    for library in libraries(recipe.program)? {
+        put(&library, &root.join(library.strip_prefix("/")?))?;
+    }
+    if Path::new(ROOTS).is_file() {
+        put(Path::new(ROOTS), &root.join(ROOTS.trim_start_matches('/')))?;
+    }
+    // Programs that ask who they are or where to put a file for a moment find an answer.
+    fs::create_dir_all(root.join("etc"))?;
+    fs::create_dir_all(root.join("tmp"))?;
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/:/sbin/nologin\nnobody:x:65532:65532:nobody:/:/sbin/nologin\n",
+    )?;
+    pack(recipe, &root, &archive)?;
+    Ok(archive)
+}
+
+/// Whether the archive carries the names that are wanted now.
+fn tagged(archive: &Path, recipe: &Recipe<'_>) -> bool {
+    fs::read_to_string(archive.with_extension("tags")).is_ok_and(|tags| tags == recipe.tags.join(" "))
+}
+
+fn put(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to.parent().context("a file has a folder")?)?;
+    fs::copy(from, to).with_context(|| format!("{} to {}", from.display(), to.display()))?;
+    Ok(())
+}
+
+/// The libraries that a program is linked with and the loader that it names; none where it is static.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(program).output().context("ldd could not be started")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if let Some(missing) = text.lines().find(|line| line.contains("not found")) {
+        bail!("{}: {}", program.display(), missing.trim());
+    }
+    Ok(library_paths(&text))
+}
+
+/// The absolute paths that `ldd` names.
+fn library_paths(text: &str) -> Vec<PathBuf> {
+    let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
+    text.lines().filter(|line| line.contains("(0x")).filter_map(path).collect()
+}
+
+/// Writes the archive: one layer, its description, and the list of both.
+fn pack(recipe: &Recipe<'_>, root: &Path, archive: &Path) -> Result<()> {
+    let parts = tempfile::Builder::new().prefix("parts-").tempdir_in(directory())?;
+    let layer = parts.path().join("layer.tar");
+    let mut tar = Command::new("tar");
+    // The same program gives the same image.
+    tar.args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "-C"]).arg(root);
+    run(tar.arg("-cf").arg(&layer).arg("."))?;
+    let digest = run(Command::new("sha256sum").arg(&layer))?;
+    let digest = digest.split_whitespace().next().context("sha256sum says nothing")?;
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let config = json!({
+        "architecture": architecture,
+        "os": "linux",
+        "config": {"Entrypoint": [format!("/{}", recipe.place)], "Env": ["PATH=/usr/local/bin:/"], "WorkingDir": "/"},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
+        "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "cargo xtask"}],
+    });
+    fs::write(parts.path().join("config.json"), config.to_string())?;
+    let manifest = json!([{"Config": "config.json", "RepoTags": recipe.tags, "Layers": ["layer.tar"]}]);
+    fs::write(parts.path().join("manifest.json"), manifest.to_string())?;
+    let whole = parts.path().join("whole.tar");
+    run(Command::new("tar").arg("-C").arg(parts.path()).arg("-cf").arg(&whole).args([
+        "manifest.json",
+        "config.json",
+        "layer.tar",
+    ]))?;
+    fs::rename(&whole, archive)?;
+    fs::write(archive.with_extension("tags"), recipe.tags.join(" "))?;
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("{program} could not be started"))?;
+    if !output.status.success() {
+        bail!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_libraries_of_a_program_are_those_that_ldd_finds() {
+        let text = "\tlinux-vdso.so.1 (0x00007f2f)\n\tlibm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x00007f2e)\n\
+                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f2d)\n";
+        let expected = ["/lib/x86_64-linux-gnu/libm.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
+        assert_eq!(library_paths(text), expected);
+        assert!(library_paths("\tnot a dynamic executable\n").is_empty());
+    }
+}

@@ -1,0 +1,90 @@
+//! `cargo xtask cluster`: a real Kubernetes of one or more nodes on this machine, each node in namespaces of its own: `up`
+//! makes it, `test` runs the lab on it, `down` leaves nothing. How it is made: docs/cluster.md.
+
+mod credentials;
+mod down;
+mod host;
+pub mod image;
+mod place;
+mod plan;
+pub mod programs;
+mod supervise;
+mod tools;
+mod up;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::progress;
+use place::Place;
+
+/// Options of the cluster.
+#[derive(Args, Debug, Clone)]
+pub struct Options {
+    #[command(subcommand)]
+    action: Action,
+    /// Where its state is; a second directory is a second cluster. Default: `cluster` in cargo's target directory.
+    #[arg(long, global = true, value_name = "DIRECTORY")]
+    dir: Option<PathBuf>,
+    /// Print the outcome as JSON, too.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand, Debug, Clone)]
+enum Action {
+    /// Build, start, and print KUBECONFIG.
+    Up {
+        /// How many nodes.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
+        nodes: u8,
+    },
+    /// End it and remove everything, also after a crash.
+    Down,
+    /// The first process of a node; `up` starts it.
+    #[command(hide = true)]
+    Supervise {
+        /// What to run.
+        plan: PathBuf,
+    },
+}
+
+/// Runs it.
+pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
+    if let Action::Supervise { plan } = &options.action {
+        supervise::run(plan)?;
+        return Ok(ExitCode::FAILURE);
+    }
+    let directory = options.dir.clone().unwrap_or_else(|| wayspan_tests::target_dir().join("cluster"));
+    let place = Place::new(&directory)?;
+    match options.action {
+        Action::Up { nodes } => {
+            let up = up::run(root, &place, nodes)?;
+            let names: Vec<String> = place.nodes(&up.record).into_iter().map(|node| node.name).collect();
+            if options.json {
+                println!(
+                    "{}",
+                    json!({"kubeconfig": place.kubeconfig(), "nodes": names, "seconds": up.took.as_secs_f64()})
+                );
+            }
+            eprintln!("{} ready after {}", names.join(", "), progress::seconds(up.took));
+            println!("export KUBECONFIG={}", place.kubeconfig().display());
+        }
+        Action::Down => {
+            let removed = down::run(&place)?;
+            if options.json {
+                println!("{}", json!({"removed": removed}));
+            }
+            match removed.as_slice() {
+                [] => println!("nothing was there"),
+                removed => println!("removed: {}", removed.join(", ")),
+            }
+        }
+        Action::Supervise { .. } => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
