@@ -6,6 +6,7 @@
 mod accuracy;
 mod agent;
 mod bench;
+mod chart;
 mod cluster;
 mod demo;
 mod deny;
@@ -59,6 +60,8 @@ enum Command {
     Vm(vm::Options),
     /// A real Kubernetes on this machine: `cluster up`, `cluster test`, `cluster down`.
     Cluster(cluster::Options),
+    /// The Helm chart: lint, its tests, and the plain manifests that are rendered from it.
+    Chart(chart::Options),
     /// Build the agent's container image without an engine. Prints the archive's path.
     Image,
     /// Check the repository's own rules: documentation, sizes, borders.
@@ -93,6 +96,7 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::ensure(&root, &[setup::Need::Ebpf, setup::Need::Bench])?;
             println!("{}", release::build(&root)?.join("wayspan").display());
         }
+        Command::Chart(options) => chart::run(&root, &options)?,
         Command::Cluster(options) => return cluster::run(&root, &options),
         Command::Image => {
             setup::ensure(&root, &[setup::Need::Ebpf])?;

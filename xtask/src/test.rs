@@ -16,7 +16,7 @@ use crate::deny::Advisories;
 use crate::peers::Peers;
 use crate::progress::{self, Stopwatch};
 use crate::setup::{self, Need};
-use crate::{agent, deny, ebpf, peers, tidy, vm};
+use crate::{agent, chart, deny, ebpf, peers, tidy, vm};
 
 /// Options of the gate.
 #[derive(Args, Debug, Clone, Default)]
@@ -47,10 +47,11 @@ enum Outcome {
 }
 
 /// In the order of what is quick to fail, builds before what needs them.
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     Step { name: "setup", what: "install what is missing", run: set_up },
     Step { name: "fmt", what: "cargo fmt --check", run: format },
     Step { name: "tidy", what: "the repository's own rules", run: tidy_up },
+    Step { name: "chart", what: "the Helm chart: lint, its tests, the manifests rendered from it", run: helm_chart },
     Step { name: "ebpf", what: "build the eBPF object from source", run: ebpf_object },
     Step { name: "clippy", what: "cargo clippy -D warnings, all targets", run: clippy },
     Step { name: "unit", what: "unit and property tests of the workspace", run: unit },
@@ -208,6 +209,10 @@ fn tidy_up(gate: &mut Gate) -> Result<Outcome> {
         bail!("{} faults\n{}", faults.len(), faults.join("\n"));
     }
     passed()
+}
+
+fn helm_chart(gate: &mut Gate) -> Result<Outcome> {
+    chart::check(&gate.root, false).map(Outcome::Passed)
 }
 
 fn ebpf_object(gate: &mut Gate) -> Result<Outcome> {

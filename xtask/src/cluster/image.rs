@@ -46,8 +46,13 @@ pub fn all(root: &Path, agent: &Path) -> Result<Vec<PathBuf>> {
         Recipe { name: "pause", tags: &[PAUSE], program: &pause, place: "pause" },
         Recipe { name: "coredns", tags: &["wayspan-coredns:1"], program: &dns, place: "coredns" },
         Recipe { name: "wayspan", tags: &[&agent_tag], program: agent, place: "usr/local/bin/wayspan" },
-        Recipe { name: "jaeger", tags: &["wayspan-jaeger:lab"], program: &peers.jaeger, place: "jaeger" },
-        Recipe { name: "hotrod", tags: &["wayspan-hotrod:lab"], program: &peers.hotrod, place: "hotrod" },
+        Recipe { name: "jaeger", tags: &["jaegertracing/jaeger:2.13.0"], program: &peers.jaeger, place: "jaeger" },
+        Recipe {
+            name: "hotrod",
+            tags: &["jaegertracing/example-hotrod:1.76.0"],
+            program: &peers.hotrod,
+            place: "hotrod",
+        },
         Recipe { name: "echo-basic", tags: &["wayspan-echo:lab"], program: &echo, place: "echo-basic" },
     ];
     progress::step("making the images", || recipes.iter().map(make).collect())

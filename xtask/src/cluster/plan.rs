@@ -78,6 +78,8 @@ fn prepare(node: &Node) -> Vec<Vec<String>> {
         vec!["mount".to_owned(), "--bind".to_owned(), from.display().to_string(), to.to_owned()]
     };
     commands.push(bind(node.path("var/log"), "/var/log"));
+    // Nor does the node ask the host's name server.
+    commands.push(bind(node.path("resolv.conf"), "/etc/resolv.conf"));
     // The kubelet and the CNI plugins write below /var/lib whatever they are told: it goes to the node's own layer.
     let layers = format!(
         "lowerdir=/var/lib,upperdir={},workdir={}",
@@ -103,8 +105,8 @@ fn connect(place: &Place, record: &Record, node: &Node) -> Vec<Vec<String>> {
     }
     commands.push(words(&format!("ip address add {}/24 dev {LAN}", node.address)));
     commands.push(words(&format!("ip link set {LAN} up")));
-    // Components that look for the machine's address ask for the default route.
-    commands.push(words(&format!("ip route add default via {}", record.host())));
+    // Components that look for the machine's address ask for the default route. It leads nowhere: nothing is to leave.
+    commands.push(words(&format!("ip route add default dev {LAN}")));
     for other in place.nodes(record).iter().filter(|other| other.number != node.number) {
         commands.push(words(&format!("ip route add {} via {}", other.pods(), other.address)));
     }
@@ -131,7 +133,8 @@ fn control_plane(place: &Place, node: &Node, programs: &Path, users: &Credential
          --service-account-key-file={} --service-account-signing-key-file={} \
          --service-account-issuer=https://kubernetes.default.svc --token-auth-file={} \
          --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
-         --service-cluster-ip-range={SERVICES} --allow-privileged=true",
+         --service-cluster-ip-range={SERVICES} --allow-privileged=true \
+         --kubelet-preferred-address-types=InternalIP",
         program("kube-apiserver"),
         node.address,
         show(users.directory()),

@@ -1,0 +1,89 @@
+{{/* The agent's configuration file. */}}
+{{- define "wayspan.config" -}}
+{{- $root := . -}}
+{{- $values := .Values -}}
+{{- $entryPoints := dict -}}
+{{- range $name, $port := omit $values.ports "api" -}}
+{{- $entry := dict "address" (printf ":%s" (include "wayspan.listen" (list $root $port))) -}}
+{{- range $key := list "forwardedHeaders" "transport" "http" "observability" -}}
+{{- with index $port $key -}}{{- $_ := set $entry $key . -}}{{- end -}}
+{{- end -}}
+{{- $_ := set $entryPoints $name $entry -}}
+{{- end -}}
+{{- $config := dict "entryPoints" $entryPoints -}}
+
+{{- $providers := dict -}}
+{{- range $key := list "kubernetesCRD" "kubernetesIngress" "kubernetesGateway" -}}
+{{- $given := index $values.providers $key -}}
+{{- if $given.enabled -}}
+{{- $provider := dict -}}
+{{- range $name, $value := omit $given "enabled" -}}
+{{- if kindIs "map" $value -}}
+{{- $set := dict -}}
+{{- range $inner, $text := $value -}}{{- if $text -}}{{- $_ := set $set $inner $text -}}{{- end -}}{{- end -}}
+{{- if $set -}}{{- $_ := set $provider $name $set -}}{{- end -}}
+{{- else if $value -}}{{- $_ := set $provider $name $value -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $providers $key $provider -}}
+{{- end -}}
+{{- end -}}
+{{- if $values.providers.file.content -}}
+{{- $_ := set $providers "file" (dict "filename" "routes.yaml") -}}
+{{- end -}}
+{{- if $providers -}}{{- $_ := set $config "providers" $providers -}}{{- end -}}
+
+{{- $tracing := dict "serviceName" $values.tracing.serviceName "addInternals" $values.tracing.addInternals -}}
+{{- if not (kindIs "invalid" $values.tracing.sampleRate) -}}{{- $_ := set $tracing "sampleRate" $values.tracing.sampleRate -}}{{- end -}}
+{{- range $key := list "resourceAttributes" "capturedRequestHeaders" "capturedResponseHeaders" "safeQueryParams" -}}
+{{- with index $values.tracing $key -}}{{- $_ := set $tracing $key . -}}{{- end -}}
+{{- end -}}
+{{- $otlp := dict -}}
+{{- if $values.tracing.otlp.enabled -}}
+{{- range $key := list "grpc" "http" -}}
+{{- $given := index $values.tracing.otlp $key -}}
+{{- if $given.enabled -}}
+{{- $way := dict -}}
+{{- range $name, $value := omit $given "enabled" -}}{{- if $value -}}{{- $_ := set $way $name $value -}}{{- end -}}{{- end -}}
+{{- $_ := set $otlp $key $way -}}
+{{- end -}}
+{{- end -}}
+{{- else if include "wayspan.jaegerCollector" . -}}
+{{- $_ := set $otlp "grpc" (dict "endpoint" (include "wayspan.jaegerCollector" .) "insecure" true) -}}
+{{- end -}}
+{{- if $otlp -}}{{- $_ := set $tracing "otlp" $otlp -}}{{- end -}}
+{{- with $values.tracing.jaeger.samplingServerURL -}}{{- $_ := set $tracing "jaeger" (dict "samplingServerURL" .) -}}{{- end -}}
+{{- $_ := set $config "tracing" $tracing -}}
+
+{{- $name := include "wayspan.fullname" . -}}
+{{- $hosts := list (printf "%s-api" $name) (printf "%s-api.%s" $name .Release.Namespace) (printf "%s-api.%s.svc" $name .Release.Namespace) -}}
+{{- $api := dict "address" (printf ":%d" (int $values.ports.api.port)) "dashboard" $values.api.dashboard -}}
+{{- $_ := set $api "allowedHosts" (concat $hosts $values.api.allowedHosts) -}}
+{{- with $values.api.jaegerQuery -}}{{- $_ := set $api "jaegerQuery" . -}}{{- end -}}
+{{- $_ := set $config "api" $api -}}
+{{- $_ := set $config "ping" dict -}}
+{{- if $values.metrics.prometheus.enabled -}}
+{{- $prometheus := dict -}}
+{{- with $values.metrics.prometheus.buckets -}}{{- $_ := set $prometheus "buckets" . -}}{{- end -}}
+{{- $_ := set $config "metrics" (dict "prometheus" $prometheus) -}}
+{{- end -}}
+{{- $_ := set $config "log" (dict "level" $values.log.level "format" $values.log.format) -}}
+
+{{- if $values.ebpf.enabled -}}
+{{- $probes := dict "required" $values.ebpf.required "backends" $values.ebpf.backends "ack" $values.ebpf.ack -}}
+{{- with $values.ebpf.slots -}}{{- $_ := set $probes "slots" (int .) -}}{{- end -}}
+{{- $_ := set $config "probes" $probes -}}
+{{- else -}}
+{{- $_ := set $config "probes" "off" -}}
+{{- end -}}
+{{- if $values.kubernetesMetadata.enabled -}}
+{{- $metadata := dict "enabled" "true" -}}
+{{- range $key := list "labels" "annotations" "namespaces" -}}
+{{- with index $values.kubernetesMetadata $key -}}{{- $_ := set $metadata $key . -}}{{- end -}}
+{{- end -}}
+{{- $_ := set $config "kubernetes" (dict "metadata" $metadata) -}}
+{{- end -}}
+{{- with $values.attribution -}}{{- $_ := set $config "attribution" . -}}{{- end -}}
+{{- with $values.workers -}}{{- $_ := set $config "workers" . -}}{{- end -}}
+{{- toYaml (mergeOverwrite $config (deepCopy $values.config)) -}}
+{{- end -}}

@@ -1,0 +1,45 @@
+{{/* What is read and written in namespaces: exactly what the enabled parts ask for. */}}
+{{- define "wayspan.namespacedRules" -}}
+{{- if include "wayspan.routes" . }}
+- {apiGroups: [""], resources: [services], verbs: [get, list, watch]}
+- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
+{{- if .Values.rbac.secretResourceNames }}
+- {apiGroups: [""], resources: [secrets], resourceNames: {{ toJson .Values.rbac.secretResourceNames }}, verbs: [get, list, watch]}
+{{- else }}
+- {apiGroups: [""], resources: [secrets], verbs: [get, list, watch]}
+{{- end }}
+- {apiGroups: ["", events.k8s.io], resources: [events], verbs: [create, patch]}
+{{- end }}
+{{- if .Values.providers.kubernetesIngress.enabled }}
+- {apiGroups: [networking.k8s.io], resources: [ingresses], verbs: [get, list, watch]}
+- {apiGroups: [networking.k8s.io], resources: [ingresses/status], verbs: [update, patch]}
+{{- end }}
+{{- if .Values.providers.kubernetesCRD.enabled }}
+- {apiGroups: [traefik.io], resources: [ingressroutes, middlewares, traefikservices, serverstransports, tlsoptions, tlsstores], verbs: [get, list, watch]}
+{{- end }}
+{{- if .Values.providers.kubernetesGateway.enabled }}
+- {apiGroups: [gateway.networking.k8s.io], resources: [gateways, httproutes, referencegrants], verbs: [get, list, watch]}
+- {apiGroups: [gateway.networking.k8s.io], resources: [gateways/status, httproutes/status], verbs: [update, patch]}
+{{- end }}
+{{- if .Values.kubernetesMetadata.enabled }}
+- {apiGroups: [""], resources: [pods], verbs: [get, list, watch]}
+{{- end }}
+{{- end -}}
+
+{{/* What belongs to no namespace. */}}
+{{- define "wayspan.clusterRules" -}}
+{{- if or (include "wayspan.routes" .) .Values.kubernetesMetadata.enabled }}
+- {apiGroups: [""], resources: [nodes], verbs: [get, list, watch]}
+{{- end }}
+{{- if .Values.providers.kubernetesIngress.enabled }}
+- {apiGroups: [networking.k8s.io], resources: [ingressclasses], verbs: [get, list, watch]}
+{{- end }}
+{{- if .Values.providers.kubernetesGateway.enabled }}
+- {apiGroups: [gateway.networking.k8s.io], resources: [gatewayclasses], verbs: [get, list, watch]}
+- {apiGroups: [gateway.networking.k8s.io], resources: [gatewayclasses/status], verbs: [update, patch]}
+- {apiGroups: [""], resources: [namespaces], verbs: [get, list, watch]}
+{{- else if .Values.kubernetesMetadata.enabled }}
+# Its uid is the cluster's.
+- {apiGroups: [""], resources: [namespaces], resourceNames: [kube-system], verbs: [get]}
+{{- end }}
+{{- end -}}
