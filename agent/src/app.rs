@@ -1,6 +1,8 @@
 //! The composition root: makes the parts of the agent, connects them, and ends them in order. Each part's work is its
 //! own; nothing is decided here but who gets what.
 
+mod cluster;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,6 +21,7 @@ use wayspan_proxy::ring::RecordReader;
 use wayspan_proxy::sampling::Policy;
 use wayspan_proxy::server::{ListenFault, Proxy, Settings};
 
+use self::cluster::Cluster;
 use crate::api::{self, Api};
 use crate::catalog::Catalog;
 use crate::config::model::{Dynamic, Log, Static, Workers};
@@ -65,6 +68,7 @@ struct Routing {
     reloader: Reloader,
     registry: Registry,
     resolver: Resolver,
+    cluster: Cluster,
     proxy: Proxy,
     /// The bound address of the api.
     api: Option<SocketAddr>,
@@ -82,27 +86,27 @@ struct Shown {
     dynamic: Arc<ArcSwap<Dynamic>>,
     faults: Arc<ArcSwap<Vec<Fault>>>,
     reloads: Arc<AtomicU64>,
+    /// Something is wrong with the files; what is wrong with an object is its owner's.
+    failed: Arc<AtomicBool>,
 }
 
 impl Routing {
     /// Makes the configuration of this moment the proxy's truth.
     async fn apply(&mut self) {
         let config = self.reloader.config();
+        let dynamic = self.cluster.merged(&config.dynamic);
+        self.resolver.want(names(&dynamic));
         let resolved = self.resolver.resolved();
-        let inputs = Inputs {
-            fixed: &config.fixed,
-            dynamic: &config.dynamic,
-            resolved: &resolved,
-            api: self.api,
-            now: MonoNs::now(),
-        };
+        let inputs =
+            Inputs { fixed: &config.fixed, dynamic: &dynamic, resolved: &resolved, api: self.api, now: MonoNs::now() };
         let (snapshot, catalog) = self.registry.build(&inputs);
         // Names first: a record can come before the swap has returned.
         self.shown.catalog.store(Arc::new(catalog));
-        self.shown.dynamic.store(Arc::new(config.dynamic.clone()));
+        self.shown.dynamic.store(Arc::new(dynamic));
         let before = self.proxy.addresses();
         let faults = self.proxy.apply(snapshot).await;
         self.tell_of_listeners(&before, &faults);
+        self.show_faults();
     }
 
     /// Tries again what could not be opened, and closes what nobody is on the way to any more.
@@ -110,6 +114,7 @@ impl Routing {
         let before = self.proxy.addresses();
         let faults = self.proxy.settle().await;
         self.tell_of_listeners(&before, &faults);
+        self.show_faults();
     }
 
     fn tell_of_listeners(&mut self, before: &[(Box<str>, SocketAddr)], faults: &[ListenFault]) {
@@ -123,9 +128,6 @@ impl Routing {
             if !before.contains(&(entry_point.clone(), address)) {
                 info!("listening entry_point={entry_point} address={address}");
             }
-        }
-        if self.unopened != told {
-            self.show_faults();
         }
     }
 
@@ -141,8 +143,9 @@ impl Routing {
     }
 
     fn show_faults(&self) {
-        let all = self.faults.iter().chain(&self.unopened).cloned().collect();
+        let all = self.faults.iter().chain(&self.unopened).chain(&self.cluster.faults).cloned().collect();
         self.shown.faults.store(Arc::new(all));
+        self.shown.failed.store(!(self.faults.is_empty() && self.unopened.is_empty()), Ordering::Relaxed);
     }
 
     async fn reload(&mut self) {
@@ -151,7 +154,6 @@ impl Routing {
         self.show_faults();
         self.shown.reloads.fetch_add(1, Ordering::Relaxed);
         if reload.changed {
-            self.resolver.want(names(&self.reloader.config().dynamic));
             self.apply().await;
             info!(faults = self.faults.len() + self.unopened.len(), "configuration reloaded");
         }
@@ -229,11 +231,11 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let api = start_api(&fixed, &meters, traces.internal.take(), &mut tasks, &stop)?;
     let (mut resolver, resolving) = Resolver::new();
     tasks.spawn(resolving);
-    resolver.want(names(&reloader.config().dynamic));
+    let mut cluster = Cluster::start(&fixed, &mut tasks).await?;
+    resolver.want(names(&cluster.merged(&reloader.config().dynamic)));
     resolver.settle(NAMES_PATIENCE).await;
     let (registry, unopened) = (Registry::default(), Vec::new());
-    let mut routing = Routing { reloader, registry, resolver, proxy, api, shown, faults, unopened };
-    routing.show_faults();
+    let mut routing = Routing { reloader, registry, resolver, cluster, proxy, api, shown, faults, unopened };
     routing.apply().await;
     if !routing.unopened.is_empty() {
         bail!("not every address could be opened");
@@ -374,7 +376,7 @@ impl Meters {
             probe_refusals: counters.no_slot,
             config: metrics::ReloadCounts {
                 reloads: 1 + load(&self.shown.reloads),
-                last_succeeded: self.shown.faults.load().is_empty(),
+                last_succeeded: !self.shown.failed.load(Ordering::Relaxed),
             },
         };
         metrics::render(&inputs, format)
@@ -509,6 +511,7 @@ async fn until_told(
             () = changed => routing.reload().await,
             _ = hang_up.recv() => routing.reload().await,
             () = routing.resolver.changed() => routing.apply().await,
+            () = routing.cluster.changed() => routing.apply().await,
             () = tokio::time::sleep(RETRY), if !routing.proxy.is_settled() => routing.settle().await,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,

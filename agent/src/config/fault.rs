@@ -109,7 +109,7 @@ impl Fault {
     }
 
     /// A fault of a key that no part stands or falls with.
-    pub(super) fn at(file: &Path, path: impl Into<String>, line: u32, message: String) -> Self {
+    pub(crate) fn at(file: &Path, path: impl Into<String>, line: u32, message: String) -> Self {
         Self { file: file.to_owned(), path: path.into(), line, message, item: None, sections: Vec::new() }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::certificates;
 use super::cursor::Cursor;
 use super::fault::{Fault, Faults};
+use super::kubernetes;
 use super::model::{
     Api, Attribution, ClientTls, FileProvider, Identity, Log, Metrics, Otlp, OtlpProtocol, PhaseSpans, Ping, Probes,
     SamplingServer, Static, Tracing, Workers,
@@ -47,6 +48,7 @@ pub(super) fn read(file: &Path, root: &Node, faults: &mut Faults) -> Static {
         },
         workers: Workers { count: top.integer("workers.count"), pin: top.boolean("workers.pin") },
         file_provider: top.node("providers.file").and_then(|_| read.file_provider()),
+        kubernetes: kubernetes::read(file, root, faults),
     }
 }
 

@@ -12,6 +12,8 @@ mod dynamic;
 mod fault;
 mod files;
 mod fixed;
+pub(crate) mod fragment;
+mod kubernetes;
 mod middleware;
 pub mod model;
 mod reference;

@@ -15,6 +15,7 @@ use wayspan_proxy::middleware::{
 use wayspan_proxy::rule::Rule;
 use wayspan_proxy::snapshot::{Limits, Timeouts};
 
+use crate::kube::client::Connection;
 use crate::probes::Set;
 
 /// Everything in the file given to `wayspan run --config`.
@@ -47,6 +48,8 @@ pub struct Static {
     pub workers: Workers,
     /// `providers.file`.
     pub file_provider: Option<FileProvider>,
+    /// `providers.kubernetes*`; `None`: none of them.
+    pub kubernetes: Option<Kubernetes>,
 }
 
 /// Entry points, routers, services, middlewares.
@@ -396,4 +399,79 @@ pub struct FileProvider {
     pub path: PathBuf,
     /// `watch`, true by default.
     pub watch: bool,
+}
+
+/// `providers.kubernetes*`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Kubernetes {
+    /// `providers.kubernetesIngress`.
+    pub ingress: Option<KubernetesProvider>,
+    /// `providers.kubernetesCRD`.
+    pub crd: Option<KubernetesProvider>,
+    /// `providers.kubernetesGateway`.
+    pub gateway: Option<KubernetesProvider>,
+}
+
+impl Kubernetes {
+    /// Those that are on.
+    pub fn providers(&self) -> impl Iterator<Item = &KubernetesProvider> {
+        [&self.ingress, &self.crd, &self.gateway].into_iter().flatten()
+    }
+
+    /// At least this long between two translations: the shortest that is asked for.
+    #[must_use]
+    pub fn throttle(&self) -> Duration {
+        self.providers().map(|provider| provider.throttle).min().unwrap_or_default()
+    }
+
+    /// Where the API server is: the first that says so counts for all.
+    #[must_use]
+    pub fn connection(&self) -> Connection {
+        let said = self.providers().map(|provider| &provider.connection);
+        said.into_iter().find(|connection| **connection != Connection::default()).cloned().unwrap_or_default()
+    }
+}
+
+/// One of the Kubernetes providers; what it has no key for has its neutral value.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct KubernetesProvider {
+    /// `endpoint`, `token`, `certAuthFilePath`.
+    pub connection: Connection,
+    /// `namespaces`; empty: all.
+    pub namespaces: Vec<String>,
+    /// `labelSelector`; empty: any.
+    pub label_selector: String,
+    /// `ingressClass`; empty: ours.
+    pub ingress_class: String,
+    /// `throttleDuration`.
+    pub throttle: Duration,
+    /// `allowExternalNameServices`.
+    pub allow_external_names: bool,
+    /// `allowEmptyServices`.
+    pub allow_empty: bool,
+    /// `allowCrossNamespace`.
+    pub allow_cross_namespace: bool,
+    /// `strictPrefixMatching`.
+    pub strict_prefix: bool,
+    /// `ingressEndpoint`, `statusAddress`.
+    pub address: StatusAddress,
+}
+
+impl KubernetesProvider {
+    /// Whether objects of a namespace are looked at.
+    #[must_use]
+    pub fn serves(&self, namespace: &str) -> bool {
+        self.namespaces.is_empty() || self.namespaces.iter().any(|one| one == namespace)
+    }
+}
+
+/// What goes into the status of objects as our address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StatusAddress {
+    /// `ip`.
+    pub ip: Option<String>,
+    /// `hostname`.
+    pub hostname: Option<String>,
+    /// A Service by namespace and name.
+    pub service: Option<(String, String)>,
 }

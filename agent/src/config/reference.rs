@@ -43,7 +43,11 @@ pub fn reference() -> String {
     let mut section = "";
     for key in keys() {
         let first = key.path.split('.').next().unwrap_or_default();
-        let group = if first == "http" { key.path.split(".<name>").next().unwrap_or(first) } else { first };
+        let group = match first {
+            "http" => key.path.split(".<name>").next().unwrap_or(first),
+            "providers" => key.path.match_indices('.').nth(1).map_or(key.path, |(end, _)| &key.path[..end]),
+            first => first,
+        };
         if group != section {
             section = group;
             let _ = write!(page, "\n## `{section}`\n\n| key | value | default | meaning |\n|---|---|---|---|\n");

@@ -22,6 +22,7 @@ use super::middleware::{by_name, expand};
 use super::model::{self, Dynamic, MiddlewareKind, Observability, Static, Verbosity};
 use super::resolve::Resolved;
 use crate::catalog::{Catalog, RouteNames, ServerNames, qualified};
+use crate::kube::parts::UNUSABLE;
 
 /// How long names that left stay known: records of their last requests are still on their way. Requests may stream
 /// for minutes.
@@ -29,6 +30,11 @@ pub const STAY: Duration = Duration::from_secs(300);
 
 const API: &str = "api@internal";
 const PING: &str = "ping@internal";
+
+const PONG: Fixed = Fixed { status: 200, content_type: "text/plain", body: bytes::Bytes::from_static(b"OK") };
+/// Of a route that cannot be served as it was meant; why, is told to its owner and not to its clients.
+const REFUSED: Fixed =
+    Fixed { status: 500, content_type: "text/plain", body: bytes::Bytes::from_static(b"Internal Server Error") };
 
 /// What a build is made from.
 #[derive(Debug, Clone, Copy)]
@@ -213,7 +219,8 @@ impl<'b> Build<'b> {
     /// `None`: the router leads to a service that is not there, or a middleware of its cannot be had; that was reported.
     fn route(&mut self, router: &'_ model::Router, variant: usize, observed: Observed) -> Option<Arc<Route>> {
         let target = match router.service.as_str() {
-            PING => Target::Fixed(self.pong(router, variant)),
+            PING => Target::Fixed(self.fixed(router, variant, &PONG)),
+            UNUSABLE => Target::Fixed(self.fixed(router, variant, &REFUSED)),
             API => Target::Service(self.api()),
             name => Target::Service(self.service(self.services.get(name).copied()?)),
         };
@@ -256,13 +263,13 @@ impl<'b> Build<'b> {
         Some(built)
     }
 
-    /// The answer to a ping; the one of last time, so that its route does not change.
-    fn pong(&self, router: &model::Router, variant: usize) -> Arc<Fixed> {
+    /// An answer of our own; the one of last time, so that its route does not change.
+    fn fixed(&self, router: &model::Router, variant: usize, answer: &Fixed) -> Arc<Fixed> {
         let id = self.registry.routes.known(&(router.name.clone(), variant));
         let route = id.and_then(|id| self.registry.last.routes.get(&id));
         match route.map(|route| &route.target) {
-            Some(Target::Fixed(fixed)) => Arc::clone(fixed),
-            _ => Arc::new(Fixed { status: 200, content_type: "text/plain", body: bytes::Bytes::from_static(b"OK") }),
+            Some(Target::Fixed(fixed)) if **fixed == *answer => Arc::clone(fixed),
+            _ => Arc::new(answer.clone()),
         }
     }
 

@@ -80,7 +80,8 @@ impl Reloader {
 
 /// One fault for each static section that is another than the one that holds.
 fn restarts(main: &Path, holding: &Static, new: &Parsed) -> Vec<Fault> {
-    let Static { tracing, api, ping, metrics, log, probes, attribution, workers, file_provider } = &new.fixed;
+    let Static { tracing, api, ping, metrics, log, probes, attribution, workers, file_provider, kubernetes } =
+        &new.fixed;
     // A faulty section has its own faults, and defaults in place of what is wrong.
     let told = |section| {
         new.broken.meant.contains(section)
@@ -95,7 +96,7 @@ fn restarts(main: &Path, holding: &Static, new: &Parsed) -> Vec<Fault> {
         ("probes", *probes == holding.probes),
         ("attribution", *attribution == holding.attribution),
         ("workers", *workers == holding.workers),
-        ("providers", *file_provider == holding.file_provider),
+        ("providers", *file_provider == holding.file_provider && *kubernetes == holding.kubernetes),
     ]
     .into_iter()
     .filter(|(section, same)| !same && !told(section))

@@ -1,12 +1,14 @@
 //! The table of known keys: what the reader accepts, the defaults it takes, and what the reference page says. Keys of
 //! Traefik's that we do not have yet stand in [`super::unsupported`]; turning text into values is [`super::value`]'s.
 
+mod kubernetes;
 mod middlewares;
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use super::unsupported::UNSUPPORTED;
+use kubernetes::KUBERNETES;
 use middlewares::MIDDLEWARES;
 
 /// What a key's value looks like.
@@ -88,10 +90,10 @@ const MANY: i64 = 1_000_000_000;
 
 /// All known keys in the order of the reference page.
 pub(super) fn keys() -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().chain(MIDDLEWARES)
+    KEYS.iter().chain(MIDDLEWARES).chain(KUBERNETES)
 }
 
-/// Those but for the middlewares'.
+/// Those but for the parts with a table of their own.
 const KEYS: &[Key] = &[
     key(
         "entryPoints.<name>.address",

@@ -1,6 +1,12 @@
 //! What the agent learns from a Kubernetes API server. The only module that knows kube-rs.
 //!
 //! [`client`] connects and keeps requests within limits. Everybody shares one client: it holds one connection pool and
-//! reloads its own credentials.
+//! reloads its own credentials. [`watch`] tells of objects, [`objects`] holds them, [`translate`] makes routes of them,
+//! which is pure, and [`provider`] is the task that turns news into configuration.
 
 pub mod client;
+pub mod objects;
+pub mod parts;
+pub mod provider;
+pub mod translate;
+pub mod watch;

@@ -32,10 +32,12 @@ fn defaults_are_those_of_the_parts_that_use_them() {
     assert!(config.dynamic.entry_points[0].sanitize_path);
     let service = &config.dynamic.services[0];
     assert_eq!((service.timeouts, service.pass_host), (Timeouts::default(), true));
-    let Static { probes, attribution, workers, log, tracing, api, ping, metrics, file_provider } = config.fixed;
+    let Static { probes, attribution, workers, log, tracing, api, ping, metrics, file_provider, kubernetes } =
+        config.fixed;
     assert_eq!((probes, attribution, workers), (Probes::default(), Attribution::default(), Workers::default()));
     assert_eq!(log, Default::default());
-    assert!(tracing.is_none() && api.is_none() && ping.is_none() && metrics.is_none() && file_provider.is_none());
+    assert!(tracing.is_none() && api.is_none() && ping.is_none() && metrics.is_none());
+    assert!(file_provider.is_none() && kubernetes.is_none());
     let tracing = good("entryPoints: {web: {address: ':1'}}\ntracing:").fixed.tracing.unwrap();
     assert!((tracing.sample_rate - 1.0).abs() < f64::EPSILON && tracing.otlp.is_none());
 }
@@ -149,11 +151,11 @@ fn unknown_keys_are_told_with_the_nearest_known_one() {
 #[test]
 fn keys_of_traefiks_are_told_apart_from_unknown_ones() {
     check_with(
-        "certificatesResolvers: {le: {acme: {email: a}}}\nproviders: {docker: {}, kubernetesCRD: }\naccessLog: {}",
+        "certificatesResolvers: {le: {acme: {email: a}}}\nproviders: {docker: {}, kubernetesCRD: {nativeLBByDefault: true}}\naccessLog: {}",
         &[
             "main.yaml:2: certificatesResolvers: not supported yet",
             "main.yaml:3: providers.docker: not supported yet",
-            "main.yaml:3: providers.kubernetesCRD: not supported yet",
+            "main.yaml:3: providers.kubernetesCRD.nativeLBByDefault: not supported yet: requests go straight to the pods of the EndpointSlices",
             "main.yaml:4: accessLog: not supported yet",
         ],
     );

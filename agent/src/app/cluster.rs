@@ -1,0 +1,70 @@
+//! How the cluster's routes join the file's: starts the provider, and says what is wrong with objects.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::config::Fault;
+use crate::config::model::{Dynamic, Static};
+use crate::kube::client::connect;
+use crate::kube::provider::Provider;
+
+/// How long the start waits for the cluster's routes; with an API server that is away it goes on with the file's.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The providers of Kubernetes' objects, where there are any.
+#[derive(Debug, Default)]
+pub(super) struct Cluster {
+    provider: Option<Provider>,
+    /// What is wrong with objects.
+    pub(super) faults: Vec<Fault>,
+}
+
+impl Cluster {
+    /// Starts them and waits a little for what there is.
+    pub(super) async fn start(fixed: &Static, tasks: &mut JoinSet<()>) -> Result<Self> {
+        let Some(settings) = &fixed.kubernetes else { return Ok(Self::default()) };
+        let client = connect(&settings.connection()).await.context("providers: Kubernetes")?;
+        let (mut provider, task) = Provider::new(settings.clone(), client, node_name());
+        tasks.spawn(task);
+        if !provider.settle(PATIENCE).await {
+            warn!("not all of the cluster's objects are known yet; serving what the file says until they are");
+        }
+        Ok(Self { provider: Some(provider), faults: Vec::new() })
+    }
+
+    /// Waits for other routes than those last waited for. Cancel-safe.
+    pub(super) async fn changed(&mut self) {
+        match &mut self.provider {
+            Some(provider) => provider.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The file's routes and the cluster's.
+    pub(super) fn merged(&mut self, file: &Dynamic) -> Dynamic {
+        let Some(provider) = &self.provider else { return file.clone() };
+        let parts = provider.parts();
+        let (dynamic, missing) = parts.merged(file);
+        let missing = missing.into_iter().map(|(router, what)| {
+            Fault::at(Path::new("Kubernetes"), router, 0, format!("{what}; its requests are answered with 500"))
+        });
+        let faults: Vec<Fault> = parts.problems.iter().map(|problem| problem.fault()).chain(missing).collect();
+        for fault in faults.iter().filter(|fault| !self.faults.contains(fault)) {
+            warn!(%fault, "an object cannot be served as it is");
+        }
+        if faults.is_empty() && !self.faults.is_empty() {
+            info!("all objects can be served as they are");
+        }
+        self.faults = faults;
+        dynamic
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the downward API's variable, read once, here")]
+fn node_name() -> Option<String> {
+    std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty())
+}

@@ -1,0 +1,98 @@
+//! The Kubernetes providers' section.
+
+use std::path::Path;
+
+use super::cursor::Cursor;
+use super::fault::{Fault, Faults};
+use super::model::{Kubernetes, KubernetesProvider, StatusAddress};
+use super::yaml::Node;
+use crate::kube::client::Connection;
+
+/// Reads the three providers; `None`: there is none.
+pub(super) fn read(file: &Path, root: &Node, faults: &mut Faults) -> Option<Kubernetes> {
+    let top = Cursor::new(Some(root), "");
+    let mut read = |path: &'static str| {
+        let place = Cursor::new(top.node(path), path);
+        top.present(path).then(|| provider(file, path, &place, faults))
+    };
+    let kubernetes = Kubernetes {
+        ingress: read("providers.kubernetesIngress"),
+        crd: read("providers.kubernetesCRD"),
+        gateway: read("providers.kubernetesGateway"),
+    };
+    kubernetes.providers().next()?;
+    Some(kubernetes)
+}
+
+fn provider(file: &Path, path: &'static str, place: &Cursor<'_>, faults: &mut Faults) -> KubernetesProvider {
+    let (ingress, crd, gateway) = (path.ends_with("Ingress"), path.ends_with("CRD"), path.ends_with("Gateway"));
+    let base = file.parent().unwrap_or(Path::new(""));
+    let mut address = StatusAddress::default();
+    if ingress {
+        address.ip = place.text("ingressEndpoint.ip");
+        address.hostname = place.text("ingressEndpoint.hostname");
+        if let Some(text) = place.text("ingressEndpoint.publishedService") {
+            address.service = text.split_once('/').map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
+            if address.service.is_none() {
+                let key = format!("{path}.ingressEndpoint.publishedService");
+                let line = place.line("ingressEndpoint.publishedService");
+                faults.push(Fault::at(file, key, line, format!("`{text}` is not namespace/name")));
+            }
+        }
+    }
+    if gateway {
+        address.ip = place.text("statusAddress.ip");
+        address.hostname = place.text("statusAddress.hostname");
+        let (namespace, name) =
+            (place.text("statusAddress.service.namespace"), place.text("statusAddress.service.name"));
+        if namespace.is_some() != name.is_some() {
+            let key = format!("{path}.statusAddress.service");
+            let line = place.line("statusAddress.service");
+            faults.push(Fault::at(file, key, line, "needs name and namespace".to_owned()));
+        }
+        address.service = namespace.zip(name);
+    }
+    KubernetesProvider {
+        connection: Connection {
+            endpoint: place.text("endpoint"),
+            token: place.text("token"),
+            roots: place.text("certAuthFilePath").map(|path| base.join(path)),
+        },
+        namespaces: place.texts("namespaces"),
+        label_selector: place.text("labelSelector").unwrap_or_default(),
+        ingress_class: if gateway { String::new() } else { place.text("ingressClass").unwrap_or_default() },
+        throttle: place.duration("throttleDuration"),
+        allow_external_names: place.boolean("allowExternalNameServices"),
+        allow_empty: gateway || place.boolean("allowEmptyServices"),
+        allow_cross_namespace: crd && place.boolean("allowCrossNamespace"),
+        strict_prefix: ingress && place.boolean("strictPrefixMatching"),
+        address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::yaml;
+    use super::*;
+
+    #[test]
+    fn a_provider_is_on_when_it_is_named_and_has_its_defaults() {
+        let read = |text: &str| {
+            let mut faults = Faults::default();
+            let read = read(Path::new("/etc/w.yaml"), &yaml::parse(text).unwrap(), &mut faults);
+            (read, faults.finish(Path::new("/etc/w.yaml")).0)
+        };
+        assert_eq!(read("http: {}"), (None, vec![]));
+        let (some, faults) = read("providers: {kubernetesIngress: , kubernetesCRD: {allowCrossNamespace: true}}");
+        let some = some.unwrap();
+        assert!(faults.is_empty());
+        let ingress = some.ingress.as_ref().unwrap();
+        assert!(ingress.allow_empty && ingress.strict_prefix && !ingress.allow_external_names);
+        assert!(some.crd.as_ref().unwrap().allow_cross_namespace && some.gateway.is_none());
+        let (_, faults) = read("providers: {kubernetesIngress: {ingressEndpoint: {publishedService: traefik}}}");
+        assert_eq!(
+            faults.first().unwrap().to_string(),
+            "/etc/w.yaml:1: providers.kubernetesIngress.ingressEndpoint.publishedService: `traefik` is not namespace/name"
+        );
+    }
+}

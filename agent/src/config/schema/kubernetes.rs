@@ -1,0 +1,101 @@
+//! The keys of the Kubernetes providers.
+
+use super::{Key, Kind, key, ours};
+
+const CONNECTED: &str = "The API server's URL; none: KUBECONFIG, else the pod's service account.";
+const TOKEN: &str = "Who we are there: a bearer token, or the path of a file that holds one.";
+const ROOTS: &str = "The only roots that the server's certificate may come from: a file in PEM.";
+const NAMESPACES: &str = "Look in these namespaces; none: all.";
+const LABELS: &str = "Only objects with these labels, e.g. `app=shop,tier!=test`.";
+const THROTTLE: &str = "At least this long between two translations; what comes meanwhile is taken together.";
+const EXTERNAL: &str =
+    "Services of the kind ExternalName may be backends: whoever may write one can reach any name that we can.";
+const EMPTY: &str = "A Service without an endpoint that is ready answers 503; `false`: its route is left out (Traefik's default is `false`).";
+
+/// In the order of the reference page.
+pub(super) const KUBERNETES: &[Key] = &[
+    key("providers.kubernetesIngress", Kind::Section, "", "Routes from Ingress objects."),
+    key("providers.kubernetesIngress.endpoint", Kind::Text, "", CONNECTED),
+    key("providers.kubernetesIngress.token", Kind::Text, "", TOKEN),
+    key("providers.kubernetesIngress.certAuthFilePath", Kind::Text, "", ROOTS),
+    key("providers.kubernetesIngress.namespaces", Kind::Texts, "", NAMESPACES),
+    key("providers.kubernetesIngress.labelSelector", Kind::Text, "", LABELS),
+    key(
+        "providers.kubernetesIngress.ingressClass",
+        Kind::Text,
+        "",
+        "Only objects of this class, whosever controller it names; none: classes whose controller is \
+         `wayspan.io/ingress-controller`, the annotation `wayspan`, and objects without a class where no other class is \
+         the default.",
+    ),
+    key("providers.kubernetesIngress.throttleDuration", Kind::Duration, "0s", THROTTLE),
+    key("providers.kubernetesIngress.allowExternalNameServices", Kind::Bool, "false", EXTERNAL),
+    key("providers.kubernetesIngress.allowEmptyServices", Kind::Bool, "true", EMPTY),
+    key(
+        "providers.kubernetesIngress.strictPrefixMatching",
+        Kind::Bool,
+        "true",
+        "`/shop` of the type Prefix takes `/shop/1` and not `/shopping`, as the API asks (Traefik's default is `false`).",
+    ),
+    key("providers.kubernetesIngress.ingressEndpoint.ip", Kind::Text, "", "The address in the objects' status."),
+    key("providers.kubernetesIngress.ingressEndpoint.hostname", Kind::Text, "", "The name in the objects' status."),
+    key(
+        "providers.kubernetesIngress.ingressEndpoint.publishedService",
+        Kind::Text,
+        "",
+        "`namespace/name` of a Service whose addresses go into the objects' status.",
+    ),
+    key(
+        "providers.kubernetesCRD",
+        Kind::Section,
+        "",
+        "Routes from Traefik's own kinds: IngressRoute, Middleware and theirs.",
+    ),
+    key("providers.kubernetesCRD.endpoint", Kind::Text, "", CONNECTED),
+    key("providers.kubernetesCRD.token", Kind::Text, "", TOKEN),
+    key("providers.kubernetesCRD.certAuthFilePath", Kind::Text, "", ROOTS),
+    key("providers.kubernetesCRD.namespaces", Kind::Texts, "", NAMESPACES),
+    key("providers.kubernetesCRD.labelSelector", Kind::Text, "", LABELS),
+    key(
+        "providers.kubernetesCRD.ingressClass",
+        Kind::Text,
+        "",
+        "Only objects of this class; none: those without one, and of `wayspan` and `traefik`.",
+    ),
+    key("providers.kubernetesCRD.throttleDuration", Kind::Duration, "0s", THROTTLE),
+    key("providers.kubernetesCRD.allowExternalNameServices", Kind::Bool, "false", EXTERNAL),
+    key("providers.kubernetesCRD.allowEmptyServices", Kind::Bool, "true", EMPTY),
+    key(
+        "providers.kubernetesCRD.allowCrossNamespace",
+        Kind::Bool,
+        "false",
+        "An IngressRoute may name services and middlewares of other namespaces.",
+    ),
+    key(
+        "providers.kubernetesGateway",
+        Kind::Section,
+        "",
+        "Routes from the Gateway API: Gateway, HTTPRoute and theirs.",
+    ),
+    key("providers.kubernetesGateway.endpoint", Kind::Text, "", CONNECTED),
+    key("providers.kubernetesGateway.token", Kind::Text, "", TOKEN),
+    key("providers.kubernetesGateway.certAuthFilePath", Kind::Text, "", ROOTS),
+    key("providers.kubernetesGateway.namespaces", Kind::Texts, "", NAMESPACES),
+    key("providers.kubernetesGateway.labelSelector", Kind::Text, "", LABELS),
+    key("providers.kubernetesGateway.throttleDuration", Kind::Duration, "0s", THROTTLE),
+    key(
+        "providers.kubernetesGateway.statusAddress.ip",
+        Kind::Text,
+        "",
+        "The address in Gateways' status; none: our node's.",
+    ),
+    key("providers.kubernetesGateway.statusAddress.hostname", Kind::Text, "", "The name in Gateways' status."),
+    key(
+        "providers.kubernetesGateway.statusAddress.service.name",
+        Kind::Text,
+        "",
+        "A Service whose addresses go into Gateways' status.",
+    ),
+    key("providers.kubernetesGateway.statusAddress.service.namespace", Kind::Text, "", "Its namespace."),
+    ours("providers.kubernetesGateway.allowExternalNameServices", Kind::Bool, "false", EXTERNAL),
+];

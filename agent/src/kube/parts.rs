@@ -1,0 +1,123 @@
+//! What translation gives: parts of the configuration, certificates, and what is wrong with which object. Whom a part
+//! comes from is in its name, as in Traefik: `default-shop-80@kubernetes`.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::Path;
+
+use super::objects::Key;
+use crate::config::Fault;
+use crate::config::model::{Dynamic, EntryPoint, Identity, Middleware, Router, Service};
+
+/// Where a router leads whose object cannot be served as it was meant: it answers 500, as the Gateway API asks, instead
+/// of leaving its requests to a wider route that may do without what this one asked for.
+pub const UNUSABLE: &str = "unusable@kubernetes";
+
+/// An object of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Object {
+    /// `Ingress`, `HTTPRoute`.
+    pub kind: &'static str,
+    /// Which.
+    pub key: Key,
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.key)
+    }
+}
+
+/// What is wrong with an object, where, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Which object.
+    pub object: Object,
+    /// The field's path; empty where it is the whole object.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fault().fmt(f)
+    }
+}
+
+impl Problem {
+    /// As a fault of the configuration, for logs and the dashboard.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        Fault::at(Path::new(&self.object.to_string()), self.path.clone(), 0, self.message.clone())
+    }
+}
+
+/// A certificate with its key, from a Secret.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Certificate {
+    /// The Secret.
+    pub secret: Key,
+    /// What it holds.
+    pub identity: Identity,
+}
+
+/// All that the cluster's objects ask for.
+#[derive(Debug, Clone, Default)]
+pub struct Parts {
+    /// Of Gateways that listen on ports of their own.
+    pub entry_points: Vec<EntryPoint>,
+    /// By name, as are the others.
+    pub routers: Vec<Router>,
+    /// Backends.
+    pub services: Vec<Service>,
+    /// Of Middleware objects and of filters.
+    pub middlewares: Vec<Middleware>,
+    /// For every server name that they hold.
+    pub certificates: Vec<Certificate>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+impl Parts {
+    /// The file's configuration with these parts. A router that names what is nowhere answers 500: without a middleware
+    /// that it asks for it must not be served. Gives the names of such routers with what they miss.
+    #[must_use]
+    pub fn merged(&self, file: &Dynamic) -> (Dynamic, Vec<(String, String)>) {
+        let mut all = file.clone();
+        let own: Vec<String> = file.entry_points.iter().map(|one| one.name.clone()).collect();
+        all.entry_points.extend(self.entry_points.iter().cloned());
+        all.services.extend(self.services.iter().cloned());
+        all.middlewares.extend(self.middlewares.iter().cloned());
+        let (services, middlewares): (HashSet<&str>, HashSet<&str>) = (
+            all.services.iter().map(|one| one.name.as_str()).collect(),
+            all.middlewares.iter().map(|one| one.name.as_str()).collect(),
+        );
+        let mut missing = Vec::new();
+        let routers = self.routers.iter().map(|router| {
+            let service = Some(router.service.as_str());
+            let service = service.filter(|name| !is_own_answer(name) && !services.contains(name));
+            let lost = router.middlewares.iter().map(String::as_str).find(|name| !middlewares.contains(name));
+            let what = match (service, lost) {
+                (None, None) => return router.clone(),
+                (_, Some(name)) => format!("there is no middleware `{name}` that can be used"),
+                (Some(name), None) => format!("there is no service `{name}`"),
+            };
+            missing.push((router.name.clone(), what));
+            Router { service: UNUSABLE.to_owned(), middlewares: Vec::new(), ..router.clone() }
+        });
+        let routers: Vec<Router> = routers.collect();
+        all.routers.extend(routers);
+        if !self.entry_points.is_empty() {
+            // Who names no entry point means those of the file, not the port that some Gateway opened.
+            for router in all.routers.iter_mut().filter(|router| router.entry_points.is_empty()) {
+                router.entry_points.clone_from(&own);
+            }
+        }
+        (all, missing)
+    }
+}
+
+fn is_own_answer(service: &str) -> bool {
+    service == UNUSABLE || service.ends_with("@internal")
+}

@@ -1,0 +1,133 @@
+//! The task that owns the objects: takes news as they come, translates what there is, and publishes it. What the proxy
+//! makes of it is `app`'s; what was published stays for as long as nothing better is known.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::info;
+
+use super::objects::Objects;
+use super::parts::Parts;
+use super::translate::Translator;
+use super::watch::{self as watches, Health, News, Selection, Wanted};
+use crate::config::model::{Kubernetes, KubernetesProvider};
+
+/// News taken at once before a translation: the rest waits for the next.
+const BATCH: usize = 4096;
+
+/// The handle: what the cluster asks for at this moment.
+#[derive(Debug)]
+pub struct Provider {
+    parts: watch::Receiver<Arc<Parts>>,
+    health: Arc<Health>,
+}
+
+impl Provider {
+    /// The handle, and the task for its owner to run.
+    pub fn new(
+        settings: Kubernetes,
+        client: Client,
+        node: Option<String>,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let health = Arc::new(Health::default());
+        let (publish, parts) = watch::channel(Arc::new(Parts::default()));
+        let of = |provider: &Option<KubernetesProvider>| {
+            provider.as_ref().map(|provider| Selection {
+                namespaces: provider.namespaces.clone(),
+                labels: provider.label_selector.clone(),
+            })
+        };
+        let wanted = Wanted {
+            ingress: of(&settings.ingress),
+            crd: of(&settings.crd),
+            gateway: of(&settings.gateway),
+            node: node.clone(),
+        };
+        let (tasks, news) = watches::start(&client, &wanted, &health);
+        let task = Task {
+            news,
+            _tasks: tasks,
+            health: Arc::clone(&health),
+            objects: Objects::default(),
+            translator: Translator::default(),
+            settings,
+            node,
+            publish,
+        };
+        (Self { parts, health }, task.run())
+    }
+
+    /// What the cluster asks for.
+    #[must_use]
+    pub fn parts(&self) -> Arc<Parts> {
+        Arc::clone(&self.parts.borrow())
+    }
+
+    /// How the watches are.
+    #[must_use]
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
+    /// Waits for parts that differ from those last waited for. Cancel-safe.
+    pub async fn changed(&mut self) {
+        if self.parts.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until everything is known once, but not longer than `limit`: for a start without early 404s.
+    pub async fn settle(&mut self, limit: Duration) -> bool {
+        timeout(limit, self.parts.changed()).await.is_ok()
+    }
+}
+
+struct Task {
+    news: mpsc::Receiver<News>,
+    _tasks: JoinSet<()>,
+    health: Arc<Health>,
+    objects: Objects,
+    translator: Translator,
+    settings: Kubernetes,
+    node: Option<String>,
+    publish: watch::Sender<Arc<Parts>>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let throttle = self.settings.throttle();
+        while let Some(first) = self.news.recv().await {
+            let mut changed = first(&mut self.objects);
+            let mut taken = 1;
+            while taken < BATCH
+                && let Ok(more) = self.news.try_recv()
+            {
+                changed |= more(&mut self.objects);
+                taken += 1;
+            }
+            // Half of what there is would take away routes that are served.
+            if !changed || !self.health.is_ready() {
+                continue;
+            }
+            self.translate();
+            if self.publish.is_closed() {
+                return;
+            }
+            if !throttle.is_zero() {
+                sleep(throttle).await;
+            }
+        }
+    }
+
+    fn translate(&mut self) {
+        let parts = self.translator.translate(&self.objects, &self.settings, self.node.as_deref());
+        if self.publish.borrow().routers.is_empty() && !parts.routers.is_empty() {
+            info!(routers = parts.routers.len(), services = parts.services.len(), "routes from the cluster");
+        }
+        self.publish.send_replace(Arc::new(parts));
+    }
+}

@@ -1,0 +1,122 @@
+//! Traefik's annotations on Ingress and Service objects.
+
+use std::collections::BTreeMap;
+
+use crate::config::model::{Observability, Verbosity};
+
+const PREFIX: &str = "traefik.ingress.kubernetes.io/";
+
+/// `router.*` of an Ingress.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct OfRouter {
+    pub entry_points: Vec<String>,
+    pub middlewares: Vec<String>,
+    pub priority: i64,
+    pub path_matcher: Option<String>,
+    pub tls: Option<Tls>,
+    pub observability: Observability,
+}
+
+/// `router.tls`.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Tls {
+    pub options: Option<String>,
+}
+
+/// `service.*` of a Service.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct OfService {
+    pub scheme: Option<String>,
+    pub pass_host: Option<bool>,
+    pub transport: Option<String>,
+}
+
+/// Where and what.
+pub(super) type Wrong = (String, String);
+
+/// The annotations of a group, without their prefix and in lower case: Traefik does not mind case.
+fn group<'a>(
+    annotations: Option<&'a BTreeMap<String, String>>,
+    group: &'static str,
+) -> impl Iterator<Item = (&'a str, String, &'a str)> {
+    annotations.into_iter().flatten().filter_map(move |(key, value)| {
+        let rest = key.strip_prefix(PREFIX)?.to_ascii_lowercase();
+        Some((key.as_str(), rest.strip_prefix(group)?.strip_prefix('.')?.to_owned(), value.as_str()))
+    })
+}
+
+pub(super) fn of_router(annotations: Option<&BTreeMap<String, String>>) -> Result<OfRouter, Wrong> {
+    let mut router = OfRouter::default();
+    for (key, name, value) in group(annotations, "router") {
+        let wrong = |message: String| Err((path(key), message));
+        match name.as_str() {
+            "entrypoints" => router.entry_points = list(value),
+            "middlewares" => router.middlewares = list(value),
+            "priority" => match value.trim().parse() {
+                Ok(priority) => router.priority = priority,
+                Err(_) => return wrong(format!("`{value}` is no whole number")),
+            },
+            "pathmatcher" if matches!(value, "Path" | "PathPrefix" | "PathRegexp") => {
+                router.path_matcher = Some(value.to_owned());
+            }
+            "pathmatcher" => return wrong(format!("`{value}` is none of Path, PathPrefix and PathRegexp")),
+            "rulesyntax" if matches!(value, "v3" | "default" | "") => {}
+            "rulesyntax" => return wrong("not supported yet: rules are Traefik v3's".to_owned()),
+            "tls" => match boolean(value) {
+                Some(true) => router.tls = Some(router.tls.take().unwrap_or_default()),
+                Some(false) => router.tls = None,
+                None => return wrong(format!("`{value}` is neither true nor false")),
+            },
+            "tls.options" => router.tls.get_or_insert_default().options = Some(value.to_owned()),
+            "observability.tracing" => router.observability.tracing = boolean(value),
+            "observability.metrics" => router.observability.metrics = boolean(value),
+            "observability.traceverbosity" => {
+                let detailed = value.eq_ignore_ascii_case("detailed");
+                router.observability.verbosity = Some(if detailed { Verbosity::Detailed } else { Verbosity::Minimal });
+            }
+            "observability.accesslogs" => {}
+            name if name.starts_with("tls.") => return wrong("not supported yet".to_owned()),
+            _ => return wrong("unknown annotation".to_owned()),
+        }
+    }
+    Ok(router)
+}
+
+pub(super) fn of_service(annotations: Option<&BTreeMap<String, String>>) -> Result<OfService, Wrong> {
+    let mut service = OfService::default();
+    for (key, name, value) in group(annotations, "service") {
+        let wrong = |message: &str| Err((path(key), message.to_owned()));
+        match name.as_str() {
+            "serversscheme" => service.scheme = Some(value.to_owned()).filter(|scheme| !scheme.is_empty()),
+            "passhostheader" => match boolean(value) {
+                Some(pass) => service.pass_host = Some(pass),
+                None => return wrong("is neither true nor false"),
+            },
+            "serverstransport" => service.transport = Some(value.to_owned()),
+            "nativelb" | "nodeportlb" if boolean(value) == Some(false) => {}
+            "nativelb" | "nodeportlb" => {
+                return wrong("not supported yet: requests go straight to the pods of the EndpointSlices");
+            }
+            name if name == "sticky" || name.starts_with("sticky.") => return wrong("not supported yet"),
+            "middlewares" => return wrong("not supported yet; name them in the router"),
+            _ => return wrong("unknown annotation"),
+        }
+    }
+    Ok(service)
+}
+
+fn path(key: &str) -> String {
+    format!("metadata.annotations[{key}]")
+}
+
+fn list(value: &str) -> Vec<String> {
+    value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
+fn boolean(value: &str) -> Option<bool> {
+    match value.trim() {
+        "true" | "True" | "TRUE" | "1" | "t" => Some(true),
+        "false" | "False" | "FALSE" | "0" | "f" => Some(false),
+        _ => None,
+    }
+}

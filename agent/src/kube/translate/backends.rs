@@ -1,0 +1,222 @@
+//! From a Service's port to servers: straight to the pods of its EndpointSlices, the near ones first where the Service
+//! asks for it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+
+use super::super::objects::Objects;
+use crate::config::model::Server;
+
+/// The Service of a slice.
+const OF_SERVICE: &str = "kubernetes.io/service-name";
+/// A node's zone.
+pub(in crate::kube) const ZONE: &str = "topology.kubernetes.io/zone";
+/// More would not fit a turn of the load balancer.
+pub(super) const SERVERS_MAX: usize = 4096;
+
+/// Where we are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::kube) struct Here {
+    pub node: Option<String>,
+    pub zone: Option<String>,
+}
+
+/// A Service's port by number or name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Port<'p> {
+    Number(i32),
+    Name(&'p str),
+}
+
+/// All backends, found by their Service.
+pub(super) struct Backends<'o> {
+    objects: &'o Objects,
+    slices: HashMap<(&'o str, &'o str), Vec<&'o Arc<EndpointSlice>>>,
+    here: Here,
+    /// Names of other clusters' or the internet's servers may be used.
+    pub external_names: bool,
+}
+
+impl<'o> Backends<'o> {
+    pub(super) fn new(objects: &'o Objects, here: Here) -> Self {
+        let mut slices: HashMap<_, Vec<_>> = HashMap::new();
+        for (key, slice) in objects.slices.iter() {
+            let labels = slice.metadata.labels.as_ref();
+            if let Some(service) = labels.and_then(|labels| labels.get(OF_SERVICE)) {
+                slices.entry((&*key.namespace, service.as_str())).or_default().push(slice);
+            }
+        }
+        Self { objects, slices, here, external_names: false }
+    }
+
+    /// The Service and its port.
+    pub(super) fn find(
+        &self,
+        namespace: &str,
+        name: &str,
+        port: Port<'_>,
+    ) -> Result<(&'o Service, ServicePort), String> {
+        let service = self.objects.services.get(namespace, name);
+        let service = service.ok_or_else(|| format!("there is no Service {namespace}/{name}"))?;
+        let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+        let found = ports.iter().find(|candidate| match port {
+            Port::Number(number) => candidate.port == number,
+            Port::Name(name) => candidate.name.as_deref() == Some(name),
+        });
+        match (found, port) {
+            (Some(found), _) => Ok((service, found.clone())),
+            // An ExternalName needs no ports of its own.
+            (None, Port::Number(number)) if is_external(service) => {
+                Ok((service, ServicePort { port: number, ..ServicePort::default() }))
+            }
+            (None, _) => {
+                let port = match port {
+                    Port::Number(number) => number.to_string(),
+                    Port::Name(name) => name.to_owned(),
+                };
+                Err(format!("Service {namespace}/{name} has no port {port}"))
+            }
+        }
+    }
+
+    /// Where a port's requests go; none while nobody is ready.
+    pub(super) fn servers(&self, service: &Service, port: &ServicePort) -> Result<Vec<Server>, String> {
+        let (namespace, name) = (
+            service.metadata.namespace.as_deref().unwrap_or_default(),
+            service.metadata.name.as_deref().unwrap_or_default(),
+        );
+        if is_external(service) {
+            if !self.external_names {
+                return Err(format!(
+                    "Service {namespace}/{name} is an ExternalName; allow them with allowExternalNameServices"
+                ));
+            }
+            let host = service.spec.as_ref().and_then(|spec| spec.external_name.as_deref()).unwrap_or_default();
+            let host = host.trim_end_matches('.');
+            let port = u16::try_from(port.port).ok().filter(|port| *port != 0 && !host.is_empty());
+            let port = port.ok_or_else(|| format!("Service {namespace}/{name} names no host and port"))?;
+            return Ok(vec![server(host, port)]);
+        }
+        let mut ready = BTreeMap::new();
+        let mut leaving = BTreeMap::new();
+        for slice in self.slices.get(&(namespace, name)).into_iter().flatten() {
+            let ports = slice.ports.as_deref().unwrap_or_default();
+            let wanted = port.name.as_deref().unwrap_or_default();
+            let named = ports.iter().find(|candidate| candidate.name.as_deref().unwrap_or_default() == wanted);
+            let number = named.and_then(|port| port.port).and_then(|port| u16::try_from(port).ok());
+            let Some(number) = number.filter(|number| *number != 0) else { continue };
+            for endpoint in &slice.endpoints {
+                let state = State::of(endpoint);
+                let list = match state {
+                    State::Ready => &mut ready,
+                    State::Leaving => &mut leaving,
+                    State::Away => continue,
+                };
+                for address in &endpoint.addresses {
+                    list.entry((address.as_str(), number)).or_insert(endpoint);
+                }
+            }
+        }
+        let list = if ready.is_empty() { leaving } else { ready };
+        let list = self.near(service, list);
+        Ok(list.into_iter().take(SERVERS_MAX).map(|(host, port)| server(host, port)).collect())
+    }
+
+    /// Those that the Service's traffic distribution prefers from here; all where that would leave none.
+    fn near<'e>(&self, service: &Service, list: BTreeMap<(&'e str, u16), &'e Endpoint>) -> Vec<(&'e str, u16)> {
+        let wish = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.as_deref());
+        let pick = |hint: fn(&Endpoint) -> Option<Vec<&str>>, here: &Option<String>| -> Vec<(&'e str, u16)> {
+            let Some(here) = here.as_deref() else { return Vec::new() };
+            // As kube-proxy: hints count when every endpoint has them, else the cluster is between two states.
+            if !list.values().all(|endpoint| hint(endpoint).is_some()) {
+                return Vec::new();
+            }
+            let near = list.iter().filter(|(_, endpoint)| hint(endpoint).is_some_and(|hints| hints.contains(&here)));
+            near.map(|(address, _)| *address).collect()
+        };
+        let by_node = || pick(node_hints, &self.here.node);
+        let by_zone = || pick(zone_hints, &self.here.zone);
+        let near = match wish {
+            Some("PreferSameNode") => Some(by_node()).filter(|near| !near.is_empty()).unwrap_or_else(by_zone),
+            Some("PreferClose" | "PreferSameZone") => by_zone(),
+            _ => Vec::new(),
+        };
+        if near.is_empty() { list.into_keys().collect() } else { near }
+    }
+}
+
+/// For whom the EndpointSlice controller means an endpoint; where it says nothing, its own place stands for it.
+fn node_hints(endpoint: &Endpoint) -> Option<Vec<&str>> {
+    let hinted = endpoint.hints.as_ref().and_then(|hints| hints.for_nodes.as_ref());
+    let hinted = hinted.map(|nodes| nodes.iter().map(|node| node.name.as_str()).collect());
+    hinted.or_else(|| endpoint.node_name.as_deref().map(|node| vec![node]))
+}
+
+fn zone_hints(endpoint: &Endpoint) -> Option<Vec<&str>> {
+    let hinted = endpoint.hints.as_ref().and_then(|hints| hints.for_zones.as_ref());
+    let hinted = hinted.map(|zones| zones.iter().map(|zone| zone.name.as_str()).collect());
+    hinted.or_else(|| endpoint.zone.as_deref().map(|zone| vec![zone]))
+}
+
+enum State {
+    Ready,
+    /// Terminating, and still serving: for when nobody else is there.
+    Leaving,
+    Away,
+}
+
+impl State {
+    fn of(endpoint: &Endpoint) -> Self {
+        let Some(conditions) = &endpoint.conditions else { return Self::Ready };
+        let (ready, terminating) = (conditions.ready, conditions.terminating.unwrap_or(false));
+        // Unknown counts as yes; who terminates is never ready unless the Service publishes those who are not.
+        if ready.unwrap_or(!terminating) {
+            Self::Ready
+        } else if conditions.serving.unwrap_or(ready.is_none()) && terminating {
+            Self::Leaving
+        } else {
+            Self::Away
+        }
+    }
+}
+
+fn is_external(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName")
+}
+
+fn server(host: &str, port: u16) -> Server {
+    let shown = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    Server { url: format!("http://{shown}:{port}"), host: host.to_owned(), port, path_prefix: String::new(), weight: 1 }
+}
+
+/// Groups of servers with the groups' weights as one list: each group gets its share, however many it has. Groups
+/// without servers have no share.
+pub(super) fn flattened(groups: Vec<(u32, Vec<Server>)>) -> Vec<Server> {
+    // Divisible by every small number of servers, so that shares are exact where anyone could count.
+    const UNIT: u64 = 720_720;
+    let mut weights = Vec::new();
+    let mut servers = Vec::new();
+    for (weight, group) in groups {
+        let each = u64::from(weight) * UNIT / u64::try_from(group.len()).unwrap_or(u64::MAX).max(1);
+        for server in group {
+            weights.push(if weight == 0 { 0 } else { each.max(1) });
+            servers.push(server);
+        }
+    }
+    let divisor = weights.iter().fold(0, |divisor, weight| gcd(divisor, *weight)).max(1);
+    let most = weights.iter().max().copied().unwrap_or(0) / divisor;
+    let scale = most.div_ceil(u64::from(u32::MAX)).max(1);
+    for (server, weight) in servers.iter_mut().zip(weights) {
+        let scaled = weight / divisor / scale;
+        server.weight = u32::try_from(if weight == 0 { 0 } else { scaled.max(1) }).unwrap_or(u32::MAX);
+    }
+    servers.truncate(SERVERS_MAX);
+    servers
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}

@@ -1,0 +1,119 @@
+//! Middleware objects. Their specs are written in the words of the file, and read by the file's reader: what it does not
+//! support yet, it refuses here too, and routers that name such a middleware are not served without it.
+
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::Value;
+
+use super::super::specs::Specs;
+use super::super::{Object, Out};
+use super::schema::Reference;
+use super::{CRD, names, normalized, referred};
+use crate::config::fragment;
+use crate::config::model::{KubernetesProvider, Middleware, MiddlewareKind};
+
+/// What was read of them.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    kinds: Specs<Read>,
+}
+
+impl Known {
+    pub(super) fn forget_unused(&mut self) {
+        self.kinds.forget_unused();
+    }
+}
+
+/// A middleware, or the names of those that it stands for.
+#[derive(Debug)]
+enum Read {
+    Kind(MiddlewareKind),
+    Chain(Vec<Reference>),
+    /// It needs what is in a Secret, which may change without it.
+    Users(Value, String),
+}
+
+pub(super) fn translate(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesProvider) {
+    let objects = out.objects;
+    for (key, object) in objects.middlewares.iter().filter(|(key, _)| settings.serves(&key.namespace)) {
+        let id = Object { kind: "Middleware", key: key.clone() };
+        let name = names::of(CRD, &normalized(&format!("{}-{}", key.namespace, key.name)));
+        let read = known.kinds.read(key, object, |spec| read(&id, spec));
+        let kind = match &*read {
+            Ok(Read::Kind(kind)) => Ok(kind.clone()),
+            Ok(Read::Chain(members)) => {
+                let names: Result<Vec<_>, _> =
+                    members.iter().map(|member| referred(settings, &key.namespace, member)).collect();
+                match names {
+                    Ok(names) => {
+                        out.parts.chains.insert(name, names);
+                    }
+                    Err(message) => out.problem(&id, "spec.chain.middlewares", message),
+                }
+                continue;
+            }
+            Ok(Read::Users(spec, secret)) => users(out, &key.namespace, secret).and_then(|users| {
+                let mut spec = spec.clone();
+                spec["basicAuth"]["users"] = users.into();
+                kind(&id, &spec)
+            }),
+            Err(message) => Err(message.clone()),
+        };
+        match kind {
+            Ok(kind) => {
+                out.parts.middlewares.insert(name.clone(), Middleware { name, kind });
+            }
+            Err(message) => out.problem(&id, "", message),
+        }
+    }
+}
+
+fn read(id: &Object, spec: &Value) -> Result<Read, String> {
+    if let Some(members) = spec.pointer("/chain/middlewares") {
+        let members = serde::Deserialize::deserialize(members);
+        return members.map(Read::Chain).map_err(|error| format!("spec.chain.middlewares: {error}"));
+    }
+    if let Some(auth) = spec.get("basicAuth").and_then(Value::as_object) {
+        let secret = auth.get("secret").and_then(Value::as_str).unwrap_or_default();
+        let mut rest = auth.clone();
+        rest.remove("secret");
+        if secret.is_empty() || rest.contains_key("users") || rest.contains_key("usersFile") {
+            // A path of ours is nothing for an object to name.
+            return Err("spec.basicAuth: names no Secret".to_owned());
+        }
+        return Ok(Read::Users(serde_json::json!({ "basicAuth": rest }), secret.to_owned()));
+    }
+    kind(id, spec).map(Read::Kind)
+}
+
+fn kind(id: &Object, spec: &Value) -> Result<MiddlewareKind, String> {
+    let (dynamic, faults) = fragment::part(&id.to_string(), "http.middlewares", spec);
+    if let Some(fault) = faults.first() {
+        let place = if fault.path.is_empty() { String::new() } else { format!("{}: ", fault.path) };
+        return Err(format!("{place}{}", fault.message));
+    }
+    let first = dynamic.middlewares.into_iter().next();
+    first.map(|middleware| middleware.kind).ok_or_else(|| "names no kind that can be used".to_owned())
+}
+
+/// The lines of a Secret's `users`, as `htpasswd` writes them.
+fn users(out: &Out<'_>, namespace: &str, name: &str) -> Result<Vec<String>, String> {
+    let secret = out.objects.secrets.get(namespace, name);
+    let secret: &Secret =
+        secret.ok_or_else(|| format!("spec.basicAuth.secret: there is no Secret {namespace}/{name}"))?;
+    if secret.type_.as_deref() == Some("kubernetes.io/basic-auth") {
+        return Err(format!(
+            "spec.basicAuth.secret: Secret {namespace}/{name}: the type kubernetes.io/basic-auth is not supported yet; \
+             write `users` as htpasswd does"
+        ));
+    }
+    let all = secret.data.iter().flatten().next().filter(|_| secret.data.as_ref().is_some_and(|data| data.len() == 1));
+    let (_, bytes) =
+        all.ok_or_else(|| format!("spec.basicAuth.secret: Secret {namespace}/{name} has not one entry"))?;
+    let text = String::from_utf8_lossy(&bytes.0);
+    Ok(text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect())
+}

@@ -1,0 +1,238 @@
+//! Traefik's own kinds: IngressRoute here, what it refers to in the leaves. Names, defaults and who may refer to whom are
+//! Traefik's.
+
+mod middlewares;
+mod schema;
+mod services;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wayspan_proxy::snapshot::Timeouts;
+
+use self::schema::{Reference, Route, RouteSpec, ServiceSpec};
+use self::services::Loader;
+use super::backends::Backends;
+use super::names::{self, CRD, normalized};
+use super::specs::Specs;
+use super::{Object, Out};
+use crate::config::model::{KubernetesProvider, Observability, Router, Verbosity};
+use crate::kube::objects::Key;
+use crate::kube::parts::UNUSABLE;
+
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+/// Classes that are served where the configuration names none.
+const OWN_CLASSES: [&str; 3] = ["", "wayspan", "traefik"];
+
+/// What was read of the kinds.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    routes: Specs<RouteSpec>,
+    services: Specs<ServiceSpec>,
+    transports: Specs<(Timeouts, usize)>,
+    middlewares: middlewares::Known,
+}
+
+impl Known {
+    pub(super) fn forget_unused(&mut self) {
+        self.routes.forget_unused();
+        self.services.forget_unused();
+        self.transports.forget_unused();
+        self.middlewares.forget_unused();
+    }
+}
+
+/// All objects of Traefik's kinds.
+pub(super) fn translate<'t>(
+    out: &mut Out<'t>,
+    known: &mut Known,
+    backends: &Backends<'t>,
+    settings: &KubernetesProvider,
+) {
+    let objects = out.objects;
+    middlewares::translate(out, &mut known.middlewares, settings);
+    for (key, route) in objects.ingress_routes.iter().filter(|(key, _)| settings.serves(&key.namespace)) {
+        let object = Object { kind: "IngressRoute", key: key.clone() };
+        let spec = known.routes.typed(key, route);
+        let spec = match &*spec {
+            Ok(spec) => spec,
+            Err(message) => {
+                out.problem(&object, "spec", message.clone());
+                continue;
+            }
+        };
+        let annotations = route.metadata.annotations.as_ref();
+        let annotated = annotations.and_then(|all| all.get(CLASS_ANNOTATION)).map(String::as_str);
+        let class = spec.ingress_class_name.as_deref().or(annotated).unwrap_or_default();
+        let ours = if settings.ingress_class.is_empty() {
+            OWN_CLASSES.contains(&class)
+        } else {
+            class == settings.ingress_class
+        };
+        if ours {
+            let (services, transports) = (&mut known.services, &mut known.transports);
+            let loader = Loader { out, services, transports, backends, settings };
+            One { loader, object }.translate(spec);
+        }
+    }
+}
+
+struct One<'a, 't> {
+    loader: Loader<'a, 't>,
+    object: Object,
+}
+
+impl One<'_, '_> {
+    fn problem(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.loader.out.problem(&self.object, path, message);
+    }
+
+    fn translate(&mut self, spec: &RouteSpec) {
+        if spec.parent_refs.as_ref().is_some_and(|refs| !refs.is_empty()) {
+            return self.problem("spec.parentRefs", "not supported yet: routers of routers");
+        }
+        if let Some(tls) = &spec.tls {
+            self.tls(tls);
+        }
+        for (index, route) in spec.routes.iter().flatten().enumerate() {
+            let place = format!("spec.routes[{index}]");
+            if let Some(router) = self.route(spec, route, &place) {
+                self.loader.out.parts.routers.insert(router.name.clone(), router);
+            }
+        }
+    }
+
+    fn tls(&mut self, tls: &schema::Tls) {
+        let namespace = self.object.key.namespace.clone();
+        if let Some(name) = tls.secret_name.as_deref().filter(|name| !name.is_empty())
+            && let Err(message) = self.loader.out.certificate(&namespace, name)
+        {
+            self.problem("spec.tls.secretName", message);
+        }
+    }
+
+    fn route(&mut self, spec: &RouteSpec, route: &Route, place: &str) -> Option<Router> {
+        let text = route.rule.as_deref().unwrap_or_default();
+        if let Some(kind) = route.kind.as_deref().filter(|kind| !matches!(*kind, "" | "Rule")) {
+            self.problem(format!("{place}.kind"), format!("`{kind}` is not known; write Rule"));
+            return None;
+        }
+        if let Some(syntax) = route.syntax.as_deref().filter(|syntax| !matches!(*syntax, "" | "v3" | "default")) {
+            self.problem(format!("{place}.syntax"), format!("`{syntax}` is not supported yet: rules are Traefik v3's"));
+            return None;
+        }
+        let rule = match self.loader.out.rules.parse(text) {
+            Ok(rule) => rule,
+            Err(message) => {
+                self.problem(format!("{place}.match"), format!("`{text}`: {message}"));
+                return None;
+            }
+        };
+        if spec.tls.is_some() {
+            // Never in the clear what was meant for TLS.
+            self.problem("spec.tls", "not supported yet: the route is left out");
+            return None;
+        }
+        let namespace = self.object.key.namespace.clone();
+        let key = format!("{namespace}-{}-{}", self.object.key.name, names::hash(text));
+        let name = names::of(CRD, &normalized(&key));
+        let middlewares = self.middlewares(&namespace, route.middlewares.as_deref().unwrap_or_default(), place);
+        let services = route.services.as_deref().unwrap_or_default();
+        let service = self.loader.of_route(&namespace, &name, services);
+        let service = service.map_err(|message| self.problem(format!("{place}.services"), message));
+        // What a route asks for and cannot have is no reason to do without it.
+        let (service, middlewares) = match (service, middlewares) {
+            (Ok(service), Some(middlewares)) => (service, middlewares),
+            _ => (UNUSABLE.to_owned(), Vec::new()),
+        };
+        Some(Router {
+            name,
+            rule,
+            priority: route.priority.unwrap_or(0),
+            entry_points: spec.entry_points.clone().unwrap_or_default(),
+            middlewares,
+            service,
+            observability: route.observability.as_ref().map(observability).unwrap_or_default(),
+        })
+    }
+
+    fn middlewares(&mut self, namespace: &str, wanted: &[Reference], place: &str) -> Option<Vec<String>> {
+        let settings = self.loader.settings;
+        let mut all = Vec::new();
+        for (index, reference) in wanted.iter().enumerate() {
+            match referred(settings, namespace, reference) {
+                Ok(name) => all.push(name),
+                Err(message) => {
+                    self.problem(format!("{place}.middlewares[{index}]"), message);
+                    return None;
+                }
+            }
+        }
+        Some(all)
+    }
+}
+
+fn observability(of: &schema::Observability) -> Observability {
+    let verbosity = of.trace_verbosity.as_deref();
+    Observability {
+        tracing: of.tracing,
+        metrics: of.metrics,
+        verbosity: verbosity
+            .map(|text| if text.eq_ignore_ascii_case("detailed") { Verbosity::Detailed } else { Verbosity::Minimal }),
+    }
+}
+
+/// The name of what an object of a namespace refers to.
+fn referred(settings: &KubernetesProvider, from: &str, reference: &Reference) -> Result<String, String> {
+    let name = reference.name.as_str();
+    if name.contains('@') {
+        // Which namespace such a name is of cannot be told.
+        if name.ends_with("@kubernetescrd") && !settings.allow_cross_namespace {
+            return Err(format!("`{name}`: another namespace's needs allowCrossNamespace; write its name alone"));
+        }
+        return Ok(names::referred(CRD, name));
+    }
+    let namespace = within(settings, from, reference.namespace.as_deref(), name)?;
+    Ok(names::of(CRD, &normalized(&format!("{namespace}-{name}"))))
+}
+
+/// The namespace that is meant, where it may be.
+fn within<'n>(
+    settings: &KubernetesProvider,
+    from: &'n str,
+    namespace: Option<&'n str>,
+    name: &str,
+) -> Result<&'n str, String> {
+    match namespace.filter(|namespace| !namespace.is_empty()) {
+        Some(other) if other != from && !settings.allow_cross_namespace => {
+            Err(format!("{other}/{name} is in another namespace than {from}; allow it with allowCrossNamespace"))
+        }
+        Some(namespace) => Ok(namespace),
+        None => Ok(from),
+    }
+}
+
+/// Names of chains with what they stand for, for routers of every kind.
+pub(super) type Chains = BTreeMap<String, Vec<String>>;
+
+/// A router's middlewares with chains taken apart; a chain within itself ends at its second time.
+pub(super) fn expanded(chains: &Chains, wanted: &[String]) -> Vec<String> {
+    fn add(chains: &Chains, name: &str, above: &mut BTreeSet<String>, all: &mut Vec<String>) {
+        const MOST: usize = 64;
+        match chains.get(name) {
+            Some(members) if above.insert(name.to_owned()) => {
+                members.iter().for_each(|member| add(chains, member, above, all));
+                above.remove(name);
+            }
+            // Within itself: it names what nobody can give, and its router is not served.
+            _ if all.len() < MOST => all.push(name.to_owned()),
+            _ => {}
+        }
+    }
+    let mut all = Vec::new();
+    wanted.iter().for_each(|name| add(chains, name, &mut BTreeSet::new(), &mut all));
+    all
+}
+
+fn key(namespace: &str, name: &str) -> Key {
+    Key::new(namespace, name)
+}

@@ -1,0 +1,204 @@
+//! What IngressRoutes lead to: Services, and TraefikServices that share requests out by weight. Weights become those of
+//! servers, so that a group of groups is one service with one turn.
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use wayspan_proxy::snapshot::Timeouts;
+
+use super::super::backends::{Backends, Port, flattened};
+use super::super::ingress::plain;
+use super::super::specs::Specs;
+use super::super::{IDLE_MAX, Out};
+use super::schema::{LoadBalancer, ServiceSpec};
+use super::{CRD, key, names, normalized, within};
+use crate::config::fragment;
+use crate::config::model::{KubernetesProvider, Server, Service};
+
+/// TraefikServices inside each other.
+const NESTING_MAX: usize = 8;
+
+pub(super) struct Loader<'a, 't> {
+    pub out: &'a mut Out<'t>,
+    pub services: &'a mut Specs<ServiceSpec>,
+    pub transports: &'a mut Specs<(Timeouts, usize)>,
+    pub backends: &'a Backends<'t>,
+    pub settings: &'a KubernetesProvider,
+}
+
+/// Servers with how they are spoken to.
+#[derive(Debug, Clone)]
+struct Group {
+    servers: Vec<Server>,
+    pass_host: bool,
+    transport: (Timeouts, usize),
+}
+
+impl Loader<'_, '_> {
+    /// The name of a route's service; its own is called like the route.
+    pub(super) fn of_route(
+        &mut self,
+        namespace: &str,
+        route: &str,
+        services: &[LoadBalancer],
+    ) -> Result<String, String> {
+        if let [only] = services
+            && only.kind.as_deref() == Some("TraefikService")
+        {
+            return self.traefik_service(namespace, only);
+        }
+        let group = match services {
+            [] => return Err("names no service".to_owned()),
+            [only] => self.group(namespace, only, 0)?,
+            many => self.weighted(namespace, many, 0)?,
+        };
+        self.add(route.to_owned(), group);
+        Ok(route.to_owned())
+    }
+
+    fn traefik_service(&mut self, namespace: &str, reference: &LoadBalancer) -> Result<String, String> {
+        if reference.name.contains('@') {
+            return self.elsewhere(&reference.name);
+        }
+        let within = within(self.settings, namespace, reference.namespace.as_deref(), &reference.name)?;
+        let name = names::of(CRD, &normalized(&format!("{within}-{}", reference.name)));
+        if !self.out.parts.services.contains_key(&name) {
+            let group = self.group(namespace, reference, 0)?;
+            self.add(name.clone(), group);
+        }
+        Ok(name)
+    }
+
+    /// Of another provider: `api@internal`, `shop@file`.
+    fn elsewhere(&self, name: &str) -> Result<String, String> {
+        if name.ends_with("@kubernetescrd") && !self.settings.allow_cross_namespace {
+            return Err(format!("`{name}`: another namespace's needs allowCrossNamespace; write its name alone"));
+        }
+        Ok(match names::referred(CRD, name).as_str() {
+            "dashboard@internal" => "api@internal".to_owned(),
+            other => other.to_owned(),
+        })
+    }
+
+    fn add(&mut self, name: String, group: Group) {
+        let Group { servers, pass_host, transport: (timeouts, idle_max) } = group;
+        let service = Service { name: name.clone(), servers, pass_host, timeouts, idle_max };
+        self.out.parts.services.insert(name, service);
+    }
+
+    fn group(&mut self, namespace: &str, one: &LoadBalancer, depth: usize) -> Result<Group, String> {
+        refuse(one)?;
+        match one.kind.as_deref() {
+            None | Some("" | "Service") => self.service(namespace, one),
+            Some("TraefikService") if one.name.contains('@') => {
+                Err(format!("`{}`: a share for another provider's service is not supported yet", one.name))
+            }
+            Some("TraefikService") => self.nested(namespace, one, depth),
+            Some(kind) => Err(format!("`{kind}` is no kind of service; write Service or TraefikService")),
+        }
+    }
+
+    fn service(&mut self, namespace: &str, one: &LoadBalancer) -> Result<Group, String> {
+        let namespace = within(self.settings, namespace, one.namespace.as_deref(), &one.name)?;
+        let port = match &one.port {
+            Some(IntOrString::Int(number)) if *number != 0 => Port::Number(*number),
+            // Numbers come as texts too, where nothing checked them.
+            Some(IntOrString::String(text)) if !text.is_empty() => {
+                text.parse().map_or(Port::Name(text.as_str()), Port::Number)
+            }
+            _ => return Err(format!("Service {namespace}/{}: names no port", one.name)),
+        };
+        let (service, port) = self.backends.find(namespace, &one.name, port)?;
+        plain(one.scheme.as_deref().filter(|scheme| !scheme.is_empty()), &port)?;
+        let servers = self.backends.servers(service, &port)?;
+        if servers.is_empty() && !self.settings.allow_empty {
+            return Err(format!("Service {namespace}/{} has no endpoint that is ready", one.name));
+        }
+        let transport = one.servers_transport.as_deref().filter(|name| !name.is_empty());
+        let transport = transport.map(|name| self.transport(namespace, name)).transpose()?;
+        Ok(Group {
+            servers,
+            pass_host: one.pass_host_header.unwrap_or(true),
+            transport: transport.unwrap_or((Timeouts::default(), IDLE_MAX)),
+        })
+    }
+
+    fn transport(&mut self, namespace: &str, name: &str) -> Result<(Timeouts, usize), String> {
+        if name.contains('@') {
+            return Err(format!("serversTransport `{name}`: another provider's is not supported yet"));
+        }
+        let key = key(namespace, name);
+        let object = self.out.objects.servers_transports.get(namespace, name);
+        let object = object.ok_or_else(|| format!("there is no ServersTransport {key}"))?;
+        let read = self.transports.read(&key, object, |spec| {
+            let (transport, faults) = fragment::transport(&format!("ServersTransport {key}"), spec);
+            match faults.first() {
+                None => transport.ok_or_else(|| format!("ServersTransport {key} cannot be used")),
+                Some(fault) => Err(fault.to_string()),
+            }
+        });
+        (*read).clone()
+    }
+
+    fn nested(&mut self, namespace: &str, one: &LoadBalancer, depth: usize) -> Result<Group, String> {
+        let namespace = within(self.settings, namespace, one.namespace.as_deref(), &one.name)?;
+        let key = key(namespace, &one.name);
+        if depth >= NESTING_MAX {
+            return Err(format!(
+                "TraefikService {key}: more than {NESTING_MAX} inside each other, or one within itself"
+            ));
+        }
+        let object = self.out.objects.traefik_services.get(namespace, &one.name);
+        let spec = self.services.typed(&key, object.ok_or_else(|| format!("there is no TraefikService {key}"))?);
+        let spec = (*spec).as_ref().map_err(|message| format!("TraefikService {key}: {message}"))?;
+        for (what, there) in [
+            ("mirroring", spec.mirroring.is_some()),
+            ("highestRandomWeight", spec.highest_random_weight.is_some()),
+            ("failover", spec.failover.is_some()),
+            ("weighted.sticky", spec.weighted.as_ref().is_some_and(|weighted| weighted.sticky.is_some())),
+        ] {
+            if there {
+                return Err(format!("TraefikService {key}: {what} is not supported yet"));
+            }
+        }
+        let weighted = spec.weighted.as_ref().and_then(|weighted| weighted.services.as_deref());
+        let weighted = weighted.ok_or_else(|| format!("TraefikService {key} names no kind; write weighted"))?;
+        self.weighted(namespace, weighted, depth + 1).map_err(|message| format!("TraefikService {key}: {message}"))
+    }
+
+    fn weighted(&mut self, namespace: &str, many: &[LoadBalancer], depth: usize) -> Result<Group, String> {
+        let mut groups = Vec::new();
+        let mut spoken: Option<(bool, (Timeouts, usize))> = None;
+        for one in many {
+            let Group { servers, pass_host, transport } = self.group(namespace, one, depth)?;
+            let this = (pass_host, transport);
+            if *spoken.get_or_insert(this) != this {
+                return Err(
+                    "different passHostHeader or serversTransport within one weighted service are not supported \
+                     yet"
+                    .to_owned(),
+                );
+            }
+            groups.push((one.weight.unwrap_or(1), servers));
+        }
+        let (pass_host, transport) = spoken.unwrap_or((true, (Timeouts::default(), IDLE_MAX)));
+        Ok(Group { servers: flattened(groups), pass_host, transport })
+    }
+}
+
+/// What would be served otherwise than it was meant.
+fn refuse(one: &LoadBalancer) -> Result<(), String> {
+    let strategy = one.strategy.as_deref().is_some_and(|name| !matches!(name, "" | "wrr" | "RoundRobin"));
+    for (what, there) in [
+        ("sticky", one.sticky.is_some()),
+        ("healthCheck", one.health_check.is_some()),
+        ("passiveHealthCheck", one.passive_health_check.is_some()),
+        ("nativeLB", one.native_lb == Some(true)),
+        ("nodePortLB", one.node_port_lb == Some(true)),
+        ("middlewares", one.middlewares.as_ref().is_some_and(|all| !all.is_empty())),
+        ("strategy", strategy),
+    ] {
+        if there {
+            return Err(format!("service {}: {what} is not supported yet", one.name));
+        }
+    }
+    Ok(())
+}

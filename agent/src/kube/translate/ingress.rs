@@ -1,0 +1,321 @@
+//! Ingress objects: their classes, rules, paths, default backends and certificates.
+
+use std::collections::{BTreeMap, HashSet};
+
+use k8s_openapi::api::core::v1::ServicePort;
+use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressClass, IngressServiceBackend};
+use wayspan_proxy::snapshot::Timeouts;
+
+use super::annotations::{self, OfRouter};
+use super::backends::{Backends, Port};
+use super::names::{self, INGRESS, normalized, quoted};
+use super::{Object, Out};
+use crate::config::model::{KubernetesProvider, Router, Service};
+use crate::kube::objects::{Key, Objects};
+use crate::kube::parts::UNUSABLE;
+
+/// `spec.controller` of the classes that are ours.
+pub(in crate::kube) const CONTROLLER: &str = "wayspan.io/ingress-controller";
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
+/// The class that an annotation names where the configuration names none.
+const OWN_CLASS: &str = "wayspan";
+/// Below every route of anyone's.
+const LAST: i64 = i32::MIN as i64;
+/// What sets exact hosts above wildcards, and those above no host: longer than a path counts.
+const HOST_STEP: i64 = 10_000;
+
+/// Which Ingress objects are ours.
+pub(in crate::kube) struct Classes<'o> {
+    wanted: &'o str,
+    ours: HashSet<&'o str>,
+    /// Another controller's class is the cluster's default.
+    other_default: bool,
+}
+
+impl<'o> Classes<'o> {
+    pub(in crate::kube) fn new(objects: &'o Objects, settings: &'o KubernetesProvider) -> Self {
+        let wanted = settings.ingress_class.as_str();
+        let mut classes = Self { wanted, ours: HashSet::new(), other_default: false };
+        for (key, class) in objects.ingress_classes.iter() {
+            if classes.is_ours(&key.name, class) {
+                classes.ours.insert(&key.name);
+            } else if is_default(class) {
+                classes.other_default = true;
+            }
+        }
+        classes
+    }
+
+    /// Ours by its controller, or because the configuration names it: so another controller's objects can be tried.
+    fn is_ours(&self, name: &str, class: &IngressClass) -> bool {
+        let controller = class.spec.as_ref().and_then(|spec| spec.controller.as_deref());
+        if self.wanted.is_empty() { controller == Some(CONTROLLER) } else { name == self.wanted }
+    }
+
+    pub(in crate::kube) fn takes(&self, ingress: &Ingress) -> bool {
+        if let Some(name) = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref()) {
+            return self.ours.contains(name);
+        }
+        let annotations = ingress.metadata.annotations.as_ref();
+        match annotations.and_then(|all| all.get(CLASS_ANNOTATION)).map(String::as_str) {
+            Some(name) if !name.is_empty() => name == self.wanted || (self.wanted.is_empty() && name == OWN_CLASS),
+            _ => self.wanted.is_empty() && !self.other_default,
+        }
+    }
+}
+
+fn is_default(class: &IngressClass) -> bool {
+    let annotations = class.metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get(DEFAULT_CLASS)).is_some_and(|value| value == "true")
+}
+
+/// All Ingress objects that are ours.
+pub(super) fn translate<'t>(out: &mut Out<'t>, backends: &Backends<'t>, settings: &KubernetesProvider) {
+    let objects = out.objects;
+    let classes = Classes::new(objects, settings);
+    let mut defaults = None;
+    for (key, ingress) in objects.ingresses.iter().filter(|(_, ingress)| classes.takes(ingress)) {
+        if !settings.serves(&key.namespace) {
+            continue;
+        }
+        let object = Object { kind: "Ingress", key: key.clone() };
+        let mut one = One { out, backends, settings, object, ingress };
+        match annotations::of_router(ingress.metadata.annotations.as_ref()) {
+            Ok(annotated) => one.translate(&annotated, &mut defaults),
+            Err((path, message)) => one.problem(path, message),
+        }
+    }
+}
+
+struct One<'a, 't> {
+    out: &'a mut Out<'t>,
+    backends: &'a Backends<'t>,
+    settings: &'a KubernetesProvider,
+    object: Object,
+    ingress: &'a Ingress,
+}
+
+impl One<'_, '_> {
+    fn problem(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.out.problem(&self.object, path, message);
+    }
+
+    fn translate(&mut self, annotated: &OfRouter, defaults: &mut Option<Key>) {
+        let Some(spec) = &self.ingress.spec else { return };
+        let namespace = self.object.key.namespace.clone();
+        for (index, tls) in spec.tls.iter().flatten().enumerate() {
+            // Without a Secret the certificate comes from elsewhere, by its name.
+            if let Some(name) = tls.secret_name.as_deref().filter(|name| !name.is_empty())
+                && let Err(message) = self.out.certificate(&namespace, name)
+            {
+                self.problem(format!("spec.tls[{index}].secretName"), message);
+            }
+        }
+        if let Some(backend) = &spec.default_backend {
+            self.default_backend(backend, annotated, spec.rules.as_ref().is_none_or(Vec::is_empty), defaults);
+        }
+        let mut routers: BTreeMap<String, Vec<Router>> = BTreeMap::new();
+        for (number, rule) in spec.rules.iter().flatten().enumerate() {
+            let host = rule.host.as_deref().unwrap_or_default();
+            for (index, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
+                let place = format!("spec.rules[{number}].http.paths[{index}]");
+                let text = path.path.as_deref().unwrap_or_default();
+                let name = normalized(&format!("{namespace}-{}-{host}{text}", self.object.key.name));
+                if let Some(router) = self.router(host, path, annotated, &place) {
+                    routers.entry(name).or_default().push(router);
+                }
+            }
+        }
+        for (name, list) in routers {
+            let alone = list.len() == 1;
+            for router in list {
+                let hashed = || format!("{name}-{}", names::hash(&router.rule.text));
+                let name = names::of(INGRESS, &if alone { name.clone() } else { hashed() });
+                self.out.parts.routers.insert(name.clone(), Router { name, ..router });
+            }
+        }
+    }
+
+    fn default_backend(
+        &mut self,
+        backend: &IngressBackend,
+        annotated: &OfRouter,
+        alone: bool,
+        defaults: &mut Option<Key>,
+    ) {
+        const PLACE: &str = "spec.defaultBackend";
+        let Some(target) = self.service(backend, PLACE) else { return };
+        let Ok(rule) = self.out.rules.parse("PathPrefix(\"/\")") else { return };
+        let name = match defaults {
+            None if alone => names::of(INGRESS, "default-router"),
+            Some(other) if alone => {
+                let message = format!("Ingress {other} has the default backend already; of two the first counts");
+                return self.problem(PLACE, message);
+            }
+            // Of an Ingress with rules it stands for what its own hosts' rules do not take.
+            _ => names::of(
+                INGRESS,
+                &normalized(&format!("{}-{}-default", self.object.key.namespace, self.object.key.name)),
+            ),
+        };
+        if alone {
+            *defaults = Some(self.object.key.clone());
+        }
+        let rules = if alone { vec![rule] } else { self.host_rules() };
+        for (index, rule) in rules.into_iter().enumerate() {
+            let name = if index == 0 { name.clone() } else { name.replacen('@', &format!("-{index}@"), 1) };
+            let router = Router { priority: LAST, ..router(name.clone(), rule, target.clone(), annotated) };
+            self.out.parts.routers.insert(name, router);
+        }
+    }
+
+    /// One rule for each host that the Ingress names.
+    fn host_rules(&mut self) -> Vec<wayspan_proxy::rule::Rule> {
+        let spec = self.ingress.spec.as_ref();
+        let rules = spec.and_then(|spec| spec.rules.as_deref()).unwrap_or_default();
+        let mut seen = HashSet::new();
+        let hosts = rules.iter().map(|rule| rule.host.as_deref().unwrap_or_default());
+        let texts = hosts.filter(|host| seen.insert(*host)).map(|host| match host {
+            "" => "PathPrefix(\"/\")".to_owned(),
+            host => format!("Host({})", quoted(host)),
+        });
+        let texts: Vec<String> = texts.collect();
+        texts.iter().filter_map(|text| self.out.rules.parse(text).ok()).collect()
+    }
+
+    fn router(&mut self, host: &str, path: &HTTPIngressPath, annotated: &OfRouter, place: &str) -> Option<Router> {
+        let matched = Matched::new(host, path, annotated, self.settings.strict_prefix);
+        let rule = match self.out.rules.parse(&matched.rule) {
+            Ok(rule) => rule,
+            Err(message) => {
+                self.problem(place, format!("`{}`: {message}", matched.rule));
+                return None;
+            }
+        };
+        let target = self.service(&path.backend, &format!("{place}.backend"))?;
+        let router = router(String::new(), rule, target, annotated);
+        let priority = if annotated.priority == 0 { matched.priority } else { annotated.priority };
+        Some(Router { priority, ..router })
+    }
+
+    /// The name of a backend's service. One that cannot be served as it is meant answers 500 in its place.
+    fn service(&mut self, backend: &IngressBackend, place: &str) -> Option<String> {
+        let Some(target) = &backend.service else {
+            let what =
+                if backend.resource.is_some() { "resource backends are not supported" } else { "names no service" };
+            self.problem(place, what);
+            return Some(UNUSABLE.to_owned());
+        };
+        match self.load(target) {
+            Ok(service) => {
+                if service.servers.is_empty() && !self.settings.allow_empty {
+                    self.problem(place, format!("Service {} has no endpoint that is ready", target.name));
+                    return None;
+                }
+                let name = service.name.clone();
+                self.out.parts.services.entry(name.clone()).or_insert(service);
+                Some(name)
+            }
+            Err(message) => {
+                self.problem(place, message);
+                Some(UNUSABLE.to_owned())
+            }
+        }
+    }
+
+    fn load(&mut self, target: &IngressServiceBackend) -> Result<Service, String> {
+        let namespace = &self.object.key.namespace;
+        let asked = target.port.as_ref();
+        let named = asked.and_then(|port| port.name.as_deref()).filter(|name| !name.is_empty());
+        let port = match (named, asked.and_then(|port| port.number)) {
+            (Some(name), _) => Port::Name(name),
+            (None, Some(number)) => Port::Number(number),
+            (None, None) => return Err("names no port".to_owned()),
+        };
+        let (service, port_spec) = self.backends.find(namespace, &target.name, port)?;
+        let annotated = annotations::of_service(service.metadata.annotations.as_ref())
+            .map_err(|(path, message)| format!("Service {namespace}/{}: {path}: {message}", target.name))?;
+        plain(annotated.scheme.as_deref(), &port_spec)?;
+        if annotated.transport.is_some() {
+            return Err(format!("Service {namespace}/{}: service.serverstransport is not supported yet", target.name));
+        }
+        let shown = named.map_or_else(|| port_spec.port.to_string(), str::to_owned);
+        Ok(Service {
+            name: names::of(INGRESS, &normalized(&format!("{namespace}-{}-{shown}", target.name))),
+            servers: self.backends.servers(service, &port_spec)?,
+            pass_host: annotated.pass_host.unwrap_or(true),
+            timeouts: Timeouts::default(),
+            idle_max: super::IDLE_MAX,
+        })
+    }
+}
+
+/// Whether servers are spoken to in plain HTTP: by a scheme that someone names, else as Traefik guesses.
+pub(super) fn plain(scheme: Option<&str>, port: &ServicePort) -> Result<(), String> {
+    let secure = port.port == 443 || port.name.as_deref().is_some_and(|name| name.starts_with("https"));
+    match scheme.unwrap_or(if secure { "https" } else { "http" }) {
+        "http" => Ok(()),
+        "https" => Err("https to servers is not supported yet; name another port, or the scheme http".to_owned()),
+        "h2c" => Err("h2c to servers is not supported yet; name the scheme http".to_owned()),
+        other => Err(format!("`{other}` is no scheme; write http")),
+    }
+}
+
+fn router(name: String, rule: wayspan_proxy::rule::Rule, service: String, annotated: &OfRouter) -> Router {
+    Router {
+        name,
+        rule,
+        priority: annotated.priority,
+        entry_points: annotated.entry_points.clone(),
+        middlewares: annotated.middlewares.iter().map(|name| names::referred(INGRESS, name)).collect(),
+        service,
+        observability: annotated.observability,
+    }
+}
+
+/// What a path matches, and before whom.
+struct Matched {
+    rule: String,
+    priority: i64,
+}
+
+impl Matched {
+    fn new(host: &str, path: &HTTPIngressPath, annotated: &OfRouter, strict: bool) -> Self {
+        let text = path.path.as_deref().unwrap_or_default();
+        let matcher = match path.path_type.as_str() {
+            "Exact" => "Path",
+            "Prefix" => "PathPrefix",
+            _ => annotated.path_matcher.as_deref().unwrap_or("PathPrefix"),
+        };
+        let trimmed = text.trim_end_matches('/');
+        let path_rule = match matcher {
+            _ if text.is_empty() => None,
+            "PathPrefix" if strict && !trimmed.is_empty() => {
+                Some(format!("(Path({}) || PathPrefix({}))", quoted(trimmed), quoted(&format!("{trimmed}/"))))
+            }
+            matcher => Some(format!("{matcher}({})", quoted(text))),
+        };
+        let host_rule = (!host.is_empty()).then(|| format!("Host({})", quoted(host)));
+        let rule = [host_rule, path_rule].into_iter().flatten().collect::<Vec<_>>().join(" && ");
+        // A rule of nothing takes everything.
+        let rule = if rule.is_empty() { "PathPrefix(\"/\")".to_owned() } else { rule };
+        Self { rule, priority: priority(host, trimmed, matcher == "Path") }
+    }
+}
+
+/// As the API asks: the host that is more exact first, then the longer path, of equals the exact one. Rules with an exact
+/// host have about the priority that Traefik gives them by their length, so that routes of other kinds beside them rank
+/// as they did.
+fn priority(host: &str, path: &str, exact: bool) -> i64 {
+    let length = |text: &str| i64::try_from(text.len()).unwrap_or(HOST_STEP).min(HOST_STEP / 4);
+    let frame = length("Host(\"\") && PathPrefix(\"\")");
+    let below = match host {
+        "" => 2 * HOST_STEP,
+        host if host.starts_with('*') => HOST_STEP,
+        _ => 0,
+    };
+    let priority = frame + length(host) + 2 * length(path) + i64::from(exact) - below;
+    // Zero means something else.
+    if priority == 0 { 1 } else { priority }
+}

@@ -1,0 +1,136 @@
+//! From the cluster's objects to [`Parts`]: pure. Objects in, configuration and problems out; what is read once of a rule
+//! or an object is kept for as long as it stays the same.
+
+mod annotations;
+pub(in crate::kube) mod backends;
+mod crd;
+mod ingress;
+mod names;
+mod rules;
+mod specs;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Secret;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use self::backends::{Backends, Here};
+use self::rules::Rules;
+use super::objects::{Key, Objects};
+use super::parts::{Certificate, Object, Parts, Problem};
+use crate::config::model::{Identity, Kubernetes, Middleware, Router, Service};
+
+/// Idle connections kept per server and worker: the file's default.
+const IDLE_MAX: usize = 200;
+
+/// Reads objects again and again; what did not change costs little.
+#[derive(Debug, Default)]
+pub struct Translator {
+    rules: Rules,
+    crd: crd::Known,
+}
+
+impl Translator {
+    /// All parts that the objects ask for, in the order of their names.
+    pub fn translate(&mut self, objects: &Objects, settings: &Kubernetes, node: Option<&str>) -> Parts {
+        let here = Here { node: node.map(str::to_owned), zone: node.and_then(|node| zone(objects, node)) };
+        let mut out = Out { objects, rules: &mut self.rules, parts: Collected::default() };
+        let mut backends = Backends::new(objects, here);
+        if let Some(ingress) = &settings.ingress {
+            backends.external_names = ingress.allow_external_names;
+            ingress::translate(&mut out, &backends, ingress);
+        }
+        if let Some(crd) = &settings.crd {
+            backends.external_names = crd.allow_external_names;
+            crd::translate(&mut out, &mut self.crd, &backends, crd);
+        }
+        let parts = out.parts.finish();
+        self.rules.forget_unused();
+        self.crd.forget_unused();
+        parts
+    }
+}
+
+/// The zone of a node: by its own object, else by what runs there.
+fn zone(objects: &Objects, node: &str) -> Option<String> {
+    let own = objects.nodes.get("", node).and_then(|node| node.metadata.labels.as_ref());
+    if let Some(zone) = own.and_then(|labels| labels.get(backends::ZONE)) {
+        return Some(zone.clone());
+    }
+    let all = objects.slices.iter().flat_map(|(_, slice)| &slice.endpoints);
+    all.filter(|endpoint| endpoint.node_name.as_deref() == Some(node)).find_map(|endpoint| endpoint.zone.clone())
+}
+
+/// What translation writes to.
+struct Out<'t> {
+    objects: &'t Objects,
+    rules: &'t mut Rules,
+    parts: Collected,
+}
+
+/// By name: who comes twice is there once.
+#[derive(Debug, Default)]
+struct Collected {
+    routers: BTreeMap<String, Router>,
+    services: BTreeMap<String, Service>,
+    middlewares: BTreeMap<String, Middleware>,
+    chains: crd::Chains,
+    certificates: BTreeMap<Key, Certificate>,
+    problems: Vec<Problem>,
+}
+
+impl Collected {
+    fn finish(self) -> Parts {
+        let routers = self.routers.into_values().map(|router| {
+            if router.middlewares.is_empty() {
+                return router;
+            }
+            Router { middlewares: crd::expanded(&self.chains, &router.middlewares), ..router }
+        });
+        Parts {
+            routers: routers.collect(),
+            services: self.services.into_values().collect(),
+            middlewares: self.middlewares.into_values().collect(),
+            certificates: self.certificates.into_values().collect(),
+            problems: self.problems,
+            ..Parts::default()
+        }
+    }
+}
+
+impl Out<'_> {
+    fn problem(&mut self, object: &Object, path: impl Into<String>, message: impl Into<String>) {
+        let problem = Problem { object: object.clone(), path: path.into(), message: message.into() };
+        self.parts.problems.push(problem);
+    }
+
+    /// A Secret's certificate, once.
+    fn certificate(&mut self, namespace: &str, name: &str) -> Result<(), String> {
+        let key = Key::new(namespace, name);
+        if self.parts.certificates.contains_key(&key) {
+            return Ok(());
+        }
+        let secret = self.objects.secrets.get(namespace, name);
+        let identity = identity(secret.ok_or_else(|| format!("there is no Secret {key}"))?)
+            .map_err(|message| format!("Secret {key} {message}"))?;
+        self.parts.certificates.insert(key.clone(), Certificate { secret: key, identity });
+        Ok(())
+    }
+}
+
+/// The certificate of a Secret. Its texts are never taken for paths.
+fn identity(secret: &Secret) -> Result<Identity, String> {
+    let data = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
+    let (Some(chain), Some(key)) = (data("tls.crt"), data("tls.key")) else {
+        return Err("has no tls.crt and tls.key".to_owned());
+    };
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
+    let chain = chain.ok().filter(|chain: &Vec<_>| !chain.is_empty());
+    let chain = chain.ok_or("holds no certificate in PEM in tls.crt")?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "holds no private key in PEM in tls.key")?;
+    Ok(Identity { chain, key: key.into() })
+}
+
+#[cfg(test)]
+mod tests;

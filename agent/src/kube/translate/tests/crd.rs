@@ -1,0 +1,185 @@
+//! Traefik's own kinds.
+
+use super::*;
+
+fn settings() -> Kubernetes {
+    Kubernetes { crd: Some(provider()), ..Kubernetes::default() }
+}
+
+#[track_caller]
+fn served(text: &str, want: &[&str]) {
+    check(&settings(), text, want);
+}
+
+fn route(services: &str, more: &str) -> String {
+    format!(
+        "kind: IngressRoute\nmetadata: {{name: r}}\nspec:\n  entryPoints: [web]\n  routes:\n  - match: Host(`a.example`)\n    \
+         kind: Rule\n    services: [{services}]\n{more}"
+    )
+}
+
+const NAME: &str = "default-r-1b8e1d4bd0be91b6e1a1@kubernetescrd";
+
+/// The lines with the router's name written as `R`.
+#[track_caller]
+fn routed(text: &str, want: &[&str]) {
+    let parts = Translator::default().translate(&objects(text), &settings(), Some("here"));
+    let name = parts.routers.first().map(|router| router.name.clone()).unwrap_or(NAME.to_owned());
+    let got: Vec<String> = shown(&parts).iter().map(|line| line.replace(&name, "R")).collect();
+    assert!(got == want, "got:\n{}\nwant:\n{}", got.join("\n"), want.join("\n"));
+}
+
+#[test]
+fn one_service_is_called_like_its_route() {
+    routed(
+        &(route("{name: shop, port: 80}", "    middlewares: [{name: auth}, {name: other@file}]")
+            + &backend("shop", 80, &["10.0.0.1"])),
+        &["R: Host(`a.example`) -> R with default-auth@kubernetescrd, other on web", "R = http://10.0.0.1:8080"],
+    );
+}
+
+#[test]
+fn weights_hold_whatever_the_number_of_servers() {
+    let two = backend("one", 80, &["10.0.0.1"]) + &backend("two", 80, &["10.0.1.1", "10.0.1.2"]);
+    routed(
+        &(route("{name: one, port: 80, weight: 3}, {name: two, port: web, weight: 1}", "") + &two),
+        &[
+            "R: Host(`a.example`) -> R on web",
+            "R = http://10.0.0.1:8080 x6, http://10.0.1.1:8080, http://10.0.1.2:8080",
+        ],
+    );
+    let service = "\n---\nkind: TraefikService\nmetadata: {name: both}\nspec: {weighted: {services: [{name: one, port: 80}, \
+                   {name: two, port: 80, weight: 0}]}}\n---";
+    routed(
+        &(route("{name: both, kind: TraefikService}", "") + service + &two),
+        &[
+            "R: Host(`a.example`) -> default-both@kubernetescrd on web",
+            "default-both@kubernetescrd = http://10.0.0.1:8080, http://10.0.1.1:8080 x0, http://10.0.1.2:8080 x0",
+        ],
+    );
+}
+
+#[test]
+fn a_service_within_itself_ends() {
+    let service = "\n---\nkind: TraefikService\nmetadata: {name: me}\nspec: {weighted: {services: [{name: me, kind: \
+                   TraefikService}, {name: me, kind: TraefikService}]}}\n---";
+    let parts = Translator::default().translate(
+        &objects(&(route("{name: me, kind: TraefikService}", "") + service)),
+        &settings(),
+        None,
+    );
+    assert_eq!(parts.routers.first().unwrap().service, crate::kube::parts::UNUSABLE);
+    assert!(parts.problems.first().unwrap().message.ends_with("or one within itself"), "{:?}", parts.problems);
+}
+
+#[test]
+fn another_namespace_needs_leave() {
+    let text = route("{name: shop, namespace: elsewhere, port: 80}", "")
+        + &backend("shop", 80, &["10.0.0.1"]).replace("metadata: {", "metadata: {namespace: elsewhere, ");
+    routed(
+        &text,
+        &[
+            "R: Host(`a.example`) -> unusable@kubernetes on web",
+            "! IngressRoute default/r: spec.routes[0].services: elsewhere/shop is in another namespace than default; allow \
+             it with allowCrossNamespace",
+        ],
+    );
+    let allowed = KubernetesProvider { allow_cross_namespace: true, ..provider() };
+    let settings = Kubernetes { crd: Some(allowed), ..Kubernetes::default() };
+    let parts = Translator::default().translate(&objects(&text), &settings, None);
+    assert!(parts.problems.is_empty() && parts.services.first().unwrap().servers.len() == 1);
+}
+
+#[test]
+fn what_is_not_supported_yet_is_said_and_its_route_is_not_served_without_it() {
+    routed(
+        &(route("{name: shop, port: 80, sticky: {cookie: {}}}", "") + &backend("shop", 80, &["10.0.0.1"])),
+        &[
+            "R: Host(`a.example`) -> unusable@kubernetes on web",
+            "! IngressRoute default/r: spec.routes[0].services: service shop: sticky is not supported yet",
+        ],
+    );
+    let middleware = |spec: &str| format!("\n---\nkind: Middleware\nmetadata: {{name: m}}\nspec: {spec}\n---");
+    let text = route("{name: shop, port: 80}", "    middlewares: [{name: m}]")
+        + &middleware("{plugin: {a: {}}}")
+        + &backend("shop", 80, &["10.0.0.1"]);
+    routed(
+        &text,
+        &[
+            "R: Host(`a.example`) -> R with default-m@kubernetescrd on web",
+            "R = http://10.0.0.1:8080",
+            "! Middleware default/m: spec.plugin: not supported yet",
+        ],
+    );
+    let parts = Translator::default().translate(&objects(&text), &settings(), None);
+    let (merged, missing) = parts.merged(&crate::config::model::Dynamic::default());
+    assert_eq!(merged.routers.first().unwrap().service, crate::kube::parts::UNUSABLE);
+    assert_eq!(missing.first().unwrap().1, "there is no middleware `default-m@kubernetescrd` that can be used");
+    served(
+        &middleware("{headers: {customRequestHeader: {}}}"),
+        &[
+            "! Middleware default/m: spec.headers.customRequestHeader: unknown key; did you mean `customRequestHeaders`?",
+        ],
+    );
+    served(&middleware("7"), &["! Middleware default/m: spec: must be a section, not a value"]);
+}
+
+#[test]
+fn chains_are_taken_apart() {
+    let text = "kind: Middleware\nmetadata: {name: all}\nspec: {chain: {middlewares: [{name: one}, {name: more}]}}\n---\n\
+                kind: Middleware\nmetadata: {name: more}\nspec: {chain: {middlewares: [{name: two@file}, {name: all}]}}\n---\n\
+                kind: Middleware\nmetadata: {name: one}\nspec: {headers: {customRequestHeaders: {A: b}}}\n---\n"
+        .to_owned()
+        + &route("{name: shop, port: 80}", "    middlewares: [{name: all}]")
+        + &backend("shop", 80, &[]);
+    let parts = Translator::default().translate(&objects(&text), &settings(), None);
+    let wanted = &parts.routers.first().unwrap().middlewares;
+    // A chain within itself is nothing that anyone can give: the router is not served without it.
+    assert_eq!(*wanted, ["default-one@kubernetescrd", "two", "default-all@kubernetescrd"]);
+    assert_eq!(parts.middlewares.len(), 1);
+}
+
+#[test]
+fn servers_transports_are_read_as_a_files() {
+    let transport = |spec: &str| {
+        route("{name: shop, port: 80, serversTransport: slow}", "")
+            + &format!("\n---\nkind: ServersTransport\nmetadata: {{name: slow}}\nspec: {spec}\n---")
+            + &backend("shop", 80, &["10.0.0.1"])
+    };
+    let translated = |text: &str| Translator::default().translate(&objects(text), &settings(), None);
+    let parts =
+        translated(&transport("{maxIdleConnsPerHost: 3, forwardingTimeouts: {dialTimeout: 2s, idleConnTimeout: 5}}"));
+    let service = parts.services.first().unwrap();
+    assert_eq!((service.idle_max, service.timeouts.connect.as_secs(), service.timeouts.idle.as_secs()), (3, 2, 5));
+    let parts = translated(&transport("{insecureSkipVerify: true}"));
+    assert!(parts.services.is_empty());
+    let message = &parts.problems.first().unwrap().message;
+    assert!(message.contains("ServersTransport default/slow: spec.insecureSkipVerify: not supported yet"), "{message}");
+}
+
+#[test]
+fn only_routes_of_the_class_are_served() {
+    let text = ["", "wayspan", "traefik", "nginx"].map(|class| {
+        format!("kind: IngressRoute\nmetadata: {{name: r{class}}}\nspec: {{ingressClassName: \"{class}\", routes: [{{match: Path(`/`), services: [{{name: s@internal, kind: TraefikService}}]}}]}}\n---\n")
+    });
+    let text = text.concat();
+    let taken = |class: &str| {
+        let provider = KubernetesProvider { ingress_class: class.to_owned(), ..provider() };
+        let settings = Kubernetes { crd: Some(provider), ..Kubernetes::default() };
+        Translator::default().translate(&objects(&text), &settings, None).routers.len()
+    };
+    assert_eq!((taken(""), taken("nginx")), (3, 1));
+}
+
+#[test]
+fn a_bad_object_hurts_only_itself() {
+    let bad = "kind: IngressRoute\nmetadata: {name: bad}\nspec: {routes: [{match: 7, services: {}}]}\n---\n\
+               kind: IngressRoute\nmetadata: {name: worse}\nspec: {routes: [{match: \"Host(`\"}]}\n---\n"
+        .to_owned();
+    let parts = Translator::default().translate(
+        &objects(&(bad + &route("{name: shop, port: 80}", "") + &backend("shop", 80, &[]))),
+        &settings(),
+        None,
+    );
+    assert_eq!((parts.routers.len(), parts.problems.len()), (1, 2), "{:?}", parts.problems);
+}

@@ -1,0 +1,224 @@
+//! Ingress objects and their backends.
+
+use super::super::ingress::CONTROLLER;
+use super::*;
+
+#[track_caller]
+fn served(text: &str, want: &[&str]) {
+    check(&Kubernetes { ingress: Some(provider()), ..Kubernetes::default() }, text, want);
+}
+
+const SHOP: &str = "
+kind: Ingress
+metadata: {name: shop}
+spec:
+  rules:
+  - host: shop.example
+    http:
+      paths:
+      - {path: /cart, pathType: Prefix, backend: {service: {name: shop, port: {name: web}}}}
+      - {path: /cart, pathType: Exact, backend: {service: {name: shop, port: {number: 80}}}}
+";
+
+#[test]
+fn a_path_leads_to_the_pods_of_its_service() {
+    served(
+        &(SHOP.to_owned() + &backend("shop", 80, &["10.0.0.1", "10.0.0.2"])),
+        &[
+            "default-shop-shop-example-cart-55ee80e101c7019a37e8@kubernetes: Host(\"shop.example\") && Path(\"/cart\") -> default-shop-80@kubernetes",
+            "default-shop-shop-example-cart-f567e05d73dd3ae9fe1b@kubernetes: Host(\"shop.example\") && (Path(\"/cart\") || PathPrefix(\"/cart/\")) -> default-shop-web@kubernetes",
+            "default-shop-80@kubernetes = http://10.0.0.1:8080, http://10.0.0.2:8080",
+            "default-shop-web@kubernetes = http://10.0.0.1:8080, http://10.0.0.2:8080",
+        ],
+    );
+}
+
+#[test]
+fn the_more_exact_host_then_the_longer_path_then_the_exact_one_comes_first() {
+    let rules =
+        [("a.example", "/"), ("*.example", "/long/path/of/many/characters"), ("", "/even/longer/path/than/that")];
+    let rank = |host: &str, path: &str, kind: &str| {
+        let text = format!(
+            "kind: Ingress\nmetadata: {{name: a}}\nspec: {{rules: [{{host: \"{host}\", http: {{paths: [{{path: {path}, \
+             pathType: {kind}, backend: {{service: {{name: s, port: {{number: 80}}}}}}}}]}}}}]}}"
+        );
+        let settings = Kubernetes { ingress: Some(provider()), ..Kubernetes::default() };
+        let parts = Translator::default().translate(&objects(&text), &settings, None);
+        parts.routers.first().unwrap().priority
+    };
+    let ranks: Vec<i64> = rules.iter().map(|(host, path)| rank(host, path, "Prefix")).collect();
+    assert!(ranks.is_sorted_by(|a, b| a > b), "{ranks:?}");
+    let ranks = [("/foo/b", "Prefix"), ("/foo", "Exact"), ("/foo/", "Prefix"), ("/fo", "Exact")];
+    let ranks: Vec<i64> = ranks.iter().map(|(path, kind)| rank("a.example", path, kind)).collect();
+    assert!(ranks.is_sorted_by(|a, b| a > b), "{ranks:?}");
+}
+
+#[test]
+fn a_route_that_cannot_be_served_answers_500_and_says_why() {
+    served(
+        &(SHOP.replace("name: shop, port: {number: 80}", "name: nowhere, port: {number: 80}")
+            + &backend("shop", 80, &[])),
+        &[
+            "default-shop-shop-example-cart-55ee80e101c7019a37e8@kubernetes: Host(\"shop.example\") && Path(\"/cart\") -> unusable@kubernetes",
+            "default-shop-shop-example-cart-f567e05d73dd3ae9fe1b@kubernetes: Host(\"shop.example\") && (Path(\"/cart\") || PathPrefix(\"/cart/\")) -> default-shop-web@kubernetes",
+            "default-shop-web@kubernetes = ",
+            "! Ingress default/shop: spec.rules[0].http.paths[1].backend: there is no Service default/nowhere",
+        ],
+    );
+}
+
+#[test]
+fn only_objects_of_our_classes_are_served() {
+    let ingress = |name: &str, class: &str, annotation: &str| {
+        let class = if class.is_empty() { String::new() } else { format!("ingressClassName: {class}, ") };
+        let annotation = if annotation.is_empty() {
+            String::new()
+        } else {
+            format!(", annotations: {{kubernetes.io/ingress.class: {annotation}}}")
+        };
+        format!(
+            "\n---\nkind: Ingress\nmetadata: {{name: {name}{annotation}}}\nspec: {{{class}rules: [{{host: {name}.example, http: {{paths: [{{pathType: Prefix, backend: {{}}}}]}}}}]}}"
+        )
+    };
+    let class = |name: &str, controller: &str, default: bool| {
+        format!(
+            "\n---\nkind: IngressClass\nmetadata: {{name: {name}, annotations: {{ingressclass.kubernetes.io/is-default-class: \"{default}\"}}}}\nspec: {{controller: {controller}}}"
+        )
+    };
+    let all = ["", "ours", "theirs", "gone"].map(|class| ingress(&format!("c{class}"), class, "")).concat()
+        + &["wayspan", "nginx"].map(|one| ingress(&format!("a{one}"), "", one)).concat();
+    let taken = |ingress_class: &str, classes: &str| {
+        let provider = KubernetesProvider { ingress_class: ingress_class.to_owned(), ..provider() };
+        let settings = Kubernetes { ingress: Some(provider), ..Kubernetes::default() };
+        let parts = Translator::default().translate(&objects(&(all.clone() + classes)), &settings, None);
+        let names: Vec<_> =
+            parts.routers.iter().map(|router| router.name.split('-').nth(1).unwrap().to_owned()).collect();
+        names.join(" ")
+    };
+    let two = class("ours", CONTROLLER, false) + &class("theirs", "k8s.io/nginx", false);
+    assert_eq!(taken("", &two), "awayspan c cours");
+    assert_eq!(taken("theirs", &two), "ctheirs");
+    assert_eq!(taken("nginx", &two), "anginx");
+    let other_default = class("ours", CONTROLLER, false) + &class("theirs", "k8s.io/nginx", true);
+    assert_eq!(taken("", &other_default), "awayspan cours");
+}
+
+#[test]
+fn a_default_backend_takes_what_is_left() {
+    served(
+        &("kind: Ingress\nmetadata: {name: all}\nspec: {defaultBackend: {service: {name: rest, port: {number: 80}}}}\n---\n\
+           kind: Ingress\nmetadata: {name: some}\nspec:\n  defaultBackend: {service: {name: rest, port: {number: 80}}}\n  \
+           rules: [{host: a.example}]"
+            .to_owned()
+            + &backend("rest", 80, &["10.0.0.1"])),
+        &[
+            "default-router@kubernetes: PathPrefix(\"/\") -> default-rest-80@kubernetes",
+            "default-some-default@kubernetes: Host(\"a.example\") -> default-rest-80@kubernetes",
+            "default-rest-80@kubernetes = http://10.0.0.1:8080",
+        ],
+    );
+}
+
+#[test]
+fn annotations_are_traefiks() {
+    let annotated = |annotation: &str| {
+        SHOP.replace(
+            "{name: shop}",
+            &format!("{{name: shop, annotations: {{traefik.ingress.kubernetes.io/{annotation}}}}}"),
+        ) + &backend("shop", 80, &["10.0.0.1"])
+    };
+    let text = annotated(
+        "router.entryPoints: \"web, other\", traefik.ingress.kubernetes.io/router.middlewares: \"default-auth@kubernetescrd,plain@file\"",
+    );
+    let settings = Kubernetes { ingress: Some(provider()), ..Kubernetes::default() };
+    let parts = Translator::default().translate(&objects(&text), &settings, None);
+    let router = parts.routers.first().unwrap();
+    assert_eq!(router.entry_points, ["web", "other"]);
+    assert_eq!(router.middlewares, ["default-auth@kubernetescrd", "plain"]);
+    served(
+        &annotated("router.entrypoint: web"),
+        &[
+            "! Ingress default/shop: metadata.annotations[traefik.ingress.kubernetes.io/router.entrypoint]: unknown annotation",
+        ],
+    );
+}
+
+/// Conditions and places of endpoints, with the Service's wish; the addresses' last numbers that are used.
+#[test]
+fn the_ready_and_near_are_used_and_the_leaving_only_when_nobody_else_is_there() {
+    let slice = |endpoints: &str, wish: &str| {
+        let text = backend("shop", 80, &[])
+            .replace("endpoints: []", &format!("endpoints: [{endpoints}]"))
+            .replace("spec: {ports", &format!("spec: {{{wish}ports"));
+        let settings = Kubernetes { ingress: Some(provider()), ..Kubernetes::default() };
+        let parts = Translator::default().translate(&objects(&(SHOP.to_owned() + &text)), &settings, Some("here"));
+        let servers = parts.services.first().map(|service| service.servers.clone()).unwrap_or_default();
+        let last: Vec<_> = servers.iter().map(|server| server.host.rsplit('.').next().unwrap().to_owned()).collect();
+        last.join(" ")
+    };
+    let one = |last: u8, rest: &str| format!("{{addresses: [10.0.0.{last}]{rest}}},");
+    let state = |last: u8, ready: bool, serving: bool, terminating: bool| {
+        one(last, &format!(", conditions: {{ready: {ready}, serving: {serving}, terminating: {terminating}}}"))
+    };
+    assert_eq!(slice(&(one(1, "") + &state(2, true, true, false) + &state(3, false, true, true)), ""), "1 2");
+    assert_eq!(slice(&(state(3, false, true, true) + &state(4, false, false, true)), ""), "3");
+    assert_eq!(slice(&(state(3, false, false, false) + &state(4, false, true, false)), ""), "");
+    // Of two slices with the same address it counts once.
+    assert_eq!(slice(&(one(1, "") + &one(1, "")), ""), "1");
+
+    let placed = |last: u8, node: &str, zone: &str| one(last, &format!(", nodeName: {node}, zone: {zone}"));
+    let spread = placed(1, "here", "east") + &placed(2, "there", "east") + &placed(3, "far", "west");
+    assert_eq!(slice(&spread, ""), "1 2 3");
+    assert_eq!(slice(&spread, "trafficDistribution: PreferSameNode, "), "1");
+    assert_eq!(slice(&spread, "trafficDistribution: PreferClose, "), "1 2");
+    // Nobody on this node: the zone, which is known by who else runs here; nobody there: all.
+    let away = placed(2, "there", "east") + &placed(3, "far", "west");
+    assert_eq!(slice(&away, "trafficDistribution: PreferSameNode, "), "2 3");
+    // The controller's hints go before the endpoints' own places, and count only when all have them.
+    let hinted = one(4, ", nodeName: far, hints: {forNodes: [{name: here}]}") + &placed(1, "there", "east");
+    assert_eq!(slice(&hinted, "trafficDistribution: PreferSameNode, "), "4");
+    assert_eq!(slice(&(hinted + &one(9, "")), "trafficDistribution: PreferSameNode, "), "1 4 9");
+}
+
+#[test]
+fn names_of_elsewhere_are_used_where_they_are_allowed() {
+    let text = SHOP.to_owned()
+        + "\n---\nkind: Service\nmetadata: {name: shop}\nspec: {type: ExternalName, externalName: a.example., ports: [{name: web, port: 80}]}";
+    let settings = |allow_external_names| Kubernetes {
+        ingress: Some(KubernetesProvider { allow_external_names, ..provider() }),
+        ..Kubernetes::default()
+    };
+    let parts = Translator::default().translate(&objects(&text), &settings(true), None);
+    assert_eq!(parts.services.first().unwrap().servers.first().unwrap().url, "http://a.example:80");
+    let parts = Translator::default().translate(&objects(&text), &settings(false), None);
+    assert!(parts.services.is_empty());
+    assert!(parts.problems.first().unwrap().message.contains("allowExternalNameServices"), "{:?}", parts.problems);
+}
+
+#[test]
+fn certificates_come_from_secrets_and_never_from_files() {
+    let made = rcgen::generate_simple_self_signed(vec!["shop.example".to_owned()]).unwrap();
+    let tls = "kind: Ingress\nmetadata: {name: shop}\nspec: {tls: [{secretName: good}, {secretName: path}, {secretName: gone}, {hosts: [a]}]}";
+    let mut objects = objects(tls);
+    for (name, chain, key) in [
+        ("good", made.cert.pem(), made.signing_key.serialize_pem()),
+        ("path", "/etc/passwd".to_owned(), "/etc/passwd".to_owned()),
+    ] {
+        let mut secret = Secret::default();
+        secret.metadata.name = Some(name.to_owned());
+        secret.metadata.namespace = Some("default".to_owned());
+        let data = [("tls.crt", chain), ("tls.key", key)];
+        secret.data = Some(data.map(|(key, text)| (key.to_owned(), k8s_openapi::ByteString(text.into_bytes()))).into());
+        objects.secrets.put(secret);
+    }
+    let settings = Kubernetes { ingress: Some(provider()), ..Kubernetes::default() };
+    let parts = Translator::default().translate(&objects, &settings, None);
+    assert_eq!(
+        shown(&parts),
+        [
+            "certificate default/good",
+            "! Ingress default/shop: spec.tls[1].secretName: Secret default/path holds no certificate in PEM in tls.crt",
+            "! Ingress default/shop: spec.tls[2].secretName: there is no Secret default/gone",
+        ]
+    );
+}

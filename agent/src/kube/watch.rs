@@ -1,0 +1,399 @@
+//! Watches: one task per kind and namespace, each by kube's watcher, all into one queue that the owner of
+//! [`Objects`] empties. A kind that the server does not know is a lawful state: it is said once and asked for again now
+//! and then. A server that is away costs nothing but news.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::objects::{Objects, Set};
+
+/// News that wait for the owner; beyond, watches wait, and the server keeps what they have not read.
+const QUEUE: usize = 1024;
+/// Between two questions for a kind that the server does not know.
+const ABSENT: Duration = Duration::from_secs(10);
+/// After a failure, doubled up to the most.
+const BACKOFF: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(15);
+
+/// What a watch told, to be applied to the objects; it says whether they changed.
+pub type News = Box<dyn FnOnce(&mut Objects) -> bool + Send>;
+
+/// How the watches are.
+#[derive(Debug, Default)]
+pub struct Health {
+    watches: AtomicU64,
+    /// Those that have told all that there is at least once, or whose kind is absent.
+    ready: AtomicU64,
+    failing: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Health {
+    /// Whether each watch has told all that there is.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) >= self.watches.load(Ordering::Relaxed)
+    }
+
+    /// Watches that wait to try again; the last state goes on to be served.
+    #[must_use]
+    pub fn failing(&self) -> u64 {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Failures since the start.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+}
+
+/// What of the cluster is watched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of Ingress and its classes; `None`: none.
+    pub ingress: Option<Selection>,
+    /// Of Traefik's kinds.
+    pub crd: Option<Selection>,
+    /// Of the Gateway API's.
+    pub gateway: Option<Selection>,
+    /// Our own node.
+    pub node: Option<String>,
+}
+
+/// Which objects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// In these namespaces; none: in all.
+    pub namespaces: Vec<String>,
+    /// With these labels; empty: any.
+    pub labels: String,
+}
+
+/// The watches' tasks, for their owner to hold, and what they tell.
+pub fn start(client: &Client, wanted: &Wanted, health: &Arc<Health>) -> (JoinSet<()>, mpsc::Receiver<News>) {
+    let (news, receiver) = mpsc::channel(QUEUE);
+    let mut watches = Watches { client: client.clone(), health: Arc::clone(health), news, tasks: JoinSet::new() };
+    let all: Vec<&Selection> = [&wanted.ingress, &wanted.crd, &wanted.gateway].into_iter().flatten().collect();
+    // Backends and secrets are common to the three and know no labels of routes.
+    let everywhere = all.iter().any(|selection| selection.namespaces.is_empty());
+    let mut namespaces: Vec<String> = all.iter().flat_map(|selection| selection.namespaces.clone()).collect();
+    namespaces.sort_unstable();
+    namespaces.dedup();
+    if everywhere {
+        namespaces.clear();
+    }
+    let any = Selection { namespaces, labels: String::new() };
+    if !all.is_empty() {
+        watches.typed::<Service>(&any, |objects| &mut objects.services);
+        watches.typed::<EndpointSlice>(&any, |objects| &mut objects.slices);
+        watches.secrets(&any);
+    }
+    if let Some(selection) = &wanted.ingress {
+        watches.typed::<Ingress>(selection, |objects| &mut objects.ingresses);
+        watches.cluster::<IngressClass>(watcher::Config::default(), |objects| &mut objects.ingress_classes);
+    }
+    if let Some(selection) = &wanted.crd {
+        watches.traefik(selection);
+    }
+    if let Some(selection) = &wanted.gateway {
+        watches.cluster::<Namespace>(watcher::Config::default(), |objects| &mut objects.namespaces);
+        watches.gateway_api(selection);
+    }
+    if let Some(node) = wanted.node.as_deref().filter(|_| !all.is_empty()) {
+        let own = watcher::Config::default().fields(&format!("metadata.name={node}"));
+        watches.cluster::<Node>(own, |objects| &mut objects.nodes);
+    }
+    (watches.tasks, receiver)
+}
+
+type Place<K> = fn(&mut Objects) -> &mut Set<K>;
+
+struct Watches {
+    client: Client,
+    health: Arc<Health>,
+    news: mpsc::Sender<News>,
+    tasks: JoinSet<()>,
+}
+
+impl Watches {
+    fn typed<K>(&mut self, selection: &Selection, place: Place<K>)
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        let client = self.client.clone();
+        self.each(selection, config(selection), place, |namespace| match namespace {
+            Some(namespace) => Api::<K>::namespaced(client.clone(), namespace),
+            None => Api::all(client.clone()),
+        });
+    }
+
+    fn secrets(&mut self, any: &Selection) {
+        // Those that never hold a certificate or users, and may be large or precious.
+        let none = ["helm.sh/release.v1", "kubernetes.io/service-account-token", "kubernetes.io/dockerconfigjson"];
+        let fields: Vec<String> = none.iter().map(|kind| format!("type!={kind}")).collect();
+        let client = self.client.clone();
+        let config = watcher::Config::default().fields(&fields.join(","));
+        self.each(
+            any,
+            config,
+            |objects| &mut objects.secrets,
+            |namespace| match namespace {
+                Some(namespace) => Api::<Secret>::namespaced(client.clone(), namespace),
+                None => Api::all(client.clone()),
+            },
+        );
+    }
+
+    fn cluster<K>(&mut self, config: watcher::Config, place: Place<K>)
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        let api = Api::<K>::all(self.client.clone());
+        self.one(K::kind(&()).into_owned(), None, api, config, place);
+    }
+
+    fn traefik(&mut self, selection: &Selection) {
+        let all: [(&str, Place<DynamicObject>); 6] = [
+            ("IngressRoute", |objects| &mut objects.ingress_routes),
+            ("Middleware", |objects| &mut objects.middlewares),
+            ("TraefikService", |objects| &mut objects.traefik_services),
+            ("ServersTransport", |objects| &mut objects.servers_transports),
+            ("TLSOption", |objects| &mut objects.tls_options),
+            ("TLSStore", |objects| &mut objects.tls_stores),
+        ];
+        for (kind, place) in all {
+            self.dynamic(selection, ("traefik.io", "v1alpha1", kind), place);
+        }
+    }
+
+    fn gateway_api(&mut self, selection: &Selection) {
+        const GROUP: &str = "gateway.networking.k8s.io";
+        let class = ApiResource::from_gvk(&GroupVersionKind::gvk(GROUP, "v1", "GatewayClass"));
+        let api = Api::<DynamicObject>::all_with(self.client.clone(), &class);
+        let config = watcher::Config::default();
+        self.one("GatewayClass".to_owned(), None, api, config, |objects| &mut objects.gateway_classes);
+        self.dynamic(selection, (GROUP, "v1", "Gateway"), |objects| &mut objects.gateways);
+        self.dynamic(selection, (GROUP, "v1", "HTTPRoute"), |objects| &mut objects.http_routes);
+        // A grant is the other side's word: labels that select routes are not on it.
+        let grants = Selection { labels: String::new(), ..selection.clone() };
+        self.dynamic(&grants, (GROUP, "v1beta1", "ReferenceGrant"), |objects| &mut objects.reference_grants);
+    }
+
+    fn dynamic(&mut self, selection: &Selection, kind: (&str, &str, &str), place: Place<DynamicObject>) {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(kind.0, kind.1, kind.2));
+        let client = self.client.clone();
+        self.each_named(kind.2, selection, config(selection), place, |namespace| match namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        });
+    }
+
+    fn each<K>(
+        &mut self,
+        selection: &Selection,
+        config: watcher::Config,
+        place: Place<K>,
+        api: impl Fn(Option<&str>) -> Api<K>,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        self.each_named(&K::kind(&()), selection, config, place, api);
+    }
+
+    fn each_named<K>(
+        &mut self,
+        kind: &str,
+        selection: &Selection,
+        config: watcher::Config,
+        place: Place<K>,
+        api: impl Fn(Option<&str>) -> Api<K>,
+    ) where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        if selection.namespaces.is_empty() {
+            self.one(kind.to_owned(), None, api(None), config, place);
+            return;
+        }
+        for namespace in &selection.namespaces {
+            self.one(kind.to_owned(), Some(namespace.clone()), api(Some(namespace)), config.clone(), place);
+        }
+    }
+
+    fn one<K>(&mut self, kind: String, scope: Option<String>, api: Api<K>, config: watcher::Config, place: Place<K>)
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        self.health.watches.fetch_add(1, Ordering::Relaxed);
+        let watch = Watch {
+            kind,
+            scope: scope.map(Arc::from),
+            health: Arc::clone(&self.health),
+            news: self.news.clone(),
+            state: State::default(),
+        };
+        self.tasks.spawn(watch.run(api, config, place));
+    }
+}
+
+fn config(selection: &Selection) -> watcher::Config {
+    let config = watcher::Config::default();
+    if selection.labels.is_empty() { config } else { config.labels(&selection.labels) }
+}
+
+struct Watch {
+    kind: String,
+    scope: Option<Arc<str>>,
+    health: Arc<Health>,
+    news: mpsc::Sender<News>,
+    state: State,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ready: bool,
+    absent: bool,
+    /// Whole lists instead of streams.
+    listing: bool,
+    failures: u32,
+}
+
+impl Watch {
+    /// Until nobody reads any more.
+    async fn run<K>(mut self, api: Api<K>, config: watcher::Config, place: Place<K>)
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        // Lists as a stream cost the server and us the memory of one object at a time.
+        let mut stream = watcher(api.clone(), config.clone().streaming_lists()).boxed();
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(event) => {
+                    let done = matches!(event, Event::InitDone);
+                    self.works();
+                    let (scope, event) = (self.scope.clone(), event.modify(lighten));
+                    let news: News = Box::new(move |objects| place(objects).apply(scope.as_deref(), event));
+                    if self.news.send(news).await.is_err() {
+                        return;
+                    }
+                    if done {
+                        self.ready().await;
+                    }
+                }
+                Err(error) if !self.state.ready && !self.state.listing && wants_list(&error) => {
+                    info!(kind = self.kind, %error, "the API server does not stream lists; asking for whole ones");
+                    self.state.listing = true;
+                    stream = watcher(api.clone(), config.clone()).boxed();
+                }
+                Err(error) => {
+                    let wait = self.failed(&error).await;
+                    sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    fn works(&mut self) {
+        if self.state.failures > 0 {
+            self.health.failing.fetch_sub(1, Ordering::Relaxed);
+            info!(kind = self.kind, "the API server answers again");
+        }
+        if self.state.absent {
+            info!(kind = self.kind, "the API server knows this kind now");
+        }
+        (self.state.failures, self.state.absent) = (0, false);
+    }
+
+    /// The queue keeps the order: who reads this has read the list.
+    async fn ready(&mut self) {
+        if !std::mem::replace(&mut self.state.ready, true) {
+            let health = Arc::clone(&self.health);
+            let told: News = Box::new(move |_| {
+                health.ready.fetch_add(1, Ordering::AcqRel);
+                true
+            });
+            // A reader that is gone needs no news.
+            let _ = self.news.send(told).await;
+        }
+    }
+
+    async fn failed(&mut self, error: &watcher::Error) -> Duration {
+        if is_absent(error) {
+            if !std::mem::replace(&mut self.state.absent, true) {
+                info!(kind = self.kind, "the API server does not know this kind; it is asked again");
+            }
+            if self.state.failures > 0 {
+                self.health.failing.fetch_sub(1, Ordering::Relaxed);
+                self.state.failures = 0;
+            }
+            if self.state.ready {
+                // Its definition was deleted, and so were its objects; the watcher starts anew when it is back.
+                return ABSENT;
+            }
+            self.ready().await;
+            return ABSENT;
+        }
+        self.health.failures.fetch_add(1, Ordering::Relaxed);
+        if self.state.failures == 0 {
+            self.health.failing.fetch_add(1, Ordering::Relaxed);
+            warn!(kind = self.kind, %error, "a watch failed; what is known stays");
+        }
+        let wait = BACKOFF.saturating_mul(1 << self.state.failures.min(5)).min(BACKOFF_MAX);
+        self.state.failures = self.state.failures.saturating_add(1);
+        // Not all at once when the server is back.
+        wait.mul_f64(0.75 + fastrand::f64() / 2.0)
+    }
+}
+
+/// Nobody reads who wrote which field.
+fn lighten<K: Resource>(object: &mut K) {
+    object.managed_fields_mut().clear();
+    object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
+}
+
+fn status(error: &watcher::Error) -> Option<u16> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => Some(status.code),
+        watcher::Error::WatchError(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+fn is_absent(error: &watcher::Error) -> bool {
+    status(error) == Some(404)
+}
+
+/// Whether a server may refuse to stream lists: older ones, those where it is switched off, and those whose etcd is too
+/// old for it, which say so as an internal error of the stream.
+fn wants_list(error: &watcher::Error) -> bool {
+    matches!(status(error), Some(400 | 422 | 500))
+}
