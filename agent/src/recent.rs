@@ -345,7 +345,14 @@ mod tests {
         let long = "/ä".repeat(TEXT_MAX);
         let texts = Texts { host: "hotrod.localhost:8000", path: &long, ..Texts::default() };
         let attempts = vec![Attempt { address: "127.0.0.1:8080".parse().unwrap(), ..Attempt::default() }];
-        let record = Record { head, attempts, texts, request_headers: Vec::new(), response_headers: Vec::new() };
+        let record = Record {
+            head,
+            attempts,
+            calls: Vec::new(),
+            texts,
+            request_headers: Vec::new(),
+            response_headers: Vec::new(),
+        };
         recent.offer(&attribute(&record), &catalog());
     }
 
@@ -436,6 +443,7 @@ mod tests {
         let record = Record {
             head: Head { ended: MonoNs(5), ..Head::default() },
             attempts: Vec::new(),
+            calls: Vec::new(),
             texts: Texts::default(),
             request_headers: Vec::new(),
             response_headers: Vec::new(),

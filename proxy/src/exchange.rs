@@ -3,6 +3,7 @@
 
 mod around;
 mod attempt;
+mod auth;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -242,7 +243,10 @@ async fn answer<O: SocketObserver>(
 ) -> Reply<O> {
     let mut around = Around::new(route);
     let mut reply = match (around.request(conn, live, parts).await, &route.target) {
-        (Err(answer), _) => ours(*answer),
+        (Err(answer), _) => {
+            live.borrow_mut().head.answered_by = around.answered_by();
+            ours(*answer)
+        }
         (Ok(()), Target::Fixed(fixed)) => {
             let mut reply = Response::new(ResponseBody::Own(Some(fixed.body.clone())));
             *reply.status_mut() = StatusCode::from_u16(fixed.status).unwrap_or(StatusCode::OK);

@@ -276,7 +276,7 @@ impl Seen {
 }
 
 /// Whether only a proxy may set this header, also when spelt with underscores: CGI-like backends read both alike.
-fn is_managed(name: &str) -> bool {
+pub(crate) fn is_managed(name: &str) -> bool {
     let same = |(byte, managed): (u8, u8)| byte == managed || (byte == b'_' && managed == b'-');
     let is = |managed: &&str| name.len() == managed.len() && name.bytes().zip(managed.bytes()).all(same);
     matches!(name.as_bytes(), [b'x', b'-' | b'_', ..]) && MANAGED.iter().any(is)

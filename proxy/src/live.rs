@@ -44,6 +44,8 @@ pub(crate) struct Live {
     pub(crate) body_done: bool,
     /// Its places under limits of requests under way.
     pub(crate) permits: Vec<Permit>,
+    /// Calls of its middlewares.
+    pub(crate) calls: Vec<Attempt>,
     clock: Clock,
 }
 
@@ -87,6 +89,11 @@ impl Attempts {
 
     pub(crate) fn last_mut(&mut self) -> Option<&mut Attempt> {
         self.all.last_mut()
+    }
+
+    /// All that are kept.
+    pub(crate) fn kept(&self) -> &[Attempt] {
+        &self.all
     }
 
     pub(crate) fn made(&self) -> u16 {
@@ -197,6 +204,7 @@ impl Live {
             responded,
             body_done,
             permits,
+            calls,
             clock,
         } = self;
         *head = Head::default();
@@ -214,6 +222,7 @@ impl Live {
             *flag = false;
         }
         permits.clear();
+        calls.clear();
         *clock = Clock::default();
     }
 
@@ -251,10 +260,10 @@ impl Live {
             trace_state: text(self.trace_state.as_ref()),
             method_other: self.method_other.as_ref().map_or("", http::Method::as_str),
         };
-        record::encode(
+        record::encode_with_calls(
             out,
             head,
-            &self.attempts.all,
+            [&self.attempts.all, &self.calls],
             &texts,
             named(&self.request_headers, &snapshot.captured_request_headers),
             named(&self.response_headers, &snapshot.captured_response_headers),

@@ -2,6 +2,7 @@
 //! the Gateway API. Here is what each of them is and decides, pure but for the limits' own state; `exchange` runs
 //! them, waits where one has to wait, and calls whom one has to ask.
 
+mod forward_auth;
 mod headers;
 mod in_flight;
 mod path;
@@ -17,6 +18,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{HeaderName, StatusCode};
 
+pub use forward_auth::{AuthServer, ForwardAuth};
 pub use headers::{Asked, Cors, HeaderEdits, HeaderModifier, Headers, Security};
 pub use in_flight::{InFlightLimiter, InFlightReq, Permit};
 pub(crate) use path::with_path;
@@ -47,6 +49,7 @@ pub enum Middleware {
     IpAllowList(Arc<IpAllowList>),
     RateLimit(Arc<RateLimiter>),
     InFlightReq(Arc<InFlightLimiter>),
+    ForwardAuth(Arc<AuthServer>),
 }
 
 /// Who asks, as far as the connection tells.
@@ -110,6 +113,7 @@ impl Middleware {
             (Self::IpAllowList(a), Self::IpAllowList(b)) => Arc::ptr_eq(a, b),
             (Self::RateLimit(a), Self::RateLimit(b)) => Arc::ptr_eq(a, b),
             (Self::InFlightReq(a), Self::InFlightReq(b)) => Arc::ptr_eq(a, b),
+            (Self::ForwardAuth(a), Self::ForwardAuth(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }

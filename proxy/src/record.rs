@@ -12,7 +12,7 @@ use crate::trace_context::{SpanId, TraceId};
 
 mod codec;
 
-pub use codec::encode;
+pub use codec::{encode, encode_with_calls};
 
 /// Attempts kept per record; more are counted in [`Head::attempts_made`].
 pub const ATTEMPTS_MAX: usize = 4;
@@ -111,8 +111,10 @@ pub struct Head {
     pub previous_left: MonoNs,
     /// p5: route chosen and middlewares done, an upstream is wanted.
     pub upstream_wanted: MonoNs,
-    /// Time inside calls of middlewares (ForwardAuth), nanoseconds.
+    /// Time that middlewares let the request wait (ForwardAuth's call, a password's check, a rate limit's pace), nanoseconds.
     pub middleware_wait_ns: u64,
+    /// Which of the route's middlewares answered, from 1; 0: none did.
+    pub answered_by: u16,
     /// p15: the response's head was accepted by the client's socket.
     pub head_written: MonoNs,
     /// p16: the socket accepted the last byte, or the request was cut off.
@@ -396,6 +398,8 @@ pub struct Record<'a> {
     pub head: Head,
     /// Attempts in order; at most [`ATTEMPTS_MAX`].
     pub attempts: Vec<Attempt>,
+    /// Calls of middlewares (ForwardAuth), and attempts at them, likewise.
+    pub calls: Vec<Attempt>,
     /// Its strings.
     pub texts: Texts<'a>,
     /// Captured request headers: lower-case name, value.
@@ -460,6 +464,7 @@ impl Default for Head {
             previous_left: MonoNs::UNKNOWN,
             upstream_wanted: MonoNs::UNKNOWN,
             middleware_wait_ns: 0,
+            answered_by: 0,
             head_written: MonoNs::UNKNOWN,
             ended: MonoNs::UNKNOWN,
             body: BodyClock::default(),

@@ -44,6 +44,7 @@ use wayspan_proxy::snapshot::{EntryPoint, Limits, Route, Server, Service, Snapsh
 struct Left {
     head: Head,
     attempts: Vec<wayspan_proxy::record::Attempt>,
+    calls: Vec<wayspan_proxy::record::Attempt>,
     path: String,
 }
 
@@ -157,8 +158,8 @@ impl World {
             for reader in &mut self.readers {
                 while let Some(bytes) = reader.next(&mut scratch) {
                     let record = Record::decode(bytes).unwrap();
-                    let attempts = record.attempts.to_vec();
-                    all.push(Left { head: record.head, attempts, path: record.texts.path.to_owned() });
+                    let path = record.texts.path.to_owned();
+                    all.push(Left { head: record.head, attempts: record.attempts, calls: record.calls, path });
                 }
             }
             assert!(patience() < until, "only {} of {count} records came: {all:#?}", all.len());

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use wayspan_proxy::middleware::{HeaderModifier, Headers, IpFrom, IpStrategy, PathChange, RequestRedirect, Source};
 
 use super::shapes::go_duration;
-use crate::config::model::MiddlewareKind;
+use crate::config::model::{ForwardAuth, MiddlewareKind};
 
 /// The kind's key in the file, and what stands below it.
 pub(super) fn describe(kind: &MiddlewareKind) -> (&str, Value) {
@@ -65,6 +65,7 @@ pub(super) fn describe(kind: &MiddlewareKind) -> (&str, Value) {
         MiddlewareKind::InFlightReq(limit) => {
             ("inFlightReq", json!({"amount": limit.amount, "sourceCriterion": criterion(&limit.source)}))
         }
+        MiddlewareKind::ForwardAuth(auth) => ("forwardAuth", forward_auth(auth)),
         MiddlewareKind::Chain(names) => ("chain", json!({"middlewares": names})),
         MiddlewareKind::Unsupported(kind) => (kind, json!({})),
     }
@@ -81,6 +82,22 @@ fn change(change: &PathChange) -> Value {
         PathChange::Full(path) => json!({"replaceFullPath": path}),
         PathChange::Prefix { prefix, with } => json!({"prefix": prefix, "replacePrefixMatch": with}),
     }
+}
+
+fn forward_auth(auth: &ForwardAuth) -> Value {
+    let settings = &*auth.settings;
+    let pattern = settings.passed_on_pattern.as_ref().map(|pattern| pattern.as_str());
+    json!({
+        "address": auth.server.url,
+        "trustForwardHeader": settings.trust,
+        "authRequestHeaders": texts(&settings.asked_with),
+        "authResponseHeaders": texts(&settings.passed_on),
+        "authResponseHeadersRegex": pattern,
+        "addAuthCookiesToResponse": settings.cookies,
+        "maxResponseBodySize": settings.body_max,
+        "preserveLocationHeader": settings.keeps_location,
+        "authSigninURL": settings.signin.as_ref().and_then(|url| url.to_str().ok()),
+    })
 }
 
 fn headers(one: &Headers) -> Value {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 use wayspan_proxy::middleware::{
-    AddPrefix, Cors, HeaderEdits, Headers, InFlightReq, IpAllowList, IpFrom, IpStrategy, RateLimit, RedirectRegex,
-    RedirectScheme, ReplacePath, ReplacePathRegex, Security, Source, StripPrefix, StripPrefixRegex,
+    AddPrefix, Cors, ForwardAuth, HeaderEdits, Headers, InFlightReq, IpAllowList, IpFrom, IpStrategy, RateLimit,
+    RedirectRegex, RedirectScheme, ReplacePath, ReplacePathRegex, Security, Source, StripPrefix, StripPrefixRegex,
 };
 
 use super::cursor::Cursor;
-use super::model::{Middleware, MiddlewareKind};
+use super::model::{self, Middleware, MiddlewareKind};
 use super::value;
 use super::yaml::{Node, Value};
 
@@ -21,9 +21,10 @@ pub(super) type Problem = (&'static str, u32, String);
 type Reader = (&'static str, fn(&mut Read<'_>) -> Option<MiddlewareKind>);
 
 /// The kinds that files may name.
-const KINDS: [Reader; 12] = [
+const KINDS: [Reader; 13] = [
     ("addPrefix", add_prefix),
     ("chain", chain),
+    ("forwardAuth", forward_auth),
     ("headers", headers),
     ("inFlightReq", in_flight_req),
     ("ipAllowList", ip_allow_list),
@@ -149,6 +150,11 @@ impl Read<'_> {
         list
     }
 
+    /// The walk has reported those that are none.
+    fn header_names(&self, key: &str) -> Vec<http::HeaderName> {
+        self.place.texts(key).iter().filter_map(|name| value::header_name(name).ok()).collect()
+    }
+
     fn anything(&self, key: &str) -> String {
         self.place.node(key).and_then(Node::text).unwrap_or_default().trim().to_owned()
     }
@@ -162,6 +168,41 @@ fn add_prefix(read: &mut Read<'_>) -> Option<MiddlewareKind> {
 fn chain(read: &mut Read<'_>) -> Option<MiddlewareKind> {
     let names = read.needed_list("chain.middlewares", "[auth, limit]");
     Some(MiddlewareKind::Chain(names.iter().map(|name| super::dynamic::local(name).to_owned()).collect()))
+}
+
+fn forward_auth(read: &mut Read<'_>) -> Option<MiddlewareKind> {
+    let address = read.needed("forwardAuth.address", "http://127.0.0.1:4181/verify")?;
+    let (server, target) = match value::server_with_target(&address) {
+        Ok(parts) => parts,
+        Err(message) => {
+            read.problem("forwardAuth.address", message);
+            return None;
+        }
+    };
+    let signin = read.place.text("forwardAuth.authSigninURL");
+    let signin = signin.and_then(|url| {
+        let value = HeaderValue::from_str(&url);
+        value.map_err(|_| read.problem("forwardAuth.authSigninURL", "is no URL".to_owned())).ok()
+    });
+    let passed_on = read.header_names("forwardAuth.authResponseHeaders");
+    for name in &passed_on {
+        if value::is_of_the_connection(name.as_str()) || name == http::header::HOST {
+            let message = format!("`{name}` decides how the request goes on and cannot be set; remove it");
+            read.problem("forwardAuth.authResponseHeaders", message);
+        }
+    }
+    let place = &read.place;
+    let settings = ForwardAuth {
+        trust: place.optional_boolean("forwardAuth.trustForwardHeader"),
+        asked_with: read.header_names("forwardAuth.authRequestHeaders"),
+        passed_on,
+        passed_on_pattern: place.parsed("forwardAuth.authResponseHeadersRegex", |text| value::regex(text).ok()),
+        cookies: place.texts("forwardAuth.addAuthCookiesToResponse"),
+        body_max: place.integer("forwardAuth.maxResponseBodySize"),
+        keeps_location: place.boolean("forwardAuth.preserveLocationHeader"),
+        signin,
+    };
+    Some(MiddlewareKind::ForwardAuth(Arc::new(model::ForwardAuth { server, target, settings: Arc::new(settings) })))
 }
 
 fn headers(read: &mut Read<'_>) -> Option<MiddlewareKind> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use wayspan_proxy::counters::Bounds;
@@ -190,11 +191,23 @@ pub enum MiddlewareKind {
     IpAllowList(Arc<IpAllowList>),
     RateLimit(RateLimit),
     InFlightReq(InFlightReq),
+    ForwardAuth(Arc<ForwardAuth>),
     /// Names of others, in order.
     Chain(Vec<String>),
     /// A kind that is not supported yet, by its name: routers that name such a middleware are left out, never served
     /// without it. A file's are faults already; this is for what comes from elsewhere.
     Unsupported(String),
+}
+
+/// `forwardAuth`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ForwardAuth {
+    /// `address`: where it is.
+    pub server: Server,
+    /// Its path and query.
+    pub target: PathAndQuery,
+    /// The rest.
+    pub settings: Arc<wayspan_proxy::middleware::ForwardAuth>,
 }
 
 /// `tracing`.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::middleware::{InFlightLimiter, Middleware, RateLimiter};
+use wayspan_proxy::middleware::{AuthServer, InFlightLimiter, Middleware, RateLimiter};
 use wayspan_proxy::route::RouteTable;
 use wayspan_proxy::snapshot::{self, Fixed, Route, Snapshot, Target};
 
@@ -74,6 +74,8 @@ struct Built {
     servers: HashMap<u32, Arc<snapshot::Server>>,
     /// By router and middleware: as in Traefik, what a middleware counts it counts for each router by itself.
     middlewares: HashMap<(String, String), (MiddlewareKind, Middleware)>,
+    /// Authentication servers by middleware.
+    auths: HashMap<String, (Arc<model::ForwardAuth>, Arc<AuthServer>)>,
 }
 
 /// One route in a table.
@@ -253,6 +255,9 @@ impl<'b> Build<'b> {
 
     /// A middleware of a router's; the one of last time where its settings are the same. None for what stands for others.
     fn middleware(&mut self, router: &model::Router, one: &model::Middleware) -> Option<Middleware> {
+        if let MiddlewareKind::ForwardAuth(auth) = &one.kind {
+            return Some(Middleware::ForwardAuth(self.auth(&one.name, auth)));
+        }
         let key = (router.name.clone(), one.name.clone());
         let last = || self.registry.last.middlewares.get(&key).filter(|(kind, _)| *kind == one.kind);
         let built = match self.now.middlewares.get(&key).or_else(last) {
@@ -261,6 +266,28 @@ impl<'b> Build<'b> {
         };
         self.now.middlewares.insert(key, (one.kind.clone(), built.clone()));
         Some(built)
+    }
+
+    /// An authentication server; the one of last time where neither its settings nor its addresses are others.
+    fn auth(&mut self, name: &str, auth: &Arc<model::ForwardAuth>) -> Arc<AuthServer> {
+        if let Some((_, built)) = self.now.auths.get(name) {
+            return Arc::clone(built);
+        }
+        let server = self.server((format!("{name}@forwardAuth"), auth.server.url.clone(), 0), &auth.server);
+        let last = self.registry.last.auths.get(name);
+        let same = |(settings, built): &&(Arc<model::ForwardAuth>, Arc<AuthServer>)| {
+            settings == auth && built.service.servers.first().is_some_and(|last| Arc::ptr_eq(last, &server))
+        };
+        let built = match last.filter(same) {
+            Some((_, built)) => Arc::clone(built),
+            None => Arc::new(AuthServer {
+                settings: Arc::clone(&auth.settings),
+                target: auth.target.clone(),
+                service: Arc::new(called(name, server)),
+            }),
+        };
+        self.now.auths.insert(name.to_owned(), (Arc::clone(auth), Arc::clone(&built)));
+        built
     }
 
     /// An answer of our own; the one of last time, so that its route does not change.
@@ -390,6 +417,20 @@ fn ping_router(rule: wayspan_proxy::rule::Rule) -> model::Router {
     }
 }
 
+/// A server that a middleware calls, as a service of its own. The times are Traefik's.
+fn called(name: &str, server: Arc<snapshot::Server>) -> snapshot::Service {
+    let whole = Duration::from_secs(30);
+    snapshot::Service {
+        id: wayspan_proxy::record::NO_ID,
+        name: name.into(),
+        servers: [server].into(),
+        turn: [0].into(),
+        pass_host: false,
+        timeouts: snapshot::Timeouts { request: whole, ..snapshot::Timeouts::default() },
+        idle_max: 32,
+    }
+}
+
 /// Traefik's span name of a middleware's kind.
 fn kind_name(kind: &MiddlewareKind) -> &'static str {
     match kind {
@@ -407,6 +448,7 @@ fn kind_name(kind: &MiddlewareKind) -> &'static str {
         MiddlewareKind::IpAllowList(_) => "IPAllowLister",
         MiddlewareKind::RateLimit(_) => "RateLimiter",
         MiddlewareKind::InFlightReq(_) => "InFlightReq",
+        MiddlewareKind::ForwardAuth(_) => "ForwardAuth",
         MiddlewareKind::Chain(_) | MiddlewareKind::Unsupported(_) => "",
     }
 }
@@ -429,6 +471,8 @@ fn built(kind: &MiddlewareKind) -> Option<Middleware> {
         MiddlewareKind::IpAllowList(one) => Middleware::IpAllowList(Arc::clone(one)),
         MiddlewareKind::RateLimit(one) => Middleware::RateLimit(Arc::new(RateLimiter::new(one))),
         MiddlewareKind::InFlightReq(one) => Middleware::InFlightReq(Arc::new(InFlightLimiter::new(one))),
+        // It needs the server's id and addresses: whoever builds those builds it.
+        MiddlewareKind::ForwardAuth(_) => return None,
         MiddlewareKind::Chain(_) | MiddlewareKind::Unsupported(_) => return None,
     })
 }

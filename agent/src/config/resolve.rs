@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, warn};
 
-use super::model::Dynamic;
+use super::model::{Dynamic, MiddlewareKind};
 
 /// Between two questions for one name: Kubernetes' own records live 30 s (CoreDNS' default).
 const REFRESH: Duration = Duration::from_secs(30);
@@ -72,7 +72,16 @@ fn itself(host: &str) -> Option<Vec<IpAddr>> {
 #[must_use]
 pub fn names(dynamic: &Dynamic) -> Names {
     let servers = dynamic.services.iter().flat_map(|service| &service.servers);
-    servers.map(|server| server.host.as_str()).filter(|host| itself(host).is_none()).map(Box::from).collect()
+    let called = dynamic.middlewares.iter().filter_map(|one| match &one.kind {
+        MiddlewareKind::ForwardAuth(auth) => Some(&auth.server),
+        _ => None,
+    });
+    servers
+        .chain(called)
+        .map(|server| server.host.as_str())
+        .filter(|host| itself(host).is_none())
+        .map(Box::from)
+        .collect()
 }
 
 /// The handle of the task that looks names up.

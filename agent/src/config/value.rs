@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use http::header::InvalidHeaderValue;
+use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
@@ -83,7 +84,7 @@ fn check_header(name: &str, value: &str, kind: Kind) -> Result<(), String> {
 }
 
 /// RFC 9110, section 7.6.1, and what frames a message: editing them would break the exchange.
-fn is_of_the_connection(name: &str) -> bool {
+pub(super) fn is_of_the_connection(name: &str) -> bool {
     matches!(
         name,
         "connection"
@@ -306,6 +307,15 @@ pub(super) fn server(text: &str) -> Result<Server, String> {
         path_prefix: uri.path().trim_end_matches('/').to_owned(),
         weight: 1,
     })
+}
+
+/// A URL to call, path and query included.
+pub(super) fn server_with_target(text: &str) -> Result<(Server, PathAndQuery), String> {
+    // What a query says may be a key: it is not told of.
+    let parsed = server(text.split('?').next().unwrap_or_default())?;
+    let uri: http::Uri = text.parse().map_err(|_| format!("`{text}` is not a URL; write http://host:port/path"))?;
+    let target = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    Ok((Server { path_prefix: String::new(), ..parsed }, target))
 }
 
 /// A collector's address: (scheme where given, `host:port`, path).

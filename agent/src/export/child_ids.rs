@@ -22,7 +22,7 @@ impl<'a> ChildIds<'a> {
             let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             let id = SpanId((z ^ (z >> 31)).to_be_bytes());
             let used = [SpanId::default(), self.record.head.span_id, self.record.head.parent_id].contains(&id)
-                || self.record.attempts.iter().any(|attempt| attempt.span_id == id);
+                || self.record.attempts.iter().chain(&self.record.calls).any(|attempt| attempt.span_id == id);
             if !used {
                 return id;
             }

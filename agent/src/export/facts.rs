@@ -160,7 +160,8 @@ mod tests {
         edit(&mut head, &mut attempt, &mut late);
         let attempts = vec![attempt];
         let (request_headers, response_headers) = (Vec::new(), Vec::new());
-        let record = Record { head, attempts, texts: Texts::default(), request_headers, response_headers };
+        let record =
+            Record { head, attempts, calls: Vec::new(), texts: Texts::default(), request_headers, response_headers };
         let request = Attributed { late, ..attribute(&record) };
         let told = |write: &dyn Fn(&mut Attributes<'_>)| {
             let mut out = Vec::new();

@@ -2,6 +2,8 @@
 //! attributes. Names of attributes are OpenTelemetry's, Traefik's and ours; their texts are made in `text`, sending is
 //! `queue`'s and `sender`'s. opentelemetry-otlp needs 4 us a span for the same bytes; the tests hold both equal.
 
+mod calls;
+
 use opentelemetry_semantic_conventions::attribute as otel;
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::record::{Attempt, End, ErrorKind, Head, Method, NO_ADDRESS, NO_ID, Record};
@@ -47,6 +49,8 @@ enum Kind {
     Client = 3,
 }
 
+/// Traefik's name of the middleware that makes calls.
+const FORWARD_AUTH: &str = "ForwardAuth";
 /// The span of a body's relay, which phases take turns in.
 const BODY: &str = "body";
 
@@ -131,10 +135,12 @@ impl SpanEncoder {
         let mut ids = ChildIds::new(record);
         let mut spans = 1;
         self.server(out, &request);
-        let parent = match route {
+        let server = Place { id: head.span_id, from_us: 0, to_us: request.attributed.duration_us };
+        let (parent, caller) = match route {
             Some(route) if route.detailed => detail(out, &request, route, &mut ids, &mut spans),
-            _ => Place { id: head.span_id, from_us: 0, to_us: request.attributed.duration_us },
+            _ => (server, None),
         };
+        self.calls(out, &request, caller.unwrap_or(server), &mut spans);
         let last = self.attempts(out, &request, parent, &mut spans);
         self.phases(out, &request, last, &mut ids, &mut spans);
         spans
@@ -355,8 +361,13 @@ impl SpanEncoder {
             text::full_url(url, server, request.record.texts.path, query);
             a.text(otel::URL_FULL, url);
         }
+        self.peer_attributes(a, attempt);
+    }
+
+    /// The address that was tried.
+    fn peer_attributes(&mut self, a: &mut Attributes<'_>, attempt: &Attempt) {
         if attempt.address != NO_ADDRESS {
-            let address = cleared(value);
+            let address = cleared(&mut self.texts.value);
             text::address(address, attempt.address.ip());
             a.text(otel::NETWORK_PEER_ADDRESS, address);
             a.int(otel::NETWORK_PEER_PORT, attempt.address.port().into());
@@ -418,14 +429,15 @@ impl SpanEncoder {
     }
 }
 
-/// Traefik's Router, middleware and Service spans, each inside the one before. Returns the parent for attempts.
+/// Traefik's Router, middleware and Service spans, each inside the one before; of middlewares those that ran. Returns the
+/// parent for attempts, and the one for calls.
 fn detail(
     out: &mut Vec<u8>,
     request: &Request<'_>,
     route: &RouteNames,
     ids: &mut ChildIds<'_>,
     spans: &mut u32,
-) -> Place {
+) -> (Place, Option<Place>) {
     let head = request.head;
     let to_us = request.attributed.duration_us;
     let read_us = request.us(head.head_read.known());
@@ -442,17 +454,23 @@ fn detail(
         });
         *spans += 1;
         parent = Place { id, from_us, to_us };
+        parent
     };
     let router = [(names::SERVICE, &*route.service), (names::ROUTER, &*route.router), (otel::HTTP_ROUTE, &*route.rule)];
     nested("Router", read_us, &router);
-    for (name, kind) in &route.middlewares {
-        nested(kind, read_us, &[(names::MIDDLEWARE, name)]);
+    let ran = if head.answered_by == 0 { usize::MAX } else { usize::from(head.answered_by) };
+    let mut caller = None;
+    for (name, kind) in route.middlewares.iter().take(ran) {
+        let place = nested(kind, read_us, &[(names::MIDDLEWARE, name)]);
+        if *kind == FORWARD_AUTH {
+            caller = caller.or(Some(place));
+        }
     }
     if let Some(service) = request.service() {
         let wanted = head.upstream_wanted.known().or(head.head_read.known());
         nested("Service", request.us(wanted).max(read_us), &[(names::SERVICE, service)]);
     }
-    parent
+    (parent, caller)
 }
 
 impl Request<'_> {

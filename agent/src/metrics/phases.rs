@@ -99,6 +99,7 @@ mod tests {
             let record = Record {
                 head,
                 attempts: Vec::new(),
+                calls: Vec::new(),
                 texts: Texts::default(),
                 request_headers: Vec::new(),
                 response_headers: Vec::new(),

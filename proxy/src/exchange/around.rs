@@ -2,11 +2,13 @@
 //! response. What each of them decides is [`crate::middleware`]'s.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::header::{HeaderMap, HeaderValue};
 use http::request::Parts;
 
+use super::auth;
 use crate::client::ClientConn;
 use crate::clock::MonoNs;
 use crate::live::Live;
@@ -25,6 +27,7 @@ pub(super) struct Around<'r> {
 
 enum Kept {
     Headers(Asked),
+    Cookies(Vec<HeaderValue>),
 }
 
 impl<'r> Around<'r> {
@@ -35,8 +38,8 @@ impl<'r> Around<'r> {
     /// Lets the request through them, as far as they let it.
     pub(super) async fn request<O: SocketObserver>(
         &mut self,
-        conn: &ClientConn<O>,
-        live: &RefCell<Live>,
+        conn: &Rc<ClientConn<O>>,
+        live: &Rc<RefCell<Live>>,
         parts: &mut Parts,
     ) -> Verdict {
         for middleware in self.middlewares {
@@ -70,10 +73,20 @@ impl<'r> Around<'r> {
                     let permit = limiter.request(parts, &client)?;
                     live.borrow_mut().permits.push(permit);
                 }
+                Middleware::ForwardAuth(auth) => {
+                    // On the heap: a call's state is as large as a request's, and few routes have one.
+                    let cookies = Box::pin(auth::ask(conn, live, auth, parts, &client)).await?;
+                    self.kept.push((self.passed, Kept::Cookies(cookies)));
+                }
             }
             self.passed += 1;
         }
         Ok(())
+    }
+
+    /// Which of them answered in place of the server, from 1.
+    pub(super) fn answered_by(&self) -> u16 {
+        u16::try_from(self.passed + 1).unwrap_or(u16::MAX)
     }
 
     /// Lets the response through those that let the request on.
@@ -83,6 +96,9 @@ impl<'r> Around<'r> {
             match (middleware, kept) {
                 (Middleware::Headers(one), Some(Kept::Headers(asked))) => one.response(headers, &asked),
                 (Middleware::ResponseHeaderModifier(modifier), _) => modifier.edit(headers),
+                (Middleware::ForwardAuth(auth), Some(Kept::Cookies(cookies))) => {
+                    auth.settings.add_cookies(headers, &cookies);
+                }
                 _ => {}
             }
         }
@@ -91,7 +107,7 @@ impl<'r> Around<'r> {
 
 /// Keeps a request waiting, on its own account.
 async fn pause(live: &RefCell<Live>, now: MonoNs, early: Duration) {
-    let _waiting = Waiting { live, since: now };
+    let _waiting = Waiting::new(live, now);
     tokio::time::sleep(early).await;
 }
 
@@ -99,6 +115,12 @@ async fn pause(live: &RefCell<Live>, now: MonoNs, early: Duration) {
 pub(super) struct Waiting<'l> {
     live: &'l RefCell<Live>,
     since: MonoNs,
+}
+
+impl<'l> Waiting<'l> {
+    pub(super) fn new(live: &'l RefCell<Live>, since: MonoNs) -> Self {
+        Self { live, since }
+    }
 }
 
 impl Drop for Waiting<'_> {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::*;
 
-/// Appends a record to `out`, without a length prefix. Returns whether a string had to be cut (also stored).
+/// Appends the record of a request whose middlewares called nobody.
 pub fn encode<'h>(
     out: &mut Vec<u8>,
     head: &Head,
@@ -14,15 +14,25 @@ pub fn encode<'h>(
     request_headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
     response_headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
 ) -> bool {
+    encode_with_calls(out, head, [attempts, &[]], texts, request_headers, response_headers)
+}
+
+/// Appends a record to `out`, without a length prefix; its attempts, then its middlewares' calls. Returns whether a string
+/// had to be cut (also stored).
+pub fn encode_with_calls<'h>(
+    out: &mut Vec<u8>,
+    head: &Head,
+    [attempts, calls]: [&[Attempt]; 2],
+    texts: &Texts<'_>,
+    request_headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
+    response_headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
+) -> bool {
     let truncated_at = out.len();
     out.push(0);
     let mut w = Writer { out, truncated: head.truncated };
     w.head(head);
-    let kept = attempts.len().min(ATTEMPTS_MAX);
-    w.u8(u8::try_from(kept).unwrap_or(0));
-    for attempt in attempts.iter().rev().take(kept).rev() {
-        w.attempt(attempt);
-    }
+    w.attempts(attempts);
+    w.attempts(calls);
     let Texts { host, path, query, user_agent, forwarded_client, trace_state, method_other } = texts;
     for text in [host, path, query, user_agent, forwarded_client, trace_state, method_other] {
         w.text(text.as_bytes());
@@ -48,7 +58,7 @@ impl<'a> Record<'a> {
 }
 
 /// Length of an encoded head, without the truncated flag before it.
-const HEAD_BYTES: usize = 378;
+const HEAD_BYTES: usize = 380;
 /// Length of an encoded attempt.
 const ATTEMPT_BYTES: usize = 214;
 
@@ -223,7 +233,15 @@ impl Writer<'_> {
         part.u32(head.rttvar_us);
         part.u16(head.client_missing.0);
         part.u16(head.attempts_made);
+        part.u16(head.answered_by);
         self.out.extend_from_slice(part.whole());
+    }
+    fn attempts(&mut self, attempts: &[Attempt]) {
+        let kept = attempts.len().min(ATTEMPTS_MAX);
+        self.u8(u8::try_from(kept).unwrap_or(0));
+        for attempt in attempts.iter().rev().take(kept).rev() {
+            self.attempt(attempt);
+        }
     }
     fn attempt(&mut self, attempt: &Attempt) {
         let mut part = Part::<ATTEMPT_BYTES>::new();
@@ -349,11 +367,7 @@ impl<'a> Reader<'a> {
     fn record(&mut self) -> Option<Record<'a>> {
         let truncated = self.bool()?;
         let head = self.fixed(HEAD_BYTES, |r| r.head(truncated))?;
-        let count = self.u8()?;
-        let mut attempts = Vec::with_capacity(usize::from(count).min(ATTEMPTS_MAX));
-        for _ in 0..count {
-            attempts.push(self.fixed(ATTEMPT_BYTES, Self::attempt)?);
-        }
+        let (attempts, calls) = (self.attempts()?, self.attempts()?);
         let texts = Texts {
             host: self.text()?,
             path: self.text()?,
@@ -363,7 +377,22 @@ impl<'a> Reader<'a> {
             trace_state: self.text()?,
             method_other: self.text()?,
         };
-        Some(Record { head, attempts, texts, request_headers: self.headers()?, response_headers: self.headers()? })
+        Some(Record {
+            head,
+            attempts,
+            calls,
+            texts,
+            request_headers: self.headers()?,
+            response_headers: self.headers()?,
+        })
+    }
+    fn attempts(&mut self) -> Option<Vec<Attempt>> {
+        let count = self.u8()?;
+        let mut attempts = Vec::with_capacity(usize::from(count).min(ATTEMPTS_MAX));
+        for _ in 0..count {
+            attempts.push(self.fixed(ATTEMPT_BYTES, Self::attempt)?);
+        }
+        Some(attempts)
     }
     #[inline(always)]
     fn head(&mut self, truncated: bool) -> Option<Head> {
@@ -430,6 +459,7 @@ impl<'a> Reader<'a> {
             rttvar_us: self.u32()?,
             client_missing: Missing(self.u16()?),
             attempts_made: self.u16()?,
+            answered_by: self.u16()?,
         })
     }
     #[inline(always)]
@@ -511,8 +541,8 @@ mod tests {
             encode(&mut bytes, &head, attempts, &Texts::default(), [], []);
             bytes.len()
         };
-        // The truncated flag, the count of attempts, seven empty texts, two counts of headers.
-        assert_eq!(length(&[]), 1 + HEAD_BYTES + 1 + 7 * 2 + 2);
+        // The truncated flag, the counts of attempts and calls, seven empty texts, two counts of headers.
+        assert_eq!(length(&[]), 1 + HEAD_BYTES + 2 + 7 * 2 + 2);
         assert_eq!(length(&attempts) - length(&[]), ATTEMPT_BYTES);
     }
 
@@ -537,6 +567,17 @@ mod tests {
         encode(&mut bytes, &head, &attempts, &Texts::default(), [], []);
         let kept: Vec<_> = Record::decode(&bytes).unwrap().attempts.iter().map(|a| a.server).collect();
         assert_eq!(kept, [3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn calls_of_middlewares_are_told_apart_from_attempts() {
+        let (head, attempts) = sample();
+        let head = Head { answered_by: 2, ..head };
+        let calls = [Attempt { server: 9, status: 401, ..Attempt::default() }];
+        let mut bytes = Vec::new();
+        encode_with_calls(&mut bytes, &head, [&attempts, &calls], &Texts::default(), [], []);
+        let record = Record::decode(&bytes).unwrap();
+        assert_eq!((record.head.answered_by, record.attempts, record.calls), (2, attempts, calls.to_vec()));
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! Middlewares over real sockets: what the server gets, what the client gets, and what the record says. What each of them
 //! decides is tested where it stands.
 
+use std::sync::Mutex;
+
+use http::HeaderName;
 use wayspan_proxy::middleware::{
-    HeaderEdits, Headers, InFlightLimiter, InFlightReq, RateLimit, RateLimiter, RedirectScheme, Source, StripPrefix,
+    AuthServer, ForwardAuth, HeaderEdits, Headers, InFlightLimiter, InFlightReq, RateLimit, RateLimiter,
+    RedirectScheme, Source, StripPrefix,
 };
 
 use super::*;
@@ -171,5 +175,143 @@ fn requests_under_way_are_limited_until_their_last_byte_or_their_clients_end() {
     world.records(2);
     assert_eq!(status(&world), "200");
     drop(answer);
+    world.drain();
+}
+
+/// A middleware that asks that server.
+fn asks(server: SocketAddr, settings: ForwardAuth) -> Middleware {
+    let named = Server {
+        id: 42,
+        url: format!("http://{server}/verify").into(),
+        authority: server.to_string().into(),
+        host: server.ip().to_string().into(),
+        path_prefix: "".into(),
+        addresses: [server].into(),
+    };
+    let service = Service {
+        id: 9,
+        name: "auth".into(),
+        servers: [Arc::new(named)].into(),
+        turn: [0].into(),
+        pass_host: false,
+        timeouts: Timeouts { request: Duration::from_secs(1), ..Timeouts::default() },
+        idle_max: 8,
+    };
+    let target = http::uri::PathAndQuery::from_static("/verify");
+    let settings = Arc::new(ForwardAuth { body_max: 8, ..settings });
+    Middleware::ForwardAuth(Arc::new(AuthServer { settings, service: Arc::new(service), target }))
+}
+
+fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+    head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
+#[test]
+fn an_authentication_server_is_asked_in_the_requests_trace_and_what_it_says_goes_on() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let auth = {
+        let asked = Arc::clone(&asked);
+        upstream(move |head, stream| {
+            asked.lock().unwrap().push(head.to_owned());
+            std::thread::sleep(Duration::from_millis(30));
+            let reply = "HTTP/1.1 200 OK\r\nx-user: ann\r\nset-cookie: s=1\r\ncontent-length: 2\r\n\r\nok";
+            stream.write_all(reply.as_bytes()).is_ok()
+        })
+    };
+    let settings = ForwardAuth {
+        passed_on: vec![HeaderName::from_static("x-user")],
+        cookies: vec!["s".to_owned()],
+        ..ForwardAuth::default()
+    };
+    let mut world = Setup { middlewares: vec![strip("/a"), asks(auth, settings)], ..Setup::to(echo()) }.start();
+    let mut client = world.connect();
+    for _ in 0..2 {
+        let ask = "POST /a/b?c HTTP/1.1\r\nHost: app.localhost\r\nx-user: forged\r\ncontent-length: 3\r\n\r\nxyz";
+        client.write_all(ask.as_bytes()).unwrap();
+        let (head, got) = response(&mut client);
+        let got = String::from_utf8(got).unwrap();
+        assert!(head.contains("set-cookie: s=1\r\n"), "{head}");
+        assert!(got.contains("x-user: ann\r\n") && !got.contains("forged"), "{got}");
+    }
+    let left = world.records(2);
+    for (left, asked) in left.iter().zip(asked.lock().unwrap().iter()) {
+        assert!(asked.starts_with("GET /verify HTTP/1.1\r\n"), "{asked}");
+        let said = |name| field(asked, name).unwrap();
+        assert_eq!((said("x-forwarded-method"), said("x-forwarded-uri")), ("POST", "/b?c"));
+        assert_eq!((said("host"), said("x-forwarded-host")), (auth.to_string().as_str(), "app.localhost"));
+        assert_eq!(field(asked, "content-length"), None, "{asked}");
+        let (head, call) = (&left.head, &left.calls[0]);
+        let id: String = call.span_id.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        let trace: String = head.trace_id.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(said("traceparent"), format!("00-{trace}-{id}-01"));
+        assert_ne!(call.span_id, left.attempts[0].span_id);
+        assert_eq!((call.server, call.status, left.calls.len(), left.attempts.len()), (42, 200, 1, 1));
+        let wait = head.upstream_wanted.since(head.head_read);
+        assert!((30_000_000..=wait).contains(&head.middleware_wait_ns), "{} of {wait}", head.middleware_wait_ns);
+        assert_eq!((head.answered_by, head.request_body_bytes), (0, 3));
+        assert!(call.begun >= head.head_read && call.ended <= head.upstream_wanted, "{call:?}");
+    }
+    assert!(!left[0].calls[0].reused && left[1].calls[0].reused, "the second call opened a connection of its own");
+    world.drain();
+}
+
+#[test]
+fn what_an_authentication_server_refuses_no_server_sees() {
+    let auth = upstream(|_, stream| {
+        let reply =
+            "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Basic\r\nset-cookie: a=1\r\ncontent-length: 3\r\n\r\nno!";
+        stream.write_all(reply.as_bytes()).is_ok()
+    });
+    let server = upstream(|head, _| panic!("the server got {head}"));
+    let mut world = Setup { middlewares: vec![asks(auth, ForwardAuth::default())], ..Setup::to(server) }.start();
+    let mut client = world.connect();
+    client.write_all(get("/").as_bytes()).unwrap();
+    let (head, body) = response(&mut client);
+    assert!(head.starts_with("HTTP/1.1 401 Unauthorized\r\n") && body == b"no!", "{head}");
+    assert!(head.contains("www-authenticate: Basic\r\n") && head.contains("set-cookie: a=1\r\n"), "{head}");
+    let left = &world.records(1)[0];
+    assert_eq!((left.head.status, left.head.answered_by, left.attempts.len()), (401, 1, 0));
+    assert_eq!((left.calls[0].status, left.head.error), (401, ErrorKind::None));
+    world.drain();
+}
+
+#[test]
+fn an_authentication_server_that_gives_no_answer_lets_nobody_on() {
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let long = upstream(|_, stream| stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n123456789").is_ok());
+    let cut = upstream(|_, stream| stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n12").is_err());
+    for (auth, status, error) in [
+        (gone, 500, ErrorKind::ConnectionRefused),
+        (silent.local_addr().unwrap(), 500, ErrorKind::ResponseTimeout),
+        (cut, 500, ErrorKind::UpstreamClosed),
+        (long, 401, ErrorKind::None),
+    ] {
+        let server = upstream(|head, _| panic!("the server got {head}"));
+        let mut world = Setup { middlewares: vec![asks(auth, ForwardAuth::default())], ..Setup::to(server) }.start();
+        let mut client = world.connect();
+        client.write_all(get("/").as_bytes()).unwrap();
+        let (head, _) = response(&mut client);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        let left = &world.records(1)[0];
+        assert_eq!((left.head.status, left.attempts.len(), left.calls[0].error), (status, 0, error));
+        world.drain();
+    }
+}
+
+#[test]
+fn a_client_that_leaves_during_a_call_leaves_its_record() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let auth = asks(silent.local_addr().unwrap(), ForwardAuth::default());
+    let mut world = Setup { middlewares: vec![auth], ..Setup::to(echo()) }.start();
+    let mut client = world.connect();
+    client.write_all(get("/").as_bytes()).unwrap();
+    let mut called = silent.accept().unwrap().0;
+    read_head(&mut called).unwrap();
+    drop(client);
+    let left = &world.records(1)[0];
+    assert_eq!((left.head.end, left.attempts.len(), left.calls.len()), (End::ClientGone, 0, 1));
+    assert!(left.head.middleware_wait_ns > 0, "{:?}", left.head);
+    assert!(closed(&mut called), "the call went on");
     world.drain();
 }

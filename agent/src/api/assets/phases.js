@@ -21,7 +21,7 @@ const PHASES = {
   read_wait: "the head lay in the kernel until the proxy read it",
   pipeline_wait: "an earlier request on the same connection was answered first",
   proxy_request: "the proxy chose a route and ran its middlewares",
-  middleware_wait: "a middleware waited for another service's answer",
+  middleware_wait: "a middleware waited for another service's answer, or kept the request waiting",
   retry_wait: "earlier attempts at the backend",
   pool_wait: "no connection to the backend was free",
   upstream_dns: "the backend's name was looked up",

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wayspan_proxy::clock::MonoNs;
+use wayspan_proxy::middleware::Middleware;
 use wayspan_proxy::route::RequestView;
 use wayspan_proxy::snapshot::{Route, Service, Snapshot, Target};
 
 use super::{Inputs, Registry, STAY};
 use crate::catalog::{Catalog, qualified};
+use crate::config::model::MiddlewareKind;
 use crate::config::resolve::{Resolved, names};
 use crate::config::tests::good;
 
@@ -213,6 +215,64 @@ fn middlewares_and_names_stand_in_the_routers_order() {
     let names = &catalog.routes[&route.id];
     assert_eq!(names.middlewares, [("b@file".into(), "Headers"), ("a@file".into(), "Headers")]);
     assert_eq!((&*names.service, names.operations.len(), names.patterns.len()), ("s@file", 1, 1));
+}
+
+fn middlewares_of(world: &World, router: &str) -> Vec<Middleware> {
+    route_of(world, router).middlewares.to_vec()
+}
+
+#[test]
+fn what_a_middleware_counts_survives_and_is_each_routers_own() {
+    let main = |average: u32, priority: u32| {
+        format!(
+            "entryPoints: {{web: {{address: ':1'}}}}\nhttp:\n  routers: {{r: {{rule: Path(`/r`), service: s, middlewares: [c]}}, \
+             q: {{rule: Path(`/q`), priority: {priority}, service: s, middlewares: [l, c]}}}}\n  services: {{s: {{loadBalancer: {{servers: []}}}}}}\n  \
+             middlewares: {{c: {{chain: {{middlewares: [l, a]}}}}, l: {{rateLimit: {{average: {average}}}}}, a: {{forwardAuth: {{address: 'http://db:81/v'}}}}}}"
+        )
+    };
+    let mut world = World::default();
+    let (_, catalog) = world.build(&main(1, 1));
+    let named = &catalog.routes[&id_of(&catalog, "q")].middlewares;
+    assert_eq!(
+        *named,
+        [("l@file".into(), "RateLimiter"), ("l@file".into(), "RateLimiter"), ("a@file".into(), "ForwardAuth")]
+    );
+    let (r, q) = (middlewares_of(&world, "r"), middlewares_of(&world, "q"));
+    assert_eq!((r.len(), q.len()), (2, 3));
+    assert!(q[0].is_same(&q[1]) && !q[0].is_same(&r[0]), "a limit is one in a router, and not one for two");
+    assert!(q[2].is_same(&r[1]), "whom they ask is one");
+    world.build(&main(1, 2));
+    assert!(middlewares_of(&world, "q").iter().zip(&q).all(|(a, b)| a.is_same(b)), "a reload forgot what was counted");
+    world.build(&main(2, 2));
+    assert!(!middlewares_of(&world, "q")[0].is_same(&q[0]));
+    // Its addresses became known.
+    world.resolved = Resolved::of([("db".into(), vec!["10.9.9.9".parse().unwrap()])]);
+    let (_, catalog) = world.build(&main(2, 2));
+    let Middleware::ForwardAuth(auth) = &middlewares_of(&world, "r")[1] else { panic!("another kind") };
+    let server = &auth.service.servers[0];
+    assert_eq!((server.addresses[0].to_string().as_str(), &*server.authority), ("10.9.9.9:81", "db:81"));
+    assert_eq!((&*catalog.servers[&server.id].url, auth.target.as_str()), ("http://db:81/v", "/v"));
+}
+
+#[test]
+fn a_router_whose_middleware_is_not_supported_is_not_there() {
+    let mut config = good(
+        "entryPoints: {web: {address: ':1'}}\nhttp: {routers: {r: {rule: Path(`/r`), service: s, middlewares: [c]}, \
+         q: {rule: Path(`/q`), service: s}}, services: {s: {loadBalancer: {servers: []}}}, \
+         middlewares: {c: {chain: {middlewares: [m]}}, m: {addPrefix: {prefix: /a}}}}",
+    );
+    for kind in [MiddlewareKind::Unsupported("retry".to_owned()), MiddlewareKind::Chain(vec!["c".to_owned()])] {
+        config.dynamic.middlewares[1].kind = kind;
+        let inputs = Inputs {
+            fixed: &config.fixed,
+            dynamic: &config.dynamic,
+            resolved: &Resolved::default(),
+            api: None,
+            now: MonoNs(1),
+        };
+        let (snapshot, _) = Registry::default().build(&inputs);
+        assert_eq!((found(&snapshot, "/r"), found(&snapshot, "/q").map(|found| found.0)), (None, Some("q".to_owned())));
+    }
 }
 
 /// The router that a request finds on an entry point.

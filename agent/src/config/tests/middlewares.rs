@@ -1,8 +1,8 @@
 //! What middlewares a file may name, and what becomes of routers whose middleware cannot be had.
 
 use super::{Files, good};
-use crate::config::Reloader;
 use crate::config::model::MiddlewareKind;
+use crate::config::{Reloader, names};
 
 /// The kind that a section gives, as it is debugged.
 #[track_caller]
@@ -58,6 +58,31 @@ fn every_kind_is_read_with_traefiks_keys() {
 }
 
 #[test]
+fn an_authentication_server_is_read_with_where_it_is() {
+    let config = good(&file(
+        "forwardAuth: {address: 'http://auth.example:81/v?key=k', trustForwardHeader: true, authResponseHeaders: [X-User], \
+         authRequestHeaders: [Cookie], authResponseHeadersRegex: '^X-Auth', addAuthCookiesToResponse: [c], maxResponseBodySize: 9, \
+         preserveLocationHeader: true, authSigninURL: 'https://login'}",
+    ));
+    assert_eq!(names(&config.dynamic), ["auth.example".into()].into());
+    let MiddlewareKind::ForwardAuth(auth) = &config.dynamic.middlewares[0].kind else { panic!("another kind") };
+    assert_eq!(
+        (auth.server.url.as_str(), auth.server.port, auth.target.as_str()),
+        ("http://auth.example:81/v", 81, "/v?key=k")
+    );
+    let settings = &auth.settings;
+    assert_eq!((settings.trust, settings.body_max, settings.keeps_location), (Some(true), 9, true));
+    assert_eq!((settings.passed_on[0].as_str(), settings.asked_with[0].as_str()), ("x-user", "cookie"));
+    assert_eq!(
+        (settings.cookies.as_slice(), settings.signin.as_ref().unwrap().to_str().unwrap()),
+        (&["c".to_owned()][..], "https://login")
+    );
+    let config = good(&file("forwardAuth: {address: 'http://auth.example'}"));
+    let MiddlewareKind::ForwardAuth(auth) = &config.dynamic.middlewares[0].kind else { panic!("another kind") };
+    assert_eq!((auth.settings.trust, auth.settings.body_max, auth.target.as_str()), (None, 1 << 20, "/"));
+}
+
+#[test]
 fn headers_for_safety_become_what_browsers_are_told() {
     let told = |section: &str| {
         let config = good(&file(&format!("headers: {{{section}}}")));
@@ -99,68 +124,62 @@ fn headers_for_safety_become_what_browsers_are_told() {
     assert!(headers.security.is_none());
 }
 
+/// A section, and a part of its one fault.
+const WRONG: &[(&str, &str)] = &[
+    ("", "http.middlewares.m: names no kind, such as `headers` "),
+    (
+        "addPrefix: {prefix: /a}, chain: {middlewares: [m]}",
+        "http.middlewares.m: has several kinds (addPrefix, chain); ",
+    ),
+    ("addPrefix: ", "http.middlewares.m.addPrefix.prefix: is missing; write e.g. /api"),
+    ("addPrefix: {prefix: ''}", "http.middlewares.m.addPrefix.prefix: must not be empty"),
+    ("replacePath: {path: '/100%'}", "http.middlewares.m.replacePath.path: `/100%` has a `%` without two digits "),
+    ("stripPrefix: {prefixes: []}", "http.middlewares.m.stripPrefix.prefixes: is missing or empty; write e.g. [/api]"),
+    (
+        "stripPrefixRegex: {regex: ['(']}",
+        "http.middlewares.m.stripPrefixRegex.regex: `(` is not a regular expression: ",
+    ),
+    ("redirectRegex: {regex: '^(.*'}", "http.middlewares.m.redirectRegex.regex: `^(.*` is not a regular expression: "),
+    ("redirectScheme: {port: x, scheme: y}", "http.middlewares.m.redirectScheme.port: must be a whole number "),
+    ("redirectScheme: {}", "http.middlewares.m.redirectScheme.scheme: is missing; write e.g. https"),
+    ("chain: {middlewares: [m]}", "http.middlewares.m.chain.middlewares: leads back to this chain itself"),
+    ("chain: {middlewares: [n]}", "http.middlewares.m.chain.middlewares: there is no middleware `n`; define it under "),
+    ("headers: {}", "http.middlewares.m.headers: names no header to set or remove"),
+    ("headers: {referrerPolicy: \"a\\nb\"}", "http.middlewares.m.headers.referrerPolicy: must not hold line breaks "),
+    ("headers: {sslRedirect: true}", "http.middlewares.m.headers.sslRedirect: not supported yet: use redirectScheme"),
+    ("ipAllowList: {}", "http.middlewares.m.ipAllowList.sourceRange: is missing or empty; write e.g. [10.0.0.0/8]"),
+    ("ipAllowList: {sourceRange: [foo]}", "http.middlewares.m.ipAllowList.sourceRange: `foo` is neither a network "),
+    (
+        "ipAllowList: {sourceRange: [::1], rejectStatusCode: 200}",
+        "rejectStatusCode: must be a whole number from 400 to 599",
+    ),
+    (
+        "rateLimit: {sourceCriterion: {requestHost: true, ipStrategy: {}}}",
+        "http.middlewares.m.rateLimit.sourceCriterion: names several of ipStrategy, requestHeaderName and requestHost",
+    ),
+    ("rateLimit: {redis: {}}", "http.middlewares.m.rateLimit.redis: not supported yet: each node counts for itself"),
+    (
+        "inFlightReq: {sourceCriterion: {requestHeaderName: 'a b'}}",
+        "http.middlewares.m.inFlightReq.sourceCriterion.requestHeaderName: `a b` is not a header name",
+    ),
+    (
+        "forwardAuth: {address: 'https://a'}",
+        "http.middlewares.m.forwardAuth.address: `https://a`: only http:// is supported yet",
+    ),
+    (
+        "forwardAuth: {address: 'http://a', forwardBody: true}",
+        "http.middlewares.m.forwardAuth.forwardBody: not supported yet",
+    ),
+    (
+        "forwardAuth: {address: 'http://a', authResponseHeaders: [Host]}",
+        "http.middlewares.m.forwardAuth.authResponseHeaders: `host` decides how the request goes on",
+    ),
+    ("compress: {}", "http.middlewares.m.compress: not supported yet"),
+];
+
 #[test]
 fn what_is_wrong_with_a_middleware_is_told_by_its_key() {
-    for (section, want) in [
-        ("", "http.middlewares.m: names no kind, such as `headers` "),
-        (
-            "addPrefix: {prefix: /a}, chain: {middlewares: [m]}",
-            "http.middlewares.m: has several kinds (addPrefix, chain); ",
-        ),
-        ("addPrefix: ", "http.middlewares.m.addPrefix.prefix: is missing; write e.g. /api"),
-        ("addPrefix: {prefix: ''}", "http.middlewares.m.addPrefix.prefix: must not be empty"),
-        ("replacePath: {path: '/100%'}", "http.middlewares.m.replacePath.path: `/100%` has a `%` without two digits "),
-        (
-            "stripPrefix: {prefixes: []}",
-            "http.middlewares.m.stripPrefix.prefixes: is missing or empty; write e.g. [/api]",
-        ),
-        (
-            "stripPrefixRegex: {regex: ['(']}",
-            "http.middlewares.m.stripPrefixRegex.regex: `(` is not a regular expression: ",
-        ),
-        (
-            "redirectRegex: {regex: '^(.*'}",
-            "http.middlewares.m.redirectRegex.regex: `^(.*` is not a regular expression: ",
-        ),
-        ("redirectScheme: {port: x, scheme: y}", "http.middlewares.m.redirectScheme.port: must be a whole number "),
-        ("redirectScheme: {}", "http.middlewares.m.redirectScheme.scheme: is missing; write e.g. https"),
-        ("chain: {middlewares: [m]}", "http.middlewares.m.chain.middlewares: leads back to this chain itself"),
-        (
-            "chain: {middlewares: [n]}",
-            "http.middlewares.m.chain.middlewares: there is no middleware `n`; define it under ",
-        ),
-        ("headers: {}", "http.middlewares.m.headers: names no header to set or remove"),
-        (
-            "headers: {referrerPolicy: \"a\\nb\"}",
-            "http.middlewares.m.headers.referrerPolicy: must not hold line breaks ",
-        ),
-        (
-            "headers: {sslRedirect: true}",
-            "http.middlewares.m.headers.sslRedirect: not supported yet: use redirectScheme",
-        ),
-        ("ipAllowList: {}", "http.middlewares.m.ipAllowList.sourceRange: is missing or empty; write e.g. [10.0.0.0/8]"),
-        (
-            "ipAllowList: {sourceRange: [foo]}",
-            "http.middlewares.m.ipAllowList.sourceRange: `foo` is neither a network ",
-        ),
-        (
-            "ipAllowList: {sourceRange: [::1], rejectStatusCode: 200}",
-            "rejectStatusCode: must be a whole number from 400 to 599",
-        ),
-        (
-            "rateLimit: {sourceCriterion: {requestHost: true, ipStrategy: {}}}",
-            "http.middlewares.m.rateLimit.sourceCriterion: names several of ipStrategy, requestHeaderName and requestHost",
-        ),
-        (
-            "rateLimit: {redis: {}}",
-            "http.middlewares.m.rateLimit.redis: not supported yet: each node counts for itself",
-        ),
-        (
-            "inFlightReq: {sourceCriterion: {requestHeaderName: 'a b'}}",
-            "http.middlewares.m.inFlightReq.sourceCriterion.requestHeaderName: `a b` is not a header name",
-        ),
-        ("compress: {}", "http.middlewares.m.compress: not supported yet"),
-    ] {
+    for (section, want) in WRONG {
         let files = Files::new(&file(section));
         let faults = files.lines(&files.check().err().unwrap_or_default());
         assert!(matches!(faults.as_slice(), [one] if one.contains(want)), "{section}: {faults:#?}");
@@ -193,12 +212,12 @@ fn a_router_is_never_served_without_what_its_chain_names() {
     files.write("main.yaml", &SERVED.replace("addPrefix: {prefix: /one}", "retry: {attempts: 2}"));
     let reload = reloader.reload_now();
     assert!(files.lines(&reload.faults)[0].contains("http.middlewares.p.retry: not supported yet"));
-    let names = |reloader: &Reloader| {
+    let holds = |reloader: &Reloader| {
         let dynamic = &reloader.config().dynamic;
         let routers: Vec<_> = dynamic.routers.iter().map(|router| router.name.clone()).collect();
         (routers, dynamic.middlewares.len())
     };
-    assert_eq!(names(&reloader), (vec!["r".to_owned(), "q".to_owned()], 2));
+    assert_eq!(holds(&reloader), (vec!["r".to_owned(), "q".to_owned()], 2));
     // One that never was: the router is left out.
     files.write(
         "main.yaml",

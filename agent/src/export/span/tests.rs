@@ -127,7 +127,14 @@ fn late() -> Late {
 
 fn record(head: Head, attempts: Vec<Attempt>) -> Record<'static> {
     let request_headers = vec![("x-a", "1"), ("x-b", ""), ("x-a", "2")];
-    Record { head, attempts, texts: texts(), request_headers, response_headers: vec![("server", "nginx")] }
+    Record {
+        head,
+        attempts,
+        calls: Vec::new(),
+        texts: texts(),
+        request_headers,
+        response_headers: vec![("server", "nginx")],
+    }
 }
 
 /// Cuts the request's time at these points, one phase each, in the order of the phases.
@@ -671,6 +678,46 @@ fn a_first_request_reads_as_a_person_expects() {
 }
 
 #[test]
+fn a_middlewares_call_is_a_client_span_and_those_behind_the_one_that_answered_have_none() {
+    let call = Attempt { span_id: SpanId(*b"authcall"), status: 401, begun: us(30), ended: us(5_000), ..attempt() };
+    let answered = Head { route: 4, service: NO_ID, answered_by: 1, status: 401, upstream_wanted: MonoNs(0), ..head() };
+    for (route, attempts, want) in [
+        (4, vec![], &["GET hotrod.localhost/", "Router", "ForwardAuth", "AuthRequest"][..]),
+        (1, vec![], &["GET hotrod.localhost/", "AuthRequest"]),
+        (1, vec![attempt()], &["GET hotrod.localhost/", "AuthRequest", "GET"]),
+    ] {
+        let record = Record { calls: vec![call], ..record(Head { route, ..answered }, attempts) };
+        let mut names = catalog();
+        let detailed = RouteNames {
+            middlewares: vec![("auth".into(), "ForwardAuth"), ("edit".into(), "Headers")],
+            ..RouteNames::clone(&names.routes[&2])
+        };
+        names.routes.insert(4, detailed.into());
+        let mut bytes = Vec::new();
+        let request = attributed(&record, 10_000, &[], false);
+        encoder(PhaseSpans::Attributes).encode(&mut bytes, &request, &names, WALL);
+        let spans = opentelemetry_proto::tonic::trace::v1::ScopeSpans::decode(bytes.as_slice()).unwrap().spans;
+        let told: Vec<_> = spans.iter().map(|span| span.name.as_str()).collect();
+        assert_eq!(told, want);
+        lies_right(&spans);
+        let call = spans.iter().find(|span| span.name == "AuthRequest").unwrap();
+        let parent = spans.iter().find(|span| span.span_id == call.parent_span_id).unwrap();
+        assert_eq!(parent.name, if route == 4 { "ForwardAuth" } else { want[0] });
+        assert_eq!((call.kind, call.span_id.as_slice()), (3, &b"authcall"[..]));
+        assert_eq!((call.end_time_unix_nano - call.start_time_unix_nano) / 1000, 4_970);
+        let attribute =
+            |key: &str| call.attributes.iter().find(|attribute| attribute.key == key).unwrap().value.clone();
+        let url = attribute("url.full").unwrap().value.unwrap();
+        assert_eq!(
+            url,
+            opentelemetry_proto::tonic::common::v1::any_value::Value::StringValue("http://127.0.0.1:8080".to_owned())
+        );
+        let status = attribute("http.response.status_code").unwrap().value.unwrap();
+        assert_eq!(status, opentelemetry_proto::tonic::common::v1::any_value::Value::IntValue(401));
+    }
+}
+
+#[test]
 fn what_is_not_sampled_or_internal_leaves_no_spans() {
     let spans = |head: Head, add_internals| {
         let record = record(head, vec![]);
@@ -689,8 +736,10 @@ fn child_ids_avoid_the_ids_of_the_request() {
     let plain = record(head(), vec![]);
     let (mut ids, first) = (ChildIds::new(&plain), ChildIds::new(&plain).next());
     let taken = record(head(), vec![Attempt { span_id: first, ..attempt() }]);
+    let called = Record { calls: taken.attempts.clone(), ..record(head(), vec![]) };
     assert_eq!(ids.next(), first);
-    assert_eq!(ChildIds::new(&taken).next(), ids.next());
+    let second = ids.next();
+    assert_eq!((ChildIds::new(&taken).next(), ChildIds::new(&called).next()), (second, second));
 }
 
 fn any_head() -> impl Strategy<Value = Head> {
@@ -820,7 +869,7 @@ proptest! {
         let mut seen = HashSet::new();
         attempts.retain(|attempt| seen.insert(attempt.span_id.0));
         let texts = Texts { path: &path, user_agent: &agent, method_other: "BREW", ..texts() };
-        let record = Record { head, attempts, texts, request_headers: vec![("x-v", &value)], response_headers: vec![] };
+        let record = Record { head, attempts, calls: Vec::new(), texts, request_headers: vec![("x-v", &value)], response_headers: vec![] };
         let hidden = record.head.route == 3;
         prop_assume!(!hidden);
         check(&record, late, &cuts, body, spans);

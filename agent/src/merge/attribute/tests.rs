@@ -18,7 +18,14 @@ fn at(us: u64) -> MonoNs {
 }
 
 fn record(head: Head, attempts: Vec<Attempt>) -> Record<'static> {
-    Record { head, attempts, texts: Texts::default(), request_headers: Vec::new(), response_headers: Vec::new() }
+    Record {
+        head,
+        attempts,
+        calls: Vec::new(),
+        texts: Texts::default(),
+        request_headers: Vec::new(),
+        response_headers: Vec::new(),
+    }
 }
 
 /// A GET on a new client and a new upstream connection: every point present and 10 us after the one before.
