@@ -4,6 +4,7 @@
 mod around;
 mod attempt;
 mod auth;
+mod room;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -464,6 +465,7 @@ fn fault_of<O: SocketObserver>(conn: &ClientConn<O>, live: &RefCell<Live>, error
 fn failed<O: SocketObserver>(live: &RefCell<Live>, error: ErrorKind) -> Reply<O> {
     let (status, text) = match error {
         ErrorKind::NoServer => (StatusCode::SERVICE_UNAVAILABLE, "no available server\n"),
+        ErrorKind::TooManyConnections => (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable\n"),
         ErrorKind::ConnectTimeout | ErrorKind::ResponseTimeout => (StatusCode::GATEWAY_TIMEOUT, "Gateway Timeout\n"),
         ErrorKind::BadRequest | ErrorKind::ClientGone => (StatusCode::BAD_REQUEST, BAD_REQUEST),
         _ => (StatusCode::BAD_GATEWAY, "Bad Gateway\n"),

@@ -12,6 +12,7 @@
 //! Must not know eBPF, Kubernetes, OpenTelemetry, files or the environment.
 
 mod body;
+pub mod cap;
 mod client;
 pub mod clock;
 pub mod counters;

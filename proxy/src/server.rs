@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::clock::MonoNs;
 use crate::counters::{Bounds, Counters, OpenConnections};
@@ -74,6 +74,7 @@ impl Proxy {
             open: OpenConnections::default(),
             stopping: AtomicBool::new(false),
             drain_until: AtomicU64::new(0),
+            summons: (0..settings.workers.max(1)).map(|_| Notify::new()).collect(),
         });
         let counters = Counters::new(settings.bounds.clone());
         let (mut commands, mut threads, mut readers) = (Vec::new(), Vec::new(), Vec::new());

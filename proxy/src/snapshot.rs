@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::cap::Cap;
 use crate::middleware::Middleware;
 use crate::route::RouteTable;
 
@@ -189,6 +190,8 @@ pub struct Server {
     pub path_prefix: Box<str>,
     /// Where to connect. Names are resolved by the agent; empty while a name does not resolve (502).
     pub addresses: Box<[SocketAddr]>,
+    /// The cap on connections to it, where there is one. It survives a snapshot with the server.
+    pub cap: Option<Arc<Cap>>,
 }
 
 /// One turn of smooth weighted round-robin (nginx's algorithm): index `i` appears `weights[i]` times, spread out.

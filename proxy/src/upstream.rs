@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::body::RequestBody;
+use crate::cap::{Freed, Place};
 use crate::clock::MonoNs;
 use crate::framer::{Asked, Event, Framer, Limits};
 use crate::gather::gather;
@@ -38,6 +39,8 @@ pub(crate) struct Upstream<O: SocketObserver> {
     pub(crate) over: bool,
     /// When the pool drops it; unknown: never.
     idle_until: MonoNs,
+    /// How many the pool keeps beside it.
+    idle_max: usize,
 }
 
 /// What the tap of an upstream connection saw of the exchange under way.
@@ -64,6 +67,8 @@ pub(crate) struct Seen<O: SocketObserver> {
     ended: Cell<MonoNs>,
     /// The server's bytes cannot be trusted to frame a response.
     refused: Cell<bool>,
+    /// Its place under the server's cap; behind the socket, which closes first.
+    place: Option<Place>,
 }
 
 /// What was known when the read returned that brought a response's first byte.
@@ -79,7 +84,12 @@ struct First {
 
 impl<O: SocketObserver> Upstream<O> {
     /// Connects. The observer knows the socket before its first packet.
-    pub(crate) async fn connect(worker: &Rc<Worker<O>>, server: u32, address: SocketAddr) -> io::Result<Box<Self>> {
+    pub(crate) async fn connect(
+        worker: &Rc<Worker<O>>,
+        server: u32,
+        address: SocketAddr,
+        place: Option<Place>,
+    ) -> io::Result<Box<Self>> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         let token = worker.observer.connecting(socket.as_fd());
         let stream = match socket.connect(address).await {
@@ -110,10 +120,11 @@ impl<O: SocketObserver> Upstream<O> {
             resent: Cell::default(),
             ended: Cell::default(),
             refused: Cell::new(false),
+            place,
         });
         let (send, driver) =
             http1::Builder::new().handshake(Tap { seen: Rc::clone(&seen) }).await.map_err(io::Error::other)?;
-        Ok(Box::new(Self { send, driver, seen, server, over: false, idle_until: MonoNs::UNKNOWN }))
+        Ok(Box::new(Self { send, driver, seen, server, over: false, idle_until: MonoNs::UNKNOWN, idle_max: 0 }))
     }
 
     /// Lets the connection do what it can; `false` when it is over.
@@ -328,34 +339,87 @@ impl<O: SocketObserver> Drop for Seen<O> {
 /// Idle connections of one worker, by server. Last in, first out: the warmest is used, the rest age out.
 #[expect(clippy::vec_box, reason = "a connection goes from hand to hand with every request, and is 700 bytes")]
 pub(crate) struct Pool<O: SocketObserver> {
+    worker: u16,
     idle: RefCell<HashMap<u32, Vec<Box<Upstream<O>>>>>,
-}
-
-impl<O: SocketObserver> Default for Pool<O> {
-    fn default() -> Self {
-        Self { idle: RefCell::new(HashMap::new()) }
-    }
+    /// For requests that waited under a cap, by their turn.
+    handed: RefCell<HashMap<u64, Box<Upstream<O>>>>,
 }
 
 impl<O: SocketObserver> Pool<O> {
+    pub(crate) fn new(worker: u16) -> Self {
+        Self { worker, idle: RefCell::default(), handed: RefCell::default() }
+    }
+
     /// A connection that is alive as far as this side can know.
     pub(crate) async fn take(&self, server: u32) -> Option<Box<Upstream<O>>> {
         loop {
-            let mut upstream = self.idle.borrow_mut().get_mut(&server)?.pop()?;
-            let alive = poll_fn(|cx| Poll::Ready(upstream.drive(cx))).await;
-            if alive && upstream.is_ready() {
-                return Some(upstream);
+            let upstream = self.idle.borrow_mut().get_mut(&server)?.pop()?;
+            if let Some(place) = &upstream.seen.place {
+                place.set_idle(false);
+            }
+            if let Some(alive) = alive(upstream).await {
+                return Some(alive);
             }
         }
     }
 
+    /// The connection that a request was handed, likewise.
+    pub(crate) async fn handed(&self, turn: u64) -> Option<Box<Upstream<O>>> {
+        let upstream = self.handed.borrow_mut().remove(&turn)?;
+        alive(upstream).await
+    }
+
     /// Keeps a connection for the next request, at most until then.
     pub(crate) fn put(&self, mut upstream: Box<Upstream<O>>, idle_max: usize, until: MonoNs) {
-        upstream.idle_until = until;
+        (upstream.idle_until, upstream.idle_max) = (until, idle_max);
+        self.keep(upstream);
+    }
+
+    fn keep(&self, upstream: Box<Upstream<O>>) {
+        if let Some(place) = &upstream.seen.place {
+            place.set_idle(true);
+            match place.cap().freed(self.worker, MonoNs::now()) {
+                Freed::Keep => {}
+                Freed::Hand(turn) => {
+                    place.set_idle(false);
+                    self.handed.borrow_mut().insert(turn, upstream);
+                    return;
+                }
+                Freed::Close => return,
+            }
+        }
         let mut idle = self.idle.borrow_mut();
         let kept = idle.entry(upstream.server).or_default();
-        if kept.len() < idle_max {
+        if kept.len() < upstream.idle_max {
             kept.push(upstream);
+        }
+    }
+
+    /// Takes back what was handed to a request that is gone.
+    pub(crate) fn reclaim(&self, turn: u64) {
+        let upstream = self.handed.borrow_mut().remove(&turn);
+        if let Some(upstream) = upstream {
+            self.keep(upstream);
+        }
+    }
+
+    /// Drops one that idles at a server, for its place.
+    pub(crate) fn give_up(&self, server: u32) {
+        let upstream = self.idle.borrow_mut().get_mut(&server).and_then(Vec::pop);
+        drop(upstream);
+    }
+
+    /// Lets idle connections go to those who wait for their places.
+    pub(crate) fn shed(&self) {
+        let is_wanted = |upstream: &mut Box<Upstream<O>>| {
+            upstream.seen.place.as_ref().is_some_and(|place| place.cap().is_waited_for())
+        };
+        let mut idle = self.idle.borrow_mut();
+        let wanted: Vec<_> =
+            idle.values_mut().flat_map(|kept| kept.extract_if(.., is_wanted).collect::<Vec<_>>()).collect();
+        drop(idle);
+        for upstream in wanted {
+            self.keep(upstream);
         }
     }
 
@@ -375,6 +439,12 @@ impl<O: SocketObserver> Pool<O> {
     pub(crate) fn clear(&self) {
         self.idle.borrow_mut().clear();
     }
+}
+
+/// The connection, where it can take a request.
+async fn alive<O: SocketObserver>(mut upstream: Box<Upstream<O>>) -> Option<Box<Upstream<O>>> {
+    let alive = poll_fn(|cx| Poll::Ready(upstream.drive(cx))).await;
+    (alive && upstream.is_ready()).then_some(upstream)
 }
 
 /// hyper's view of the socket.

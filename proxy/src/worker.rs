@@ -40,6 +40,24 @@ pub(crate) struct Process {
     pub(crate) stopping: AtomicBool,
     /// When draining ends whatever is left; 0 while not draining.
     pub(crate) drain_until: AtomicU64,
+    /// By worker: somebody waits under a cap while others' connections idle.
+    pub(crate) summons: Box<[Notify]>,
+}
+
+impl Process {
+    /// Asks all other workers to let idle connections go where they are waited for.
+    pub(crate) fn summon(&self, by: u16) {
+        for (_, summons) in self.summons.iter().enumerate().filter(|(worker, _)| *worker != usize::from(by)) {
+            summons.notify_one();
+        }
+    }
+
+    async fn summoned(&self, worker: u16) {
+        match self.summons.get(usize::from(worker)) {
+            Some(summons) => summons.notified().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// What a worker is told.
@@ -104,7 +122,7 @@ impl<O: SocketObserver> Worker<O> {
             random: RefCell::new(fastrand::Rng::new()),
             records: RefCell::new(records),
             counters: RefCell::new(counters),
-            pool: Pool::default(),
+            pool: Pool::new(id),
             unfolded,
             turns: RefCell::new(HashMap::new()),
             connections: RefCell::new(Vec::new()),
@@ -245,6 +263,7 @@ pub(crate) async fn run<O: SocketObserver>(worker: Rc<Worker<O>>, mut commands: 
                 tasks.spawn_local(serve(Rc::clone(&worker), conn));
             }
             _ = sweep.tick() => worker.sweep(),
+            () = worker.process.summoned(worker.id) => worker.pool.shed(),
             Some(_) = tasks.join_next() => {}
         }
         if draining {

@@ -4,6 +4,8 @@
 
 #[path = "proxy/accounts.rs"]
 mod accounts;
+#[path = "proxy/cap.rs"]
+mod cap;
 #[path = "proxy/drain.rs"]
 mod drain;
 #[path = "proxy/listeners.rs"]
@@ -28,6 +30,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use wayspan_proxy::cap::Cap;
 use wayspan_proxy::counters::Bounds;
 use wayspan_proxy::middleware::Middleware;
 use wayspan_proxy::observer::{Missing, Off, SocketObserver};
@@ -65,6 +68,7 @@ struct Setup {
     traced: bool,
     middlewares: Vec<Middleware>,
     workers: usize,
+    cap: Option<Arc<Cap>>,
 }
 
 impl Setup {
@@ -72,7 +76,7 @@ impl Setup {
         let (limits, timeouts) = (Limits::default(), Timeouts::default());
         let rule = "Host(`app.localhost`)";
         let (upstreams, middlewares) = (vec![(upstream, 1)], Vec::new());
-        Self { rule, upstreams, addresses_each: 1, limits, timeouts, traced: true, middlewares, workers: 1 }
+        Self { rule, upstreams, addresses_each: 1, limits, timeouts, traced: true, middlewares, workers: 1, cap: None }
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -84,6 +88,7 @@ impl Setup {
                 host: address.ip().to_string().into(),
                 path_prefix: "".into(),
                 addresses: vec![*address; self.addresses_each].into(),
+                cap: self.cap.clone(),
             })
         });
         let weights: Vec<u32> = self.upstreams.iter().map(|(_, weight)| *weight).collect();

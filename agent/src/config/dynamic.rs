@@ -106,6 +106,7 @@ impl Part<'_> {
 pub(super) struct Transport {
     timeouts: Timeouts,
     idle_max: usize,
+    conns_max: usize,
 }
 
 struct Read<'r, 's> {
@@ -312,6 +313,7 @@ impl<'s> Read<'_, 's> {
             pass_host: place.boolean("loadBalancer.passHostHeader"),
             timeouts: transport.timeouts,
             idle_max: transport.idle_max,
+            conns_max: transport.conns_max,
         };
         self.sound(part, service)
     }
@@ -382,6 +384,7 @@ fn transport(place: &Cursor<'_>) -> Transport {
             idle: place.duration("forwardingTimeouts.idleConnTimeout"),
         },
         idle_max: place.integer("maxIdleConnsPerHost"),
+        conns_max: place.integer("maxConnsPerHost"),
     }
 }
 

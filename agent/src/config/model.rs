@@ -142,6 +142,8 @@ pub struct Service {
     pub timeouts: Timeouts,
     /// `serversTransport.maxIdleConnsPerHost`, per worker.
     pub idle_max: usize,
+    /// `serversTransport.maxConnsPerHost`, per server in this process; 0: no limit.
+    pub conns_max: usize,
 }
 
 /// `servers[]`.

@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use wayspan_proxy::cap::Cap;
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::middleware::{AuthServer, InFlightLimiter, Middleware, RateLimiter};
 use wayspan_proxy::route::RouteTable;
@@ -273,7 +274,7 @@ impl<'b> Build<'b> {
         if let Some((_, built)) = self.now.auths.get(name) {
             return Arc::clone(built);
         }
-        let server = self.server((format!("{name}@forwardAuth"), auth.server.url.clone(), 0), &auth.server);
+        let server = self.server((format!("{name}@forwardAuth"), auth.server.url.clone(), 0), &auth.server, 0);
         let last = self.registry.last.auths.get(name);
         let same = |(settings, built): &&(Arc<model::ForwardAuth>, Arc<AuthServer>)| {
             settings == auth && built.service.servers.first().is_some_and(|last| Arc::ptr_eq(last, &server))
@@ -317,6 +318,7 @@ impl<'b> Build<'b> {
             pass_host: false,
             timeouts: snapshot::Timeouts::default(),
             idle_max: 4,
+            conns_max: 0,
         })
     }
 
@@ -330,7 +332,7 @@ impl<'b> Build<'b> {
             let nth = times.entry(&server.url).or_default();
             let key = (service.name.clone(), server.url.clone(), *nth);
             *nth += 1;
-            self.server(key, server)
+            self.server(key, server, service.conns_max)
         });
         let servers = servers.collect();
         let weights: Vec<u32> = service.servers.iter().map(|server| server.weight).collect();
@@ -348,7 +350,12 @@ impl<'b> Build<'b> {
         built
     }
 
-    fn server(&mut self, key: (String, String, usize), server: &model::Server) -> Arc<snapshot::Server> {
+    fn server(
+        &mut self,
+        key: (String, String, usize),
+        server: &model::Server,
+        conns_max: usize,
+    ) -> Arc<snapshot::Server> {
         let addresses = self.inputs.resolved.addresses(&server.host, server.port);
         let names = ServerNames {
             url: server.url.as_str().into(),
@@ -365,10 +372,18 @@ impl<'b> Build<'b> {
             host: server.host.as_str().into(),
             path_prefix: server.path_prefix.as_str().into(),
             addresses: addresses.into(),
+            cap: self.cap(id, conns_max),
         };
         let built = kept(self.registry.last.servers.get(&id), built, same_server);
         self.now.servers.insert(id, Arc::clone(&built));
         built
+    }
+
+    /// A server's cap; the one of last time where it is as large, since connections hold places under it.
+    fn cap(&self, server: u32, max: usize) -> Option<Arc<Cap>> {
+        let last = self.registry.last.servers.get(&server).and_then(|server| server.cap.as_ref());
+        let kept = last.filter(|cap| cap.max() == max).map(Arc::clone);
+        (max > 0).then(|| kept.unwrap_or_else(|| Cap::new(max)))
     }
 
     fn entry_point(&mut self, entry_point: &model::EntryPoint, rows: Vec<Row>) -> Arc<snapshot::EntryPoint> {
@@ -541,7 +556,12 @@ fn same_service(a: &snapshot::Service, b: &snapshot::Service) -> bool {
 }
 
 fn same_server(a: &snapshot::Server, b: &snapshot::Server) -> bool {
-    let snapshot::Server { id, url, authority, host, path_prefix, addresses } = a;
+    let snapshot::Server { id, url, authority, host, path_prefix, addresses, cap } = a;
+    let same_cap = match (cap, &b.cap) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (a, b) => a.is_none() && b.is_none(),
+    };
     (id, url, authority, host) == (&b.id, &b.url, &b.authority, &b.host)
         && (path_prefix, addresses) == (&b.path_prefix, &b.addresses)
+        && same_cap
 }

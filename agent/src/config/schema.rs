@@ -87,6 +87,8 @@ const fn ours(path: &'static str, kind: Kind, default: &'static str, meaning: &'
 
 const VERBOSITY: Kind = Kind::Choice(&["minimal", "detailed"]);
 const MANY: i64 = 1_000_000_000;
+const CONNS_MEANING: &str = "Connections to a server at once, idle ones too, in all workers together; 0: no limit. A request \
+    that finds none waits its turn, for as long as `dialTimeout` says, and then gets a 503 (`too_many_connections`).";
 
 /// All known keys in the order of the reference page.
 pub(super) fn keys() -> impl Iterator<Item = &'static Key> {
@@ -224,6 +226,7 @@ const KEYS: &[Key] = &[
         "200",
         "Idle connections kept per server and worker.",
     ),
+    ours("http.serversTransports.<name>.maxConnsPerHost", Kind::Integer(0, 1_000_000), "0", CONNS_MEANING),
     key(
         "http.serversTransports.<name>.forwardingTimeouts.dialTimeout",
         Kind::Duration,
@@ -254,6 +257,7 @@ const KEYS: &[Key] = &[
         "200",
         "Idle connections kept per server and worker.",
     ),
+    ours("serversTransport.maxConnsPerHost", Kind::Integer(0, 1_000_000), "0", CONNS_MEANING),
     key(
         "serversTransport.forwardingTimeouts.dialTimeout",
         Kind::Duration,

@@ -5,7 +5,7 @@
 //! or a fault of ours wrote into the times, nothing underflows and nothing lies outside the request.
 
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::record::{Attempt, BodyClock, End, Head, Record};
+use wayspan_proxy::record::{Attempt, BodyClock, End, ErrorKind, Head, Record};
 
 use super::backend;
 use super::coverage::coverage;
@@ -82,6 +82,9 @@ fn without_upstream(walk: &mut Walk, head: &Head, middleware_ns: &mut u64) {
         walk.share(wanted, [(Phase::MiddlewareWait, std::mem::take(middleware_ns))], Phase::ProxyRequest);
         if cut {
             walk.to(walk.end, Phase::PoolWait);
+        } else if head.error == ErrorKind::TooManyConnections {
+            // It waited for a connection until its time was up, which our own answer's head tells.
+            walk.to(head.head_written.known().unwrap_or(walk.end), Phase::PoolWait);
         }
     } else if cut {
         walk.share(walk.end, [(Phase::MiddlewareWait, std::mem::take(middleware_ns))], Phase::ProxyRequest);

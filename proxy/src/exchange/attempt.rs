@@ -13,7 +13,9 @@ use http::{HeaderMap, Request, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use super::room::{Room, room};
 use crate::body::RequestBody;
+use crate::cap::Place;
 use crate::client::{ClientConn, after};
 use crate::clock::MonoNs;
 use crate::framer::Asked;
@@ -42,18 +44,25 @@ pub(super) async fn attempt<O: SocketObserver>(
     let mut error = ErrorKind::ConnectFailed;
     let mut is_resent = false;
     while live.borrow().attempts.made() < ATTEMPTS_MAX {
-        let pooled = if is_resent { None } else { conn.worker.pool.take(server.id).await };
+        let wanted =
+            if live.borrow().attempts.made() == 0 { live.borrow().head.upstream_wanted } else { MonoNs::now() };
+        let (pooled, place) = match room(conn, service, server, is_resent, whole).await? {
+            Room::Pooled(upstream) => (Some(upstream), None),
+            Room::New(place) => (None, place),
+        };
         let reused = pooled.is_some();
         let Some(address) = pooled.as_ref().map(|upstream| upstream.seen.address).or_else(|| addresses.next()) else {
             return Err(error);
         };
-        begin_attempt(live, server, reused, address, request);
+        // Wanted and chosen at the same moment, unless a connection had to be waited for.
+        let chosen = if server.cap.is_some() { MonoNs::now() } else { wanted };
+        begin_attempt(live, server, reused, address, [wanted, chosen], request);
         let upstream = match pooled {
             Some(upstream) => {
                 conn.worker.counters.borrow().count(crate::counters::Total::Reused);
                 upstream
             }
-            None => match connect(conn, live, service, server.id, address, whole).await {
+            None => match connect(conn, live, service, (server.id, address, place), whole).await {
                 Ok(upstream) => upstream,
                 Err(kind) => {
                     error = kind;
@@ -84,6 +93,7 @@ fn begin_attempt(
     server: &Server,
     reused: bool,
     address: SocketAddr,
+    [begun, chosen]: [MonoNs; 2],
     request: &mut Option<Request<RequestBody>>,
 ) {
     let mut live = live.borrow_mut();
@@ -91,11 +101,9 @@ fn begin_attempt(
     if let (Some(before), Some(request)) = (number.checked_sub(1), request) {
         hang_under(request.headers_mut(), live.head.span_id, before, number);
     }
-    // The first is wanted and chosen at the same moment unless a connection had to be waited for.
-    let now = if number == 0 { live.head.upstream_wanted } else { MonoNs::now() };
     let span_id = nth_client_span(live.head.span_id, number);
-    let (server, connected) = (server.id, if reused { now } else { MonoNs::UNKNOWN });
-    let mut attempt = Attempt { span_id, server, reused, address, begun: now, chosen: now, ..Attempt::default() };
+    let (server, connected) = (server.id, if reused { chosen } else { MonoNs::UNKNOWN });
+    let mut attempt = Attempt { span_id, server, reused, address, begun, chosen, ..Attempt::default() };
     (attempt.connected, attempt.secured) = (connected, connected);
     live.attempts.push(attempt);
 }
@@ -132,13 +140,12 @@ async fn connect<O: SocketObserver>(
     conn: &Rc<ClientConn<O>>,
     live: &Rc<RefCell<Live>>,
     service: &Service,
-    server: u32,
-    address: SocketAddr,
+    (server, address, place): (u32, SocketAddr, Option<Place>),
     whole: MonoNs,
 ) -> Result<Box<Upstream<O>>, ErrorKind> {
     let begun = MonoNs::now();
     conn.exchange_until(sooner(after(begun, service.timeouts.connect), whole));
-    let mut connecting = pin!(Upstream::connect(&conn.worker, server, address));
+    let mut connecting = pin!(Upstream::connect(&conn.worker, server, address, place));
     let connected = poll_fn(|cx| {
         if conn.exchange_expired() {
             return Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut)));
@@ -293,7 +300,7 @@ pub(super) fn nth_client_span(server: SpanId, attempt: u16) -> SpanId {
     SpanId(if id == 0 { 1 } else { id }.to_be_bytes())
 }
 
-fn sooner(a: MonoNs, b: MonoNs) -> MonoNs {
+pub(super) fn sooner(a: MonoNs, b: MonoNs) -> MonoNs {
     match (a.known(), b.known()) {
         (Some(a), Some(b)) => a.min(b),
         (a, b) => a.or(b).unwrap_or_default(),

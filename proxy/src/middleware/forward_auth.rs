@@ -370,6 +370,7 @@ mod tests {
             host: "auth".into(),
             path_prefix: "".into(),
             addresses: [].into(),
+            cap: None,
         };
         let service = Service {
             id: 1,

@@ -187,6 +187,7 @@ fn asks(server: SocketAddr, settings: ForwardAuth) -> Middleware {
         host: server.ip().to_string().into(),
         path_prefix: "".into(),
         addresses: [server].into(),
+        cap: None,
     };
     let service = Service {
         id: 9,

@@ -217,6 +217,27 @@ fn middlewares_and_names_stand_in_the_routers_order() {
     assert_eq!((&*names.service, names.operations.len(), names.patterns.len()), ("s@file", 1, 1));
 }
 
+#[test]
+fn a_cap_on_connections_is_each_servers_own_and_survives_what_does_not_change_it() {
+    let main = |max: u32, weight: u32| {
+        format!(
+            "entryPoints: {{web: {{address: ':1'}}}}\nserversTransport: {{maxConnsPerHost: {max}}}\nhttp: {{routers: {{a: {{rule: Path(`/`), service: s}}}}, \
+             services: {{s: {{loadBalancer: {{servers: [{{url: 'http://10.0.0.1', weight: {weight}}}, {{url: 'http://10.0.0.2'}}]}}}}}}}}"
+        )
+    };
+    let mut world = World::default();
+    let cap = |world: &World, n: usize| service_of(world, "a").servers[n].cap.clone();
+    world.build(&main(3, 1));
+    let (first, second) = (cap(&world, 0).unwrap(), cap(&world, 1).unwrap());
+    assert!(first.max() == 3 && !Arc::ptr_eq(&first, &second));
+    world.build(&main(3, 2));
+    assert!(Arc::ptr_eq(&first, &cap(&world, 0).unwrap()));
+    world.build(&main(4, 2));
+    assert_eq!(cap(&world, 0).unwrap().max(), 4);
+    world.build(&main(0, 2));
+    assert!(cap(&world, 0).is_none());
+}
+
 fn middlewares_of(world: &World, router: &str) -> Vec<Middleware> {
     route_of(world, router).middlewares.to_vec()
 }

@@ -247,6 +247,7 @@ impl One<'_, '_> {
             pass_host: annotated.pass_host.unwrap_or(true),
             timeouts: Timeouts::default(),
             idle_max: super::IDLE_MAX,
+            conns_max: 0,
         })
     }
 }

@@ -310,6 +310,8 @@ fn without_an_upstream_the_rest_is_the_proxys() {
     alone("left before a route", &left, &[(ProxyRequest, 90)]);
     let capped = |h: &mut Head| (h.head_written, h.end) = (none, End::ClientGone);
     alone("left while all connections were busy", &capped, &[(ProxyRequest, 10), (PoolWait, 80)]);
+    let waited = |h: &mut Head| h.error = wayspan_proxy::record::ErrorKind::TooManyConnections;
+    alone("no connection in time", &waited, &[(ProxyRequest, 10), (PoolWait, 70), (ProxyResponse, 10)]);
     let slow = |h: &mut Head| {
         h.upstream_wanted = none;
         h.body.client_drain = 60 * US;

@@ -80,7 +80,7 @@ impl Loader<'_, '_> {
 
     fn add(&mut self, name: String, group: Group) {
         let Group { servers, pass_host, transport: (timeouts, idle_max) } = group;
-        let service = Service { name: name.clone(), servers, pass_host, timeouts, idle_max };
+        let service = Service { name: name.clone(), servers, pass_host, timeouts, idle_max, conns_max: 0 };
         self.out.parts.services.insert(name, service);
     }
 
