@@ -4,6 +4,7 @@
 mod around;
 mod attempt;
 mod auth;
+mod password;
 mod room;
 
 use std::cell::RefCell;

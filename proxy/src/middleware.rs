@@ -2,6 +2,7 @@
 //! the Gateway API. Here is what each of them is and decides, pure but for the limits' own state; `exchange` runs
 //! them, waits where one has to wait, and calls whom one has to ask.
 
+mod basic_auth;
 mod forward_auth;
 mod headers;
 mod in_flight;
@@ -18,6 +19,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{HeaderName, StatusCode};
 
+pub use basic_auth::{Authenticator, BasicAuth, Check, User};
 pub use forward_auth::{AuthServer, ForwardAuth};
 pub use headers::{Asked, Cors, HeaderEdits, HeaderModifier, Headers, Security};
 pub use in_flight::{InFlightLimiter, InFlightReq, Permit};
@@ -50,6 +52,7 @@ pub enum Middleware {
     RateLimit(Arc<RateLimiter>),
     InFlightReq(Arc<InFlightLimiter>),
     ForwardAuth(Arc<AuthServer>),
+    BasicAuth(Arc<Authenticator>),
 }
 
 /// Who asks, as far as the connection tells.
@@ -114,6 +117,7 @@ impl Middleware {
             (Self::RateLimit(a), Self::RateLimit(b)) => Arc::ptr_eq(a, b),
             (Self::InFlightReq(a), Self::InFlightReq(b)) => Arc::ptr_eq(a, b),
             (Self::ForwardAuth(a), Self::ForwardAuth(b)) => Arc::ptr_eq(a, b),
+            (Self::BasicAuth(a), Self::BasicAuth(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }

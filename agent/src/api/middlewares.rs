@@ -65,6 +65,17 @@ pub(super) fn describe(kind: &MiddlewareKind) -> (&str, Value) {
         MiddlewareKind::InFlightReq(limit) => {
             ("inFlightReq", json!({"amount": limit.amount, "sourceCriterion": criterion(&limit.source)}))
         }
+        MiddlewareKind::BasicAuth(auth) => {
+            let users: Vec<&str> = auth.users.iter().map(|user| user.name.as_str()).collect();
+            let field = auth.header_field.as_ref().map(HeaderName::as_str);
+            let settings = json!({
+                "users": users,
+                "realm": auth.realm,
+                "removeHeader": auth.remove_header,
+                "headerField": field,
+            });
+            ("basicAuth", settings)
+        }
         MiddlewareKind::ForwardAuth(auth) => ("forwardAuth", forward_auth(auth)),
         MiddlewareKind::Chain(names) => ("chain", json!({"middlewares": names})),
         MiddlewareKind::Unsupported(kind) => (kind, json!({})),

@@ -342,7 +342,9 @@ impl<'s> Read<'_, 's> {
     }
 
     fn middleware(&mut self, part: &Part<'_>) -> Option<Middleware> {
-        let kind = middleware::read(part.node, self.faults.is_broken(&part.item));
+        // Lines begin at 1 in files, and what comes from elsewhere has none.
+        let base = if part.line > 0 { part.file.parent() } else { None };
+        let kind = middleware::read(part.node, base, self.faults.is_broken(&part.item));
         let kind = kind.map_err(|problems| {
             for (key, line, message) in problems {
                 self.fault(part, key, line, message);

@@ -1,12 +1,16 @@
 //! One middleware of `http.middlewares`: which kind it is, and that kind's settings. The proxy has the settings' meaning.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 use wayspan_proxy::middleware::{
-    AddPrefix, Cors, ForwardAuth, HeaderEdits, Headers, InFlightReq, IpAllowList, IpFrom, IpStrategy, RateLimit,
-    RedirectRegex, RedirectScheme, ReplacePath, ReplacePathRegex, Security, Source, StripPrefix, StripPrefixRegex,
+    AddPrefix, BasicAuth, Cors, ForwardAuth, HeaderEdits, Headers, InFlightReq, IpAllowList, IpFrom, IpStrategy,
+    RateLimit, RedirectRegex, RedirectScheme, ReplacePath, ReplacePathRegex, Security, Source, StripPrefix,
+    StripPrefixRegex, User,
 };
 
 use super::cursor::Cursor;
@@ -21,8 +25,9 @@ pub(super) type Problem = (&'static str, u32, String);
 type Reader = (&'static str, fn(&mut Read<'_>) -> Option<MiddlewareKind>);
 
 /// The kinds that files may name.
-const KINDS: [Reader; 13] = [
+const KINDS: [Reader; 14] = [
     ("addPrefix", add_prefix),
+    ("basicAuth", basic_auth),
     ("chain", chain),
     ("forwardAuth", forward_auth),
     ("headers", headers),
@@ -100,12 +105,14 @@ pub(crate) fn by_name(all: &[Middleware]) -> HashMap<&str, &Middleware> {
 
 struct Read<'n> {
     place: Cursor<'n>,
+    /// Where files are looked for; none for what comes from elsewhere than a file, which may name none.
+    base: Option<&'n Path>,
     problems: Vec<Problem>,
 }
 
 /// Reads it. What is `known_bad` has its faults from the walk, and gets none for what may be missing by them.
-pub(super) fn read(node: &Node, known_bad: bool) -> Result<MiddlewareKind, Vec<Problem>> {
-    let mut read = Read { place: Cursor::new(Some(node), "http.middlewares.<name>"), problems: Vec::new() };
+pub(super) fn read(node: &Node, base: Option<&Path>, known_bad: bool) -> Result<MiddlewareKind, Vec<Problem>> {
+    let mut read = Read { place: Cursor::new(Some(node), "http.middlewares.<name>"), base, problems: Vec::new() };
     let named: Vec<&Reader> = KINDS.iter().filter(|(name, _)| node.get(name).is_some()).collect();
     let kind = match named.as_slice() {
         [(_, reader)] => reader(&mut read),
@@ -164,6 +171,49 @@ fn add_prefix(read: &mut Read<'_>) -> Option<MiddlewareKind> {
     let prefix = read.needed("addPrefix.prefix", "/api")?;
     Some(MiddlewareKind::AddPrefix(Arc::new(AddPrefix { prefix: value::path(&prefix).ok()? })))
 }
+
+fn basic_auth(read: &mut Read<'_>) -> Option<MiddlewareKind> {
+    let file = read.place.text("basicAuth.usersFile");
+    let mut lines: Vec<(&'static str, String)> = Vec::new();
+    if let Some(file) = file {
+        match read.base.ok_or_else(|| "only a file may name one".to_owned()).and_then(|base| users_of(base, &file)) {
+            Ok(text) => {
+                let all = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+                lines.extend(all.map(|line| ("basicAuth.usersFile", line.to_owned())));
+            }
+            Err(message) => read.problem("basicAuth.usersFile", message),
+        }
+    }
+    lines.extend(read.place.texts("basicAuth.users").into_iter().map(|line| ("basicAuth.users", line)));
+    if lines.is_empty() && read.problems.is_empty() {
+        read.problem("basicAuth", "has no users; write e.g. `htpasswd -nB ann` into `users`".to_owned());
+    }
+    let mut users = Vec::new();
+    for (key, line) in lines {
+        match User::parse(line.trim()) {
+            Ok(user) => users.push(user),
+            Err(message) => read.problem(key, message),
+        }
+    }
+    Some(MiddlewareKind::BasicAuth(Arc::new(BasicAuth {
+        users,
+        realm: read.place.text("basicAuth.realm").unwrap_or_default(),
+        remove_header: read.place.boolean("basicAuth.removeHeader"),
+        header_field: read.header_names("basicAuth.headerField").into_iter().next(),
+    })))
+}
+
+/// A file of users; what it holds is not told.
+fn users_of(base: &Path, name: &str) -> Result<String, String> {
+    let unreadable = |error| format!("cannot be read: {error}; name a file as `htpasswd` writes it");
+    let mut text = String::new();
+    let file = File::open(base.join(name)).map_err(unreadable)?;
+    file.take(USERS_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
+    Ok(text)
+}
+
+/// Ten thousand users.
+const USERS_BYTES_MAX: u64 = 1 << 20;
 
 fn chain(read: &mut Read<'_>) -> Option<MiddlewareKind> {
     let names = read.needed_list("chain.middlewares", "[auth, limit]");

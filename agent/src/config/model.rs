@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use wayspan_proxy::counters::Bounds;
 use wayspan_proxy::middleware::{
-    AddPrefix, HeaderModifier, Headers, InFlightReq, IpAllowList, RateLimit, RedirectRegex, RedirectScheme,
+    AddPrefix, BasicAuth, HeaderModifier, Headers, InFlightReq, IpAllowList, RateLimit, RedirectRegex, RedirectScheme,
     ReplacePath, ReplacePathRegex, RequestRedirect, StripPrefix, StripPrefixRegex, UrlRewrite,
 };
 use wayspan_proxy::rule::Rule;
@@ -194,6 +194,7 @@ pub enum MiddlewareKind {
     RateLimit(RateLimit),
     InFlightReq(InFlightReq),
     ForwardAuth(Arc<ForwardAuth>),
+    BasicAuth(Arc<BasicAuth>),
     /// Names of others, in order.
     Chain(Vec<String>),
     /// A kind that is not supported yet, by its name: routers that name such a middleware are left out, never served

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use wayspan_proxy::cap::Cap;
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::middleware::{AuthServer, InFlightLimiter, Middleware, RateLimiter};
+use wayspan_proxy::middleware::{AuthServer, Authenticator, InFlightLimiter, Middleware, RateLimiter};
 use wayspan_proxy::route::RouteTable;
 use wayspan_proxy::snapshot::{self, Fixed, Route, Snapshot, Target};
 
@@ -464,6 +464,7 @@ fn kind_name(kind: &MiddlewareKind) -> &'static str {
         MiddlewareKind::RateLimit(_) => "RateLimiter",
         MiddlewareKind::InFlightReq(_) => "InFlightReq",
         MiddlewareKind::ForwardAuth(_) => "ForwardAuth",
+        MiddlewareKind::BasicAuth(_) => "BasicAuth",
         MiddlewareKind::Chain(_) | MiddlewareKind::Unsupported(_) => "",
     }
 }
@@ -486,6 +487,7 @@ fn built(kind: &MiddlewareKind) -> Option<Middleware> {
         MiddlewareKind::IpAllowList(one) => Middleware::IpAllowList(Arc::clone(one)),
         MiddlewareKind::RateLimit(one) => Middleware::RateLimit(Arc::new(RateLimiter::new(one))),
         MiddlewareKind::InFlightReq(one) => Middleware::InFlightReq(Arc::new(InFlightLimiter::new(one))),
+        MiddlewareKind::BasicAuth(one) => Middleware::BasicAuth(Arc::new(Authenticator::new(one))),
         // It needs the server's id and addresses: whoever builds those builds it.
         MiddlewareKind::ForwardAuth(_) => return None,
         MiddlewareKind::Chain(_) | MiddlewareKind::Unsupported(_) => return None,

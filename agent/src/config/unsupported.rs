@@ -145,7 +145,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("http.services.<name>.loadBalancer.servers[].preservePath", ""),
     ("http.services.<name>.loadBalancer.servers[].scheme", "write it into url"),
     ("http.services.<name>.loadBalancer.servers[].port", "write it into url"),
-    ("http.middlewares.<name>.basicAuth", ""),
     ("http.middlewares.<name>.buffering", ""),
     ("http.middlewares.<name>.circuitBreaker", ""),
     ("http.middlewares.<name>.compress", ""),

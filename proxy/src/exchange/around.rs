@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::header::{HeaderMap, HeaderValue};
 use http::request::Parts;
 
-use super::auth;
+use super::{auth, password};
 use crate::client::ClientConn;
 use crate::clock::MonoNs;
 use crate::live::Live;
@@ -72,6 +72,12 @@ impl<'r> Around<'r> {
                 Middleware::InFlightReq(limiter) => {
                     let permit = limiter.request(parts, &client)?;
                     live.borrow_mut().permits.push(permit);
+                }
+                Middleware::BasicAuth(users) => {
+                    if let Some(check) = users.request(parts)? {
+                        let check = Box::pin(password::checked(live, users, check)).await?;
+                        users.accept(parts, &check);
+                    }
                 }
                 Middleware::ForwardAuth(auth) => {
                     // On the heap: a call's state is as large as a request's, and few routes have one.

@@ -5,8 +5,8 @@ use std::sync::Mutex;
 
 use http::HeaderName;
 use wayspan_proxy::middleware::{
-    AuthServer, ForwardAuth, HeaderEdits, Headers, InFlightLimiter, InFlightReq, RateLimit, RateLimiter,
-    RedirectScheme, Source, StripPrefix,
+    AuthServer, Authenticator, BasicAuth, ForwardAuth, HeaderEdits, Headers, InFlightLimiter, InFlightReq, RateLimit,
+    RateLimiter, RedirectScheme, Source, StripPrefix, User,
 };
 
 use super::*;
@@ -314,5 +314,47 @@ fn a_client_that_leaves_during_a_call_leaves_its_record() {
     assert_eq!((left.head.end, left.attempts.len(), left.calls.len()), (End::ClientGone, 0, 1));
     assert!(left.head.middleware_wait_ns > 0, "{:?}", left.head);
     assert!(closed(&mut called), "the call went on");
+    world.drain();
+}
+
+#[test]
+fn a_password_is_checked_once_away_from_the_worker() {
+    // A hash of cost 10: whether a password is its own takes tens of milliseconds to find out.
+    let hash = "$2b$10$abcdefghijklmnopqrstuu5s8Qbg1AMjX5Nq5yhP1tvmMByfzrdVK";
+    let users = vec![
+        User::parse("ann:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=").unwrap(),
+        User::parse(&format!("slow:{hash}")).unwrap(),
+    ];
+    let settings = BasicAuth {
+        users,
+        realm: "lab".to_owned(),
+        remove_header: true,
+        header_field: Some(HeaderName::from_static("x-user")),
+    };
+    let auth = Middleware::BasicAuth(Arc::new(Authenticator::new(&settings)));
+    let mut world = Setup { middlewares: vec![auth], ..Setup::to(echo()) }.start();
+    let mut client = world.connect();
+    let mut ask = |credentials: &str| {
+        let header =
+            if credentials.is_empty() { String::new() } else { format!("authorization: Basic {credentials}\r\n") };
+        client.write_all(format!("GET / HTTP/1.1\r\nHost: app.localhost\r\n{header}\r\n").as_bytes()).unwrap();
+        let (head, body) = response(&mut client);
+        (head, String::from_utf8(body).unwrap())
+    };
+    // base64 of ann:test, ann:wrong, slow:wrong.
+    let (head, _) = ask("");
+    assert!(head.starts_with("HTTP/1.1 401 ") && head.contains("www-authenticate: Basic realm=\"lab\"\r\n"), "{head}");
+    for _ in 0..2 {
+        let (head, got) = ask("YW5uOnRlc3Q=");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(got.contains("x-user: ann\r\n") && !got.contains("authorization"), "{got}");
+    }
+    assert!(ask("YW5uOndyb25n").0.starts_with("HTTP/1.1 401 "));
+    assert!(ask("c2xvdzp3cm9uZw==").0.starts_with("HTTP/1.1 401 "));
+    let left = world.records(5);
+    let waited: Vec<bool> = left.iter().map(|left| left.head.middleware_wait_ns > 0).collect();
+    assert_eq!(waited, [false, true, false, true, true], "what was right once is checked again");
+    assert!(left[4].head.middleware_wait_ns > 5_000_000, "{}", left[4].head.middleware_wait_ns);
+    assert_eq!(left.iter().map(|left| left.head.answered_by).collect::<Vec<_>>(), [1, 0, 0, 1, 1]);
     world.drain();
 }

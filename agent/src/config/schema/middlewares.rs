@@ -6,6 +6,26 @@ use super::{Key, Kind, MANY, key};
 pub(super) const MIDDLEWARES: &[Key] = &[
     key("http.middlewares.<name>.addPrefix.prefix", Kind::Path, "", "Put in front of the path. Required."),
     key(
+        "http.middlewares.<name>.basicAuth.users",
+        Kind::Texts,
+        "",
+        "Users as `htpasswd` writes them, `name:hash` with bcrypt, apr1 or SHA. One of `users` and `usersFile` is required. A password that was right is not hashed again.",
+    ),
+    key(
+        "http.middlewares.<name>.basicAuth.usersFile",
+        Kind::Text,
+        "",
+        "A file of such lines, relative to this file's directory; read with the configuration.",
+    ),
+    key("http.middlewares.<name>.basicAuth.realm", Kind::Text, "traefik", "What the client is asked with."),
+    key(
+        "http.middlewares.<name>.basicAuth.headerField",
+        Kind::HeaderNames,
+        "",
+        "The request header that tells the server the user's name.",
+    ),
+    key("http.middlewares.<name>.basicAuth.removeHeader", Kind::Bool, "false", "The server gets no `Authorization`."),
+    key(
         "http.middlewares.<name>.chain.middlewares",
         Kind::Texts,
         "",

@@ -83,6 +83,24 @@ fn an_authentication_server_is_read_with_where_it_is() {
 }
 
 #[test]
+fn users_are_read_from_the_file_and_from_their_own() {
+    let files = Files::new(&file(
+        "basicAuth: {users: ['ann:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=', 'bob:$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/'], usersFile: more, \
+         realm: r, removeHeader: true, headerField: X-User}",
+    ));
+    files.write("more", "# a comment\n\n  eve:$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC  \n");
+    let config = files.check().unwrap();
+    let MiddlewareKind::BasicAuth(auth) = &config.dynamic.middlewares[0].kind else { panic!("another kind") };
+    let names: Vec<&str> = auth.users.iter().map(|user| user.name.as_str()).collect();
+    assert_eq!((names.as_slice(), auth.realm.as_str(), auth.remove_header), (&["eve", "ann", "bob"][..], "r", true));
+    assert_eq!(auth.header_field.as_ref().unwrap().as_str(), "x-user");
+    assert!(!format!("{config:?}").contains("qUqP5cyx"), "a hash is shown");
+    let spec = serde_json::json!({"basicAuth": {"usersFile": files.path("more")}});
+    let (_, faults) = crate::config::fragment::part("Middleware a/b", "http.middlewares", &spec);
+    assert!(faults[0].to_string().contains("spec.basicAuth.usersFile: only a file may name one"), "{faults:?}");
+}
+
+#[test]
 fn headers_for_safety_become_what_browsers_are_told() {
     let told = |section: &str| {
         let config = good(&file(&format!("headers: {{{section}}}")));
@@ -174,6 +192,9 @@ const WRONG: &[(&str, &str)] = &[
         "forwardAuth: {address: 'http://a', authResponseHeaders: [Host]}",
         "http.middlewares.m.forwardAuth.authResponseHeaders: `host` decides how the request goes on",
     ),
+    ("basicAuth: {}", "http.middlewares.m.basicAuth: has no users; "),
+    ("basicAuth: {users: ['a:geheim']}", "http.middlewares.m.basicAuth.users: `a` has no hash of bcrypt, apr1 or SHA"),
+    ("basicAuth: {usersFile: none}", "http.middlewares.m.basicAuth.usersFile: cannot be read: No such file"),
     ("compress: {}", "http.middlewares.m.compress: not supported yet"),
 ];
 
