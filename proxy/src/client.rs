@@ -1,16 +1,21 @@
-//! A client's connection: the tap that stamps its bytes, its deadlines, and the task that drives hyper over it.
+//! A client's connection: the tap that stamps its bytes, TLS where it is spoken, its deadlines, and the task that drives hyper
+//! over it.
 
+mod records;
+mod secure;
 mod serve;
 mod tap;
 mod tunnel;
+mod written;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use tokio::io::ReadBuf;
@@ -28,6 +33,7 @@ use crate::snapshot::{EntryPoint, Limits};
 use crate::trace_context::SpanId;
 use crate::wake;
 use crate::worker::Worker;
+pub(crate) use secure::Secured;
 pub(crate) use serve::serve;
 pub(crate) use tunnel::Switched;
 
@@ -54,12 +60,17 @@ pub(crate) struct ClientConn<O: SocketObserver> {
     pub(crate) entry_point: u32,
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
-    pub(crate) peer_headers: PeerHeaders,
+    peer_headers: PeerHeaders,
+    /// Its first byte tells whether it speaks TLS.
+    may_speak_tls: bool,
+    /// It does, and the handshake is done.
+    secured: OnceCell<Box<Secured>>,
     pub(crate) id: u64,
     pub(crate) token: Token,
     pub(crate) accepted: MonoNs,
     limits: Limits,
     framer: RefCell<Framer>,
+    /// Of what the framer reads; `written_bytes` are those on the wire.
     read_bytes: Cell<u64>,
     written_bytes: Cell<u64>,
     /// Behind the last message that was read whole.
@@ -123,6 +134,8 @@ impl<O: SocketObserver> ClientConn<O> {
             peer,
             local,
             peer_headers: PeerHeaders::new(peer.ip(), local.port(), trust(entry_point), false, worker.hostname()),
+            may_speak_tls: entry_point.tls.is_some(),
+            secured: OnceCell::new(),
             id,
             token,
             accepted,
@@ -160,6 +173,21 @@ impl<O: SocketObserver> ClientConn<O> {
         Ok(conn)
     }
 
+    /// TLS, where the connection speaks it.
+    pub(crate) fn secured(&self) -> Option<&Secured> {
+        self.secured.get().map(|secured| &**secured)
+    }
+
+    /// What the connection adds to each of its requests.
+    pub(crate) fn peer_headers(&self) -> &PeerHeaders {
+        self.secured().map_or(&self.peer_headers, |secured| &secured.peer_headers)
+    }
+
+    /// Where on the wire these bytes lie of what the framer reads now. Of TLS it is the record that they came in.
+    fn wire(&self, bytes: Range<u64>) -> Range<u64> {
+        self.secured().map_or(bytes, Secured::record)
+    }
+
     /// The head that belongs to the service call that hyper makes now.
     pub(crate) fn next_head(&self) -> HeadSeen {
         self.heads.borrow_mut().pop_front().unwrap_or_default()
@@ -193,12 +221,16 @@ impl<O: SocketObserver> ClientConn<O> {
     pub(crate) fn is_closing(&self) -> bool {
         let Some(arrived) = self.closing.get() else { return false };
         let next = self.heads.borrow().front().copied().or(self.begun.get());
-        self.read_bytes.get() >= arrived && next.is_none_or(|head| head.start >= arrived)
+        let read = self.secured().map_or(self.read_bytes.get(), Secured::read_to);
+        read >= arrived && next.is_none_or(|head| head.start >= arrived)
     }
 
-    /// Bytes that have come from the client, read, held back or not.
+    /// Bytes on the wire that have come from the client, read, held back or not.
     fn arrived(&self) -> u64 {
         let unread = rustix::io::ioctl_fionread(self.stream.borrow().as_fd()).unwrap_or(0);
+        if let Some(secured) = self.secured() {
+            return secured.arrived() + unread;
+        }
         let held = u64::try_from(self.held.borrow().len()).unwrap_or(0);
         self.read_bytes.get() + held + unread
     }
@@ -246,6 +278,19 @@ impl<O: SocketObserver> ClientConn<O> {
             && self.refusal.borrow().is_none()
             && self.held.borrow().is_empty()
             && self.framer.borrow().is_between_messages()
+            && self.secured().is_none_or(Secured::is_idle)
+    }
+
+    /// The client's first byte, which stays unread; `None` when there is none in time.
+    fn poll_first_byte(&self, cx: &mut Context<'_>) -> Poll<Option<u8>> {
+        self.keep_waker(cx);
+        if self.expired.get() {
+            return Poll::Ready(None);
+        }
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        let peeked = ready!(self.stream.borrow().poll_peek(cx, &mut buffer));
+        Poll::Ready(peeked.ok().and_then(|_| buffer.filled().first().copied()))
     }
 
     /// Waits for the client's next byte; `None` when its time is up.
@@ -256,7 +301,8 @@ impl<O: SocketObserver> ClientConn<O> {
         }
         // Peeked at, since readiness alone may be stale: it is only cleared by a read that finds nothing.
         let mut byte = [0];
-        let ready = self.stream.borrow().poll_peek(cx, &mut ReadBuf::new(&mut byte)).is_ready();
+        let ready = self.secured().is_some_and(Secured::has_unread)
+            || self.stream.borrow().poll_peek(cx, &mut ReadBuf::new(&mut byte)).is_ready();
         self.folded.set(!ready);
         if ready { Poll::Ready(Some(())) } else { Poll::Pending }
     }
@@ -285,7 +331,7 @@ impl<O: SocketObserver> ClientConn<O> {
             let mut live = live.borrow_mut();
             live.starved = false;
             if live.relay_state() == Relay::ClientBody {
-                let readable = self.worker.observer.marks(self.token, from..from + 1).first;
+                let readable = self.readable(from);
                 live.relay_read(Relay::ProxyRequest, readable, at);
             }
         }
@@ -308,9 +354,19 @@ impl<O: SocketObserver> ClientConn<O> {
         }
     }
 
+    /// When what is read from `offset` on could be read. Of TLS only whole records can.
+    fn readable(&self, offset: u64) -> MonoNs {
+        let bytes = match self.secured().map(Secured::record) {
+            None => offset..offset + 1,
+            Some(record) => record.end.saturating_sub(1)..record.end,
+        };
+        self.worker.observer.marks(self.token, bytes).first
+    }
+
     fn on_event(&self, event: Event, at: MonoNs) {
         match event {
             Event::MessageStart { offset } => {
+                let offset = self.wire(offset..offset).start;
                 self.begun.set(Some(HeadSeen { start: offset, first_read: at, ..HeadSeen::default() }));
                 self.deadline.set(after(at, self.limits.head_timeout));
                 // The first byte's mark is taken by the read that consumed it; a head that ends later adds its last.
@@ -320,13 +376,14 @@ impl<O: SocketObserver> ClientConn<O> {
                     self.begun.set(Some(head));
                 }
             }
-            Event::HeadEnd(framer::Head { start, end, body, upgrade, .. }) => {
+            Event::HeadEnd(framer::Head { end, body, upgrade, .. }) => {
                 let mut head = self.begun.take().unwrap_or_default();
+                let end = self.wire(end..end).end;
                 let last = self.worker.observer.marks(self.token, end.saturating_sub(1)..end);
                 head.marks.last = last.last;
                 head.marks.missing = head.marks.missing.with(last.missing);
                 (head.woken, head.preempted_ns) = (wake::last(), wake::preempted_ns(last.last, at));
-                (head.start, head.end, head.head_read, head.body) = (start, end, at, body != Body::None);
+                (head.end, head.head_read, head.body) = (end, at, body != Body::None);
                 head.upgrade = upgrade;
                 self.uploading.set(head.body);
                 let patience = self.limits.read_timeout;
@@ -336,7 +393,8 @@ impl<O: SocketObserver> ClientConn<O> {
             Event::BodyEnd { offset } => {
                 self.message_end.set(offset);
                 // Nothing is asked: the latch is armed for the next request's first byte, behind this body's marks.
-                self.worker.observer.marks(self.token, offset..offset);
+                let next = self.wire(offset..offset).end;
+                self.worker.observer.marks(self.token, next..next);
                 self.uploading.set(false);
                 // The last request's: its head may be with hyper still.
                 if self.heads.borrow().is_empty()
@@ -385,7 +443,7 @@ impl<O: SocketObserver> ClientConn<O> {
         {
             self.worker.counters.borrow_mut().count(Total::RefusedRequests);
             // An idle connection's send buffer is empty: this cannot be short.
-            let sent = self.stream.borrow().try_write(refusal.response()).is_ok();
+            let sent = self.send_now(refusal.response());
             let status = if sent { refusal.reason.status() } else { 0 };
             self.leave_unserved(&self.begun.take().unwrap_or_default(), status, End::Refused, ErrorKind::BadRequest);
         }
@@ -408,62 +466,11 @@ impl<O: SocketObserver> ClientConn<O> {
         self.worker.leave(&live);
     }
 
-    fn wrote(&self, bytes: usize, at: MonoNs) {
-        self.last_written.set(at);
-        let from = self.written_bytes.get();
-        self.written_bytes.set(from + u64::try_from(bytes).unwrap_or(0));
-        for live in self.lives.borrow().iter() {
-            let mut live = live.borrow_mut();
-            if live.responded && live.head.head_written.0 == 0 {
-                live.head.head_written = at;
-                live.head.response_start = from;
-            }
-            if live.relay_state() == Relay::ClientDrain {
-                live.relay(Relay::ProxyResponse, at);
-            }
-        }
-    }
-
-    fn blocked(&self) {
-        let lives = self.lives.borrow();
-        if let Some(live) = lives.front() {
-            let mut live = live.borrow_mut();
-            if live.responded {
-                live.relay(Relay::ClientDrain, MonoNs::now());
-            }
-        }
-    }
-
-    /// The socket has taken everything that hyper had for it.
-    fn flushed(&self) {
-        loop {
-            let live = {
-                let mut lives = self.lives.borrow_mut();
-                match lives.front() {
-                    Some(live) if live.borrow().body_done => lives.pop_front(),
-                    _ => None,
-                }
-            };
-            let Some(live) = live else { return };
-            let at = self.last_written.get();
-            {
-                let mut live = live.borrow_mut();
-                live.end(at, self.written_bytes.get());
-                self.worker.leave(&live);
-            }
-            self.worker.recycle(live);
-            self.previous_written.set(at);
-            self.exchange_until(MonoNs::UNKNOWN);
-            if self.lives.borrow().is_empty() {
-                if self.begun.get().is_none() && self.heads.borrow().is_empty() {
-                    self.deadline.set(after(at, self.limits.idle_timeout));
-                }
-                if self.refusal.borrow().is_some()
-                    && let Some(waker) = self.waker.borrow().as_ref()
-                {
-                    waker.wake_by_ref();
-                }
-            }
+    /// Writes a short answer of our own past hyper; whether the socket took it.
+    fn send_now(&self, answer: &[u8]) -> bool {
+        match self.secured() {
+            None => self.stream.borrow().try_write(answer).is_ok(),
+            Some(secured) => secured.send_now(self, answer),
         }
     }
 

@@ -113,7 +113,24 @@ pub struct Totals {
     pub tunnels_begun: u64,
     /// Tunnels that ended.
     pub tunnels_ended: u64,
+    /// TLS handshakes that were done.
+    pub tls_handshakes: u64,
+    /// Those of them that resumed a session.
+    pub tls_resumed: u64,
+    /// TLS handshakes that came to nothing, by reason: [`TLS_FAILURES`].
+    pub tls_failed: [u64; TLS_FAILURES.len()],
 }
+
+/// Why TLS handshakes fail, in the order of [`Totals::tls_failed`].
+pub const TLS_FAILURES: [&str; 7] = [
+    "timeout",
+    "client_gone",
+    "refused_by_client",
+    "client_certificate",
+    "incompatible",
+    "no_certificate",
+    "malformed",
+];
 
 /// The readers' handle: all workers' counters.
 #[derive(Clone, Debug, Default)]
@@ -176,7 +193,7 @@ impl OpenConnections {
     }
 }
 
-const TOTALS: usize = 7;
+const TOTALS: usize = 9 + TLS_FAILURES.len();
 
 /// The totals, by name of what happened.
 #[derive(Clone, Copy, Debug)]
@@ -190,6 +207,15 @@ pub enum Total {
     Reused,
     TunnelsBegun,
     TunnelsEnded,
+    TlsHandshakes,
+    TlsResumed,
+    TlsTimedOut,
+    TlsClientGone,
+    TlsRefusedByClient,
+    TlsClientCertificate,
+    TlsIncompatible,
+    TlsNoCertificate,
+    TlsMalformed,
 }
 
 /// One writer per cell: no locked instruction is needed.
@@ -231,8 +257,31 @@ impl Counters {
             let series = worker.series.lock().unwrap_or_else(PoisonError::into_inner);
             all.extend(series.iter().map(|(key, cells)| cells.read(*key)));
         }
-        let [accepted, refused, refused_requests, connected, reused, tunnels_begun, tunnels_ended] = sums;
-        (all, Totals { accepted, refused, refused_requests, connected, reused, tunnels_begun, tunnels_ended })
+        let [
+            accepted,
+            refused,
+            refused_requests,
+            connected,
+            reused,
+            tunnels_begun,
+            tunnels_ended,
+            tls_handshakes,
+            tls_resumed,
+            tls_failed @ ..,
+        ] = sums;
+        let totals = Totals {
+            accepted,
+            refused,
+            refused_requests,
+            connected,
+            reused,
+            tunnels_begun,
+            tunnels_ended,
+            tls_handshakes,
+            tls_resumed,
+            tls_failed,
+        };
+        (all, totals)
     }
 }
 

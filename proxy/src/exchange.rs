@@ -30,9 +30,9 @@ use crate::middleware::{Answer, with_path};
 use crate::observer::SocketObserver;
 use crate::path;
 use crate::record::{End, ErrorKind, Head, Method};
-use crate::route::RequestView;
+use crate::route::{Found, RequestView, RouteTable};
 use crate::sampling::{Decision, Reason};
-use crate::snapshot::{Route, Server, Service, Snapshot, Target};
+use crate::snapshot::{EntryPoint, Route, Server, Service, Snapshot, Target};
 use crate::trace_context::{self, Incoming as Caller, SpanId, TraceParent};
 use crate::upstream::Upstream;
 use around::Around;
@@ -118,6 +118,8 @@ pub(crate) fn first_stamps<O: SocketObserver>(conn: &ClientConn<O>, seen: &HeadS
         previous_acked: previous.at,
         previous_left: previous.left,
         client_missing: seen.marks.missing.with(conn.missing()),
+        https: conn.secured().is_some(),
+        tls: conn.secured().map(|secured| secured.facts).unwrap_or_default(),
         ..Head::default()
     }
 }
@@ -165,7 +167,7 @@ async fn route<O: SocketObserver>(
     let host = parts.headers.get(HOST).cloned();
     capture(&parts.headers, &snapshot.captured_request_headers, &mut live.borrow_mut().request_headers);
     let client_ip = headers::client_address(&parts.headers, conn.peer.ip(), trust(entry_point));
-    let received = headers::receive_request(&mut parts.headers, &conn.peer_headers);
+    let received = headers::receive_request(&mut parts.headers, conn.peer_headers());
     let asks = RequestView {
         method: parts.method.as_str(),
         host: host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
@@ -174,8 +176,8 @@ async fn route<O: SocketObserver>(
         headers: &parts.headers,
         client_ip: conn.peer.ip(),
     };
-    let found = if asks.path == WHOLE_SERVER { None } else { entry_point.routes.find(&asks) };
-    let mut upgrade = headers::prepare_request(&mut parts.headers, &conn.peer_headers, received).upgrade;
+    let (found, misdirected) = find(conn, entry_point, &asks);
+    let mut upgrade = headers::prepare_request(&mut parts.headers, conn.peer_headers(), received).upgrade;
     // Only where the framer reads the request alike, and holds back what follows it.
     if upgrade.is_some() && !held {
         headers::remove_upgrade(&mut parts.headers);
@@ -188,9 +190,6 @@ async fn route<O: SocketObserver>(
         if client_ip != conn.peer.ip() {
             live.forwarded_client = HeaderValue::from_str(&client_ip.to_string()).ok();
         }
-    }
-    {
-        let mut live = live.borrow_mut();
         if let Some(found) = &found {
             live.head.route = found.route.id;
             live.head.branch = found.branch;
@@ -199,6 +198,10 @@ async fn route<O: SocketObserver>(
         let operation = || found.as_ref().map_or_else(String::new, |found| found.operation().to_owned());
         let traced = found.as_ref().map_or(entry_point.traced, |found| found.route.traced);
         trace(conn, &mut live, parts, traced, operation);
+    }
+    if misdirected {
+        live.borrow_mut().fail(End::Complete, ErrorKind::Misdirected);
+        return own(StatusCode::MISDIRECTED_REQUEST, MISDIRECTED);
     }
     let Some(found) = found else {
         if parts.uri.path() == WHOLE_SERVER {
@@ -210,6 +213,21 @@ async fn route<O: SocketObserver>(
     };
     let route = Arc::clone(found.route);
     answer(conn, live, &snapshot, &route, parts, body).await
+}
+
+/// The route of a request, and whether its connection is none for it.
+fn find<'e, O: SocketObserver>(
+    conn: &ClientConn<O>,
+    entry_point: &'e EntryPoint,
+    asks: &RequestView<'_>,
+) -> (Option<Found<'e>>, bool) {
+    let found = |routes: &'e RouteTable| if asks.path == WHOLE_SERVER { None } else { routes.find(asks) };
+    let Some(secured) = conn.secured() else { return (found(&entry_point.routes), false) };
+    // What still speaks it where its entry point had it until a moment ago gets nothing that is meant for plain requests.
+    let Some(tls) = &entry_point.tls else { return (None, false) };
+    let found = found(&tls.routes);
+    let wanted = found.as_ref().and_then(|found| found.route.tls_options.as_deref());
+    (found, tls.choice.misdirected(&secured.options, asks, wanted))
 }
 
 /// The target of an OPTIONS that is about no resource (RFC 9112, 3.2.4).
@@ -483,6 +501,7 @@ fn failed<O: SocketObserver>(live: &RefCell<Live>, error: ErrorKind) -> Reply<O>
 }
 
 const NOT_FOUND: &str = "404 page not found\n";
+const MISDIRECTED: &str = "Misdirected Request\n";
 const BAD_REQUEST: &str = "Bad Request\n";
 
 fn own<O: SocketObserver>(status: StatusCode, text: &'static str) -> Reply<O> {

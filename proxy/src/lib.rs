@@ -34,6 +34,7 @@ pub mod rule;
 pub mod sampling;
 pub mod server;
 pub mod snapshot;
+pub mod tls;
 pub mod trace_context;
 mod upstream;
 mod wake;

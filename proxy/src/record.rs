@@ -54,8 +54,10 @@ pub struct Head {
     pub method: Method,
     /// HTTP minor version: 10 for 1.0, 11 for 1.1.
     pub version: u8,
-    /// Whether the client spoke TLS to us, or a trusted hop said so.
+    /// Whether the client spoke TLS to us.
     pub https: bool,
+    /// Its TLS, where it did.
+    pub tls: TlsFacts,
     /// The final status; 0 when none was sent.
     pub status: u16,
     /// How it ended.
@@ -134,6 +136,19 @@ pub struct Head {
     pub client_missing: Missing,
     /// Upstream attempts in all; up to [`ATTEMPTS_MAX`] are kept, the last always.
     pub attempts_made: u16,
+}
+
+/// What is known of a connection's TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsFacts {
+    /// From the first byte of the client's greeting readable (no mark: read) to the end of the handshake, nanoseconds.
+    pub handshake_ns: u64,
+    /// The protocol's version as it stands on the wire: 0x0304 is TLS 1.3.
+    pub version: u16,
+    /// The cipher suite's number, as IANA gives it.
+    pub cipher: u16,
+    /// Whether an earlier session was resumed.
+    pub resumed: bool,
 }
 
 /// No route or service.
@@ -328,10 +343,11 @@ pub enum ErrorKind {
     BadRequest,
     NoRoute,
     TooManyConnections,
+    Misdirected,
 }
 
 impl ErrorKind {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::None,
         Self::ConnectionRefused,
         Self::ConnectTimeout,
@@ -347,6 +363,7 @@ impl ErrorKind {
         Self::BadRequest,
         Self::NoRoute,
         Self::TooManyConnections,
+        Self::Misdirected,
     ];
 
     /// The value of `error.type`; empty for [`ErrorKind::None`].
@@ -368,6 +385,7 @@ impl ErrorKind {
             Self::BadRequest => "bad_request",
             Self::NoRoute => "no_route",
             Self::TooManyConnections => "too_many_connections",
+            Self::Misdirected => "misdirected_request",
         }
     }
 }
@@ -437,6 +455,7 @@ impl Default for Head {
             method: Method::Other,
             version: 11,
             https: false,
+            tls: TlsFacts::default(),
             status: 0,
             end: End::Complete,
             error: ErrorKind::None,

@@ -132,6 +132,19 @@ impl Expr {
         }
     }
 
+    /// The hosts that it asks for, as they are written, lower-case.
+    pub(crate) fn hosts(&self, into: &mut Vec<String>) {
+        match self {
+            Self::All(parts) | Self::Any(parts) => parts.iter().for_each(|part| part.hosts(into)),
+            Self::Is(Literal { negated: false, matcher: Matcher::Host(host) }) => into.push(match host {
+                HostName::Exact(name) => name.to_string(),
+                HostName::Wild(suffix) => format!("*.{suffix}"),
+                HostName::Deep(suffix) => format!("**.{suffix}"),
+            }),
+            Self::Is(_) => {}
+        }
+    }
+
     fn deep_wildcards(&self) -> i64 {
         match self {
             Self::All(parts) | Self::Any(parts) => parts.iter().map(Self::deep_wildcards).sum(),

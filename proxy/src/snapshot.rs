@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use crate::cap::Cap;
 use crate::middleware::Middleware;
 use crate::route::RouteTable;
+use crate::tls::Tls;
 
 /// The whole routing state.
 #[derive(Debug, Clone, Default)]
@@ -59,8 +60,10 @@ pub struct EntryPoint {
     pub traced: bool,
     /// Whether requests that match no route are counted; the others are their routes'.
     pub metered: bool,
-    /// Its routes.
+    /// Its routes; where it takes TLS, those of plain requests.
     pub routes: Arc<RouteTable>,
+    /// Where a connection may speak TLS.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// Times and sizes for an entry point's connections.
@@ -102,6 +105,8 @@ pub struct Route {
     pub id: u32,
     /// Its name in the configuration.
     pub name: Box<str>,
+    /// The TLS options that it names: a connection must have been made with these.
+    pub tls_options: Option<Box<str>>,
     /// Whether its requests are traced.
     pub traced: bool,
     /// Whether its requests are counted, under whatever name.

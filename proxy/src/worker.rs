@@ -80,6 +80,8 @@ pub(crate) struct Worker<O: SocketObserver> {
     policy: RefCell<Cache<Arc<ArcSwap<Policy>>, Arc<Policy>>>,
     /// Reads land here first: one hot buffer for all connections.
     pub(crate) scratch: RefCell<Box<[u8]>>,
+    /// The same for what is read of TLS, before it is opened; empty until some connection speaks it.
+    pub(crate) sealed: RefCell<Vec<u8>>,
     /// Finds the end of a head.
     pub(crate) head_end: Finder<'static>,
     pub(crate) random: RefCell<fastrand::Rng>,
@@ -118,6 +120,7 @@ impl<O: SocketObserver> Worker<O> {
             policy: RefCell::new(Cache::new(Arc::clone(&process.policy))),
             process,
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+            sealed: RefCell::default(),
             head_end: Finder::new(HEAD_END),
             random: RefCell::new(fastrand::Rng::new()),
             records: RefCell::new(records),

@@ -18,6 +18,8 @@ mod middlewares;
 mod resend;
 #[path = "proxy/semantics.rs"]
 mod semantics;
+#[path = "proxy/tls.rs"]
+mod tls;
 #[path = "proxy/tunnel.rs"]
 mod tunnel;
 #[path = "proxy/uploads.rs"]
@@ -41,6 +43,7 @@ use wayspan_proxy::rule::Rule;
 use wayspan_proxy::sampling::Policy;
 use wayspan_proxy::server::{Proxy, Settings};
 use wayspan_proxy::snapshot::{EntryPoint, Limits, Route, Server, Service, Snapshot, Target, Timeouts, turn};
+use wayspan_proxy::tls::Tls;
 
 /// What a test needs to remember of a record.
 #[derive(Debug, Clone)]
@@ -69,6 +72,8 @@ struct Setup {
     middlewares: Vec<Middleware>,
     workers: usize,
     cap: Option<Arc<Cap>>,
+    /// How TLS is spoken, if it is: with the one route that plain requests have.
+    tls: Option<Arc<wayspan_proxy::tls::Choice>>,
 }
 
 impl Setup {
@@ -76,7 +81,8 @@ impl Setup {
         let (limits, timeouts) = (Limits::default(), Timeouts::default());
         let rule = "Host(`app.localhost`)";
         let (upstreams, middlewares) = (vec![(upstream, 1)], Vec::new());
-        Self { rule, upstreams, addresses_each: 1, limits, timeouts, traced: true, middlewares, workers: 1, cap: None }
+        let (traced, tls, workers, cap) = (true, None, 1, None);
+        Self { rule, upstreams, addresses_each: 1, limits, timeouts, traced, middlewares, workers, cap, tls }
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -104,12 +110,14 @@ impl Setup {
         let route = Arc::new(Route {
             id: 5,
             name: "app".into(),
+            tls_options: None,
             traced: self.traced,
             metered: true,
             middlewares: self.middlewares.clone().into(),
             target: Target::Service(service),
         });
         let rule = Rule::parse(self.rule).unwrap();
+        let routes = Arc::new(RouteTable::build(vec![(rule, 0, route)]));
         Snapshot {
             entry_points: vec![Arc::new(EntryPoint {
                 id: 1,
@@ -121,7 +129,8 @@ impl Setup {
                 sanitize_path: true,
                 traced: self.traced,
                 metered: true,
-                routes: Arc::new(RouteTable::build(vec![(rule, 0, route)])),
+                tls: self.tls.clone().map(|choice| Arc::new(Tls { routes: Arc::clone(&routes), choice })),
+                routes,
             })],
             ..Snapshot::default()
         }

@@ -244,6 +244,7 @@ impl<'b> Build<'b> {
         let route = Route {
             id,
             name: router.name.as_str().into(),
+            tls_options: None,
             traced: observed.traced,
             metered: observed.metered,
             middlewares: middlewares.iter().filter_map(|one| self.middleware(router, one)).collect(),
@@ -413,6 +414,7 @@ impl<'b> Build<'b> {
             traced: observed.traced,
             metered: observed.metered,
             routes,
+            tls: None,
         };
         let built = kept(self.registry.last.entry_points.get(&id), built, same_entry_point);
         self.now.entry_points.insert(id, Arc::clone(&built));
@@ -530,20 +532,27 @@ fn same_entry_point(a: &snapshot::EntryPoint, b: &snapshot::EntryPoint) -> bool 
         traced,
         metered,
         routes,
+        tls,
     } = a;
     (id, name, addresses, limits, trusted) == (&b.id, &b.name, &b.addresses, &b.limits, &b.trusted)
         && (trust_all, sanitize_path, traced, metered) == (&b.trust_all, &b.sanitize_path, &b.traced, &b.metered)
         && Arc::ptr_eq(routes, &b.routes)
+        && match (tls, &b.tls) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            _ => false,
+        }
 }
 
 fn same_route(a: &Route, b: &Route) -> bool {
-    let Route { id, name, traced, metered, middlewares, target } = a;
+    let Route { id, name, tls_options, traced, metered, middlewares, target } = a;
     let same_target = match (target, &b.target) {
         (Target::Service(a), Target::Service(b)) => Arc::ptr_eq(a, b),
         (Target::Fixed(a), Target::Fixed(b)) => a == b,
         _ => false,
     };
-    (id, name, traced, metered) == (&b.id, &b.name, &b.traced, &b.metered)
+    (id, name, tls_options) == (&b.id, &b.name, &b.tls_options)
+        && (traced, metered) == (&b.traced, &b.metered)
         && same_target
         && middlewares.len() == b.middlewares.len()
         && middlewares.iter().zip(&b.middlewares).all(|(a, b)| a.is_same(b))

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 pub use phases::{PhaseReader, PhaseWriter};
 pub use text::Format;
-use wayspan_proxy::counters::{Bounds, Key, Series, Totals};
+use wayspan_proxy::counters::{Bounds, Key, Series, TLS_FAILURES, Totals};
 
 use self::phases::{BOUNDS_US, PhaseReading};
 use self::process::Process;
@@ -240,7 +240,8 @@ fn connections(page: &mut Page, inputs: &Inputs<'_>) {
     for (name, count) in open {
         page.sample(&[("entrypoint", name), ("protocol", TRANSPORT)], count);
     }
-    let Totals { accepted, refused, refused_requests, connected, reused, tunnels_begun, tunnels_ended } = inputs.totals;
+    let Totals { accepted, refused, refused_requests, connected, reused, tunnels_begun, tunnels_ended, .. } =
+        inputs.totals;
     // Read one after the other: a tunnel may have ended in between.
     let tunnels = tunnels_begun.saturating_sub(tunnels_ended);
     gauge(page, "wayspan_open_tunnels", "Client connections whose protocol was switched, such as WebSockets.", tunnels);
@@ -252,6 +253,17 @@ fn connections(page: &mut Page, inputs: &Inputs<'_>) {
         "Requests refused before routing, for their framing or size.",
         refused_requests,
     );
+    let Totals { tls_handshakes, tls_resumed, tls_failed, .. } = inputs.totals;
+    counter(page, "wayspan_tls_handshakes_total", "TLS handshakes with clients that were done.", tls_handshakes);
+    counter(page, "wayspan_tls_handshakes_resumed_total", "Those of them that resumed a session.", tls_resumed);
+    page.family(
+        "wayspan_tls_handshake_failures_total",
+        Kind::Counter,
+        "TLS handshakes with clients that came to nothing, by reason.",
+    );
+    for (reason, count) in TLS_FAILURES.into_iter().zip(tls_failed) {
+        page.sample(&[("reason", reason)], count);
+    }
     counter(page, "wayspan_upstream_connections_total", "Connections made to servers.", connected);
     counter(page, "wayspan_upstream_reuses_total", "Requests sent over a kept connection.", reused);
 }

@@ -9,7 +9,7 @@ use std::task::Poll;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::tap::Tap;
-use super::{ClientConn, tunnel};
+use super::{ClientConn, secure, tunnel};
 use crate::clock::MonoNs;
 use crate::exchange;
 use crate::observer::SocketObserver;
@@ -24,6 +24,17 @@ pub(crate) async fn serve<O: SocketObserver>(conn: Rc<ClientConn<O>>) {
         }
     }
     let finish = Finish(Rc::clone(&conn));
+    if conn.may_speak_tls
+        && let Some(entry_point) = conn.worker.snapshot().entry_point(conn.entry_point).cloned()
+        && let Some(tls) = &entry_point.tls
+    {
+        // On the heap: a connection that is not in its handshake has no place for it.
+        if Box::pin(secure::greet(&conn, &entry_point, tls)).await.is_err() {
+            // So that the alert is read.
+            linger(&conn).await;
+            return drop(finish);
+        }
+    }
     let service = {
         let conn = Rc::clone(&conn);
         hyper::service::service_fn(move |request| exchange::handle(Rc::clone(&conn), request))
@@ -72,7 +83,7 @@ pub(crate) async fn serve<O: SocketObserver>(conn: Rc<ClientConn<O>>) {
     }
     if ended.is_none() && conn.begun.get().is_some() {
         // RFC 9110, 15.5.9: a head that did not come in time.
-        let sent = conn.stream.borrow().try_write(REQUEST_TIMEOUT).is_ok();
+        let sent = conn.send_now(REQUEST_TIMEOUT);
         conn.timed_out.set(if sent { 408 } else { 0 });
     }
     if conn.refusal_sent.get() || ended.is_none() || conn.is_held() || conn.closing.get().is_some() {
@@ -102,6 +113,9 @@ const REQUEST_TIMEOUT: &[u8] =
 pub(super) async fn linger<O: SocketObserver>(conn: &ClientConn<O>) {
     let mut left = 64;
     let stop = MonoNs::now() + std::time::Duration::from_millis(500);
+    if let Some(secured) = conn.secured() {
+        secured.say_goodbye(conn);
+    }
     let _ = rustix::net::shutdown(conn.stream.borrow().as_fd(), rustix::net::Shutdown::Write);
     let drain = poll_fn(|cx| {
         let mut bytes = [0; 4096];

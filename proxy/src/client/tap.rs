@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::rt::ReadBufCursor;
@@ -15,6 +15,24 @@ use crate::clock::MonoNs;
 use crate::gather::gather;
 use crate::live::Relay;
 use crate::observer::SocketObserver;
+
+impl<O: SocketObserver> ClientConn<O> {
+    /// Reads what the client says, out of TLS where it speaks it.
+    pub(super) fn poll_read(&self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.secured() {
+            None => Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, out),
+            Some(secured) => secured.poll_read(self, cx, out),
+        }
+    }
+
+    /// Says that nothing more comes.
+    pub(super) fn poll_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(secured) = self.secured() {
+            ready!(secured.poll_goodbye(self, cx))?;
+        }
+        Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)
+    }
+}
 
 /// hyper's view of the socket.
 pub(crate) struct Tap<O: SocketObserver> {
@@ -36,7 +54,7 @@ impl<O: SocketObserver> hyper::rt::Read for Tap<O> {
         let mut scratch = conn.worker.scratch.borrow_mut();
         let room = out.remaining().min(scratch.len());
         let mut buffer = ReadBuf::new(scratch.get_mut(..room).unwrap_or_default());
-        match Pin::new(&mut *conn.stream.borrow_mut()).poll_read(cx, &mut buffer) {
+        match conn.poll_read(cx, &mut buffer) {
             Poll::Pending => {
                 if conn.uploading.get() {
                     waiting_for_upload(conn);
@@ -76,6 +94,9 @@ fn waiting_for_upload<O: SocketObserver>(conn: &ClientConn<O>) {
 
 impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(secured) = self.conn.secured() {
+            return secured.poll_write(&self.conn, cx, &[io::IoSlice::new(bytes)]);
+        }
         let written = Pin::new(&mut *self.conn.stream.borrow_mut()).poll_write(cx, bytes);
         self.stamp(written)
     }
@@ -86,6 +107,9 @@ impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let conn = Rc::clone(&self.conn);
+        if let Some(secured) = conn.secured() {
+            return secured.poll_write(&conn, cx, slices);
+        }
         if let Some(gathered) = gather(slices, &mut conn.worker.scratch.borrow_mut()) {
             return self.poll_write(cx, gathered);
         }
@@ -97,14 +121,20 @@ impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(secured) = self.conn.secured() {
+            ready!(secured.poll_flush(&self.conn, cx))?;
+        }
         self.conn.flushed();
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(secured) = self.conn.secured() {
+            ready!(secured.poll_flush(&self.conn, cx))?;
+        }
         self.conn.flushed();
-        Pin::new(&mut *self.conn.stream.borrow_mut()).poll_shutdown(cx)
+        self.conn.poll_close(cx)
     }
 }
 

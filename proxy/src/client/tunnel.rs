@@ -121,8 +121,8 @@ pub(super) async fn run<O: SocketObserver>(conn: &ClientConn<O>, switched: Switc
     }
     conn.worker.counters.borrow().count(Total::TunnelsBegun);
     let open = Open(conn);
-    let mut up = Way::new(&conn.stream, server.stream(), held);
-    let mut down = Way::new(server.stream(), &conn.stream, early);
+    let mut up = Way::new(Side::Client(conn), Side::Server(server.stream()), held);
+    let mut down = Way::new(Side::Server(server.stream()), Side::Client(conn), early);
     let mut broke = None;
     let outcome = poll_fn(|cx| {
         conn.keep_waker(cx);
@@ -153,9 +153,9 @@ pub(super) async fn run<O: SocketObserver>(conn: &ClientConn<O>, switched: Switc
 
 /// One way through a tunnel. Bytes go from the worker's scratch buffer straight to the sink; only what that does not take
 /// is kept, and nothing more is read until it has.
-struct Way<'t> {
-    source: &'t RefCell<TcpStream>,
-    sink: &'t RefCell<TcpStream>,
+struct Way<'t, O: SocketObserver> {
+    source: Side<'t, O>,
+    sink: Side<'t, O>,
     left: Vec<u8>,
     delivered: usize,
     state: State,
@@ -180,8 +180,50 @@ enum Broken {
 /// Reads before the other way, and the worker's other tasks, have a turn: 1 MiB at most.
 const READS_MAX: u32 = 16;
 
-impl<'t> Way<'t> {
-    fn new(source: &'t RefCell<TcpStream>, sink: &'t RefCell<TcpStream>, first: Bytes) -> Self {
+/// One end of a tunnel.
+enum Side<'t, O: SocketObserver> {
+    /// Through TLS where it speaks it.
+    Client(&'t ClientConn<O>),
+    Server(&'t RefCell<TcpStream>),
+}
+
+impl<O: SocketObserver> Side<'_, O> {
+    fn poll_read(&self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Client(conn) => conn.poll_read(cx, out),
+            Self::Server(stream) => Pin::new(&mut *stream.borrow_mut()).poll_read(cx, out),
+        }
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let stream = match self {
+            Self::Client(conn) => match conn.secured() {
+                Some(secured) => return secured.poll_write(conn, cx, &[io::IoSlice::new(bytes)]),
+                None => &conn.stream,
+            },
+            Self::Server(stream) => stream,
+        };
+        Pin::new(&mut *stream.borrow_mut()).poll_write(cx, bytes)
+    }
+
+    /// Nothing is left of what was written.
+    fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Client(conn) => conn.secured().map_or(Poll::Ready(Ok(())), |secured| secured.poll_flush(conn, cx)),
+            Self::Server(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Client(conn) => conn.poll_close(cx),
+            Self::Server(stream) => Pin::new(&mut *stream.borrow_mut()).poll_shutdown(cx),
+        }
+    }
+}
+
+impl<'t, O: SocketObserver> Way<'t, O> {
+    fn new(source: Side<'t, O>, sink: Side<'t, O>, first: Bytes) -> Self {
         Self { source, sink, left: first.into(), delivered: 0, state: State::Open }
     }
 
@@ -209,13 +251,13 @@ impl<'t> Way<'t> {
                 State::Open => {}
                 State::Ending => {
                     // Fails only where the sink is broken, which its other way will find.
-                    let _ = ready!(Pin::new(&mut *self.sink.borrow_mut()).poll_shutdown(cx));
+                    let _ = ready!(self.sink.poll_close(cx));
                     return Poll::Ready(Ok(()));
                 }
                 State::Over => return Poll::Ready(Ok(())),
             }
             let mut buffer = ReadBuf::new(scratch);
-            match Pin::new(&mut *self.source.borrow_mut()).poll_read(cx, &mut buffer) {
+            match self.source.poll_read(cx, &mut buffer) {
                 Poll::Pending => {
                     // A quiet tunnel holds no memory.
                     self.left = Vec::new();
@@ -227,7 +269,7 @@ impl<'t> Way<'t> {
                     let bytes = buffer.filled();
                     count(u64::try_from(bytes.len()).unwrap_or(0));
                     let mut written = 0;
-                    if let Poll::Ready(Err(broken)) = poll_write_all(self.sink, cx, bytes, &mut written) {
+                    if let Poll::Ready(Err(broken)) = poll_write_all(&self.sink, cx, bytes, &mut written) {
                         return Poll::Ready(Err(broken));
                     }
                     self.left.extend_from_slice(bytes.get(written..).unwrap_or_default());
@@ -239,7 +281,7 @@ impl<'t> Way<'t> {
     }
 
     fn poll_deliver(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        ready!(poll_write_all(self.sink, cx, &self.left, &mut self.delivered))?;
+        ready!(poll_write_all(&self.sink, cx, &self.left, &mut self.delivered))?;
         self.left.clear();
         self.delivered = 0;
         Poll::Ready(Ok(()))
@@ -247,19 +289,23 @@ impl<'t> Way<'t> {
 }
 
 /// Writes on from `written` to the end.
-fn poll_write_all(
-    sink: &RefCell<TcpStream>,
+fn poll_write_all<O: SocketObserver>(
+    sink: &Side<'_, O>,
     cx: &mut Context<'_>,
     bytes: &[u8],
     written: &mut usize,
 ) -> Poll<Result<(), Broken>> {
     while let Some(rest) = bytes.get(*written..).filter(|rest| !rest.is_empty()) {
-        match ready!(Pin::new(&mut *sink.borrow_mut()).poll_write(cx, rest)) {
+        match ready!(sink.poll_write(cx, rest)) {
             Ok(count) if count > 0 => *written += count,
             // tcp_reset(): EPIPE where the peer's FIN had come before its RST, else ECONNRESET.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Poll::Ready(Err(Broken::Deaf)),
             Ok(_) | Err(_) => return Poll::Ready(Err(Broken::Sink)),
         }
     }
-    Poll::Ready(Ok(()))
+    match ready!(sink.poll_flush(cx)) {
+        Ok(()) => Poll::Ready(Ok(())),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Poll::Ready(Err(Broken::Deaf)),
+        Err(_) => Poll::Ready(Err(Broken::Sink)),
+    }
 }

@@ -58,7 +58,7 @@ impl<'a> Record<'a> {
 }
 
 /// Length of an encoded head, without the truncated flag before it.
-const HEAD_BYTES: usize = 380;
+const HEAD_BYTES: usize = 393;
 /// Length of an encoded attempt.
 const ATTEMPT_BYTES: usize = 214;
 
@@ -110,6 +110,13 @@ impl<const N: usize> Part<N> {
         };
         self.put(ip.octets());
         self.u16(address.port());
+    }
+    #[inline(always)]
+    fn tls(&mut self, TlsFacts { handshake_ns, version, cipher, resumed }: TlsFacts) {
+        self.u64(handshake_ns);
+        self.u16(version);
+        self.u16(cipher);
+        self.u8(u8::from(resumed));
     }
     /// All of it was written.
     fn whole(&self) -> &[u8; N] {
@@ -180,6 +187,7 @@ impl Writer<'_> {
         let codes = [head.method as u8, head.version, u8::from(head.https), head.end as u8, head.error as u8];
         part.put(codes);
         part.u16(head.status);
+        part.tls(head.tls);
         part.address(head.peer);
         part.address(head.local);
         part.u64(head.connection_id);
@@ -417,6 +425,12 @@ impl<'a> Reader<'a> {
             end: self.code(&End::ALL)?,
             error: self.code(&ErrorKind::ALL)?,
             status: self.u16()?,
+            tls: TlsFacts {
+                handshake_ns: self.u64()?,
+                version: self.u16()?,
+                cipher: self.u16()?,
+                resumed: self.bool()?,
+            },
             truncated,
             peer: self.address()?,
             local: self.address()?,
@@ -515,6 +529,7 @@ mod tests {
             first_readable: MonoNs(5),
             body: BodyClock { client_drain: 9, ..BodyClock::default() },
             attempts_made: 1,
+            tls: TlsFacts { handshake_ns: 1 << 40, version: 0x0304, cipher: 0x1301, resumed: true },
             ..Head::default()
         };
         let attempt = Attempt { server: 3, address: "127.0.0.1:8080".parse().unwrap(), ..Attempt::default() };

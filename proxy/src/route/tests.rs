@@ -12,7 +12,8 @@ use crate::snapshot::{Fixed, Target};
 fn route(id: u32, name: &str) -> Arc<Route> {
     let fixed = Fixed { status: 200, content_type: "text/plain", body: bytes::Bytes::new() };
     let target = Target::Fixed(Arc::new(fixed));
-    Arc::new(Route { id, name: name.into(), traced: true, metered: true, middlewares: Box::default(), target })
+    let (middlewares, tls_options) = (Box::default(), None);
+    Arc::new(Route { id, name: name.into(), tls_options, traced: true, metered: true, middlewares, target })
 }
 
 fn table(rules: &[(&str, i64, &str)]) -> RouteTable {

@@ -17,6 +17,7 @@ fn entry(id: u32, name: &'static str, addresses: &[SocketAddr]) -> Arc<EntryPoin
         name: name.into(),
         traced: false,
         metered: true,
+        tls_options: None,
         middlewares: [].into(),
         target: Target::Fixed(Arc::new(Fixed { status: 200, content_type: "text/plain", body })),
     };
@@ -32,6 +33,7 @@ fn entry(id: u32, name: &'static str, addresses: &[SocketAddr]) -> Arc<EntryPoin
         traced: false,
         metered: true,
         routes: Arc::new(RouteTable::build(vec![(rule, 0, Arc::new(route))])),
+        tls: None,
     })
 }
 

@@ -15,11 +15,11 @@ const UPSTREAM: Token = Token { generation: 1, slot: 2 };
 
 /// Notes what it is asked.
 #[derive(Clone, Default)]
-struct Watcher(Arc<Mutex<Asked>>);
+pub(super) struct Watcher(pub(super) Arc<Mutex<Asked>>);
 
 #[derive(Debug, Default)]
-struct Asked {
-    client: Vec<Range<u64>>,
+pub(super) struct Asked {
+    pub(super) client: Vec<Range<u64>>,
     upstream: Vec<Range<u64>>,
     backend: Vec<BackendAsk>,
     /// Where the latch of an upstream's connection was armed: nothing was asked.
