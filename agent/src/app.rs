@@ -501,6 +501,9 @@ async fn until_told(
     let mut hang_up = signal(SignalKind::hangup())?;
     info!("ready");
     loop {
+        if let Some(watcher) = &mut watcher {
+            watcher.follow(routing.reloader.watched());
+        }
         let changed = async {
             match &mut watcher {
                 Some(watcher) => watcher.changed().await,

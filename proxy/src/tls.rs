@@ -77,6 +77,17 @@ impl Choice {
             .map_or(&self.default, |(_, _, options)| options)
     }
 
+    /// Whether both choose the same for everyone.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = |a: &Arc<Options>, b: &Arc<Options>| Arc::ptr_eq(a, b);
+        same(&self.default, &other.default)
+            && self.exact.len() == other.exact.len()
+            && self.exact.iter().all(|(host, a)| other.exact.get(host).is_some_and(|b| same(a, b)))
+            && self.wild.len() == other.wild.len()
+            && self.wild.iter().zip(&other.wild).all(|(a, b)| (&a.0, a.1) == (&b.0, b.1) && same(&a.2, &b.2))
+    }
+
     /// Whether a request must not be answered on a connection of these options (RFC 9110, 15.5.20): its host has others, or
     /// its router names others (`wanted`).
     #[must_use]

@@ -23,6 +23,7 @@ mod loopback;
 pub mod otlp;
 mod process;
 mod time;
+pub mod tls;
 mod upstream;
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,9 @@
 //! The reloadable sections of all files' trees to [`Dynamic`], part by part: what is faulty is left out and named, the
 //! rest stands. What becomes of faulty parts in a reload is [`super::reload`]'s.
 
-use std::collections::HashMap;
+mod tls;
+
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -37,6 +39,8 @@ pub(super) struct Around<'a> {
     pub incomplete: bool,
     /// What services without a transport of their own had last time.
     pub default_transport: Option<Transport>,
+    /// What held before: certificates keep their last good version.
+    pub before: Option<&'a Dynamic>,
 }
 
 /// Where a part stands.
@@ -54,11 +58,20 @@ pub(super) struct Parts {
     /// Of all parts, the faulty too.
     pub places: HashMap<Item, Place>,
     pub default_transport: Option<Transport>,
+    /// Files that parts name and that are read with them.
+    pub watched: BTreeSet<PathBuf>,
 }
 
 /// Reads all parts that have no fault; the first of equal names counts.
 pub(super) fn read(sources: &[Source], around: Around<'_>, faults: &mut Faults) -> Parts {
-    let mut read = Read { around, faults, parts: HashMap::new(), order: Vec::new(), transports: HashMap::new() };
+    let mut read = Read {
+        around,
+        faults,
+        parts: HashMap::new(),
+        order: Vec::new(),
+        transports: HashMap::new(),
+        watched: BTreeSet::new(),
+    };
     for source in sources {
         read.declare(source);
     }
@@ -71,18 +84,22 @@ pub(super) fn read(sources: &[Source], around: Around<'_>, faults: &mut Faults) 
         read.transports.insert(part.item.name.clone(), transport(&place));
     }
     let default_transport = read.default_transport(sources.first());
+    for part in order.iter().filter(|part| part.item.section == Section::TlsOptions) {
+        dynamic.tls_options.extend(read.tls_options(part));
+    }
+    read.certificates(sources, &mut dynamic);
     for part in &order {
         match part.item.section {
             Section::EntryPoint => dynamic.entry_points.extend(read.entry_point(part, &mut taken)),
             Section::Router => dynamic.routers.extend(read.router(part)),
             Section::Service => dynamic.services.extend(read.service(part, default_transport)),
             Section::Middleware => dynamic.middlewares.extend(read.middleware(part)),
-            Section::Transport | Section::DefaultTransport => {}
+            Section::Transport | Section::TlsOptions | Section::DefaultTransport | Section::Certificates => {}
         }
     }
     read.break_circles(&order, &mut dynamic);
     let places = order.iter().map(|part| (part.item.clone(), part.place())).collect();
-    Parts { dynamic, places, default_transport: Some(default_transport) }
+    Parts { dynamic, places, default_transport: Some(default_transport), watched: read.watched }
 }
 
 /// A named part as it stands in a file.
@@ -115,6 +132,7 @@ struct Read<'r, 's> {
     parts: HashMap<Item, &'s Path>,
     order: Vec<Part<'s>>,
     transports: HashMap<String, Transport>,
+    watched: BTreeSet<PathBuf>,
 }
 
 impl<'s> Read<'_, 's> {
@@ -207,6 +225,7 @@ impl<'s> Read<'_, 's> {
                 .collect(),
             trust_all: place.boolean("forwardedHeaders.insecure"),
             sanitize_path: place.boolean("http.sanitizePath"),
+            tls: self.router_tls(part, &place, "http.tls"),
             accept_grace: place.duration("transport.lifeCycle.requestAcceptGraceTimeout"),
             grace: place.duration("transport.lifeCycle.graceTimeOut"),
             observability: observability(&place),
@@ -245,6 +264,7 @@ impl<'s> Read<'_, 's> {
             entry_points: place.texts("entryPoints"),
             middlewares,
             service: service?,
+            tls: self.router_tls(part, &place, "tls"),
             observability: observability(&place),
         };
         self.sound(part, router)

@@ -39,6 +39,9 @@ pub(super) enum Section {
     Service,
     Transport,
     Middleware,
+    TlsOptions,
+    /// `tls.certificates`, which have no names, and the default one.
+    Certificates,
     /// `serversTransport`, which services without a transport of their own take.
     DefaultTransport,
 }
@@ -52,6 +55,8 @@ impl Section {
             Self::Service => "http.services",
             Self::Transport => "http.serversTransports",
             Self::Middleware => "http.middlewares",
+            Self::TlsOptions => "tls.options",
+            Self::Certificates => "tls.certificates",
             Self::DefaultTransport => "serversTransport",
         }
     }
@@ -64,13 +69,15 @@ impl Section {
             Self::Service => "service",
             Self::Transport => "servers transport",
             Self::Middleware => "middleware",
+            Self::TlsOptions => "set of TLS options",
+            Self::Certificates => "certificate",
             Self::DefaultTransport => "default servers transport",
         }
     }
 
     /// Those that hold named parts.
-    pub(super) const NAMED: [Self; 5] =
-        [Self::EntryPoint, Self::Router, Self::Service, Self::Transport, Self::Middleware];
+    pub(super) const NAMED: [Self; 6] =
+        [Self::EntryPoint, Self::Router, Self::Service, Self::Transport, Self::Middleware, Self::TlsOptions];
 
     /// What cannot be read where the key of this path cannot: the section itself, or all those below it.
     pub(super) fn within(path: &str) -> Vec<Self> {
@@ -78,7 +85,9 @@ impl Section {
         let named = Self::NAMED.into_iter().filter(|one| one.path() == path || below(one.path(), path));
         let whole = Self::DefaultTransport;
         let default = (path == whole.path() || below(path, whole.path())).then_some(whole);
-        named.chain(default).collect()
+        let listed = ["tls.certificates", "tls.stores"];
+        let is_listed = path == "tls" || listed.iter().any(|one| path.starts_with(one));
+        named.chain(default).chain(is_listed.then_some(Self::Certificates)).collect()
     }
 }
 

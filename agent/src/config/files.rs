@@ -1,7 +1,7 @@
 //! Which files make up the configuration, and reading them whole: the file of `--config` and those of `providers.file`.
 //! A file that cannot be read or parsed is stood in for by its last good text.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,8 @@ pub struct Parsed {
     pub(super) places: HashMap<Item, Place>,
     pub(super) texts: Texts,
     pub(super) default_transport: Option<Transport>,
+    /// Files that parts name: certificates and keys.
+    pub(super) watched: BTreeSet<PathBuf>,
     /// Where the main file's keys of the top level stand.
     pub(super) top_lines: HashMap<String, u32>,
 }
@@ -59,6 +61,7 @@ pub fn check(path: &Path) -> Result<Config, Vec<Fault>> {
 pub(super) struct Before<'b> {
     pub fixed: &'b Static,
     pub texts: &'b Texts,
+    pub dynamic: &'b Dynamic,
     pub default_transport: Option<Transport>,
 }
 
@@ -79,15 +82,15 @@ pub(super) fn read(main: &Path, before: Option<Before<'_>>) -> Parsed {
     }
     let Load { mut faults, texts, sources, incomplete, .. } = load;
     let default_transport = before.and_then(|before| before.default_transport);
-    let around = Around { fixed: holding, incomplete, default_transport };
-    let Parts { dynamic, places, default_transport } = dynamic::read(&sources, around, &mut faults);
+    let around = Around { fixed: holding, incomplete, default_transport, before: before.map(|before| before.dynamic) };
+    let Parts { dynamic, places, default_transport, watched } = dynamic::read(&sources, around, &mut faults);
     let mut top_lines = HashMap::new();
     if let Some(source) = sources.first().filter(|source| source.file == main) {
         entry_points_exist(source, &fixed, &places, &mut faults);
         top_lines.extend(source.root.entries().iter().map(|(word, _)| (word.text.clone(), word.line)));
     }
     let (faults, broken) = faults.finish(main);
-    Parsed { fixed, dynamic, faults, broken, places, texts, default_transport, top_lines }
+    Parsed { fixed, dynamic, faults, broken, places, texts, default_transport, watched, top_lines }
 }
 
 /// What needs an entry point has one.

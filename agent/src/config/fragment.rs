@@ -43,7 +43,7 @@ fn read(origin: &str, root: &serde_json::Value, prefix: &str) -> (Dynamic, Vec<F
     let mut source = Source { file: origin.to_owned(), root };
     walk::check(origin, Role::Main, &mut source.root, &mut faults);
     // What it refers to stands elsewhere.
-    let around = Around { fixed: &Static::default(), incomplete: true, default_transport: None };
+    let around = Around { fixed: &Static::default(), incomplete: true, default_transport: None, before: None };
     let parts = dynamic::read(std::slice::from_ref(&source), around, &mut faults);
     let (mut faults, _) = faults.finish(origin);
     for fault in &mut faults {

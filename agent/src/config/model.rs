@@ -1,5 +1,7 @@
 //! The checked configuration. Static parts hold for the life of the process, [`Dynamic`] is reloaded.
 
+mod tls;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use wayspan_proxy::snapshot::{Limits, Timeouts};
 
 use crate::kube::client::Connection;
 use crate::probes::Set;
+pub use tls::{Certificate, ClientAuth, RouterTls, TlsOptions, TlsSettings, suite_name};
 
 /// Everything in the file given to `wayspan run --config`.
 #[derive(Debug, Clone)]
@@ -64,6 +67,12 @@ pub struct Dynamic {
     pub services: Vec<Service>,
     /// By name.
     pub middlewares: Vec<Middleware>,
+    /// `tls.certificates`, and what other providers add to them.
+    pub certificates: Vec<Certificate>,
+    /// `tls.stores.default.defaultCertificate`.
+    pub default_certificate: Option<Certificate>,
+    /// By name. What is called `default` is for whoever names none.
+    pub tls_options: Vec<TlsOptions>,
 }
 
 /// `entryPoints.<name>`.
@@ -81,6 +90,8 @@ pub struct EntryPoint {
     pub trust_all: bool,
     /// `http.sanitizePath`.
     pub sanitize_path: bool,
+    /// `http.tls`, for routers that say nothing of it.
+    pub tls: Option<RouterTls>,
     /// `transport.lifeCycle.requestAcceptGraceTimeout`.
     pub accept_grace: Duration,
     /// `transport.lifeCycle.graceTimeOut`.
@@ -125,6 +136,8 @@ pub struct Router {
     pub middlewares: Vec<String>,
     /// `service`; the internal ones are `api@internal`, `ping@internal`.
     pub service: String,
+    /// `tls`: it takes TLS.
+    pub tls: Option<RouterTls>,
     /// `observability`.
     pub observability: Observability,
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::schema::{Kind, keys};
+use super::schema::{Key, Kind, keys};
 use super::value::wanted;
 
 const HEAD: &str = "\
@@ -15,9 +15,9 @@ matter. A key that is not known is a fault, with the nearest known one; a key of
 
 Durations are written as `10s`, `1m30s`, `200ms`, or in seconds. Lists may be written as one text with commas.
 
-`entryPoints`, `http` and `serversTransport` are reloaded when a file changes and on SIGHUP; the rest needs a restart. A
-file that cannot be parsed keeps its last good state. A faulty router, service, middleware or entry point keeps its last
-good version, or is left out where it has none, and the rest applies. A section that is misspelt, stands at the wrong
+`entryPoints`, `http`, `tls` and `serversTransport` are reloaded when a file changes and on SIGHUP; the rest needs a restart. A
+file that cannot be parsed keeps its last good state. A faulty router, service, middleware, entry point or certificate keeps its
+last good version, or is left out where it has none, and the rest applies. A section that is misspelt, stands at the wrong
 level or is no section keeps what it held; one that is removed, emptied or left without a value is gone. An address that
 cannot be opened keeps the entry point where it was, and is tried again every second. Each of these is a fault in the
 log, in `/api/status` and on the dashboard for as long as it lasts.
@@ -40,28 +40,36 @@ log, in `/api/status` and on the dashboard for as long as it lasts.
 #[must_use]
 pub fn reference() -> String {
     let mut page = HEAD.to_owned();
-    let mut section = "";
+    // In the order in which they are first named.
+    let mut sections: Vec<(&str, Vec<&Key>)> = Vec::new();
     for key in keys() {
         let first = key.path.split('.').next().unwrap_or_default();
-        let group = match first {
+        let section = match first {
             "http" => key.path.split(".<name>").next().unwrap_or(first),
             "providers" => key.path.match_indices('.').nth(1).map_or(key.path, |(end, _)| &key.path[..end]),
             first => first,
         };
-        if group != section {
-            section = group;
-            let _ = write!(page, "\n## `{section}`\n\n| key | value | default | meaning |\n|---|---|---|---|\n");
+        match sections.iter_mut().find(|(name, _)| *name == section) {
+            Some((_, keys)) => keys.push(key),
+            None => sections.push((section, vec![key])),
         }
-        let ours = if key.ours { " +" } else { "" };
-        let default = match (key.default, key.kind) {
-            ("", _) => String::new(),
-            (default, _) => format!("`{default}`"),
-        };
-        let value = if key.kind == Kind::Section { "a section, may be empty".to_owned() } else { wanted(key.kind) };
-        let meaning = key.meaning.replace('|', "\\|");
-        let _ = writeln!(page, "| `{}`{ours} | {value} | {default} | {meaning} |", key.path);
+    }
+    for (section, keys) in sections {
+        let _ = write!(page, "\n## `{section}`\n\n| key | value | default | meaning |\n|---|---|---|---|\n");
+        keys.into_iter().for_each(|key| row(&mut page, key));
     }
     page
+}
+
+fn row(page: &mut String, key: &Key) {
+    let ours = if key.ours { " +" } else { "" };
+    let default = match (key.default, key.kind) {
+        ("", _) => String::new(),
+        (default, _) => format!("`{default}`"),
+    };
+    let value = if key.kind == Kind::Section { "a section, may be empty".to_owned() } else { wanted(key.kind) };
+    let meaning = key.meaning.replace('|', "\\|");
+    let _ = writeln!(page, "| `{}`{ours} | {value} | {default} | {meaning} |", key.path);
 }
 
 #[cfg(test)]

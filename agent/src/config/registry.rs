@@ -5,6 +5,7 @@
 mod ids;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,6 +17,7 @@ use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::middleware::{AuthServer, Authenticator, InFlightLimiter, Middleware, RateLimiter};
 use wayspan_proxy::route::RouteTable;
 use wayspan_proxy::snapshot::{self, Fixed, Route, Snapshot, Target};
+use wayspan_proxy::tls::{Tls, hosts};
 
 use self::ids::Ids;
 use super::bridge;
@@ -62,6 +64,7 @@ pub struct Registry {
     /// By service, URL, and how often the URL stood in the service before.
     servers: Ids<(String, String, usize), Arc<ServerNames>>,
     last: Built,
+    tls: tls::Held,
     headers: [Arc<[Box<str>]>; 2],
 }
 
@@ -70,6 +73,7 @@ pub struct Registry {
 struct Built {
     entry_points: HashMap<u32, Arc<snapshot::EntryPoint>>,
     tables: HashMap<u32, (Vec<Row>, Arc<RouteTable>)>,
+    secured: HashMap<u32, (Vec<Row>, Arc<Tls>)>,
     routes: HashMap<u32, Arc<Route>>,
     services: HashMap<u32, Arc<snapshot::Service>>,
     servers: HashMap<u32, Arc<snapshot::Server>>,
@@ -79,17 +83,24 @@ struct Built {
     auths: HashMap<String, (Arc<model::ForwardAuth>, Arc<AuthServer>)>,
 }
 
+/// What tells a router's routes at different entry points apart: what is observed, and the options of TLS.
+type Variant<'o> = (Observed, Option<&'o str>);
+
 /// One route in a table.
 #[derive(Debug, Clone)]
 struct Row {
     rule: wayspan_proxy::rule::Rule,
     priority: i64,
     route: Arc<Route>,
+    /// It is for requests that come by TLS, for these options.
+    tls: Option<Option<String>>,
 }
 
 impl PartialEq for Row {
     fn eq(&self, other: &Self) -> bool {
-        self.rule.text == other.rule.text && self.priority == other.priority && Arc::ptr_eq(&self.route, &other.route)
+        let (rule, other_rule) = (&self.rule.text, &other.rule.text);
+        (rule, self.priority, &self.tls) == (other_rule, other.priority, &other.tls)
+            && Arc::ptr_eq(&self.route, &other.route)
     }
 }
 
@@ -117,6 +128,9 @@ impl Registry {
             names: HashMap::new(),
         };
         let rows = build.rows();
+        let takes_tls = rows.iter().flatten().any(|row| row.tls.is_some())
+            || inputs.dynamic.entry_points.iter().any(|entry_point| entry_point.tls.is_some());
+        build.registry.tls.build(inputs.dynamic, takes_tls);
         let entry_points = inputs
             .dynamic
             .entry_points
@@ -189,20 +203,23 @@ impl<'b> Build<'b> {
         let dynamic = self.inputs.dynamic;
         let mut rows: Vec<Vec<Row>> = dynamic.entry_points.iter().map(|_| Vec::new()).collect();
         for router in &dynamic.routers {
-            let mut variants: Vec<(Observed, Option<Arc<Route>>)> = Vec::new();
+            let mut variants: Vec<(Variant<'_>, Option<Arc<Route>>)> = Vec::new();
             for (entry_point, rows) in dynamic.entry_points.iter().zip(&mut rows) {
                 if !router.entry_points.is_empty() && !router.entry_points.contains(&entry_point.name) {
                     continue;
                 }
                 let observed = Observed::of(self.inputs.fixed, router, &entry_point.observability);
-                let known = variants.iter().position(|(other, _)| *other == observed);
+                let tls = router.tls.as_ref().or(entry_point.tls.as_ref()).map(|tls| tls.options.as_deref());
+                let kind = (observed, tls.flatten());
+                let known = variants.iter().position(|(other, _)| *other == kind);
                 let variant = known.unwrap_or_else(|| {
-                    variants.push((observed, self.route(router, variants.len(), observed)));
+                    variants.push((kind, self.route(router, variants.len(), observed, tls.flatten())));
                     variants.len() - 1
                 });
                 if let Some((_, Some(route))) = variants.get(variant) {
                     let (rule, route) = (router.rule.clone(), Arc::clone(route));
-                    rows.push(Row { rule, priority: router.priority, route });
+                    let tls = tls.map(|options| options.map(str::to_owned));
+                    rows.push(Row { rule, priority: router.priority, route, tls });
                 }
             }
         }
@@ -213,14 +230,25 @@ impl<'b> Build<'b> {
         {
             let router = ping_router(rule);
             let observed = Observed::of(self.inputs.fixed, &router, &entry_point.observability);
-            let route = self.route(&router, 0, observed);
-            rows.extend(route.map(|route| Row { rule: router.rule, priority: router.priority, route }));
+            let route = self.route(&router, 0, observed, None);
+            // However it is asked.
+            let takes_tls = entry_point.tls.is_some() || rows.iter().any(|row| row.tls.is_some());
+            for tls in [None, Some(None)].into_iter().take(if takes_tls { 2 } else { 1 }) {
+                let (rule, priority) = (router.rule.clone(), router.priority);
+                rows.extend(route.clone().map(|route| Row { rule, priority, route, tls }));
+            }
         }
         rows
     }
 
     /// `None`: the router leads to a service that is not there, or a middleware of its cannot be had; that was reported.
-    fn route(&mut self, router: &'_ model::Router, variant: usize, observed: Observed) -> Option<Arc<Route>> {
+    fn route(
+        &mut self,
+        router: &'_ model::Router,
+        variant: usize,
+        observed: Observed,
+        tls_options: Option<&str>,
+    ) -> Option<Arc<Route>> {
         let target = match router.service.as_str() {
             PING => Target::Fixed(self.fixed(router, variant, &PONG)),
             UNUSABLE => Target::Fixed(self.fixed(router, variant, &REFUSED)),
@@ -244,7 +272,7 @@ impl<'b> Build<'b> {
         let route = Route {
             id,
             name: router.name.as_str().into(),
-            tls_options: None,
+            tls_options: tls_options.map(Box::from),
             traced: observed.traced,
             metered: observed.metered,
             middlewares: middlewares.iter().filter_map(|one| self.middleware(router, one)).collect(),
@@ -389,19 +417,18 @@ impl<'b> Build<'b> {
 
     fn entry_point(&mut self, entry_point: &model::EntryPoint, rows: Vec<Row>) -> Arc<snapshot::EntryPoint> {
         let id = self.registry.entry_points.named(entry_point.name.clone(), entry_point.name.as_str());
-        let routes = match self.registry.last.tables.get(&id) {
-            Some((old, table)) if *old == rows => Arc::clone(table),
-            _ => {
-                let rows = rows.iter().map(|row| (row.rule.clone(), row.priority, Arc::clone(&row.route)));
-                Arc::new(RouteTable::build(rows.collect()))
-            }
-        };
-        for bridge::Branches { route, operations, patterns } in bridge::branches(&routes) {
-            if let Some((_, names)) = self.names.get_mut(&route) {
-                (names.operations, names.patterns) = (operations, patterns);
+        let (secured, plain): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.tls.is_some());
+        let routes = table(self.registry.last.tables.get(&id).map(|(rows, table)| (rows, table)), &plain);
+        let takes_tls = entry_point.tls.is_some() || !secured.is_empty();
+        let tls = takes_tls.then(|| self.secured(id, secured)).flatten();
+        for table in std::iter::once(&routes).chain(tls.as_ref().map(|tls| &tls.routes)) {
+            for bridge::Branches { route, operations, patterns } in bridge::branches(table) {
+                if let Some((_, names)) = self.names.get_mut(&route) {
+                    (names.operations, names.patterns) = (operations, patterns);
+                }
             }
         }
-        self.now.tables.insert(id, (rows, Arc::clone(&routes)));
+        self.now.tables.insert(id, (plain, Arc::clone(&routes)));
         let observed = Observed::of_entry_point(self.inputs.fixed, &entry_point.observability);
         let built = snapshot::EntryPoint {
             id,
@@ -414,11 +441,38 @@ impl<'b> Build<'b> {
             traced: observed.traced,
             metered: observed.metered,
             routes,
-            tls: None,
+            tls,
         };
         let built = kept(self.registry.last.entry_points.get(&id), built, same_entry_point);
         self.now.entry_points.insert(id, Arc::clone(&built));
         built
+    }
+
+    /// TLS at an entry point: its routes, and who gets which options.
+    fn secured(&mut self, id: u32, rows: Vec<Row>) -> Option<Arc<Tls>> {
+        let options = |row: &Row| row.tls.clone().flatten();
+        let hosts: Vec<_> =
+            rows.iter().flat_map(|row| hosts(&row.rule).into_iter().map(|host| (host, options(row)))).collect();
+        let choice = self.registry.tls.choice(&hosts)?;
+        let last = self.registry.last.secured.get(&id);
+        let routes = table(last.map(|(rows, tls)| (rows, &tls.routes)), &rows);
+        let tls = match last {
+            Some((_, last)) if Arc::ptr_eq(&last.routes, &routes) && last.choice.is_same(&choice) => Arc::clone(last),
+            _ => Arc::new(Tls { routes, choice: Arc::new(choice) }),
+        };
+        self.now.secured.insert(id, (rows, Arc::clone(&tls)));
+        Some(tls)
+    }
+}
+
+/// The table of these rows; the one of last time where they are the same.
+fn table(last: Option<(&Vec<Row>, &Arc<RouteTable>)>, rows: &[Row]) -> Arc<RouteTable> {
+    match last {
+        Some((old, table)) if *old == rows => Arc::clone(table),
+        _ => {
+            let rows = rows.iter().map(|row| (row.rule.clone(), row.priority, Arc::clone(&row.route)));
+            Arc::new(RouteTable::build(rows.collect()))
+        }
     }
 }
 
@@ -430,6 +484,7 @@ fn ping_router(rule: wayspan_proxy::rule::Rule) -> model::Router {
         entry_points: Vec::new(),
         middlewares: Vec::new(),
         service: PING.to_owned(),
+        tls: None,
         observability: Observability::default(),
     }
 }

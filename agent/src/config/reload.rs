@@ -2,13 +2,13 @@
 //! served until its file says otherwise without a fault. Each decision to keep something is told with the fault that led
 //! to it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::dynamic::{Place, Transport};
 use super::fault::{Fault, Item, Section};
 use super::files::{self, Before, Parsed, Texts};
-use super::model::{Config, Dynamic, MiddlewareKind, Router, Static};
+use super::model::{Certificate, Config, Dynamic, MiddlewareKind, Router, Static, TlsOptions};
 
 /// The configuration that holds, and how to renew it. It has one owner, who also owns what is built from it.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub struct Reloader {
     main: PathBuf,
     config: Config,
     texts: Texts,
+    watched: BTreeSet<PathBuf>,
     places: HashMap<Item, Place>,
     default_transport: Option<Transport>,
 }
@@ -23,7 +24,7 @@ pub struct Reloader {
 /// What a reload did.
 #[derive(Debug, Default)]
 pub struct Reload {
-    /// Some file's text is another than before: [`Reloader::config`] may have changed.
+    /// Some file is another than before: [`Reloader::config`] may have changed.
     pub changed: bool,
     /// What is wrong with the files as they are now, and static keys that wait for a restart.
     pub faults: Vec<Fault>,
@@ -35,11 +36,12 @@ impl Reloader {
     /// # Errors
     /// All faults, as [`files::check`].
     pub fn load(main: &Path) -> Result<Self, Vec<Fault>> {
-        let Parsed { fixed, dynamic, faults, texts, places, default_transport, .. } = files::read(main, None);
+        let Parsed { fixed, dynamic, faults, texts, places, default_transport, watched, .. } = files::read(main, None);
         if !faults.is_empty() {
             return Err(faults);
         }
-        Ok(Self { main: main.to_owned(), config: Config { fixed, dynamic }, texts, places, default_transport })
+        let (main, config) = (main.to_owned(), Config { fixed, dynamic });
+        Ok(Self { main, config, texts, watched, places, default_transport })
     }
 
     /// What holds.
@@ -57,15 +59,24 @@ impl Reloader {
     /// Reads all files again and takes what is good.
     pub fn reload_now(&mut self) -> Reload {
         let default_transport = self.default_transport;
-        let before = Before { fixed: &self.config.fixed, texts: &self.texts, default_transport };
+        let Config { fixed, dynamic } = &self.config;
+        let before = Before { fixed, texts: &self.texts, dynamic, default_transport };
         let mut parsed = files::read(&self.main, Some(before));
         let changed = parsed.texts != self.texts;
         parsed.faults.extend(restarts(&self.main, &self.config.fixed, &parsed));
         self.default_transport = parsed.default_transport;
         self.texts.clone_from(&parsed.texts);
+        self.watched = std::mem::take(&mut parsed.watched);
         let Merged { dynamic, places, faults } = merge(&self.config.dynamic, &self.places, parsed);
+        let changed = changed || material(&dynamic) != material(&self.config.dynamic);
         (self.config.dynamic, self.places) = (dynamic, places);
         Reload { changed, faults }
+    }
+
+    /// Files beside those of the configuration that it is made from: certificates and keys.
+    #[must_use]
+    pub fn watched(&self) -> &BTreeSet<PathBuf> {
+        &self.watched
     }
 
     /// A fault of an entry point that its file does not show: its address cannot be opened.
@@ -76,6 +87,11 @@ impl Reloader {
         let (file, line) = place.map_or((self.main.as_path(), 0), |place| (place.file.as_path(), place.line));
         Fault::at(file, format!("{}.address", item.path()), line, message).of(item)
     }
+}
+
+/// What changes without the configuration's text.
+fn material(dynamic: &Dynamic) -> (&[Certificate], Option<&Certificate>, &[TlsOptions]) {
+    (&dynamic.certificates, dynamic.default_certificate.as_ref(), &dynamic.tls_options)
 }
 
 /// One fault for each static section that is another than the one that holds.
@@ -135,6 +151,8 @@ fn merge(previous: &Dynamic, stood: &HashMap<Item, Place>, new: Parsed) -> Merge
     next.services.extend(kept.cloned());
     let kept = previous.middlewares.iter().filter(|old| stays(Section::Middleware, &old.name));
     next.middlewares.extend(kept.cloned());
+    let kept = previous.tls_options.iter().filter(|old| stays(Section::TlsOptions, &old.name));
+    next.tls_options.extend(kept.cloned());
     let kept = previous.routers.iter().filter(|old| stays(Section::Router, &old.name));
     next.routers.extend(kept.cloned());
     choose_routers(previous, &mut next, &mut faults, &places);
@@ -223,6 +241,8 @@ fn tell(faults: &mut [Fault], broken: &HashSet<Item>, holds: &HashSet<Item>, kep
     for fault in faults {
         let parts = fault.sections.iter().filter_map(|section| match (section, kept(fault, *section)) {
             // The section alone is meant, not any that is missing.
+            // Told with each of them.
+            (Section::Certificates, _) => None,
             (Section::DefaultTransport, _) => (fault.sections.len() == 1).then(|| "its values".to_owned()),
             (_, 0) => None,
             (_, 1) => Some(format!("1 {}", section.noun())),
@@ -256,14 +276,15 @@ fn not_taken(router: &Router, lacking: &Item, has_last_good: bool, places: &Hash
     Fault::at(file, item.path(), line, message).of(item)
 }
 
-/// Services and middlewares that the next state has.
+/// What routers refer to and the next state has.
 struct Parts(HashSet<Item>);
 
 impl Parts {
     fn of(dynamic: &Dynamic) -> Self {
         let services = dynamic.services.iter().map(|service| Item::new(Section::Service, &service.name));
         let middlewares = dynamic.middlewares.iter().map(|one| Item::new(Section::Middleware, &one.name));
-        Self(services.chain(middlewares).collect())
+        let options = dynamic.tls_options.iter().map(|one| Item::new(Section::TlsOptions, &one.name));
+        Self(services.chain(middlewares).chain(options).collect())
     }
 
     /// What a router refers to and the next state has not.
@@ -271,7 +292,9 @@ impl Parts {
         let service = (!router.service.ends_with("@internal")).then(|| Item::new(Section::Service, &router.service));
         let middlewares = chains.within(&router.middlewares);
         let middlewares = middlewares.iter().map(|name| Item::new(Section::Middleware, name));
-        service.into_iter().chain(middlewares).filter(|item| !self.0.contains(item)).collect()
+        let options = router.tls.iter().filter_map(|tls| tls.options.as_ref());
+        let options = options.map(|name| Item::new(Section::TlsOptions, name));
+        service.into_iter().chain(middlewares).chain(options).filter(|item| !self.0.contains(item)).collect()
     }
 }
 
@@ -304,6 +327,7 @@ impl Chains {
 fn find(previous: &Dynamic, item: &Item) -> bool {
     match item.section {
         Section::Service => previous.services.iter().any(|old| old.name == item.name),
+        Section::TlsOptions => previous.tls_options.iter().any(|old| old.name == item.name),
         _ => previous.middlewares.iter().any(|old| old.name == item.name),
     }
 }
@@ -312,6 +336,9 @@ fn take(previous: &Dynamic, item: &Item, next: &mut Dynamic) {
     match item.section {
         Section::Service => {
             next.services.extend(previous.services.iter().find(|old| old.name == item.name).cloned());
+        }
+        Section::TlsOptions => {
+            next.tls_options.extend(previous.tls_options.iter().find(|old| old.name == item.name).cloned());
         }
         _ => next.middlewares.extend(previous.middlewares.iter().find(|old| old.name == item.name).cloned()),
     }

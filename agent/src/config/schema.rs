@@ -3,6 +3,7 @@
 
 mod kubernetes;
 mod middlewares;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -90,9 +91,9 @@ const MANY: i64 = 1_000_000_000;
 const CONNS_MEANING: &str = "Connections to a server at once, idle ones too, in all workers together; 0: no limit. A request \
     that finds none waits its turn, for as long as `dialTimeout` says, and then gets a 503 (`too_many_connections`).";
 
-/// All known keys in the order of the reference page.
+/// All known keys; those of a section of the reference page in its order.
 pub(super) fn keys() -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().chain(MIDDLEWARES).chain(KUBERNETES)
+    KEYS.iter().chain(tls::KEYS).chain(MIDDLEWARES).chain(KUBERNETES)
 }
 
 /// Those but for the parts with a table of their own.

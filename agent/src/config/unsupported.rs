@@ -4,6 +4,9 @@
 /// Remedy for tracing backends that Traefik dropped with v3.
 const OTLP_ONLY: &str = "Wayspan exports OTLP only: use tracing.otlp.grpc.endpoint";
 
+/// Remedy for certificates that Traefik would fetch.
+const CERTIFICATES: &str = "name certificates in tls.certificates";
+
 /// Path, as in the table of known keys, and what to do instead; everything below a path is meant too.
 pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     // Static, whole sections.
@@ -17,7 +20,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("pilot", "remove it"),
     ("spiffe", ""),
     ("tcpServersTransport", ""),
-    ("tls", ""),
     ("tcp", ""),
     ("udp", ""),
     ("kubernetes", ""),
@@ -30,7 +32,7 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("entryPoints.<name>.http.encodedCharacters", ""),
     ("entryPoints.<name>.http.middlewares", "name them in the routers"),
     ("entryPoints.<name>.http.redirections", ""),
-    ("entryPoints.<name>.http.tls", ""),
+    ("entryPoints.<name>.http.tls.certResolver", CERTIFICATES),
     ("entryPoints.<name>.http2", ""),
     ("entryPoints.<name>.http3", ""),
     ("entryPoints.<name>.observability.accessLogs", ""),
@@ -113,11 +115,14 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("tracing.zipkin", OTLP_ONLY),
     ("tracing.spanNameLimit", "remove it: span names are routes"),
     // Dynamic.
+    ("tls.options.<name>.clientAuth.optional", "use clientAuthType: VerifyClientCertIfGiven"),
+    ("tls.options.<name>.preferServerCipherSuites", "remove it: ours is the order that counts"),
+    ("tls.stores.default.defaultGeneratedCert", CERTIFICATES),
     ("http.models", ""),
     ("http.routers.<name>.observability.accessLogs", ""),
     ("http.routers.<name>.parentRefs", ""),
     ("http.routers.<name>.ruleSyntax", "remove it: rules are Traefik v3's"),
-    ("http.routers.<name>.tls", ""),
+    ("http.routers.<name>.tls.certResolver", CERTIFICATES),
     ("http.serversTransports.<name>.certificates", ""),
     ("http.serversTransports.<name>.cipherSuites", ""),
     ("http.serversTransports.<name>.disableHTTP2", ""),

@@ -23,10 +23,13 @@ pub(super) enum Role {
 pub(super) fn check(file: &Path, role: Role, root: &mut Node, faults: &mut Faults) {
     let mut walk = Walk { file, role, faults, path: String::new(), item: None };
     if role == Role::Further {
-        walk.only_http(root);
+        walk.only_dynamic(root);
     }
     walk.section(root, Trie::root());
 }
+
+/// What further files hold.
+const FURTHER: [&str; 2] = ["http", "tls"];
 
 struct Walk<'w> {
     file: &'w Path,
@@ -67,13 +70,14 @@ impl Walk<'_> {
     }
 
     /// Further files hold what is reloaded, and routing only.
-    fn only_http(&mut self, root: &mut Node) {
+    fn only_dynamic(&mut self, root: &mut Node) {
         let Value::Map(entries) = &mut root.value else { return };
         entries.retain(|(word, _)| {
             let known = Trie::root().child(&word.text);
-            let (Some((known, trie)), false) = (known, word.text.eq_ignore_ascii_case("http")) else { return true };
+            let is_held = FURTHER.iter().any(|held| word.text.eq_ignore_ascii_case(held));
+            let (Some((known, trie)), false) = (known, is_held) else { return true };
             if trie.unsupported.is_none() {
-                let message = "belongs into the file of --config; a further file holds `http`".to_owned();
+                let message = "belongs into the file of --config; a further file holds `http` and `tls`".to_owned();
                 self.under(known, |walk| walk.fault_of(word.line, message, Vec::new()));
             }
             trie.unsupported.is_some()
@@ -144,9 +148,9 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether a key is one for this file: a further file's top level has one only.
+    /// Whether a key is one for this file: a further file's top level has few.
     fn is_held(&self, level: &Level, word: &str) -> bool {
-        self.role == Role::Main || !level.path.is_empty() || word == "http"
+        self.role == Role::Main || !level.path.is_empty() || FURTHER.contains(&word)
     }
 
     fn name(&mut self, line: u32, name: &str) {
@@ -207,7 +211,7 @@ impl Level {
     fn of(path: &str, entries: &[(Word, Node)], trie: &Trie) -> Self {
         let mut level = Self { path: path.to_owned(), ..Self::default() };
         // No other mapping holds sections.
-        if matches!(path, "" | "http") {
+        if matches!(path, "" | "http" | "tls") {
             for (word, node) in entries {
                 let Some((known, _)) = trie.child(&word.text) else { continue };
                 level.given.push(known);

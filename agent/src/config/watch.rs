@@ -25,6 +25,8 @@ const SETTLE_TIMES_MAX: usize = 20;
 pub struct Watcher {
     main: PathBuf,
     further: Option<PathBuf>,
+    /// Certificates, say.
+    named: BTreeSet<PathBuf>,
     sender: mpsc::Sender<()>,
     events: mpsc::Receiver<()>,
     dirty: bool,
@@ -56,8 +58,20 @@ impl Watcher {
         let further = provider.map(|provider| absolute(&provider.path));
         // One waiting event says all that many would.
         let (sender, events) = mpsc::channel(1);
-        let watch = watch(&main, further.as_deref(), &sender)?;
-        Ok(Self { main, further, sender, events, dirty: false, watch })
+        let named = BTreeSet::new();
+        let watch = watch(&main, further.as_deref(), &named, &sender)?;
+        Ok(Self { main, further, named, sender, events, dirty: false, watch })
+    }
+
+    /// These files count, too, from now on.
+    pub fn follow(&mut self, files: &BTreeSet<PathBuf>) {
+        let files = files.iter().map(|file| absolute(file)).collect();
+        if self.named != files {
+            self.named = files;
+            self.renew();
+            // What changed since they were read is noticed by nobody else.
+            let _ = self.sender.try_send(());
+        }
     }
 
     /// Waits until files have changed and settled. Cancel-safe: a change that was seen is not forgotten.
@@ -73,17 +87,26 @@ impl Watcher {
         }
         // A watch is one of the directory that was there, not of its name: another may have taken its place. What is
         // written from here on is seen by the new watch, and what was before is read by who waits here.
-        match watch(&self.main, self.further.as_deref(), &self.sender) {
+        self.renew();
+        self.dirty = false;
+    }
+
+    fn renew(&mut self) {
+        match watch(&self.main, self.further.as_deref(), &self.named, &self.sender) {
             Ok(watch) => self.watch = watch,
             Err(error) => warn!(%error, "new directories of the configuration are not watched; SIGHUP reloads it"),
         }
-        self.dirty = false;
     }
 }
 
 /// Watches what is there now.
-fn watch(main: &Path, further: Option<&Path>, sender: &mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
-    let interest = Interest::of(main, further);
+fn watch(
+    main: &Path,
+    further: Option<&Path>,
+    named: &BTreeSet<PathBuf>,
+    sender: &mpsc::Sender<()>,
+) -> notify::Result<RecommendedWatcher> {
+    let interest = Interest::of(main, further, named);
     let places = interest.places.clone();
     let told = sender.clone();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -99,7 +122,7 @@ fn watch(main: &Path, further: Option<&Path>, sender: &mpsc::Sender<()>) -> noti
             watched => watched?,
         }
     }
-    if Interest::of(main, further).places != places {
+    if Interest::of(main, further, named).places != places {
         // It came or went meanwhile: once more.
         let _ = sender.try_send(());
     }
@@ -111,9 +134,10 @@ fn absolute(path: &Path) -> PathBuf {
 }
 
 impl Interest {
-    fn of(main: &Path, further: Option<&Path>) -> Self {
+    fn of(main: &Path, further: Option<&Path>, named: &BTreeSet<PathBuf>) -> Self {
         let mut interest = Self::default();
         interest.file(main);
+        named.iter().for_each(|file| interest.file(file));
         match further {
             Some(directory) if directory.is_dir() => {
                 interest.below.extend(std::fs::canonicalize(directory));

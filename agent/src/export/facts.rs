@@ -1,11 +1,13 @@
 //! What is told of a request beside its phases: its connections, the worker's delay, and what was learnt after its end. All
 //! times are microseconds; what is not known has no attribute.
 
+use opentelemetry_semantic_conventions::attribute as otel;
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::record::Attempt;
+use wayspan_proxy::record::{Attempt, Head, TlsFacts};
 
 use super::names;
 use super::proto::Attributes;
+use crate::config::model::suite_name;
 use crate::merge::phase::{Attributed, rounded_us};
 
 /// Of the client's side.
@@ -28,6 +30,24 @@ pub(super) fn of_client(a: &mut Attributes<'_>, request: &Attributed<'_>) {
     stall(a, names::CLIENT_ZERO_WINDOW, late.client_stalled_ns);
 }
 
+/// Of the client's TLS, on each of its requests.
+pub(super) fn of_tls(a: &mut Attributes<'_>, head: &Head) {
+    let TlsFacts { version, cipher, resumed, .. } = head.tls;
+    let version = match version {
+        0x0303 => "1.2",
+        0x0304 => "1.3",
+        // A plain connection.
+        _ => return,
+    };
+    a.text(otel::TLS_PROTOCOL_NAME, "tls");
+    a.text(otel::TLS_PROTOCOL_VERSION, version);
+    let cipher = suite_name(cipher);
+    if !cipher.is_empty() {
+        a.text(otel::TLS_CIPHER, cipher);
+    }
+    a.flag(otel::TLS_RESUMED, resumed);
+}
+
 /// Of one attempt; what was learnt after the end is of the last.
 pub(super) fn of_attempt(a: &mut Attributes<'_>, request: &Attributed<'_>, attempt: &Attempt, is_last: bool) {
     round_trip(a, [names::UPSTREAM_RTT, names::UPSTREAM_RTTVAR], [attempt.srtt_us, attempt.rttvar_us]);
@@ -44,6 +64,9 @@ fn of_handshake(a: &mut Attributes<'_>, request: &Attributed<'_>) {
     let (head, late) = (&request.record.head, &request.late);
     if let (Some(accepted), Some(established)) = (head.accepted.known(), head.established.known()) {
         a.int(names::CONNECTION_ACCEPT_WAIT, rounded_us(accepted.since(established)));
+    }
+    if head.tls.handshake_ns > 0 {
+        a.int(names::CONNECTION_TLS_HANDSHAKE, rounded_us(head.tls.handshake_ns));
     }
     // A round trip that was measured over a repetition is none; what it took at least is rounded down.
     if late.handshake_resent_ns > 0 {
@@ -101,7 +124,7 @@ mod tests {
     use opentelemetry_proto::tonic::common::v1::any_value::Value;
     use opentelemetry_proto::tonic::resource::v1::Resource;
     use prost::Message;
-    use wayspan_proxy::record::{Head, Record, Texts};
+    use wayspan_proxy::record::{Record, Texts};
 
     use super::*;
     use crate::export::proto::length_tag;
@@ -187,6 +210,13 @@ mod tests {
     #[test]
     fn all_that_is_known_is_told() {
         check(|_, _, _| (), &format!("{CONNECTION} {BESIDE} {AFTER}"), UPSTREAM);
+    }
+
+    #[test]
+    fn a_handshake_of_tls_is_told_with_the_connection() {
+        let begun =
+            CONNECTION.replace(" connection.handshake_rtt", " connection.tls_handshake=1500 connection.handshake_rtt");
+        check(|h, _, _| h.tls.handshake_ns = 1_499_600, &format!("{begun} {BESIDE} {AFTER}"), UPSTREAM);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub const CONNECTION_REQUEST: &str = "wayspan.connection.request_index";
 pub const CONNECTION_ACCEPT_WAIT: &str = "wayspan.connection.accept_wait";
 pub const CONNECTION_REUSED: &str = "wayspan.connection.reused";
 pub const CONNECTION_HANDSHAKE_RTT: &str = "wayspan.connection.handshake_rtt";
+pub const CONNECTION_TLS_HANDSHAKE: &str = "wayspan.connection.tls_handshake";
 pub const CONNECTION_HANDSHAKE_AT_LEAST: &str = "wayspan.connection.handshake_at_least";
 pub const WORKER_WAKEUP: &str = "wayspan.worker.wakeup";
 pub const WORKER_BACKLOG: &str = "wayspan.worker.backlog";

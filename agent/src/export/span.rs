@@ -217,6 +217,7 @@ impl SpanEncoder {
         a.text(otel::NETWORK_PEER_ADDRESS, &self.texts.peer);
         a.int(otel::NETWORK_PEER_PORT, head.peer.port().into());
         a.text(otel::NETWORK_PROTOCOL_VERSION, version(head.version));
+        facts::of_tls(a, head);
         if !texts.user_agent.is_empty() {
             a.text(otel::USER_AGENT_ORIGINAL, texts.user_agent);
         }

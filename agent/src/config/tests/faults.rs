@@ -390,7 +390,7 @@ fn files_that_are_no_configuration_are_told_as_a_whole() {
 }
 
 #[test]
-fn further_files_hold_http_only_and_names_must_differ() {
+fn further_files_hold_what_is_reloaded_and_names_must_differ() {
     let files = Files::new(&format!("{LAB}providers: {{file: {{directory: more}}}}\n"));
     files.write("more/a.yml", "http:\n  routers:\n    x: {rule: Path(`/x`), service: hotrod}\n");
     files.write("more/sub/b.yaml", "http: {services: {unused: {loadBalancer: {servers: []}}}}");
@@ -401,15 +401,15 @@ fn further_files_hold_http_only_and_names_must_differ() {
     assert_eq!(config.dynamic.services.len(), 2);
     files.write(
         "more/a.yml",
-        "http:\n  routers:\n    hotrod: {rule: Path(`/x`), service: hotrod}\napi: {}\ntls: {}\nloq: 1\n",
+        "http:\n  routers:\n    hotrod: {rule: Path(`/x`), service: hotrod}\napi: {}\ntcp: {}\nloq: 1\n",
     );
     assert_eq!(
         files.lines(&files.check().unwrap_err()),
         [
             "more/a.yml:3: http.routers.hotrod: this router stands in main.yaml already; rename one",
-            "more/a.yml:4: api: belongs into the file of --config; a further file holds `http`",
-            "more/a.yml:5: tls: not supported yet",
-            "more/a.yml:6: loq: unknown key; known here: http",
+            "more/a.yml:4: api: belongs into the file of --config; a further file holds `http` and `tls`",
+            "more/a.yml:5: tcp: not supported yet",
+            "more/a.yml:6: loq: unknown key; known here: http, tls",
         ]
     );
 }

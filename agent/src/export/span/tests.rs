@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::trace::v1::{ScopeSpans, Span as ProtoSpan};
 use opentelemetry_sdk::trace::SpanData;
 use proptest::prelude::*;
 use prost::Message;
-use wayspan_proxy::record::Texts;
+use wayspan_proxy::record::{Texts, TlsFacts};
 use wayspan_proxy::sampling::Reason;
 use wayspan_proxy::trace_context::TraceId;
 
@@ -326,6 +326,9 @@ impl Reference<'_> {
             if head.accepted.0 != 0 && head.established.0 != 0 {
                 a.push(int("wayspan.connection.accept_wait", us(head.accepted.0 - head.established.0)));
             }
+            if head.tls.handshake_ns > 0 {
+                a.push(int("wayspan.connection.tls_handshake", us(head.tls.handshake_ns)));
+            }
             if late.handshake_resent_ns > 0 {
                 a.push(int("wayspan.connection.handshake_at_least", late.handshake_resent_ns / 1000));
             } else {
@@ -508,6 +511,14 @@ fn http_attributes(record: &Record<'_>) -> Vec<KeyValue> {
     a.push(text("network.peer.address", &peer));
     a.push(int("network.peer.port", record.head.peer.port().into()));
     a.push(text("network.protocol.version", if record.head.version == 10 { "1.0" } else { "1.1" }));
+    if let (version @ (0x0303 | 0x0304), true) = (record.head.tls.version, record.head.https) {
+        a.push(text("tls.protocol.name", "tls"));
+        a.push(text("tls.protocol.version", if version == 0x0303 { "1.2" } else { "1.3" }));
+        if record.head.tls.cipher == 0x1302 {
+            a.push(text("tls.cipher", "TLS_AES_256_GCM_SHA384"));
+        }
+        a.push(KeyValue::new("tls.resumed", record.head.tls.resumed));
+    }
     if !texts.user_agent.is_empty() {
         a.push(text("user_agent.original", texts.user_agent));
     }
@@ -760,6 +771,7 @@ fn any_head() -> impl Strategy<Value = Head> {
             branch: codes.5,
             truncated: flags.0,
             https: flags.1,
+            tls: if flags.1 { any_tls(flags.3) } else { TlsFacts::default() },
             parent_id: SpanId(flags.2),
             trace_flags: flags.3,
             attempts_made: flags.4,
@@ -776,6 +788,12 @@ fn any_head() -> impl Strategy<Value = Head> {
             ..head()
         }
     })
+}
+
+fn any_tls(bits: u8) -> TlsFacts {
+    let version = [0x0303, 0x0304, 0x0304, 0x0305][usize::from(bits % 4)];
+    let cipher = if bits & 4 == 0 { 0x1302 } else { 0xffff };
+    TlsFacts { handshake_ns: u64::from(bits) * 999, version, cipher, resumed: bits & 8 == 0 }
 }
 
 fn error(code: usize) -> ErrorKind {

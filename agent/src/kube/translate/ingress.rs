@@ -272,6 +272,7 @@ fn router(name: String, rule: wayspan_proxy::rule::Rule, service: String, annota
         middlewares: annotated.middlewares.iter().map(|name| names::referred(INGRESS, name)).collect(),
         service,
         observability: annotated.observability,
+        tls: None,
     }
 }
 

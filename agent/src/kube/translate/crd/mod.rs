@@ -152,6 +152,7 @@ impl One<'_, '_> {
             middlewares,
             service,
             observability: route.observability.as_ref().map(observability).unwrap_or_default(),
+            tls: None,
         })
     }
 
