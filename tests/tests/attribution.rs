@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "all of this file is a test")]
 
+#[path = "attribution/tls.rs"]
+mod tls;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
