@@ -359,6 +359,7 @@ impl Meters {
         let (series, totals) = self.counters.read();
         let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         let counters = self.probes.counters();
+        let dynamic = self.shown.dynamic.load();
         let inputs = metrics::Inputs {
             catalog: &self.shown.catalog.load(),
             series: &series,
@@ -378,6 +379,7 @@ impl Meters {
                 reloads: 1 + load(&self.shown.reloads),
                 last_succeeded: !self.shown.failed.load(Ordering::Relaxed),
             },
+            certificates: &dynamic.certificates.iter().chain(&dynamic.default_certificate).collect::<Vec<_>>(),
         };
         metrics::render(&inputs, format)
     }

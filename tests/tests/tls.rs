@@ -271,6 +271,56 @@ fn a_ticket_opens_nothing_that_was_closed_since() {
 }
 
 #[test]
+fn the_api_and_metrics_tell_of_tls_and_of_no_key() {
+    let upstream = Upstream::start(|_| Reply::ok("hi")).unwrap();
+    let routers = "    a: {rule: \"Host(`a.test`)\", service: up, tls: {options: strict, domains: [{main: a.test, sans: [b.test]}]}}
+    b: {rule: \"Host(`b.test`)\", service: up}";
+    let tls = "  certificates: [{certFile: FILES/one.crt, keyFile: FILES/one.key}]
+  options: {strict: {sniStrict: true}}";
+    let certificate = Certificate::of(&["a.test"]).unwrap();
+    let (node, _files) = start(&config(&upstream, routers, tls), &[("one", &certificate)]);
+    let told = |path: &str| http::get(node.api, "localhost", path).unwrap();
+    let router = told("/api/http/routers/a").json().unwrap();
+    assert_eq!(router["tls"]["options"], "strict");
+    assert_eq!(router["tls"]["domains"][0]["sans"][0], "b.test");
+    assert!(told("/api/http/routers/b").json().unwrap().get("tls").is_none());
+    let certificates = told("/api/certificates").json().unwrap();
+    assert_eq!(certificates[0]["sans"][0], "a.test");
+    assert!(certificates[0]["origin"].as_str().unwrap().ends_with("one.crt"));
+    let ends = certificates[0]["notAfter"].as_f64().unwrap();
+    let page = told("/metrics").text();
+    let line = page.lines().find(|line| line.starts_with("wayspan_tls_certs_not_after{")).unwrap();
+    assert!(line.contains("sans=\"a.test\""), "{line}");
+    assert_eq!(line.rsplit(' ').next().unwrap().parse::<f64>().unwrap().to_bits(), ends.to_bits());
+    let key: Vec<&str> = certificate.key.lines().filter(|line| !line.starts_with('-')).collect();
+    for path in
+        ["/api/certificates", "/api/http/routers", "/api/entrypoints", "/api/status", "/api/overview", "/metrics"]
+    {
+        let text = told(path).text();
+        assert!(!text.contains("PRIVATE") && key.iter().all(|line| !text.contains(line)), "{path}");
+    }
+}
+
+#[test]
+fn an_entry_point_makes_its_routers_tls() {
+    let upstream = Upstream::start(|_| Reply::ok("hi")).unwrap();
+    let routers = "    a: {rule: \"Host(`a.test`)\", service: up}";
+    let text = config(&upstream, routers, "  options: {old: {maxVersion: VersionTLS12}}")
+        .replace("transport:", "http: {tls: {options: old}}, transport:")
+        .replace("api:", "ping: {entryPoint: web}\napi:");
+    let (node, _files) = start(&text, &[]);
+    assert_eq!(http::get(node.web, "a.test", "/").unwrap().status, 404);
+    assert_eq!(http::get(node.web, "a.test", "/ping").unwrap().text(), "OK");
+    let ask = |old: bool| Client::open(node.web, "a.test", &settings(None, old).unwrap());
+    assert!(ask(false).is_err(), "the router has its entry point's options");
+    let mut client = ask(true).unwrap();
+    assert_eq!(client.get("a.test", "/").unwrap().status, 200);
+    assert_eq!(client.get("a.test", "/ping").unwrap().text(), "OK");
+    let entry_point = http::get(node.api, "localhost", "/api/entrypoints/web").unwrap().json().unwrap();
+    assert_eq!(entry_point["http"]["tls"]["options"], "old");
+}
+
+#[test]
 fn a_greeting_that_stalls_is_closed_within_the_limit() {
     let upstream = Upstream::start(|_| Reply::ok("hi")).unwrap();
     let (node, _files) = start(&config(&upstream, ANY, "  options: {}"), &[]);

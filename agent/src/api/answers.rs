@@ -68,6 +68,7 @@ async fn api(segments: &[&str], query: &str, context: &Context) -> (&'static str
         ["http", "middlewares", name] => {
             ("/api/http/middlewares/{name}", one(shapes::middleware(&view, name), "middleware", name))
         }
+        ["certificates"] => ("/api/certificates", reply::json(&shapes::certificates(&view))),
         ["requests"] => ("/api/requests", requests(context)),
         ["probes"] => ("/api/probes", reply::json(&(state.probes)())),
         ["status"] => ("/api/status", reply::json(&status(context, &view))),

@@ -1,5 +1,7 @@
 //! The configuration in the words of Traefik's API, with what is wrong beside it. Pure: snapshots in, JSON out.
 
+mod tls;
+
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use super::middlewares;
 use crate::catalog::{Catalog, qualified};
 use crate::config::model::{Dynamic, EntryPoint, Middleware, MiddlewareKind, OtlpProtocol, Router, Service, Static};
 use crate::config::{Fault, Observed, by_name, expand};
+pub(super) use tls::certificates;
 
 const ENTRY_POINTS: &str = "entryPoints";
 const ROUTERS: &str = "http.routers";
@@ -243,7 +246,10 @@ fn describe_entry_point(view: &View<'_>, named: &Named<'_, EntryPoint>) -> Value
             "insecure": part.trust_all,
             "trustedIPs": part.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
-        "http": {"maxHeaderBytes": part.limits.head_bytes_max, "sanitizePath": part.sanitize_path},
+        "http": tls::with(
+            json!({"maxHeaderBytes": part.limits.head_bytes_max, "sanitizePath": part.sanitize_path}),
+            part.tls.as_ref(),
+        ),
         "observability": observability(&[Observed::of_entry_point(view.fixed, &part.observability)]),
     }))
 }
@@ -267,7 +273,9 @@ fn describe_router(view: &View<'_>, named: &Named<'_, Router>) -> Value {
     let observed = entry_points.iter().map(|one| Observed::of(view.fixed, part, &one.observability));
     let observed: Vec<Observed> = observed.collect();
     let priority = if part.priority == 0 { part.rule.default_priority() } else { part.priority };
-    named.described(json!({
+    // What holds at the first of its entry points, where it says nothing itself.
+    let tls = part.tls.as_ref().or_else(|| entry_points.iter().find_map(|one| one.tls.as_ref()));
+    let fields = json!({
         "entryPoints": using,
         "middlewares": part.middlewares,
         "service": part.service,
@@ -275,7 +283,8 @@ fn describe_router(view: &View<'_>, named: &Named<'_, Router>) -> Value {
         "priority": priority,
         "observability": observability(&observed),
         "using": using,
-    }))
+    });
+    named.described(tls::with(fields, tls))
 }
 
 /// `/api/http/services`.

@@ -13,6 +13,12 @@ Traefik v3's, static and dynamic ones in one file; keys marked + are Wayspan's o
 matter. A key that is not known is a fault, with the nearest known one; a key of Traefik's that is not listed here is
 `not supported yet`.
 
+TLS options belong to a connection, and the server name that the client sends chooses them: those of the routers whose `Host` it
+is, `default` where there are none, where the client sends no name, or where that host's routers name different ones. A request
+is answered with 421 (Misdirected Request) where its `Host` would have chosen other options than its connection has, or where its
+router names others: so a host behind client certificates is not reached through another's name. A router without a `Host` cannot
+choose; name `default` options for it, or none. Connections keep the options that they were made with until they close.
+
 Durations are written as `10s`, `1m30s`, `200ms`, or in seconds. Lists may be written as one text with commas.
 
 `entryPoints`, `http`, `tls` and `serversTransport` are reloaded when a file changes and on SIGHUP; the rest needs a restart. A

@@ -18,6 +18,7 @@ use self::phases::{BOUNDS_US, PhaseReading};
 use self::process::Process;
 use self::text::{Kind, Page};
 use crate::catalog::Catalog;
+use crate::config::model::Certificate;
 use crate::merge::phase::Phase;
 
 /// The exporter's account: made = sent + lost + pending.
@@ -89,6 +90,8 @@ pub struct Inputs<'a> {
     pub probe_refusals: u64,
     /// Configuration.
     pub config: ReloadCounts,
+    /// Certificates that clients may be shown.
+    pub certificates: &'a [&'a Certificate],
 }
 
 /// The page. Reads the process's own figures, the rest is in the inputs.
@@ -99,6 +102,7 @@ pub fn render(inputs: &Inputs<'_>, format: Format) -> String {
     connections(&mut page, inputs);
     phase_histograms(&mut page, inputs.phases);
     tracing_path(&mut page, inputs);
+    certificates(&mut page, inputs.certificates);
     process(&mut page, &Process::read());
     page.finish()
 }
@@ -325,6 +329,18 @@ fn tracing_path(page: &mut Page, inputs: &Inputs<'_>) {
     page.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
 }
 
+fn certificates(page: &mut Page, certificates: &[&Certificate]) {
+    // One that stands in two places is one.
+    let lines: BTreeMap<_, _> = certificates
+        .iter()
+        .map(|one| ((one.common_name.as_str(), one.serial.as_str(), one.names.join(",")), one.not_after))
+        .collect();
+    page.family("wayspan_tls_certs_not_after", Kind::Gauge, "When certificates end, Unix time.");
+    for ((common_name, serial, names), not_after) in lines {
+        page.sample(&[("cn", common_name), ("sans", &names), ("serial", serial)], not_after);
+    }
+}
+
 fn process(page: &mut Page, process: &Process) {
     if let Some(cpu_s) = process.cpu_s {
         page.family("process_cpu_seconds_total", Kind::Counter, "CPU time of the process.");
@@ -410,6 +426,7 @@ mod tests {
             probes: &[probe.clone(), probe],
             probe_refusals: 3,
             config: ReloadCounts { reloads: 2, last_succeeded: true },
+            certificates: &[],
         };
         parse(&render(&inputs, format), format)
     }
