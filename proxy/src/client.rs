@@ -28,7 +28,7 @@ use crate::framer::{self, Body, Event, Framer, Part, Refusal};
 use crate::headers::{PeerHeaders, Trust};
 use crate::live::{Live, Relay};
 use crate::observer::{Acknowledged, Marks, Missing, SocketObserver, Token};
-use crate::record::{End, ErrorKind};
+use crate::record::{End, ErrorKind, Previous};
 use crate::snapshot::{EntryPoint, Limits};
 use crate::trace_context::SpanId;
 use crate::wake;
@@ -523,12 +523,13 @@ impl<O: SocketObserver> ClientConn<O> {
 
     /// Of the response before a new request: where it ended, and what its client has acknowledged of it. Nothing where it is
     /// still under way (pipelining), or nobody watches.
-    pub(crate) fn previous_acknowledged(&self) -> (u64, Acknowledged) {
+    pub(crate) fn previous_acknowledged(&self) -> Previous {
         let (end, ended) = (self.written_bytes.get(), self.previous_written.get());
         if ended.0 == 0 || !self.worker.observer.watches_acknowledgements() || !self.lives.borrow().is_empty() {
-            return (0, Acknowledged::default());
+            return Previous::default();
         }
-        (end, self.worker.observer.acknowledged(self.token, end.saturating_sub(1), ended))
+        let Acknowledged { at, left } = self.worker.observer.acknowledged(self.token, end.saturating_sub(1), ended);
+        Previous { end, acked: at, left }
     }
 
     /// Why kernel times are missing on this connection, beyond what single marks say.

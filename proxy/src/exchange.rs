@@ -92,7 +92,7 @@ async fn serve<O: SocketObserver>(
 pub(crate) fn first_stamps<O: SocketObserver>(conn: &ClientConn<O>, seen: &HeadSeen) -> Head {
     let request_index = conn.requests.get();
     conn.requests.set(request_index.wrapping_add(1));
-    let (previous_end, previous) = conn.previous_acknowledged();
+    let previous = conn.previous_acknowledged();
     Head {
         worker: conn.worker.id,
         entry_point: conn.entry_point,
@@ -114,9 +114,7 @@ pub(crate) fn first_stamps<O: SocketObserver>(conn: &ClientConn<O>, seen: &HeadS
         srtt_us: seen.marks.srtt_us,
         rttvar_us: seen.marks.rttvar_us,
         previous_written: conn.previous_written.get(),
-        previous_end,
-        previous_acked: previous.at,
-        previous_left: previous.left,
+        previous,
         client_missing: seen.marks.missing.with(conn.missing()),
         https: conn.secured().is_some(),
         tls: conn.secured().map(|secured| secured.facts).unwrap_or_default(),

@@ -105,12 +105,8 @@ pub struct Head {
     pub preempted_ns: u64,
     /// p4: the previous response on this connection was written; unknown on the first.
     pub previous_written: MonoNs,
-    /// Where the previous response on this connection ended: bytes written until then. 0 unless its acknowledgement was looked up.
-    pub previous_end: u64,
-    /// When the client had acknowledged all of that response, where it was known by then.
-    pub previous_acked: MonoNs,
-    /// When its last byte had left, where it had to wait for an acknowledgement.
-    pub previous_left: MonoNs,
+    /// What had become of that response by the time of this request.
+    pub previous: Previous,
     /// p5: route chosen and middlewares done, an upstream is wanted.
     pub upstream_wanted: MonoNs,
     /// Time that middlewares let the request wait (ForwardAuth's call, a password's check, a rate limit's pace), nanoseconds.
@@ -149,6 +145,17 @@ pub struct TlsFacts {
     pub cipher: u16,
     /// Whether an earlier session was resumed.
     pub resumed: bool,
+}
+
+/// The response before on the same connection. All zero unless its acknowledgement was looked up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Previous {
+    /// Bytes written until its end.
+    pub end: u64,
+    /// When the client had acknowledged all of it, where that was known by then.
+    pub acked: MonoNs,
+    /// When its last byte had left, where it had to wait for an acknowledgement.
+    pub left: MonoNs,
 }
 
 /// No route or service.
@@ -478,9 +485,7 @@ impl Default for Head {
             woken: MonoNs::UNKNOWN,
             preempted_ns: 0,
             previous_written: MonoNs::UNKNOWN,
-            previous_end: 0,
-            previous_acked: MonoNs::UNKNOWN,
-            previous_left: MonoNs::UNKNOWN,
+            previous: Previous::default(),
             upstream_wanted: MonoNs::UNKNOWN,
             middleware_wait_ns: 0,
             answered_by: 0,

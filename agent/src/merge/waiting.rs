@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Acknowledged, Token};
-use wayspan_proxy::record::Record;
+use wayspan_proxy::record::{Previous, Record};
 
 use super::late::{Ask, Facts, Late};
 
@@ -96,10 +96,11 @@ impl Waiting {
     /// A record came, and these are its bytes. `None` where it is held; else it goes on at once, with this.
     pub fn on_record(&mut self, record: &Record<'_>, bytes: &[u8], now: MonoNs, facts: &impl Facts) -> Option<Late> {
         let head = &record.head;
-        if head.previous_acked.0 != 0
-            && let Some(told) = self.told.get_mut(&(head.token, head.previous_end))
+        let Previous { end, acked, left } = head.previous;
+        if acked.0 != 0
+            && let Some(told) = self.told.get_mut(&(head.token, end))
         {
-            *told = Acknowledged { at: head.previous_acked, left: head.previous_left };
+            *told = Acknowledged { at: acked, left };
         }
         if !head.sampled {
             // Only spans tell of it.
@@ -259,9 +260,10 @@ mod tests {
         let (mut waiting, client) = (Waiting::new(Caps::default()), Client(Cell::new(10)));
         assert_eq!(comes(&mut waiting, &record(true, 20), CAME, &client), None);
         assert_eq!(comes(&mut waiting, &record(true, 30), CAME, &client), None);
-        for (sampled, previous_end) in [(false, 20), (false, 25)] {
+        for end in [20, 25] {
             let mut bytes = Vec::new();
-            let head = Head { sampled, previous_end, previous_acked: CAME, response_end: 31, ..Head::default() };
+            let previous = Previous { end, acked: CAME, left: MonoNs::UNKNOWN };
+            let head = Head { previous, response_end: 31, ..Head::default() };
             encode(&mut bytes, &head, &[], &Texts::default(), [], []);
             comes(&mut waiting, &bytes, CAME, &client);
         }

@@ -176,16 +176,14 @@ impl Writer<'_> {
         part.put(head.trace_id.0);
         part.put(head.span_id.0);
         part.put(head.parent_id.0);
-        let flags = [head.trace_flags, u8::from(head.sampled), head.sampling_reason as u8];
-        part.put(flags);
+        part.put([head.trace_flags, u8::from(head.sampled), head.sampling_reason as u8]);
         part.u64(head.sampling_param.to_bits());
         part.u16(head.worker);
         part.u32(head.entry_point);
         part.u32(head.route);
         part.u16(head.branch);
         part.u32(head.service);
-        let codes = [head.method as u8, head.version, u8::from(head.https), head.end as u8, head.error as u8];
-        part.put(codes);
+        part.put([head.method as u8, head.version, u8::from(head.https), head.end as u8, head.error as u8]);
         part.u16(head.status);
         part.tls(head.tls);
         part.address(head.peer);
@@ -217,9 +215,9 @@ impl Writer<'_> {
             head.woken.0,
             head.preempted_ns,
             head.previous_written.0,
-            head.previous_end,
-            head.previous_acked.0,
-            head.previous_left.0,
+            head.previous.end,
+            head.previous.acked.0,
+            head.previous.left.0,
             head.upstream_wanted.0,
             head.middleware_wait_ns,
             head.head_written.0,
@@ -239,9 +237,9 @@ impl Writer<'_> {
         }
         part.u32(head.srtt_us);
         part.u32(head.rttvar_us);
-        part.u16(head.client_missing.0);
-        part.u16(head.attempts_made);
-        part.u16(head.answered_by);
+        for value in [head.client_missing.0, head.attempts_made, head.answered_by] {
+            part.u16(value);
+        }
         self.out.extend_from_slice(part.whole());
     }
     fn attempts(&mut self, attempts: &[Attempt]) {
@@ -403,6 +401,11 @@ impl<'a> Reader<'a> {
         Some(attempts)
     }
     #[inline(always)]
+    fn tls(&mut self) -> Option<TlsFacts> {
+        let (handshake_ns, version, cipher, resumed) = (self.u64()?, self.u16()?, self.u16()?, self.bool()?);
+        Some(TlsFacts { handshake_ns, version, cipher, resumed })
+    }
+    #[inline(always)]
     fn head(&mut self, truncated: bool) -> Option<Head> {
         const REASONS: [Reason; 5] =
             [Reason::Parent, Reason::Probabilistic, Reason::RateLimiting, Reason::LowerBound, Reason::Off];
@@ -425,12 +428,7 @@ impl<'a> Reader<'a> {
             end: self.code(&End::ALL)?,
             error: self.code(&ErrorKind::ALL)?,
             status: self.u16()?,
-            tls: TlsFacts {
-                handshake_ns: self.u64()?,
-                version: self.u16()?,
-                cipher: self.u16()?,
-                resumed: self.bool()?,
-            },
+            tls: self.tls()?,
             truncated,
             peer: self.address()?,
             local: self.address()?,
@@ -450,9 +448,7 @@ impl<'a> Reader<'a> {
             woken: self.at()?,
             preempted_ns: self.u64()?,
             previous_written: self.at()?,
-            previous_end: self.u64()?,
-            previous_acked: self.at()?,
-            previous_left: self.at()?,
+            previous: Previous { end: self.u64()?, acked: self.at()?, left: self.at()? },
             upstream_wanted: self.at()?,
             middleware_wait_ns: self.u64()?,
             head_written: self.at()?,
