@@ -369,4 +369,17 @@ fn faults_name_the_place_and_the_remedy() {
     eventually("a name that nothing has", || {
         node.faults().iter().any(|one| one.contains("did you mean `mtls`?")).then_some(())
     });
+    for (other, wanted) in [
+        ("PathPrefix(`/x`)", "since the rule names no Host"),
+        ("Host(`a.test`) && PathPrefix(`/x`)", "wants others for `a.test`"),
+    ] {
+        let routers = format!(
+            "    a: {{rule: \"Host(`a.test`)\", service: up, tls: {{}}}}
+    b: {{rule: \"{other}\", service: up, tls: {{options: mtls}}}}"
+        );
+        node.agent.write_config(&config(&upstream, &routers, "  options: {mtls: {}}")).unwrap();
+        eventually(wanted, || node.faults().iter().any(|one| one.contains(wanted)).then_some(()));
+        let mut client = Client::open(node.web, "a.test", &settings(None, false).unwrap()).unwrap();
+        assert_eq!(client.get("a.test", "/x").unwrap().status, 421, "it falls to nobody else");
+    }
 }

@@ -98,6 +98,7 @@ pub(super) fn read(sources: &[Source], around: Around<'_>, faults: &mut Faults) 
         }
     }
     read.break_circles(&order, &mut dynamic);
+    read.contradictions(&order, &dynamic);
     let places = order.iter().map(|part| (part.item.clone(), part.place())).collect();
     Parts { dynamic, places, default_transport: Some(default_transport), watched: read.watched }
 }

@@ -420,7 +420,8 @@ impl<'b> Build<'b> {
         let (secured, plain): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.tls.is_some());
         let routes = table(self.registry.last.tables.get(&id).map(|(rows, table)| (rows, table)), &plain);
         let takes_tls = entry_point.tls.is_some() || !secured.is_empty();
-        let tls = takes_tls.then(|| self.secured(id, secured)).flatten();
+        let default = entry_point.tls.as_ref().and_then(|tls| tls.options.as_deref());
+        let tls = takes_tls.then(|| self.secured(id, default, secured)).flatten();
         for table in std::iter::once(&routes).chain(tls.as_ref().map(|tls| &tls.routes)) {
             for bridge::Branches { route, operations, patterns } in bridge::branches(table) {
                 if let Some((_, names)) = self.names.get_mut(&route) {
@@ -449,11 +450,11 @@ impl<'b> Build<'b> {
     }
 
     /// TLS at an entry point: its routes, and who gets which options.
-    fn secured(&mut self, id: u32, rows: Vec<Row>) -> Option<Arc<Tls>> {
+    fn secured(&mut self, id: u32, default: Option<&str>, rows: Vec<Row>) -> Option<Arc<Tls>> {
         let options = |row: &Row| row.tls.clone().flatten();
         let hosts: Vec<_> =
             rows.iter().flat_map(|row| hosts(&row.rule).into_iter().map(|host| (host, options(row)))).collect();
-        let choice = self.registry.tls.choice(&hosts)?;
+        let choice = self.registry.tls.choice(default, &hosts)?;
         let last = self.registry.last.secured.get(&id);
         let routes = table(last.map(|(rows, tls)| (rows, &tls.routes)), &rows);
         let tls = match last {

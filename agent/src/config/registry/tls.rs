@@ -67,14 +67,14 @@ impl Held {
         }
     }
 
-    /// Who gets which, of hosts with the names of options; `None` where nobody can be greeted.
-    pub(super) fn choice(&self, hosts: &[(String, Option<String>)]) -> Option<Choice> {
+    /// Who gets which, of hosts with the names of options; `default` is for other names. `None` where nobody can be greeted.
+    pub(super) fn choice(&self, default: Option<&str>, hosts: &[(String, Option<String>)]) -> Option<Choice> {
         let of = |name: &str| self.options.get(name).map(|ready| Arc::clone(&ready.built));
         let hosts = hosts.iter().filter_map(|(host, name)| {
             // One that is not there was reported; its routers are reached by nobody.
             Some((host.clone(), of(name.as_deref().unwrap_or(DEFAULT))?))
         });
-        Some(Choice::new(of(DEFAULT)?, hosts))
+        Some(Choice::new(of(default.unwrap_or(DEFAULT))?, hosts))
     }
 }
 
@@ -229,7 +229,7 @@ mod tests {
         let mut build = |dynamic: &Dynamic| {
             held.build(dynamic, true);
             let hosts = [("a.test".to_owned(), Some("strict".to_owned()))];
-            Arc::clone(held.choice(&hosts).unwrap().of(Some("a.test")))
+            Arc::clone(held.choice(None, &hosts).unwrap().of(Some("a.test")))
         };
         let first = build(&dynamic);
         assert!(Arc::ptr_eq(&first, &build(&dynamic)));
