@@ -118,6 +118,8 @@ impl Routing {
     }
 
     fn tell_of_listeners(&mut self, before: &[(Box<str>, SocketAddr)], faults: &[ListenFault]) {
+        let file = &self.reloader.config().dynamic;
+        self.cluster.stand_in(cluster::around(file, self.api, faults));
         let told = std::mem::take(&mut self.unopened);
         self.unopened = faults.iter().map(|fault| self.address_fault(fault)).collect();
         // Each retry finds the same again: it is told once.
@@ -231,13 +233,19 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let api = start_api(&fixed, &meters, traces.internal.take(), &mut tasks, &stop)?;
     let (mut resolver, resolving) = Resolver::new();
     tasks.spawn(resolving);
-    let mut cluster = Cluster::start(&fixed, &mut tasks).await?;
+    let mut cluster = Cluster::start(&fixed, cluster::around(&reloader.config().dynamic, api, &[]), &mut tasks).await?;
     resolver.want(names(&cluster.merged(&reloader.config().dynamic)));
     resolver.settle(NAMES_PATIENCE).await;
     let (registry, unopened) = (Registry::default(), Vec::new());
     let mut routing = Routing { reloader, registry, resolver, cluster, proxy, api, shown, faults, unopened };
     routing.apply().await;
-    if !routing.unopened.is_empty() {
+    let file = &routing.reloader.config().dynamic.entry_points;
+    // A port that some Gateway asks for is no reason not to serve the others.
+    if routing
+        .unopened
+        .iter()
+        .any(|fault| fault.part().is_some_and(|(_, name)| file.iter().any(|one| one.name == name)))
+    {
         bail!("not every address could be opened");
     }
     let grace = until_told(&mut routing, watcher.as_mut(), &meters.draining).await?;

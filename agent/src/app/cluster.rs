@@ -1,5 +1,6 @@
 //! How the cluster's routes join the file's: starts the provider, and says what is wrong with objects.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,9 +12,25 @@ use crate::config::Fault;
 use crate::config::model::{Dynamic, Static};
 use crate::kube::client::connect;
 use crate::kube::provider::Provider;
+use crate::kube::translate::Around;
+use wayspan_proxy::server::ListenFault;
 
 /// How long the start waits for the cluster's routes; with an API server that is away it goes on with the file's.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What Gateways stand in.
+pub(super) fn around(file: &Dynamic, api: Option<SocketAddr>, faults: &[ListenFault]) -> Around {
+    let unopened = faults.iter().map(|fault| {
+        let ListenFault { entry_point, address, source, .. } = fault;
+        (entry_point.to_string(), format!("cannot listen on {address}: {source}"))
+    });
+    Around {
+        entry_points: file.entry_points.iter().map(|one| (one.name.clone(), one.addresses.clone())).collect(),
+        api,
+        unopened: unopened.collect(),
+        addresses: Vec::new(),
+    }
+}
 
 /// The providers of Kubernetes' objects, where there are any.
 #[derive(Debug, Default)]
@@ -25,10 +42,10 @@ pub(super) struct Cluster {
 
 impl Cluster {
     /// Starts them and waits a little for what there is.
-    pub(super) async fn start(fixed: &Static, tasks: &mut JoinSet<()>) -> Result<Self> {
+    pub(super) async fn start(fixed: &Static, around: Around, tasks: &mut JoinSet<()>) -> Result<Self> {
         let Some(settings) = &fixed.kubernetes else { return Ok(Self::default()) };
         let client = connect(&settings.connection()).await.context("providers: Kubernetes")?;
-        let (mut provider, task) = Provider::new(settings.clone(), client, node_name());
+        let (mut provider, task) = Provider::new(settings.clone(), client, node_name(), around);
         tasks.spawn(task);
         if !provider.settle(PATIENCE).await {
             warn!("not all of the cluster's objects are known yet; serving what the file says until they are");
@@ -41,6 +58,13 @@ impl Cluster {
         match &mut self.provider {
             Some(provider) => provider.changed().await,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Says what Gateways stand in: the file's entry points, and those that cannot be opened.
+    pub(super) fn stand_in(&self, around: Around) {
+        if let Some(provider) = &self.provider {
+            provider.stand_in(around);
         }
     }
 

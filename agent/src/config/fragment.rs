@@ -6,8 +6,8 @@ use std::path::Path;
 use wayspan_proxy::snapshot::Timeouts;
 
 use super::dynamic::{self, Around, Source};
-use super::fault::{Fault, Faults};
-use super::model::{Dynamic, Static};
+use super::fault::{Fault, Faults, Section};
+use super::model::{Dynamic, EntryPoint, Static};
 use super::walk::{self, Role};
 use super::yaml::{Node, Value, Word};
 
@@ -53,6 +53,12 @@ fn read(origin: &str, root: &serde_json::Value, prefix: &str) -> (Dynamic, Vec<F
         }
     }
     (parts.dynamic, faults)
+}
+
+/// An entry point with the defaults of one that a file names by its address alone.
+pub(crate) fn entry_point(name: &str, address: &str) -> Option<EntryPoint> {
+    let (dynamic, _) = part("", Section::EntryPoint.path(), &serde_json::json!({ "address": address }));
+    dynamic.entry_points.into_iter().next().map(|entry_point| EntryPoint { name: name.to_owned(), ..entry_point })
 }
 
 fn node(value: &serde_json::Value, depth: usize) -> Option<Node> {

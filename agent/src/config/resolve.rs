@@ -79,7 +79,7 @@ pub fn names(dynamic: &Dynamic) -> Names {
     servers
         .chain(called)
         .map(|server| server.host.as_str())
-        .filter(|host| itself(host).is_none())
+        .filter(|host| !host.is_empty() && itself(host).is_none())
         .map(Box::from)
         .collect()
 }

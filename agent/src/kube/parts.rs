@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 
+use serde_json::{Value, json};
+
 use super::objects::Key;
 use crate::config::Fault;
 use crate::config::model::{Dynamic, EntryPoint, Identity, Middleware, Router, Service};
@@ -77,6 +79,8 @@ pub struct Parts {
     pub certificates: Vec<Certificate>,
     /// What is wrong.
     pub problems: Vec<Problem>,
+    /// What statuses should say.
+    pub statuses: Vec<Status>,
 }
 
 impl Parts {
@@ -120,4 +124,50 @@ impl Parts {
 
 fn is_own_answer(service: &str) -> bool {
     service == UNUSABLE || service.ends_with("@internal")
+}
+
+/// A condition in a status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// `Accepted`.
+    pub kind: &'static str,
+    /// Whether it holds.
+    pub holds: bool,
+    /// One word of the API's.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Condition {
+    /// By its parts.
+    #[must_use]
+    pub fn new(kind: &'static str, holds: bool, reason: &str, message: &str) -> Self {
+        Self { kind, holds, reason: reason.to_owned(), message: message.to_owned() }
+    }
+
+    /// As the API writes it, but for the time.
+    #[must_use]
+    pub fn json(&self, generation: i64) -> Value {
+        json!({
+            "type": self.kind,
+            "status": if self.holds { "True" } else { "False" },
+            "reason": self.reason,
+            "message": self.message,
+            "observedGeneration": generation,
+        })
+    }
+}
+
+/// What an object's status should say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    /// The object.
+    pub object: Object,
+    /// The version of its spec that this is about.
+    pub generation: i64,
+    /// `status.conditions`.
+    pub conditions: Vec<Condition>,
+    /// The other fields that are ours.
+    pub body: Value,
 }

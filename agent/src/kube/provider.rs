@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::objects::Objects;
 use super::parts::Parts;
-use super::translate::Translator;
+use super::translate::{Around, Translator};
 use super::watch::{self as watches, Health, News, Selection, Wanted};
 use crate::config::model::{Kubernetes, KubernetesProvider};
 
@@ -24,6 +24,7 @@ const BATCH: usize = 4096;
 pub struct Provider {
     parts: watch::Receiver<Arc<Parts>>,
     health: Arc<Health>,
+    around: watch::Sender<Around>,
 }
 
 impl Provider {
@@ -32,8 +33,10 @@ impl Provider {
         settings: Kubernetes,
         client: Client,
         node: Option<String>,
+        around: Around,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let health = Arc::new(Health::default());
+        let (around, around_seen) = watch::channel(around);
         let (publish, parts) = watch::channel(Arc::new(Parts::default()));
         let of = |provider: &Option<KubernetesProvider>| {
             provider.as_ref().map(|provider| Selection {
@@ -56,9 +59,10 @@ impl Provider {
             translator: Translator::default(),
             settings,
             node,
+            around: around_seen,
             publish,
         };
-        (Self { parts, health }, task.run())
+        (Self { parts, health, around }, task.run())
     }
 
     /// What the cluster asks for.
@@ -71,6 +75,15 @@ impl Provider {
     #[must_use]
     pub fn health(&self) -> &Arc<Health> {
         &self.health
+    }
+
+    /// Says what Gateways stand in from now on.
+    pub fn stand_in(&self, around: Around) {
+        self.around.send_if_modified(|old| {
+            let changed = *old != around;
+            *old = around;
+            changed
+        });
     }
 
     /// Waits for parts that differ from those last waited for. Cancel-safe.
@@ -94,14 +107,24 @@ struct Task {
     translator: Translator,
     settings: Kubernetes,
     node: Option<String>,
+    around: watch::Receiver<Around>,
     publish: watch::Sender<Arc<Parts>>,
 }
 
 impl Task {
     async fn run(mut self) {
         let throttle = self.settings.throttle();
-        while let Some(first) = self.news.recv().await {
-            let mut changed = first(&mut self.objects);
+        loop {
+            let mut changed = tokio::select! {
+                first = self.news.recv() => match first {
+                    Some(first) => first(&mut self.objects),
+                    None => return,
+                },
+                changed = self.around.changed() => match changed {
+                    Ok(()) => true,
+                    Err(_) => return,
+                },
+            };
             let mut taken = 1;
             while taken < BATCH
                 && let Ok(more) = self.news.try_recv()
@@ -124,7 +147,8 @@ impl Task {
     }
 
     fn translate(&mut self) {
-        let parts = self.translator.translate(&self.objects, &self.settings, self.node.as_deref());
+        let around = self.around.borrow_and_update().clone();
+        let parts = self.translator.translate(&self.objects, &self.settings, self.node.as_deref(), &around);
         if self.publish.borrow().routers.is_empty() && !parts.routers.is_empty() {
             info!(routers = parts.routers.len(), services = parts.services.len(), "routes from the cluster");
         }

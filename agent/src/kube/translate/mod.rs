@@ -4,6 +4,7 @@
 mod annotations;
 pub(in crate::kube) mod backends;
 mod crd;
+pub(in crate::kube) mod gateway;
 mod ingress;
 mod names;
 mod rules;
@@ -16,10 +17,11 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use self::backends::{Backends, Here};
+pub use self::gateway::Around;
 use self::rules::Rules;
 use super::objects::{Key, Objects};
-use super::parts::{Certificate, Object, Parts, Problem};
-use crate::config::model::{Identity, Kubernetes, Middleware, Router, Service};
+use super::parts::{Certificate, Object, Parts, Problem, Status};
+use crate::config::model::{EntryPoint, Identity, Kubernetes, Middleware, Router, Service, StatusAddress};
 
 /// Idle connections kept per server and worker: the file's default.
 const IDLE_MAX: usize = 200;
@@ -29,11 +31,18 @@ const IDLE_MAX: usize = 200;
 pub struct Translator {
     rules: Rules,
     crd: crd::Known,
+    gateway: gateway::Known,
 }
 
 impl Translator {
     /// All parts that the objects ask for, in the order of their names.
-    pub fn translate(&mut self, objects: &Objects, settings: &Kubernetes, node: Option<&str>) -> Parts {
+    pub fn translate(
+        &mut self,
+        objects: &Objects,
+        settings: &Kubernetes,
+        node: Option<&str>,
+        around: &Around,
+    ) -> Parts {
         let here = Here { node: node.map(str::to_owned), zone: node.and_then(|node| zone(objects, node)) };
         let mut out = Out { objects, rules: &mut self.rules, parts: Collected::default() };
         let mut backends = Backends::new(objects, here);
@@ -45,11 +54,42 @@ impl Translator {
             backends.external_names = crd.allow_external_names;
             crd::translate(&mut out, &mut self.crd, &backends, crd);
         }
+        if let Some(gateway) = &settings.gateway {
+            backends.external_names = gateway.allow_external_names;
+            let addresses = addresses(objects, &gateway.address, node);
+            let around = Around { addresses, ..around.clone() };
+            gateway::translate(&mut out, &mut self.gateway, &backends, gateway, &around);
+        }
         let parts = out.parts.finish();
         self.rules.forget_unused();
         self.crd.forget_unused();
+        self.gateway.forget_unused();
         parts
     }
+}
+
+/// Where clients reach us, for statuses, as type and value: what the configuration says, else our node's addresses.
+pub(in crate::kube) fn addresses(objects: &Objects, said: &StatusAddress, node: Option<&str>) -> Vec<(String, String)> {
+    let ip = |value: &String| ("IPAddress".to_owned(), value.clone());
+    let name = |value: &String| ("Hostname".to_owned(), value.clone());
+    let own: Vec<_> = said.ip.iter().map(ip).chain(said.hostname.iter().map(name)).collect();
+    if !own.is_empty() {
+        return own;
+    }
+    if let Some((namespace, service)) = &said.service {
+        let service = objects.services.get(namespace, service);
+        let balancer = service.and_then(|service| service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref());
+        let given = balancer.into_iter().flatten();
+        let given = given.flat_map(|one| one.ip.iter().map(ip).chain(one.hostname.iter().map(name)));
+        let external = service.and_then(|service| service.spec.as_ref()?.external_ips.as_ref());
+        return given.chain(external.into_iter().flatten().map(ip)).collect();
+    }
+    let own = node.and_then(|node| objects.nodes.get("", node)?.status.as_ref()?.addresses.as_ref());
+    let of = |kind: &str| -> Vec<_> {
+        own.into_iter().flatten().filter(|one| one.type_ == kind).map(|one| ip(&one.address)).collect()
+    };
+    let external = of("ExternalIP");
+    if external.is_empty() { of("InternalIP") } else { external }
 }
 
 /// The zone of a node: by its own object, else by what runs there.
@@ -72,6 +112,8 @@ struct Out<'t> {
 /// By name: who comes twice is there once.
 #[derive(Debug, Default)]
 struct Collected {
+    entry_points: Vec<EntryPoint>,
+    statuses: Vec<Status>,
     routers: BTreeMap<String, Router>,
     services: BTreeMap<String, Service>,
     middlewares: BTreeMap<String, Middleware>,
@@ -94,7 +136,8 @@ impl Collected {
             middlewares: self.middlewares.into_values().collect(),
             certificates: self.certificates.into_values().collect(),
             problems: self.problems,
-            ..Parts::default()
+            entry_points: self.entry_points,
+            statuses: self.statuses,
         }
     }
 }

@@ -10,6 +10,9 @@ pub(super) const INGRESS: &str = "kubernetes";
 /// Of its own kinds.
 pub(super) const CRD: &str = "kubernetescrd";
 
+/// Of the Gateway API.
+pub(super) const GATEWAY: &str = "kubernetesgateway";
+
 /// Everything but letters and digits becomes `-`, once between two.
 pub(super) fn normalized(name: &str) -> String {
     let mut out = String::with_capacity(name.len());

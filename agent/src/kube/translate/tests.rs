@@ -1,6 +1,7 @@
 //! Objects in small YAML, and what becomes of them.
 
 mod crd;
+mod gateway;
 mod ingress;
 
 use kube::core::DynamicObject;
@@ -116,7 +117,7 @@ pub(super) fn shown(parts: &Parts) -> Vec<String> {
 
 #[track_caller]
 pub(super) fn check(settings: &Kubernetes, text: &str, want: &[&str]) {
-    let parts = Translator::default().translate(&objects(text), settings, Some("here"));
+    let parts = Translator::default().translate(&objects(text), settings, Some("here"), &Around::default());
     let got = shown(&parts);
     assert!(got == want, "got:\n{}\nwant:\n{}", got.join("\n"), want.join("\n"));
 }

@@ -23,7 +23,7 @@ const NAME: &str = "default-r-1b8e1d4bd0be91b6e1a1@kubernetescrd";
 /// The lines with the router's name written as `R`.
 #[track_caller]
 fn routed(text: &str, want: &[&str]) {
-    let parts = Translator::default().translate(&objects(text), &settings(), Some("here"));
+    let parts = Translator::default().translate(&objects(text), &settings(), Some("here"), &Around::default());
     let name = parts.routers.first().map(|router| router.name.clone()).unwrap_or(NAME.to_owned());
     let got: Vec<String> = shown(&parts).iter().map(|line| line.replace(&name, "R")).collect();
     assert!(got == want, "got:\n{}\nwant:\n{}", got.join("\n"), want.join("\n"));
@@ -67,6 +67,7 @@ fn a_service_within_itself_ends() {
         &objects(&(route("{name: me, kind: TraefikService}", "") + service)),
         &settings(),
         None,
+        &Around::default(),
     );
     assert_eq!(parts.routers.first().unwrap().service, crate::kube::parts::UNUSABLE);
     assert!(parts.problems.first().unwrap().message.ends_with("or one within itself"), "{:?}", parts.problems);
@@ -86,7 +87,7 @@ fn another_namespace_needs_leave() {
     );
     let allowed = KubernetesProvider { allow_cross_namespace: true, ..provider() };
     let settings = Kubernetes { crd: Some(allowed), ..Kubernetes::default() };
-    let parts = Translator::default().translate(&objects(&text), &settings, None);
+    let parts = Translator::default().translate(&objects(&text), &settings, None, &Around::default());
     assert!(parts.problems.is_empty() && parts.services.first().unwrap().servers.len() == 1);
 }
 
@@ -111,7 +112,7 @@ fn what_is_not_supported_yet_is_said_and_its_route_is_not_served_without_it() {
             "! Middleware default/m: spec.plugin: not supported yet",
         ],
     );
-    let parts = Translator::default().translate(&objects(&text), &settings(), None);
+    let parts = Translator::default().translate(&objects(&text), &settings(), None, &Around::default());
     let (merged, missing) = parts.merged(&crate::config::model::Dynamic::default());
     assert_eq!(merged.routers.first().unwrap().service, crate::kube::parts::UNUSABLE);
     assert_eq!(missing.first().unwrap().1, "there is no middleware `default-m@kubernetescrd` that can be used");
@@ -132,7 +133,7 @@ fn chains_are_taken_apart() {
         .to_owned()
         + &route("{name: shop, port: 80}", "    middlewares: [{name: all}]")
         + &backend("shop", 80, &[]);
-    let parts = Translator::default().translate(&objects(&text), &settings(), None);
+    let parts = Translator::default().translate(&objects(&text), &settings(), None, &Around::default());
     let wanted = &parts.routers.first().unwrap().middlewares;
     // A chain within itself is nothing that anyone can give: the router is not served without it.
     assert_eq!(*wanted, ["default-one@kubernetescrd", "two", "default-all@kubernetescrd"]);
@@ -146,7 +147,8 @@ fn servers_transports_are_read_as_a_files() {
             + &format!("\n---\nkind: ServersTransport\nmetadata: {{name: slow}}\nspec: {spec}\n---")
             + &backend("shop", 80, &["10.0.0.1"])
     };
-    let translated = |text: &str| Translator::default().translate(&objects(text), &settings(), None);
+    let translated =
+        |text: &str| Translator::default().translate(&objects(text), &settings(), None, &Around::default());
     let parts =
         translated(&transport("{maxIdleConnsPerHost: 3, forwardingTimeouts: {dialTimeout: 2s, idleConnTimeout: 5}}"));
     let service = parts.services.first().unwrap();
@@ -166,7 +168,7 @@ fn only_routes_of_the_class_are_served() {
     let taken = |class: &str| {
         let provider = KubernetesProvider { ingress_class: class.to_owned(), ..provider() };
         let settings = Kubernetes { crd: Some(provider), ..Kubernetes::default() };
-        Translator::default().translate(&objects(&text), &settings, None).routers.len()
+        Translator::default().translate(&objects(&text), &settings, None, &Around::default()).routers.len()
     };
     assert_eq!((taken(""), taken("nginx")), (3, 1));
 }
@@ -180,6 +182,7 @@ fn a_bad_object_hurts_only_itself() {
         &objects(&(bad + &route("{name: shop, port: 80}", "") + &backend("shop", 80, &[]))),
         &settings(),
         None,
+        &Around::default(),
     );
     assert_eq!((parts.routers.len(), parts.problems.len()), (1, 2), "{:?}", parts.problems);
 }

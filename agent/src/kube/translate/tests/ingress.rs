@@ -43,7 +43,7 @@ fn the_more_exact_host_then_the_longer_path_then_the_exact_one_comes_first() {
              pathType: {kind}, backend: {{service: {{name: s, port: {{number: 80}}}}}}}}]}}}}]}}"
         );
         let settings = Kubernetes { ingress: Some(provider()), ..Kubernetes::default() };
-        let parts = Translator::default().translate(&objects(&text), &settings, None);
+        let parts = Translator::default().translate(&objects(&text), &settings, None, &Around::default());
         parts.routers.first().unwrap().priority
     };
     let ranks: Vec<i64> = rules.iter().map(|(host, path)| rank(host, path, "Prefix")).collect();
@@ -90,7 +90,8 @@ fn only_objects_of_our_classes_are_served() {
     let taken = |ingress_class: &str, classes: &str| {
         let provider = KubernetesProvider { ingress_class: ingress_class.to_owned(), ..provider() };
         let settings = Kubernetes { ingress: Some(provider), ..Kubernetes::default() };
-        let parts = Translator::default().translate(&objects(&(all.clone() + classes)), &settings, None);
+        let parts =
+            Translator::default().translate(&objects(&(all.clone() + classes)), &settings, None, &Around::default());
         let names: Vec<_> =
             parts.routers.iter().map(|router| router.name.split('-').nth(1).unwrap().to_owned()).collect();
         names.join(" ")
@@ -131,7 +132,7 @@ fn annotations_are_traefiks() {
         "router.entryPoints: \"web, other\", traefik.ingress.kubernetes.io/router.middlewares: \"default-auth@kubernetescrd,plain@file\"",
     );
     let settings = Kubernetes { ingress: Some(provider()), ..Kubernetes::default() };
-    let parts = Translator::default().translate(&objects(&text), &settings, None);
+    let parts = Translator::default().translate(&objects(&text), &settings, None, &Around::default());
     let router = parts.routers.first().unwrap();
     assert_eq!(router.entry_points, ["web", "other"]);
     assert_eq!(router.middlewares, ["default-auth@kubernetescrd", "plain"]);
@@ -151,7 +152,12 @@ fn the_ready_and_near_are_used_and_the_leaving_only_when_nobody_else_is_there() 
             .replace("endpoints: []", &format!("endpoints: [{endpoints}]"))
             .replace("spec: {ports", &format!("spec: {{{wish}ports"));
         let settings = Kubernetes { ingress: Some(provider()), ..Kubernetes::default() };
-        let parts = Translator::default().translate(&objects(&(SHOP.to_owned() + &text)), &settings, Some("here"));
+        let parts = Translator::default().translate(
+            &objects(&(SHOP.to_owned() + &text)),
+            &settings,
+            Some("here"),
+            &Around::default(),
+        );
         let servers = parts.services.first().map(|service| service.servers.clone()).unwrap_or_default();
         let last: Vec<_> = servers.iter().map(|server| server.host.rsplit('.').next().unwrap().to_owned()).collect();
         last.join(" ")
@@ -188,9 +194,9 @@ fn names_of_elsewhere_are_used_where_they_are_allowed() {
         ingress: Some(KubernetesProvider { allow_external_names, ..provider() }),
         ..Kubernetes::default()
     };
-    let parts = Translator::default().translate(&objects(&text), &settings(true), None);
+    let parts = Translator::default().translate(&objects(&text), &settings(true), None, &Around::default());
     assert_eq!(parts.services.first().unwrap().servers.first().unwrap().url, "http://a.example:80");
-    let parts = Translator::default().translate(&objects(&text), &settings(false), None);
+    let parts = Translator::default().translate(&objects(&text), &settings(false), None, &Around::default());
     assert!(parts.services.is_empty());
     assert!(parts.problems.first().unwrap().message.contains("allowExternalNameServices"), "{:?}", parts.problems);
 }
@@ -212,7 +218,7 @@ fn certificates_come_from_secrets_and_never_from_files() {
         objects.secrets.put(secret);
     }
     let settings = Kubernetes { ingress: Some(provider()), ..Kubernetes::default() };
-    let parts = Translator::default().translate(&objects, &settings, None);
+    let parts = Translator::default().translate(&objects, &settings, None, &Around::default());
     assert_eq!(
         shown(&parts),
         [

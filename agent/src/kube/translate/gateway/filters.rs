@@ -1,0 +1,113 @@
+//! The filters of HTTPRoutes as middlewares.
+
+use gateway_api::apis::standard::httproutes::{
+    HttpRouteRulesFilters, HttpRouteRulesFiltersRequestRedirect, HttpRouteRulesFiltersRequestRedirectPath,
+    HttpRouteRulesFiltersRequestRedirectPathType, HttpRouteRulesFiltersRequestRedirectScheme,
+    HttpRouteRulesFiltersType, HttpRouteRulesFiltersUrlRewritePath, HttpRouteRulesFiltersUrlRewritePathType,
+};
+use http::{HeaderName, HeaderValue, StatusCode};
+use wayspan_proxy::middleware::{HeaderModifier, PathChange, RequestRedirect, UrlRewrite, as_path};
+
+use super::super::names::{self, CRD, normalized};
+use crate::config::model::MiddlewareKind;
+
+/// What a filter becomes.
+pub(super) enum Filter {
+    Kind(MiddlewareKind),
+    /// A Middleware object's name.
+    Named(String),
+}
+
+/// A filter; `prefix` is what the match says that it may replace.
+pub(super) fn read(namespace: &str, filter: &HttpRouteRulesFilters, prefix: &str) -> Result<Filter, String> {
+    let kind = match &filter.r#type {
+        HttpRouteRulesFiltersType::RequestHeaderModifier => {
+            let all = filter.request_header_modifier.as_ref().ok_or("names no headers")?;
+            let set = all.set.iter().flatten().map(|one| (one.name.as_str(), one.value.as_str()));
+            let add = all.add.iter().flatten().map(|one| (one.name.as_str(), one.value.as_str()));
+            MiddlewareKind::RequestHeaderModifier(modifier(set, add, all.remove.as_deref())?.into())
+        }
+        HttpRouteRulesFiltersType::ResponseHeaderModifier => {
+            let all = filter.response_header_modifier.as_ref().ok_or("names no headers")?;
+            let set = all.set.iter().flatten().map(|one| (one.name.as_str(), one.value.as_str()));
+            let add = all.add.iter().flatten().map(|one| (one.name.as_str(), one.value.as_str()));
+            MiddlewareKind::ResponseHeaderModifier(modifier(set, add, all.remove.as_deref())?.into())
+        }
+        HttpRouteRulesFiltersType::RequestRedirect => {
+            let redirect = filter.request_redirect.as_ref().ok_or("names no redirect")?;
+            MiddlewareKind::RequestRedirect(redirect_of(redirect, prefix)?.into())
+        }
+        HttpRouteRulesFiltersType::UrlRewrite => {
+            let rewrite = filter.url_rewrite.as_ref().ok_or("names no rewrite")?;
+            let hostname = rewrite.hostname.as_deref().map(HeaderValue::from_str).transpose();
+            let path = rewrite.path.as_ref().map(|path| rewritten(path, prefix)).transpose()?;
+            let hostname = hostname.map_err(|_| "hostname is none")?;
+            MiddlewareKind::UrlRewrite(UrlRewrite { hostname, path }.into())
+        }
+        HttpRouteRulesFiltersType::ExtensionRef => {
+            let reference = filter.extension_ref.as_ref().ok_or("names no object")?;
+            if (reference.group.as_str(), reference.kind.as_str()) != ("traefik.io", "Middleware") {
+                return Err(format!("{}/{} is no filter that there is", reference.group, reference.kind));
+            }
+            let name = normalized(&format!("{namespace}-{}", reference.name));
+            return Ok(Filter::Named(names::of(CRD, &name)));
+        }
+        HttpRouteRulesFiltersType::RequestMirror => return Err("RequestMirror is not supported yet".to_owned()),
+        HttpRouteRulesFiltersType::Cors => return Err("CORS is not supported yet".to_owned()),
+    };
+    Ok(Filter::Kind(kind))
+}
+
+fn modifier<'h>(
+    set: impl Iterator<Item = (&'h str, &'h str)>,
+    add: impl Iterator<Item = (&'h str, &'h str)>,
+    remove: Option<&[String]>,
+) -> Result<HeaderModifier, String> {
+    let name = |name: &str| {
+        HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("`{}` is no header name", name.escape_debug()))
+    };
+    let value = |value: &str| {
+        HeaderValue::from_str(value).map_err(|_| format!("`{}` is no header value", value.escape_debug()))
+    };
+    let pair = |(header, text): (&str, &str)| Ok::<_, String>((name(header)?, value(text)?));
+    Ok(HeaderModifier {
+        set: set.map(pair).collect::<Result<_, _>>()?,
+        add: add.map(pair).collect::<Result<_, _>>()?,
+        remove: remove.unwrap_or_default().iter().map(|header| name(header)).collect::<Result<_, _>>()?,
+    })
+}
+
+fn redirect_of(of: &HttpRouteRulesFiltersRequestRedirect, prefix: &str) -> Result<RequestRedirect, String> {
+    let status = of.status_code.and_then(|code| u16::try_from(code).ok()).unwrap_or(302);
+    if !matches!(status, 301 | 302 | 303 | 307 | 308) {
+        return Err(format!("{status} is no status of a redirect"));
+    }
+    let scheme = of.scheme.as_ref().map(|scheme| match scheme {
+        HttpRouteRulesFiltersRequestRedirectScheme::Http => "http".to_owned(),
+        HttpRouteRulesFiltersRequestRedirectScheme::Https => "https".to_owned(),
+    });
+    Ok(RequestRedirect {
+        scheme,
+        hostname: of.hostname.clone(),
+        port: of.port.map(u16::try_from).transpose().map_err(|_| "port is none")?,
+        path: of.path.as_ref().map(|path| redirected(path, prefix)).transpose()?,
+        status: StatusCode::from_u16(status).map_err(|error| error.to_string())?,
+    })
+}
+
+fn redirected(path: &HttpRouteRulesFiltersRequestRedirectPath, prefix: &str) -> Result<PathChange, String> {
+    let full = matches!(path.r#type, HttpRouteRulesFiltersRequestRedirectPathType::ReplaceFullPath);
+    change(full, path.replace_full_path.as_deref(), path.replace_prefix_match.as_deref(), prefix)
+}
+
+fn rewritten(path: &HttpRouteRulesFiltersUrlRewritePath, prefix: &str) -> Result<PathChange, String> {
+    let full = matches!(path.r#type, HttpRouteRulesFiltersUrlRewritePathType::ReplaceFullPath);
+    change(full, path.replace_full_path.as_deref(), path.replace_prefix_match.as_deref(), prefix)
+}
+
+fn change(full: bool, whole: Option<&str>, with: Option<&str>, prefix: &str) -> Result<PathChange, String> {
+    let text = if full { whole } else { with };
+    let text = text.unwrap_or_default();
+    let path = if text.is_empty() { String::new() } else { as_path(text) };
+    Ok(if full { PathChange::Full(path) } else { PathChange::Prefix { prefix: prefix.to_owned(), with: path } })
+}

@@ -1,0 +1,311 @@
+//! A Gateway's listeners onto entry points: by port, and where nobody listens on a port yet, an entry point of its own.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use gateway_api::apis::standard::gateways::{
+    GatewayListeners, GatewayListenersAllowedRoutes, GatewayListenersAllowedRoutesNamespacesFrom,
+    GatewayListenersAllowedRoutesNamespacesSelector, GatewaySpec,
+};
+use serde_json::{Value, json};
+
+use super::super::Out;
+use super::{Around, GROUP, Grants};
+use crate::config::fragment;
+use crate::config::model::EntryPoint;
+use crate::kube::objects::{Key, Objects};
+use crate::kube::parts::Condition;
+
+/// Ports that Gateways may open beside the file's entry points.
+const OPENED_MAX: usize = 64;
+
+/// Which entry point listens on which port.
+pub(super) struct Listening<'a> {
+    around: &'a Around,
+    opened: BTreeMap<u16, EntryPoint>,
+}
+
+impl<'a> Listening<'a> {
+    pub(super) fn new(around: &'a Around) -> Self {
+        Self { around, opened: BTreeMap::new() }
+    }
+
+    /// The entry points that are not the file's.
+    pub(super) fn opened(self) -> Vec<EntryPoint> {
+        self.opened.into_values().collect()
+    }
+
+    /// The name of the entry point of a port, or why there is none.
+    fn on(&mut self, port: i32) -> Result<String, String> {
+        let number = u16::try_from(port).ok().filter(|port| *port != 0);
+        let number = number.ok_or_else(|| format!("{port} is no port"))?;
+        let has = |addresses: &[SocketAddr]| addresses.iter().any(|address| address.port() == number);
+        if let Some((name, _)) = self.around.entry_points.iter().find(|(_, addresses)| has(addresses)) {
+            return Ok(name.clone());
+        }
+        if self.around.api.is_some_and(|api| api.port() == number) {
+            return Err(format!("the api listens on port {number}"));
+        }
+        let name = format!("gateway-{number}");
+        if !self.opened.contains_key(&number) {
+            if self.opened.len() >= OPENED_MAX {
+                return Err(format!("more than {OPENED_MAX} ports that are no entry point's"));
+            }
+            let entry_point = fragment::entry_point(&name, &format!(":{number}"));
+            self.opened.insert(number, entry_point.ok_or_else(|| format!("port {number} cannot be opened"))?);
+        }
+        Ok(name)
+    }
+}
+
+/// One listener, with what is known of it so far.
+pub(super) struct Listener {
+    pub name: String,
+    pub port: i32,
+    pub hostname: Option<String>,
+    pub entry_point: String,
+    /// Routes that are attached.
+    pub attached: usize,
+    namespaces: Namespaces,
+    takes_routes: bool,
+    kinds: Vec<Value>,
+    /// Hosts of other listeners on its port that are more exact than its own: their requests are not its.
+    pub narrower: Vec<String>,
+    accepted: Result<(), (&'static str, String)>,
+    resolved: Result<(), (&'static str, String)>,
+    conflicted: Option<(&'static str, String)>,
+    unopened: Option<String>,
+}
+
+enum Namespaces {
+    All,
+    Same(Box<str>),
+    Selected(GatewayListenersAllowedRoutesNamespacesSelector),
+}
+
+impl Listener {
+    pub(super) fn is_accepted(&self) -> bool {
+        self.accepted.is_ok() && self.conflicted.is_none() && self.unopened.is_none()
+    }
+
+    pub(super) fn is_programmed(&self) -> bool {
+        self.is_accepted() && self.resolved.is_ok()
+    }
+
+    /// Whether routes are served by it: also while some of what it refers to is missing.
+    pub(super) fn serves(&self) -> bool {
+        self.is_accepted() && self.takes_routes
+    }
+
+    /// Whether it takes HTTPRoutes of a namespace.
+    pub(super) fn allows(&self, objects: &Objects, namespace: &str) -> bool {
+        self.takes_routes
+            && match &self.namespaces {
+                Namespaces::All => true,
+                Namespaces::Same(own) => **own == *namespace,
+                Namespaces::Selected(selector) => {
+                    let object = objects.namespaces.get("", namespace);
+                    let labels = object.and_then(|object| object.metadata.labels.as_ref());
+                    selects(selector, labels.unwrap_or(&BTreeMap::new()))
+                }
+            }
+    }
+
+    /// What its owner should know.
+    pub(super) fn problems(&self) -> Vec<(String, String)> {
+        let all = [
+            self.accepted.clone().err().map(|(_, message)| message),
+            self.resolved.clone().err().map(|(_, message)| message),
+            self.conflicted.clone().map(|(_, message)| message),
+            self.unopened.clone(),
+        ];
+        all.into_iter().flatten().map(|message| (format!("spec.listeners[{}]", self.name), message)).collect()
+    }
+
+    /// In the words of the API.
+    pub(super) fn status(&self, generation: i64) -> Value {
+        let accepted = match (&self.accepted, &self.conflicted, &self.unopened) {
+            (Err((reason, message)), ..) | (_, Some((reason, message)), _) => {
+                Condition::new("Accepted", false, reason, message)
+            }
+            (.., Some(message)) => Condition::new("Accepted", false, "PortUnavailable", message),
+            _ => Condition::new("Accepted", true, "Accepted", ""),
+        };
+        let conflicted = match &self.conflicted {
+            Some((reason, message)) => Condition::new("Conflicted", true, reason, message),
+            None => Condition::new("Conflicted", false, "NoConflicts", ""),
+        };
+        let resolved = match &self.resolved {
+            Err((reason, message)) => Condition::new("ResolvedRefs", false, reason, message),
+            Ok(()) => Condition::new("ResolvedRefs", true, "ResolvedRefs", ""),
+        };
+        let programmed = match &self.unopened {
+            Some(message) => Condition::new("Programmed", false, "PortUnavailable", message),
+            None if self.is_programmed() => Condition::new("Programmed", true, "Programmed", ""),
+            None => Condition::new("Programmed", false, "Invalid", "the listener cannot be served as it is"),
+        };
+        let conditions = [accepted, conflicted, resolved, programmed];
+        let conditions: Vec<Value> = conditions.iter().map(|condition| condition.json(generation)).collect();
+        json!({
+            "name": self.name,
+            "attachedRoutes": self.attached,
+            "supportedKinds": self.kinds,
+            "conditions": conditions,
+        })
+    }
+}
+
+/// All listeners of a Gateway.
+pub(super) fn read(
+    out: &mut Out<'_>,
+    listening: &mut Listening<'_>,
+    grants: &Grants,
+    gateway: &Key,
+    spec: &GatewaySpec,
+) -> Vec<Listener> {
+    let mut listeners: Vec<Listener> =
+        spec.listeners.iter().map(|one| listener(out, listening, grants, gateway, one)).collect();
+    let keys: Vec<(i32, &str, Option<String>)> =
+        spec.listeners.iter().map(|one| (one.port, one.protocol.as_str(), hostname(one))).collect();
+    for (listener, key) in listeners.iter_mut().zip(&keys) {
+        let others = || keys.iter().filter(|other| other.0 == key.0 && !std::ptr::eq(*other, key));
+        if others().any(|other| is_http(other.1) != is_http(key.1) || (is_http(key.1) && other.1 != key.1)) {
+            let message = format!("listeners of different protocols on port {}", key.0);
+            listener.conflicted = Some(("ProtocolConflict", message));
+        } else if others().any(|other| other.2 == key.2) {
+            let message = format!("listeners of the same hostname on port {}", key.0);
+            listener.conflicted = Some(("HostnameConflict", message));
+        }
+        let narrower = others().filter_map(|other| other.2.as_deref());
+        listener.narrower = narrower.filter(|other| covers(key.2.as_deref(), other)).map(str::to_owned).collect();
+    }
+    listeners
+}
+
+fn is_http(protocol: &str) -> bool {
+    matches!(protocol, "HTTP" | "HTTPS")
+}
+
+fn hostname(listener: &GatewayListeners) -> Option<String> {
+    listener.hostname.as_deref().filter(|name| !name.is_empty()).map(str::to_ascii_lowercase)
+}
+
+/// Whether a hostname, or none, stands for all that another one stands for, and more.
+pub(super) fn covers(wide: Option<&str>, narrow: &str) -> bool {
+    match wide {
+        None => true,
+        Some(wide) => wide != narrow && super::matches::is_below(wide, narrow),
+    }
+}
+
+fn listener(
+    out: &mut Out<'_>,
+    listening: &mut Listening<'_>,
+    grants: &Grants,
+    gateway: &Key,
+    spec: &GatewayListeners,
+) -> Listener {
+    let mut listener = Listener {
+        name: spec.name.clone(),
+        port: spec.port,
+        hostname: hostname(spec),
+        entry_point: String::new(),
+        attached: 0,
+        namespaces: namespaces(spec.allowed_routes.as_ref(), gateway),
+        takes_routes: false,
+        kinds: Vec::new(),
+        narrower: Vec::new(),
+        accepted: Ok(()),
+        resolved: Ok(()),
+        conflicted: None,
+        unopened: None,
+    };
+    match spec.protocol.as_str() {
+        "HTTP" => {}
+        "HTTPS" => {
+            certificates(out, grants, gateway, spec, &mut listener);
+            listener.accepted = Err(("UnsupportedProtocol", "HTTPS is not supported yet".to_owned()));
+        }
+        other => {
+            let message = format!("the protocol {other} is not supported yet");
+            listener.accepted = Err(("UnsupportedProtocol", message));
+        }
+    }
+    if is_http(&spec.protocol) {
+        kinds(spec.allowed_routes.as_ref(), &mut listener);
+    }
+    if listener.accepted.is_ok() {
+        match listening.on(spec.port) {
+            Ok(name) => {
+                let unopened = listening.around.unopened.iter().find(|(other, _)| *other == name);
+                listener.unopened = unopened.map(|(_, message)| message.clone());
+                listener.entry_point = name;
+            }
+            Err(message) => listener.unopened = Some(message),
+        }
+    }
+    listener
+}
+
+/// Which kinds of routes it takes: of those that it names, the ones that there are.
+fn kinds(allowed: Option<&GatewayListenersAllowedRoutes>, listener: &mut Listener) {
+    let ours = json!({"group": GROUP, "kind": "HTTPRoute"});
+    let named = allowed.and_then(|allowed| allowed.kinds.as_deref()).unwrap_or_default();
+    let is_ours = |kind: &str, group: Option<&str>| kind == "HTTPRoute" && group.is_none_or(|group| group == GROUP);
+    listener.takes_routes = named.is_empty() || named.iter().any(|one| is_ours(&one.kind, one.group.as_deref()));
+    if listener.takes_routes {
+        listener.kinds.push(ours);
+    }
+    if let Some(other) = named.iter().find(|one| !is_ours(&one.kind, one.group.as_deref())) {
+        let message = format!("routes of the kind {} are not supported yet", other.kind);
+        listener.resolved = Err(("InvalidRouteKinds", message));
+    }
+}
+
+fn namespaces(allowed: Option<&GatewayListenersAllowedRoutes>, gateway: &Key) -> Namespaces {
+    let namespaces = allowed.and_then(|allowed| allowed.namespaces.as_ref());
+    match namespaces.and_then(|namespaces| namespaces.from.as_ref()) {
+        Some(GatewayListenersAllowedRoutesNamespacesFrom::All) => Namespaces::All,
+        Some(GatewayListenersAllowedRoutesNamespacesFrom::Selector) => {
+            Namespaces::Selected(namespaces.and_then(|one| one.selector.clone()).unwrap_or_default())
+        }
+        _ => Namespaces::Same(gateway.namespace.clone()),
+    }
+}
+
+fn selects(selector: &GatewayListenersAllowedRoutesNamespacesSelector, labels: &BTreeMap<String, String>) -> bool {
+    let equal = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    equal
+        && selector.match_expressions.iter().flatten().all(|one| {
+            let (value, values) = (labels.get(&one.key), one.values.as_deref().unwrap_or_default());
+            match one.operator.as_str() {
+                "In" => value.is_some_and(|value| values.contains(value)),
+                "NotIn" => value.is_none_or(|value| !values.contains(value)),
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                _ => false,
+            }
+        })
+}
+
+fn certificates(out: &mut Out<'_>, grants: &Grants, gateway: &Key, spec: &GatewayListeners, listener: &mut Listener) {
+    let references = spec.tls.as_ref().and_then(|tls| tls.certificate_refs.as_deref()).unwrap_or_default();
+    let mut wrong = |reason, message: String| listener.resolved = Err((reason, message));
+    if references.is_empty() {
+        wrong("InvalidCertificateRef", "names no certificate".to_owned());
+    }
+    for reference in references {
+        let core = reference.group.as_deref().is_none_or(|group| matches!(group, "" | "core"));
+        if !core || reference.kind.as_deref().is_some_and(|kind| kind != "Secret") {
+            wrong("InvalidCertificateRef", format!("{} is no Secret", reference.name));
+            continue;
+        }
+        let namespace = reference.namespace.as_deref().unwrap_or(&gateway.namespace);
+        let key = Key::new(namespace, &reference.name);
+        if !grants.allow("Gateway", &gateway.namespace, "Secret", &key) {
+            wrong("RefNotPermitted", format!("Secret {key}: no ReferenceGrant allows it"));
+        } else if let Err(message) = out.certificate(namespace, &reference.name) {
+            wrong("InvalidCertificateRef", message);
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! HTTPRoutes onto the listeners of their parents.
+
+use gateway_api::apis::standard::httproutes::{
+    HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesFiltersType, HttpRouteRulesMatches,
+    HttpRouteSpec,
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+use wayspan_proxy::snapshot::Timeouts;
+
+use super::super::backends::{Backends, Port, flattened};
+use super::super::names::{self, GATEWAY, normalized};
+use super::super::{IDLE_MAX, Object, Out};
+use super::filters::{self, Filter};
+use super::matches::{self, TIES};
+use super::{GROUP, Gateway, Grants, Known};
+use crate::config::model::{KubernetesProvider, Middleware, Observability, Router, Server, Service};
+use crate::kube::objects::Key;
+use crate::kube::parts::{Condition, Status, UNUSABLE};
+
+/// What is wrong with a reference: the API's reason, and more.
+type Unresolved = (&'static str, String);
+
+pub(super) fn translate<'t>(
+    out: &mut Out<'t>,
+    known: &mut Known,
+    backends: &Backends<'t>,
+    settings: &KubernetesProvider,
+    grants: &Grants,
+    gateways: &mut [Gateway],
+) {
+    let objects = out.objects;
+    let mut routes: Vec<_> = objects.http_routes.iter().filter(|(key, _)| settings.serves(&key.namespace)).collect();
+    // Of equals the oldest comes first, then the first by name.
+    routes.sort_by_cached_key(|(key, route)| (route.metadata.creation_timestamp.as_ref().map(|time| time.0), *key));
+    let mut order = TIES;
+    for (key, route) in routes {
+        let object = Object { kind: "HTTPRoute", key: key.clone() };
+        let spec = known.routes.typed(key, route);
+        let spec = match &*spec {
+            Ok(spec) => spec,
+            Err(message) => {
+                out.problem(&object, "spec", message.clone());
+                continue;
+            }
+        };
+        let mut one = One { out, backends, grants, object, order: &mut order };
+        let generation = route.metadata.generation.unwrap_or(0);
+        one.attach(spec, gateways, generation);
+    }
+}
+
+struct One<'a, 't> {
+    out: &'a mut Out<'t>,
+    backends: &'a Backends<'t>,
+    grants: &'a Grants,
+    object: Object,
+    /// Counts down: the place among equals.
+    order: &'a mut i64,
+}
+
+/// What of a route is the same for all its parents.
+struct Prepared<'s> {
+    rules: Vec<Rule<'s>>,
+    accepted: Result<(), Unresolved>,
+    resolved: Result<(), Unresolved>,
+}
+
+struct Rule<'s> {
+    spec: &'s HttpRouteRules,
+    /// `None`: what it leads to cannot be had.
+    target: Option<(Vec<Server>, Timeouts)>,
+}
+
+impl One<'_, '_> {
+    fn attach(&mut self, spec: &HttpRouteSpec, gateways: &mut [Gateway], generation: i64) {
+        let mut parents = Vec::new();
+        let mut prepared = None;
+        for parent in spec.parent_refs.iter().flatten() {
+            let gateway = parent.group.as_deref().is_none_or(|group| group == GROUP)
+                && parent.kind.as_deref().is_none_or(|kind| kind == "Gateway");
+            let namespace = parent.namespace.as_deref().unwrap_or(&self.object.key.namespace);
+            let key = Key::new(namespace, &parent.name);
+            let Some(gateway) = gateways.iter_mut().find(|one| gateway && one.object.key == key) else { continue };
+            let prepared = prepared.get_or_insert_with(|| self.prepare(spec));
+            let attached = self.parent(spec, prepared, parent, gateway);
+            let accepted = match (&prepared.accepted, attached) {
+                (Err((reason, message)), _) => Condition::new("Accepted", false, reason, message),
+                (Ok(()), Err((reason, message))) => Condition::new("Accepted", false, reason, &message),
+                (Ok(()), Ok(())) => Condition::new("Accepted", true, "Accepted", ""),
+            };
+            let resolved = match &prepared.resolved {
+                Err((reason, message)) => Condition::new("ResolvedRefs", false, reason, message),
+                Ok(()) => Condition::new("ResolvedRefs", true, "ResolvedRefs", ""),
+            };
+            if accepted.reason != "Accepted" {
+                let message = format!("{}: {}", accepted.reason, accepted.message);
+                self.out.problem(&self.object, format!("spec.parentRefs[{}]", parent.name), message);
+            }
+            let conditions: Vec<Value> = [accepted, resolved].iter().map(|one| one.json(generation)).collect();
+            parents.push(json!({
+                "parentRef": reference(parent),
+                "controllerName": super::CONTROLLER,
+                "conditions": conditions,
+            }));
+        }
+        if let Some(Prepared { resolved: Err((reason, message)), .. }) = &prepared {
+            self.out.problem(&self.object, "spec.rules", format!("{reason}: {message}"));
+        }
+        self.out.parts.statuses.push(Status {
+            object: self.object.clone(),
+            generation,
+            conditions: Vec::new(),
+            body: json!({ "parents": parents }),
+        });
+    }
+
+    /// Puts the route onto the listeners that a parent reference means, or says why there is none.
+    fn parent(
+        &mut self,
+        spec: &HttpRouteSpec,
+        prepared: &Prepared<'_>,
+        parent: &HttpRouteParentRefs,
+        gateway: &mut Gateway,
+    ) -> Result<(), Unresolved> {
+        let objects = self.out.objects;
+        let mut why = ("NoMatchingParent", "the Gateway has no such listener".to_owned());
+        let mut attached = false;
+        let hostnames = spec.hostnames.as_deref().unwrap_or_default();
+        for listener in &mut gateway.listeners {
+            let meant = parent.section_name.as_deref().is_none_or(|name| name.is_empty() || name == listener.name)
+                && parent.port.is_none_or(|port| port == listener.port);
+            if !meant {
+                continue;
+            }
+            if !listener.allows(objects, &self.object.key.namespace) {
+                if !attached {
+                    why = ("NotAllowedByListeners", "no listener takes routes of this namespace and kind".to_owned());
+                }
+                continue;
+            }
+            let Some(common) = matches::common(listener.hostname.as_deref(), hostnames) else {
+                if !attached && why.0 != "NotAllowedByListeners" {
+                    why = ("NoMatchingListenerHostname", "no listener has one of its hostnames".to_owned());
+                }
+                continue;
+            };
+            if prepared.accepted.is_err() {
+                attached = true;
+                continue;
+            }
+            // Counted also where the listener itself cannot be served.
+            listener.attached += 1;
+            attached = true;
+            if listener.serves() {
+                let at = At { gateway: &gateway.object.key, entry_point: &listener.entry_point };
+                self.routers(prepared, &common, &listener.narrower, &at);
+            }
+        }
+        if attached { Ok(()) } else { Err(why) }
+    }
+
+    fn prepare<'s>(&mut self, spec: &'s HttpRouteSpec) -> Prepared<'s> {
+        let mut prepared = Prepared { rules: Vec::new(), accepted: Ok(()), resolved: Ok(()) };
+        for rule in spec.rules.iter().flatten() {
+            let mut bad = false;
+            for filter in rule.filters.iter().flatten() {
+                if let Err(message) = filters::read(&self.object.key.namespace, filter, "/") {
+                    prepared.accepted = Err(("UnsupportedValue", message));
+                    bad = true;
+                }
+            }
+            let target = match self.target(rule) {
+                Ok((target, unresolved)) => {
+                    if let Some(unresolved) = unresolved {
+                        prepared.resolved = Err(unresolved);
+                    }
+                    target
+                }
+                Err(message) => {
+                    prepared.accepted = Err(("UnsupportedValue", message));
+                    None
+                }
+            };
+            prepared.rules.push(Rule { spec: rule, target: target.filter(|_| !bad) });
+        }
+        prepared
+    }
+
+    /// The servers of a rule's backends, each backend with its share, and what is wrong with one of them.
+    #[expect(clippy::type_complexity, reason = "one caller, which takes it apart")]
+    fn target(
+        &mut self,
+        rule: &HttpRouteRules,
+    ) -> Result<(Option<(Vec<Server>, Timeouts)>, Option<Unresolved>), String> {
+        let timeouts = timeouts(rule)?;
+        let (mut groups, mut unresolved, mut lost) = (Vec::new(), None, 0_u32);
+        for backend in rule.backend_refs.iter().flatten() {
+            let weight = u32::try_from(backend.weight.unwrap_or(1)).unwrap_or(0);
+            if backend.filters.as_ref().is_some_and(|filters| !filters.is_empty()) {
+                return Err(format!("backend {}: filters of a backend are not supported yet", backend.name));
+            }
+            match self.backend(backend) {
+                Ok(servers) => groups.push((weight, servers)),
+                Err(wrong) => {
+                    lost = lost.saturating_add(weight);
+                    unresolved = Some(wrong);
+                }
+            }
+        }
+        let found: u64 = groups.iter().map(|(weight, _)| u64::from(*weight)).sum();
+        if found == 0 {
+            return Ok((None, unresolved));
+        }
+        if lost > 0 {
+            // Their share must not go to the others: a server without an address answers for it.
+            groups.push((lost, vec![nowhere()]));
+        }
+        Ok((Some((flattened(groups), timeouts)), unresolved))
+    }
+
+    fn backend(&mut self, backend: &HttpRouteRulesBackendRefs) -> Result<Vec<Server>, Unresolved> {
+        let core = backend.group.as_deref().is_none_or(|group| matches!(group, "" | "core"));
+        if !core || backend.kind.as_deref().is_some_and(|kind| kind != "Service") {
+            let kind = backend.kind.as_deref().unwrap_or_default();
+            return Err(("InvalidKind", format!("backend {}: {kind} is no Service", backend.name)));
+        }
+        let own = self.object.key.namespace.clone();
+        let key = Key::new(backend.namespace.as_deref().unwrap_or(&own), &backend.name);
+        if !self.grants.allow("HTTPRoute", &own, "Service", &key) {
+            return Err(("RefNotPermitted", format!("Service {key}: no ReferenceGrant allows it")));
+        }
+        let not_found = |message| ("BackendNotFound", message);
+        let port = backend.port.ok_or_else(|| not_found(format!("Service {key}: names no port")))?;
+        let (service, port) = self.backends.find(&key.namespace, &key.name, Port::Number(port)).map_err(not_found)?;
+        match port.app_protocol.as_deref() {
+            None | Some("" | "http" | "kubernetes.io/ws") => {}
+            Some(other) => {
+                let message = format!("Service {key}: the protocol {other} is not supported yet");
+                return Err(("UnsupportedProtocol", message));
+            }
+        }
+        self.backends.servers(service, &port).map_err(not_found)
+    }
+
+    fn routers(&mut self, prepared: &Prepared<'_>, hostnames: &[String], narrower: &[String], at: &At<'_>) {
+        let any = [HttpRouteRulesMatches::default()];
+        for (index, rule) in prepared.rules.iter().enumerate() {
+            let matches = rule.spec.matches.as_deref().filter(|all| !all.is_empty()).unwrap_or(&any);
+            for (number, one) in matches.iter().enumerate() {
+                *self.order -= 1;
+                for hostname in hostnames.iter().filter(|hostname| !narrower.contains(hostname)) {
+                    if let Err(message) = self.router(rule, index, one, (hostname, narrower), at) {
+                        let place = format!("spec.rules[{index}].matches[{number}]");
+                        self.out.problem(&self.object, place, message);
+                    }
+                }
+            }
+        }
+    }
+
+    fn router(
+        &mut self,
+        rule: &Rule<'_>,
+        index: usize,
+        one: &HttpRouteRulesMatches,
+        (hostname, narrower): (&str, &[String]),
+        at: &At<'_>,
+    ) -> Result<(), String> {
+        let matched = matches::matched(hostname, narrower, one)?;
+        let parsed = self.out.rules.parse(&matched.rule)?;
+        let Key { namespace, name } = &self.object.key;
+        let (gateway, entry_point) = (at.gateway, at.entry_point);
+        let key = normalized(&format!(
+            "httproute-{namespace}-{name}-gw-{}-{}-ep-{entry_point}-{index}",
+            gateway.namespace, gateway.name
+        ));
+        let base = format!("{key}-{}", names::hash(&matched.rule));
+        let name = names::of(GATEWAY, &base);
+        let mut middlewares = Vec::new();
+        for (number, filter) in rule.spec.filters.iter().flatten().enumerate() {
+            match filters::read(namespace, filter, &matches::prefix(Some(one)))? {
+                Filter::Named(name) => middlewares.push(name),
+                Filter::Kind(kind) => {
+                    let kind_name = kind_name(&filter.r#type);
+                    let name = names::of(GATEWAY, &format!("{base}-{kind_name}-{number}"));
+                    let middleware = Middleware { name: name.clone(), kind };
+                    self.out.parts.middlewares.insert(name.clone(), middleware);
+                    middlewares.push(name);
+                }
+            }
+        }
+        let service = match &rule.target {
+            // One for each rule, whatever its matches and hostnames.
+            Some((servers, timeouts)) => {
+                let name = names::of(GATEWAY, &format!("{key}-wrr"));
+                self.out.parts.services.entry(name.clone()).or_insert_with(|| Service {
+                    name: name.clone(),
+                    servers: servers.clone(),
+                    pass_host: true,
+                    timeouts: *timeouts,
+                    idle_max: IDLE_MAX,
+                });
+                name
+            }
+            None => UNUSABLE.to_owned(),
+        };
+        let router = Router {
+            name: name.clone(),
+            rule: parsed,
+            priority: matched.rank.saturating_add((*self.order).max(0)),
+            entry_points: vec![entry_point.to_owned()],
+            middlewares,
+            service,
+            observability: Observability::default(),
+        };
+        self.out.parts.routers.insert(name, router);
+        Ok(())
+    }
+}
+
+/// Where routers are put.
+struct At<'a> {
+    gateway: &'a Key,
+    entry_point: &'a str,
+}
+
+fn kind_name(kind: &HttpRouteRulesFiltersType) -> &'static str {
+    match kind {
+        HttpRouteRulesFiltersType::RequestHeaderModifier => "requestheadermodifier",
+        HttpRouteRulesFiltersType::ResponseHeaderModifier => "responseheadermodifier",
+        HttpRouteRulesFiltersType::RequestRedirect => "requestredirect",
+        HttpRouteRulesFiltersType::UrlRewrite => "urlrewrite",
+        HttpRouteRulesFiltersType::RequestMirror => "requestmirror",
+        HttpRouteRulesFiltersType::ExtensionRef => "extensionref",
+        HttpRouteRulesFiltersType::Cors => "cors",
+    }
+}
+
+/// Of a request's two timeouts the shorter: there is one attempt that counts.
+fn timeouts(rule: &HttpRouteRules) -> Result<Timeouts, String> {
+    let of = |text: &Option<String>| {
+        let text = text.as_deref().unwrap_or("0s");
+        duration(text).ok_or_else(|| format!("`{text}` is no duration; write e.g. 10s or 1m30s"))
+    };
+    let timeouts = rule.timeouts.as_ref();
+    let both = [
+        timeouts.map(|all| of(&all.request)).transpose()?.unwrap_or_default(),
+        timeouts.map(|all| of(&all.backend_request)).transpose()?.unwrap_or_default(),
+    ];
+    let request = both.into_iter().filter(|time| !time.is_zero()).min().unwrap_or_default();
+    Ok(Timeouts { request, ..Timeouts::default() })
+}
+
+/// GEP-2257: hours, minutes, seconds and milliseconds, whole numbers, largest first.
+fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    for (unit, millis) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1_u64)] {
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (number, behind) = rest.split_at_checked(end)?;
+        let word = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
+        let (found, after) = behind.split_at_checked(word)?;
+        if found == unit {
+            total = total.checked_add(Duration::from_millis(number.parse::<u64>().ok()?.checked_mul(millis)?))?;
+            rest = after;
+        }
+    }
+    (rest.is_empty() && !text.is_empty()).then_some(total)
+}
+
+/// A server for requests whose backend is nowhere.
+fn nowhere() -> Server {
+    Server { url: "http://".to_owned(), host: String::new(), port: 0, path_prefix: String::new(), weight: 1 }
+}
+
+/// A parent reference as it was written: that is how its status is found.
+fn reference(parent: &HttpRouteParentRefs) -> Value {
+    let mut value = serde_json::to_value(parent).unwrap_or_default();
+    if let Some(fields) = value.as_object_mut() {
+        fields.retain(|_, value| !value.is_null());
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_the_apis() {
+        for (text, want) in [
+            ("0s", Some(0)),
+            ("10s", Some(10_000)),
+            ("1m30s", Some(90_000)),
+            ("1h2m3s4ms", Some(3_723_004)),
+            ("500ms", Some(500)),
+            ("1.5s", None),
+            ("", None),
+            ("10", None),
+            ("s", None),
+            ("3s1m", None),
+            ("99999999999999999999h", None),
+        ] {
+            assert_eq!(duration(text).map(|time| time.as_millis()), want, "{text}");
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The Gateway API.
+
+use super::*;
+
+const CLASS: &str = "kind: GatewayClass\nmetadata: {name: w, generation: 2}\nspec: {controllerName: wayspan.io/gateway-controller}\n---\n";
+
+fn gateway(listeners: &str) -> String {
+    format!(
+        "{CLASS}kind: Gateway\nmetadata: {{name: g, generation: 5}}\nspec: {{gatewayClassName: w, listeners: [{listeners}]}}\n---\n"
+    )
+}
+
+fn route(spec: &str) -> String {
+    format!("kind: HTTPRoute\nmetadata: {{name: r, generation: 3}}\nspec: {{parentRefs: [{{name: g}}], {spec}}}\n---\n")
+}
+
+const HTTP: &str = "{name: http, port: 80, protocol: HTTP}";
+
+fn around() -> Around {
+    Around { entry_points: vec![("web".to_owned(), vec!["[::]:80".parse().unwrap()])], ..Around::default() }
+}
+
+fn translated(text: &str, around: &Around) -> Parts {
+    let settings = Kubernetes { gateway: Some(provider()), ..Kubernetes::default() };
+    Translator::default().translate(&objects(text), &settings, Some("here"), around)
+}
+
+/// `Type=Status Reason` of all conditions of an object, those of listeners and parents behind.
+fn conditions(parts: &Parts, kind: &str) -> Vec<String> {
+    let status = parts.statuses.iter().find(|status| status.object.kind == kind).unwrap();
+    let mut all: Vec<serde_json::Value> = status.conditions.iter().map(|one| one.json(status.generation)).collect();
+    for list in ["listeners", "parents"] {
+        for one in status.body[list].as_array().into_iter().flatten() {
+            all.extend(one["conditions"].as_array().unwrap().clone());
+        }
+    }
+    let text = |one: &serde_json::Value, key: &str| one[key].as_str().unwrap_or_default().to_owned();
+    all.iter().map(|one| format!("{}={} {}", text(one, "type"), text(one, "status"), text(one, "reason"))).collect()
+}
+
+#[test]
+fn a_route_is_attached_and_says_so() {
+    let text = gateway(HTTP)
+        + &route(
+            "hostnames: [a.example], rules: [{matches: [{path: {type: PathPrefix, value: /x}, method: GET}], backendRefs: [{name: shop, port: 80}]}]",
+        )
+        + &backend("shop", 80, &["10.0.0.1"]);
+    let parts = translated(&text, &around());
+    let name = &parts.routers.first().unwrap().name;
+    assert!(
+        name.starts_with("httproute-default-r-gw-default-g-ep-web-0-") && name.ends_with("@kubernetesgateway"),
+        "{name}"
+    );
+    let lines: Vec<String> = shown(&parts).iter().map(|line| line.replace(name, "R")).collect();
+    assert_eq!(
+        lines,
+        [
+            "R: Host(\"a.example\") && (Path(\"/x\") || PathPrefix(\"/x/\")) && Method(\"GET\") -> httproute-default-r-gw-default-g-ep-web-0-wrr@kubernetesgateway on web",
+            "httproute-default-r-gw-default-g-ep-web-0-wrr@kubernetesgateway = http://10.0.0.1:8080",
+        ]
+    );
+    assert_eq!(conditions(&parts, "GatewayClass"), ["Accepted=True Accepted"]);
+    assert_eq!(
+        conditions(&parts, "Gateway"),
+        [
+            "Accepted=True Accepted",
+            "Programmed=True Programmed",
+            "Accepted=True Accepted",
+            "Conflicted=False NoConflicts",
+            "ResolvedRefs=True ResolvedRefs",
+            "Programmed=True Programmed",
+        ]
+    );
+    assert_eq!(conditions(&parts, "HTTPRoute"), ["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs"]);
+    let gateway = parts.statuses.iter().find(|status| status.object.kind == "Gateway").unwrap();
+    assert_eq!(gateway.body["listeners"][0]["attachedRoutes"], 1);
+    assert_eq!(gateway.body["listeners"][0]["supportedKinds"][0]["kind"], "HTTPRoute");
+}
+
+/// A listener, and what its Gateway says.
+#[test]
+fn what_cannot_be_listened_to_says_why() {
+    let of = |listeners: &str, around: &Around| conditions(&translated(&gateway(listeners), around), "Gateway");
+    assert_eq!(
+        of("{name: a, port: 80, protocol: TCP}", &around()),
+        [
+            "Accepted=False ListenersNotValid",
+            "Programmed=False Invalid",
+            "Accepted=False UnsupportedProtocol",
+            "Conflicted=False NoConflicts",
+            "ResolvedRefs=True ResolvedRefs",
+            "Programmed=False Invalid",
+        ]
+    );
+    let unopened = Around { unopened: vec![("gateway-81".to_owned(), "in use".to_owned())], ..around() };
+    let two = of("{name: a, port: 81, protocol: HTTP}, {name: b, port: 80, protocol: HTTP}", &unopened);
+    assert_eq!(two[0], "Accepted=True ListenersNotValid");
+    assert_eq!(two[1], "Programmed=True Programmed");
+    assert_eq!(two[2], "Accepted=False PortUnavailable");
+    assert_eq!(two[5], "Programmed=False PortUnavailable");
+    assert_eq!(two[9], "Programmed=True Programmed");
+    let same = of(&format!("{HTTP}, {}", HTTP.replace("name: http", "name: b")), &around());
+    assert_eq!(same[3], "Conflicted=True HostnameConflict");
+    let kinds = of(
+        "{name: a, port: 80, protocol: HTTP, allowedRoutes: {kinds: [{kind: TCPRoute}, {kind: HTTPRoute}]}}",
+        &around(),
+    );
+    assert_eq!(kinds[4], "ResolvedRefs=False InvalidRouteKinds");
+}
+
+#[test]
+fn a_port_that_nobody_has_is_opened() {
+    let parts = translated(&gateway("{name: a, port: 8181, protocol: HTTP}"), &around());
+    let opened = parts.entry_points.first().unwrap();
+    assert_eq!((opened.name.as_str(), opened.addresses[0].port()), ("gateway-8181", 8181));
+    let api = Around { api: Some("127.0.0.1:8181".parse().unwrap()), ..around() };
+    let parts = translated(&gateway("{name: a, port: 8181, protocol: HTTP}"), &api);
+    assert!(parts.entry_points.is_empty());
+    assert_eq!(conditions(&parts, "Gateway")[5], "Programmed=False PortUnavailable");
+}
+
+#[test]
+fn the_file_s_routers_do_not_move_to_a_port_that_a_gateway_opened() {
+    let parts = translated(&gateway("{name: a, port: 8181, protocol: HTTP}"), &around());
+    let mut file = crate::config::model::Dynamic::default();
+    file.entry_points.push(crate::config::fragment::entry_point("web", ":80").unwrap());
+    file.routers.push(Router {
+        name: "all".to_owned(),
+        rule: wayspan_proxy::rule::Rule::parse("Path(`/`)").unwrap(),
+        priority: 0,
+        entry_points: Vec::new(),
+        middlewares: Vec::new(),
+        service: "api@internal".to_owned(),
+        observability: crate::config::model::Observability::default(),
+    });
+    let (merged, _) = parts.merged(&file);
+    assert_eq!(merged.entry_points.len(), 2);
+    assert_eq!(merged.routers[0].entry_points, ["web"]);
+}
+
+/// A route's spec, and what it says of its parent.
+#[test]
+fn what_a_route_cannot_have_is_a_condition_and_answers_500() {
+    let listeners =
+        "{name: http, port: 80, protocol: HTTP, hostname: a.example, allowedRoutes: {namespaces: {from: Same}}}";
+    let backend = backend("shop", 80, &["10.0.0.1"]);
+    let rule = "rules: [{backendRefs: [{name: shop, port: 80}]}]";
+    for (spec, want) in [
+        (
+            "rules: [{backendRefs: [{name: gone, port: 80}]}]",
+            "Accepted=True Accepted, ResolvedRefs=False BackendNotFound",
+        ),
+        (
+            "rules: [{backendRefs: [{name: shop, port: 81}]}]",
+            "Accepted=True Accepted, ResolvedRefs=False BackendNotFound",
+        ),
+        (
+            "rules: [{backendRefs: [{name: shop, kind: Bucket, port: 80}]}]",
+            "Accepted=True Accepted, ResolvedRefs=False InvalidKind",
+        ),
+        (
+            "rules: [{backendRefs: [{name: shop, namespace: other, port: 80}]}]",
+            "Accepted=True Accepted, ResolvedRefs=False RefNotPermitted",
+        ),
+        (
+            "rules: [{filters: [{type: CORS}], backendRefs: [{name: shop, port: 80}]}]",
+            "Accepted=False UnsupportedValue, ResolvedRefs=True ResolvedRefs",
+        ),
+    ] {
+        let parts = translated(&(gateway(HTTP) + &route(spec) + &backend), &around());
+        assert_eq!(conditions(&parts, "HTTPRoute").join(", "), want, "{spec}");
+        let lost = parts.routers.iter().all(|router| router.service == crate::kube::parts::UNUSABLE);
+        assert!(lost, "{spec}");
+        assert!(!parts.problems.is_empty(), "{spec}");
+    }
+    for (more, want) in [
+        ("hostnames: [b.example], ", "Accepted=False NoMatchingListenerHostname"),
+        ("hostnames: [\"*.example\"], ", "Accepted=True Accepted"),
+    ] {
+        let parts = translated(&(gateway(listeners) + &route(&format!("{more}{rule}")) + &backend), &around());
+        assert_eq!(conditions(&parts, "HTTPRoute")[0], want, "{more}");
+    }
+    for (parent, want) in [
+        ("name: g, namespace: default, sectionName: other", "Accepted=False NoMatchingParent"),
+        ("name: g, namespace: default, port: 81", "Accepted=False NoMatchingParent"),
+        ("name: g, namespace: default, port: 80", "Accepted=False NotAllowedByListeners"),
+    ] {
+        let text = route(rule)
+            .replace("name: r,", "name: r, namespace: elsewhere,")
+            .replace("{name: g}", &format!("{{{parent}}}"));
+        let parts = translated(&(gateway(listeners) + &text + &backend), &around());
+        assert_eq!(conditions(&parts, "HTTPRoute")[0], want, "{parent}");
+    }
+    // Somebody else's Gateway is none of ours: not a word.
+    let parts = translated(&(gateway(HTTP) + &route(rule).replace("{name: g}", "{name: theirs}")), &around());
+    let status = parts.statuses.iter().find(|status| status.object.kind == "HTTPRoute").unwrap();
+    assert_eq!(status.body["parents"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn a_grant_opens_a_namespace() {
+    let text = gateway(HTTP)
+        + &route("rules: [{backendRefs: [{name: shop, namespace: other, port: 80}]}]")
+        + &backend("shop", 80, &["10.0.0.1"]).replace("metadata: {", "metadata: {namespace: other, ");
+    let grant = |to: &str| {
+        format!(
+            "kind: ReferenceGrant\nmetadata: {{name: g, namespace: other}}\nspec: {{from: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: default}}], to: [{to}]}}\n---\n"
+        )
+    };
+    let resolved = |text: &str| conditions(&translated(text, &around()), "HTTPRoute")[1].clone();
+    assert_eq!(resolved(&(text.clone() + &grant("{group: \"\", kind: Service}"))), "ResolvedRefs=True ResolvedRefs");
+    assert_eq!(
+        resolved(&(text.clone() + &grant("{group: \"\", kind: Service, name: shop}"))),
+        "ResolvedRefs=True ResolvedRefs"
+    );
+    assert_eq!(
+        resolved(&(text.clone() + &grant("{group: \"\", kind: Service, name: else}"))),
+        "ResolvedRefs=False RefNotPermitted"
+    );
+    assert_eq!(resolved(&(text + &grant("{group: \"\", kind: Secret}"))), "ResolvedRefs=False RefNotPermitted");
+}
+
+#[test]
+fn matches_come_in_the_order_of_the_api() {
+    let matches = [
+        "path: {type: Exact, value: /a}",
+        "path: {type: PathPrefix, value: /a/long/one}, queryParams: [{name: q, value: v}]",
+        "path: {type: PathPrefix, value: /a/long/one}",
+        "path: {type: PathPrefix, value: /a}, method: GET",
+        "path: {type: PathPrefix, value: /a}, headers: [{name: a, value: b}, {name: c, value: d}], queryParams: [{name: q, value: v}]",
+        "path: {type: PathPrefix, value: /a}, headers: [{name: a, value: b}, {name: c, value: d}]",
+        "path: {type: PathPrefix, value: /a}, headers: [{name: a, value: b}], queryParams: [{name: q, value: v}]",
+        "path: {type: PathPrefix, value: /a}, queryParams: [{name: q, value: v}]",
+        "path: {type: PathPrefix, value: /a}",
+    ];
+    let mut rules: Vec<String> = matches.iter().map(|one| format!("{{matches: [{{{one}}}]}}")).collect();
+    rules.reverse();
+    let text = gateway(HTTP) + &route(&format!("hostnames: [a.example, \"*.example\"], rules: [{}]", rules.join(", ")));
+    let mut routers = translated(&text, &around()).routers;
+    routers.sort_by_key(|router| std::cmp::Reverse(router.priority));
+    let order: Vec<(bool, usize)> = routers
+        .iter()
+        .map(|router| {
+            let rule =
+                router.name.split("-ep-web-").nth(1).unwrap().split('-').next().unwrap().parse::<usize>().unwrap();
+            (router.rule.text.contains("**"), matches.len() - 1 - rule)
+        })
+        .collect();
+    let want: Vec<(bool, usize)> =
+        [false, true].into_iter().flat_map(|wild| (0..matches.len()).map(move |index| (wild, index))).collect();
+    assert_eq!(order, want);
+}
+
+#[test]
+fn of_equal_matches_the_older_route_and_the_first_rule_come_first() {
+    let old = route("rules: [{}, {}]").replace("name: r,", "name: z, creationTimestamp: \"2020-01-01T00:00:00Z\",");
+    let young = route("rules: [{}]").replace("name: r,", "name: a, creationTimestamp: \"2021-01-01T00:00:00Z\",");
+    let mut routers = translated(&(gateway(HTTP) + &old + &young), &around()).routers;
+    routers.sort_by_key(|router| std::cmp::Reverse(router.priority));
+    let order: Vec<String> =
+        routers.iter().map(|router| router.name.split("-ep-web").next().unwrap().to_owned()).collect();
+    assert_eq!(
+        order,
+        ["httproute-default-z-gw-default-g", "httproute-default-z-gw-default-g", "httproute-default-a-gw-default-g"]
+    );
+    assert!(routers[0].name.contains("-web-0-"));
+}
+
+#[test]
+fn the_requests_of_a_narrower_listener_are_its_own() {
+    let listeners = "{name: all, port: 80, protocol: HTTP}, {name: wild, port: 80, protocol: HTTP, hostname: \"*.example\"}, \
+                     {name: one, port: 80, protocol: HTTP, hostname: a.example}";
+    let parts = translated(&(gateway(listeners) + &route("rules: [{}]")), &around());
+    let mut rules: Vec<String> = parts.routers.iter().map(|router| router.rule.text.to_string()).collect();
+    rules.sort();
+    assert_eq!(
+        rules,
+        [
+            "!Host(\"**.example\") && !Host(\"a.example\") && PathPrefix(\"/\")",
+            "Host(\"**.example\") && !Host(\"a.example\") && PathPrefix(\"/\")",
+            "Host(\"a.example\") && PathPrefix(\"/\")",
+        ]
+    );
+    // A hostname that is another listener's is not served by this one.
+    let text = gateway(listeners)
+        + &route("hostnames: [a.example], rules: [{}]").replace("{name: g}", "{name: g, sectionName: wild}");
+    assert!(translated(&text, &around()).routers.is_empty());
+}
+
+#[test]
+fn shares_of_what_is_lost_go_to_nobody() {
+    let text = gateway(HTTP)
+        + &route(
+            "rules: [{backendRefs: [{name: shop, port: 80, weight: 3}, {name: gone, port: 80, weight: 1}, {name: shop, port: 80, weight: 0}]}]",
+        )
+        + &backend("shop", 80, &["10.0.0.1"]);
+    let parts = translated(&text, &around());
+    let weights: Vec<_> =
+        parts.services[0].servers.iter().map(|server| (server.host.as_str(), server.weight)).collect();
+    assert_eq!(weights, [("10.0.0.1", 3), ("10.0.0.1", 0), ("", 1)]);
+    assert!(crate::config::names(&parts.merged(&crate::config::model::Dynamic::default()).0).is_empty());
+    let none = route("rules: [{backendRefs: [{name: shop, port: 80, weight: 0}]}]");
+    let parts = translated(&(gateway(HTTP) + &none + &backend("shop", 80, &["10.0.0.1"])), &around());
+    assert_eq!(parts.routers[0].service, crate::kube::parts::UNUSABLE);
+}
+
+#[test]
+fn namespaces_are_chosen_by_their_labels() {
+    let listener = "{name: http, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {team: a}, \
+                    matchExpressions: [{key: tier, operator: In, values: [x, z]}]}}}}";
+    let namespace = |labels: &str| format!("kind: Namespace\nmetadata: {{name: default, labels: {{{labels}}}}}\n---\n");
+    for (labels, want) in [("team: a, tier: x", true), ("team: a", false), ("team: b, tier: x", false)] {
+        let parts = translated(&(gateway(listener) + &route("rules: [{}]") + &namespace(labels)), &around());
+        assert_eq!(!parts.routers.is_empty(), want, "{labels}");
+    }
+}
+
+#[test]
+fn filters_become_middlewares() {
+    let filters = "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}], remove: [c]}}, \
+                   {type: URLRewrite, urlRewrite: {hostname: b.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /y}}}, \
+                   {type: ExtensionRef, extensionRef: {group: traefik.io, kind: Middleware, name: auth}}";
+    let text = gateway(HTTP)
+        + &route(&format!(
+            "rules: [{{matches: [{{path: {{value: /x}}}}], filters: [{filters}], backendRefs: [{{name: shop, port: 80}}]}}]"
+        ))
+        + &backend("shop", 80, &["10.0.0.1"]);
+    let parts = translated(&text, &around());
+    assert!(parts.problems.is_empty(), "{:?}", parts.problems);
+    let router = &parts.routers[0];
+    let kinds: Vec<_> =
+        router.middlewares.iter().map(|name| name.split('-').rev().take(2).collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(
+        kinds,
+        ["0@kubernetesgateway requestheadermodifier", "1@kubernetesgateway urlrewrite", "auth@kubernetescrd default"]
+    );
+    assert!(parts.middlewares.iter().any(|one| format!("{:?}", one.kind).contains("prefix: \"/x\"")));
+}
