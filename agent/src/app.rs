@@ -120,8 +120,10 @@ impl Routing {
     fn tell_of_listeners(&mut self, before: &[(Box<str>, SocketAddr)], faults: &[ListenFault]) {
         let file = &self.reloader.config().dynamic;
         self.cluster.stand_in(cluster::around(file, self.api, faults));
-        let told = std::mem::take(&mut self.unopened);
-        self.unopened = faults.iter().map(|fault| self.address_fault(fault)).collect();
+        // A port that some Gateway asks for is told of with the Gateway.
+        let of_file = |fault: &&ListenFault| file.entry_points.iter().any(|one| *one.name == *fault.entry_point);
+        let unopened = faults.iter().filter(of_file).map(|fault| self.address_fault(fault)).collect();
+        let told = std::mem::replace(&mut self.unopened, unopened);
         // Each retry finds the same again: it is told once.
         for fault in self.unopened.iter().filter(|fault| !told.contains(fault)) {
             error!(%fault, "an address cannot be opened");
@@ -239,13 +241,7 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let (registry, unopened) = (Registry::default(), Vec::new());
     let mut routing = Routing { reloader, registry, resolver, cluster, proxy, api, shown, faults, unopened };
     routing.apply().await;
-    let file = &routing.reloader.config().dynamic.entry_points;
-    // A port that some Gateway asks for is no reason not to serve the others.
-    if routing
-        .unopened
-        .iter()
-        .any(|fault| fault.part().is_some_and(|(_, name)| file.iter().any(|one| one.name == name)))
-    {
+    if !routing.unopened.is_empty() {
         bail!("not every address could be opened");
     }
     let grace = until_told(&mut routing, watcher.as_mut(), &meters.draining).await?;

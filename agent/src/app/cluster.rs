@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use crate::config::Fault;
 use crate::config::model::{Dynamic, Static};
 use crate::kube::client::connect;
-use crate::kube::provider::Provider;
+use crate::kube::provider::{Provider, Who};
 use crate::kube::translate::Around;
 use wayspan_proxy::server::ListenFault;
 
@@ -45,7 +45,8 @@ impl Cluster {
     pub(super) async fn start(fixed: &Static, around: Around, tasks: &mut JoinSet<()>) -> Result<Self> {
         let Some(settings) = &fixed.kubernetes else { return Ok(Self::default()) };
         let client = connect(&settings.connection()).await.context("providers: Kubernetes")?;
-        let (mut provider, task) = Provider::new(settings.clone(), client, node_name(), around);
+        let namespace = client.default_namespace().to_owned();
+        let (mut provider, task) = Provider::new(settings.clone(), client, node_name(), who(namespace), around);
         tasks.spawn(task);
         if !provider.settle(PATIENCE).await {
             warn!("not all of the cluster's objects are known yet; serving what the file says until they are");
@@ -86,6 +87,12 @@ impl Cluster {
         self.faults = faults;
         dynamic
     }
+}
+
+/// Ours alone among all agents: two may be on one node for the time of an update.
+fn who(namespace: String) -> Who {
+    let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Who { name: format!("{node}-{:08x}", fastrand::u32(..)), namespace }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the downward API's variable, read once, here")]

@@ -5,8 +5,10 @@
 //! which is pure, and [`provider`] is the task that turns news into configuration.
 
 pub mod client;
+pub mod lease;
 pub mod objects;
 pub mod parts;
 pub mod provider;
+pub mod status;
 pub mod translate;
 pub mod watch;

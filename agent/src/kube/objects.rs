@@ -113,16 +113,29 @@ impl<K: Resource> Set<K> {
     }
 
     fn put_as(&mut self, key: Key, object: Arc<K>) -> bool {
-        let version = |object: &K| object.meta().resource_version.clone();
-        let same = self.held.get(&key).is_some_and(|old| {
-            // An object without a version is a test's.
-            version(old).is_some() && version(old) == version(&object)
-        });
-        if !same {
-            self.held.insert(key, object);
+        match self.held.get_mut(&key) {
+            // A status, of which no route is made, is taken without a word.
+            Some(old) if same(&**old, &*object) => {
+                *old = object;
+                false
+            }
+            _ => {
+                self.held.insert(key, object);
+                true
+            }
         }
-        !same
     }
+}
+
+/// Whether two versions of an object differ in nothing but their status: the API server counts what else changes.
+fn same<K: Resource>(old: &K, new: &K) -> bool {
+    let (old, new) = (old.meta(), new.meta());
+    if old.resource_version.is_some() && old.resource_version == new.resource_version {
+        return true;
+    }
+    old.generation.is_some()
+        && (old.generation, &old.uid) == (new.generation, &new.uid)
+        && (&old.labels, &old.annotations) == (&new.labels, &new.annotations)
 }
 
 /// All that routes are made from. What has a schema of someone else's is kept as it came: one object that cannot be

@@ -31,7 +31,7 @@ impl fmt::Display for Object {
 }
 
 /// What is wrong with an object, where, and what to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Problem {
     /// Which object.
     pub object: Object,

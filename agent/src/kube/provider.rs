@@ -1,6 +1,7 @@
 //! The task that owns the objects: takes news as they come, translates what there is, and publishes it. What the proxy
 //! makes of it is `app`'s; what was published stays for as long as nothing better is known.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +11,25 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
+use super::lease;
 use super::objects::Objects;
-use super::parts::Parts;
+use super::parts::{Parts, Problem};
+use super::status::{self, EVENTS_MAX, Told, Write, Writer};
 use super::translate::{Around, Translator};
 use super::watch::{self as watches, Health, News, Selection, Wanted};
 use crate::config::model::{Kubernetes, KubernetesProvider};
 
 /// News taken at once before a translation: the rest waits for the next.
 const BATCH: usize = 4096;
+
+/// Who we are among all agents.
+#[derive(Debug, Clone)]
+pub struct Who {
+    /// Ours alone.
+    pub name: String,
+    /// Where our pod is, and with it the Lease of who writes statuses.
+    pub namespace: String,
+}
 
 /// The handle: what the cluster asks for at this moment.
 #[derive(Debug)]
@@ -33,6 +45,7 @@ impl Provider {
         settings: Kubernetes,
         client: Client,
         node: Option<String>,
+        who: Who,
         around: Around,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let health = Arc::new(Health::default());
@@ -50,7 +63,12 @@ impl Provider {
             gateway: of(&settings.gateway),
             node: node.clone(),
         };
-        let (tasks, news) = watches::start(&client, &wanted, &health);
+        let (mut tasks, news) = watches::start(&client, &wanted, &health);
+        let (writes, writes_seen) = watch::channel(Arc::from([]));
+        let (events, events_seen) = mpsc::channel(EVENTS_MAX);
+        let (lead, leads) = watch::channel(false);
+        tasks.spawn(lease::stand(client.clone(), who.namespace, who.name.clone(), lead));
+        tasks.spawn(Writer::new(client, writes_seen, events_seen, &who.name).run());
         let task = Task {
             news,
             _tasks: tasks,
@@ -61,6 +79,10 @@ impl Provider {
             node,
             around: around_seen,
             publish,
+            leads,
+            writes,
+            events,
+            told: HashSet::new(),
         };
         (Self { parts, health, around }, task.run())
     }
@@ -109,6 +131,12 @@ struct Task {
     node: Option<String>,
     around: watch::Receiver<Around>,
     publish: watch::Sender<Arc<Parts>>,
+    /// Whether we are the one who writes statuses.
+    leads: watch::Receiver<bool>,
+    writes: watch::Sender<Arc<[Write]>>,
+    events: mpsc::Sender<Told>,
+    /// Problems that events were written about.
+    told: HashSet<Problem>,
 }
 
 impl Task {
@@ -124,6 +152,13 @@ impl Task {
                     Ok(()) => true,
                     Err(_) => return,
                 },
+                led = self.leads.changed() => match led {
+                    Ok(()) => {
+                        self.told.clear();
+                        false
+                    }
+                    Err(_) => return,
+                },
             };
             let mut taken = 1;
             while taken < BATCH
@@ -133,16 +168,41 @@ impl Task {
                 taken += 1;
             }
             // Half of what there is would take away routes that are served.
-            if !changed || !self.health.is_ready() {
+            if !self.health.is_ready() {
                 continue;
             }
-            self.translate();
+            if changed {
+                self.translate();
+            }
+            self.write_back();
             if self.publish.is_closed() {
                 return;
             }
             if !throttle.is_zero() {
                 sleep(throttle).await;
             }
+        }
+    }
+
+    /// Gives the writer what statuses lack, where that is ours to write.
+    fn write_back(&mut self) {
+        if !*self.leads.borrow_and_update() {
+            return;
+        }
+        let parts = Arc::clone(&self.publish.borrow());
+        let writes = status::differences(&self.objects, &parts.statuses, &status::wall_time());
+        let current: HashSet<&Problem> = parts.problems.iter().collect();
+        self.told.retain(|problem| current.contains(problem));
+        for problem in &parts.problems {
+            if self.told.insert(problem.clone())
+                && let Some(about) = status::reference(&self.objects, &problem.object)
+            {
+                // A queue that is full holds more than anyone reads.
+                drop(self.events.try_send((problem.clone(), about)));
+            }
+        }
+        if !writes.is_empty() {
+            self.writes.send_replace(writes.into());
         }
     }
 

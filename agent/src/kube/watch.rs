@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::objects::{Objects, Set};
 
@@ -308,7 +308,7 @@ impl Watch {
                     }
                 }
                 Err(error) if !self.state.ready && !self.state.listing && wants_list(&error) => {
-                    info!(kind = self.kind, %error, "the API server does not stream lists; asking for whole ones");
+                    debug!(kind = self.kind, %error, "the API server does not stream this list; asking for all of it");
                     self.state.listing = true;
                     stream = watcher(api.clone(), config.clone()).boxed();
                 }
@@ -394,6 +394,10 @@ fn is_absent(error: &watcher::Error) -> bool {
 
 /// Whether a server may refuse to stream lists: older ones, those where it is switched off, and those whose etcd is too
 /// old for it, which say so as an internal error of the stream.
+///
+/// Of a group that it does not know a server says so in a text that is no watch's event; asked for a list, it says it
+/// properly.
 fn wants_list(error: &watcher::Error) -> bool {
     matches!(status(error), Some(400 | 422 | 500))
+        || matches!(error, watcher::Error::WatchFailed(kube::Error::SerdeError(_)))
 }

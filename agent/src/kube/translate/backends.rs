@@ -52,6 +52,11 @@ impl<'o> Backends<'o> {
         Self { objects, slices, here, external_names: false }
     }
 
+    /// The node that we are on.
+    pub(super) fn node(&self) -> Option<&str> {
+        self.here.node.as_deref()
+    }
+
     /// The Service and its port.
     pub(super) fn find(
         &self,

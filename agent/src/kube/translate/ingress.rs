@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressClass, IngressServiceBackend};
+use serde_json::{Value, json};
 use wayspan_proxy::snapshot::Timeouts;
 
 use super::annotations::{self, OfRouter};
@@ -12,7 +13,7 @@ use super::names::{self, INGRESS, normalized, quoted};
 use super::{Object, Out};
 use crate::config::model::{KubernetesProvider, Router, Service};
 use crate::kube::objects::{Key, Objects};
-use crate::kube::parts::UNUSABLE;
+use crate::kube::parts::{Status, UNUSABLE};
 
 /// `spec.controller` of the classes that are ours.
 pub(in crate::kube) const CONTROLLER: &str = "wayspan.io/ingress-controller";
@@ -75,17 +76,31 @@ pub(super) fn translate<'t>(out: &mut Out<'t>, backends: &Backends<'t>, settings
     let objects = out.objects;
     let classes = Classes::new(objects, settings);
     let mut defaults = None;
+    let addresses = super::addresses(objects, &settings.address, backends.node());
     for (key, ingress) in objects.ingresses.iter().filter(|(_, ingress)| classes.takes(ingress)) {
         if !settings.serves(&key.namespace) {
             continue;
         }
         let object = Object { kind: "Ingress", key: key.clone() };
+        if !addresses.is_empty() {
+            out.parts.statuses.push(status(&object, &addresses));
+        }
         let mut one = One { out, backends, settings, object, ingress };
         match annotations::of_router(ingress.metadata.annotations.as_ref()) {
             Ok(annotated) => one.translate(&annotated, &mut defaults),
             Err((path, message)) => one.problem(path, message),
         }
     }
+}
+
+fn status(object: &Object, addresses: &[(String, String)]) -> Status {
+    let address = |(kind, value): &(String, String)| match kind.as_str() {
+        "Hostname" => json!({ "hostname": value }),
+        _ => json!({ "ip": value }),
+    };
+    let addresses: Vec<Value> = addresses.iter().map(address).collect();
+    let body = json!({"loadBalancer": {"ingress": addresses}});
+    Status { object: object.clone(), generation: 0, conditions: Vec::new(), body }
 }
 
 struct One<'a, 't> {

@@ -1,0 +1,341 @@
+//! What we say in the status of objects, and as events. Working out what differs is pure; writing is the [`Writer`]'s, who
+//! is one of all agents at a time ([`super::lease`]) and keeps a pace that the API server bears.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+use tracing::{debug, warn};
+use wayspan_proxy::clock::MonoNs;
+
+use super::client::Pace;
+use super::objects::{Key, Objects};
+use super::parts::{Object, Problem, Status};
+use super::translate::gateway::CONTROLLER;
+
+/// Traefik's figures for the writing of statuses.
+const PER_SECOND: u32 = 50;
+const BURST: u32 = 100;
+/// After writes that failed.
+const RETRY: Duration = Duration::from_secs(5);
+/// Events that wait to be written; the rest is in the log alone.
+pub const EVENTS_MAX: usize = 100;
+const NAME: &str = "wayspan";
+
+/// A status that differs from what it should be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Write {
+    /// Which object.
+    pub object: Object,
+    /// The version that the difference is about: another writer's must not be undone.
+    pub version: Option<String>,
+    /// The fields to replace.
+    pub status: Value,
+}
+
+/// A problem to tell of, and what it is about.
+pub type Told = (Problem, ObjectReference);
+
+/// The differences between what statuses say and what they should say.
+#[must_use]
+pub fn differences(objects: &Objects, wanted: &[Status], now: &str) -> Vec<Write> {
+    let write = |status: &Status| {
+        let (current, version) = current(objects, &status.object)?;
+        let status = difference(&current, status, now)?;
+        Some(Write { object: status.0, version, status: status.1 })
+    };
+    wanted.iter().filter_map(write).collect()
+}
+
+/// An object's status and version.
+fn current(objects: &Objects, object: &Object) -> Option<(Value, Option<String>)> {
+    let Key { namespace, name } = &object.key;
+    if object.kind == "Ingress" {
+        let ingress = objects.ingresses.get(namespace, name)?;
+        let status = serde_json::to_value(&ingress.status).ok()?;
+        return Some((status, ingress.metadata.resource_version.clone()));
+    }
+    let dynamic = dynamic(objects, object)?;
+    let status = dynamic.data.get("status").cloned().unwrap_or_default();
+    Some((status, dynamic.metadata.resource_version.clone()))
+}
+
+fn dynamic<'o>(objects: &'o Objects, object: &Object) -> Option<&'o Arc<DynamicObject>> {
+    let set = match object.kind {
+        "GatewayClass" => &objects.gateway_classes,
+        "Gateway" => &objects.gateways,
+        "HTTPRoute" => &objects.http_routes,
+        "IngressRoute" => &objects.ingress_routes,
+        "Middleware" => &objects.middlewares,
+        "ReferenceGrant" => &objects.reference_grants,
+        _ => return None,
+    };
+    set.get(&object.key.namespace, &object.key.name)
+}
+
+/// The status's fields as they should be, where one of them is not.
+fn difference(current: &Value, wanted: &Status, now: &str) -> Option<(Object, Value)> {
+    let mut fields = wanted.body.clone();
+    if let Some(fields) = fields.as_object_mut() {
+        if !wanted.conditions.is_empty() {
+            let conditions: Vec<Value> = wanted.conditions.iter().map(|one| one.json(wanted.generation)).collect();
+            let mut merged = merged(current.get("conditions"), &conditions, now);
+            // Those that somebody else keeps stay.
+            let others = current.get("conditions").and_then(Value::as_array).into_iter().flatten();
+            merged.extend(others.filter(|one| !conditions.iter().any(|ours| ours["type"] == one["type"])).cloned());
+            fields.insert("conditions".to_owned(), merged.into());
+        }
+        for (list, name) in [("listeners", "name"), ("parents", "parentRef")] {
+            if let Some(Value::Array(entries)) = fields.get_mut(list) {
+                let before = current.get(list).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+                let same = |one: &Value, other: &Value| {
+                    one[name] == other[name] && one["controllerName"] == other["controllerName"]
+                };
+                for entry in entries.iter_mut() {
+                    let old = before.iter().find(|old| same(old, entry)).map(|old| &old["conditions"]);
+                    let conditions = entry["conditions"].as_array().cloned().unwrap_or_default();
+                    entry["conditions"] = merged(old, &conditions, now).into();
+                }
+                if list == "parents" {
+                    let others = before.iter().filter(|one| one["controllerName"] != CONTROLLER).cloned();
+                    let ours = std::mem::take(entries);
+                    // In their old order, so that two controllers do not change it in turns.
+                    entries.extend(others.chain(ours));
+                    let place = |one: &Value| before.iter().position(|old| same(old, one)).unwrap_or(usize::MAX);
+                    entries.sort_by_key(place);
+                }
+            }
+        }
+    }
+    let changed = fields.as_object()?.iter().any(|(name, value)| {
+        let now = current.get(name).unwrap_or(&Value::Null);
+        now != value && !(now.is_null() && is_empty(value))
+    });
+    changed.then(|| (wanted.object.clone(), fields))
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.values().all(is_empty),
+        _ => false,
+    }
+}
+
+/// Conditions with the time since when they are as they are.
+fn merged(before: Option<&Value>, wanted: &[Value], now: &str) -> Vec<Value> {
+    let before = before.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let with_time = |one: &Value| {
+        let old = before.iter().find(|old| old["type"] == one["type"]);
+        let since = old.filter(|old| old["status"] == one["status"]).and_then(|old| old["lastTransitionTime"].as_str());
+        let mut one = one.clone();
+        one["lastTransitionTime"] = since.unwrap_or(now).into();
+        one
+    };
+    wanted.iter().map(with_time).collect()
+}
+
+/// What an event is about.
+pub fn reference(objects: &Objects, object: &Object) -> Option<ObjectReference> {
+    let Key { namespace, name } = &object.key;
+    let uid = match object.kind {
+        "Ingress" => objects.ingresses.get(namespace, name)?.metadata.uid.clone(),
+        _ => dynamic(objects, object)?.metadata.uid.clone(),
+    };
+    let kind = resource(object.kind)?;
+    Some(ObjectReference {
+        api_version: Some(kind.api_version()),
+        kind: Some(object.kind.to_owned()),
+        namespace: Some(namespace.to_string()).filter(|namespace| !namespace.is_empty()),
+        name: Some(name.to_string()),
+        uid,
+        ..ObjectReference::default()
+    })
+}
+
+fn resource(kind: &str) -> Option<GroupVersionKind> {
+    let (group, version) = match kind {
+        "Ingress" => ("networking.k8s.io", "v1"),
+        "GatewayClass" | "Gateway" | "HTTPRoute" => ("gateway.networking.k8s.io", "v1"),
+        "ReferenceGrant" => ("gateway.networking.k8s.io", "v1beta1"),
+        "IngressRoute" | "Middleware" => ("traefik.io", "v1alpha1"),
+        _ => return None,
+    };
+    Some(GroupVersionKind::gvk(group, version, kind))
+}
+
+/// The API's own fields want wall time; nothing of ours is reckoned with it.
+#[must_use]
+pub fn wall_time() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Writes what there is to write, one after the other.
+pub struct Writer {
+    client: Client,
+    writes: watch::Receiver<Arc<[Write]>>,
+    events: mpsc::Receiver<Told>,
+    recorder: Recorder,
+    pace: Pace,
+    /// Objects whose write failed: that is said once.
+    failed: HashSet<Object>,
+}
+
+impl Writer {
+    /// For one who leads; `instance` is our name in events.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        writes: watch::Receiver<Arc<[Write]>>,
+        events: mpsc::Receiver<Told>,
+        instance: &str,
+    ) -> Self {
+        let reporter = Reporter { controller: NAME.to_owned(), instance: Some(instance.to_owned()) };
+        let recorder = Recorder::new(client.clone(), reporter);
+        Self { client, writes, events, recorder, pace: Pace::new(PER_SECOND, BURST), failed: HashSet::new() }
+    }
+
+    /// Until nobody has work any more.
+    pub async fn run(mut self) {
+        loop {
+            tokio::select! {
+                newer = self.writes.changed() => match newer {
+                    Ok(()) => self.write_all().await,
+                    Err(_) => return,
+                },
+                Some((problem, reference)) = self.events.recv() => self.tell(&problem, &reference).await,
+            }
+        }
+    }
+
+    /// All that there is to write, until newer work, which is about newer objects.
+    async fn write_all(&mut self) {
+        loop {
+            let writes = Arc::clone(&self.writes.borrow_and_update());
+            let mut failed = false;
+            for write in writes.iter() {
+                if self.writes.has_changed().unwrap_or(true) {
+                    return;
+                }
+                failed |= !self.write(write).await;
+            }
+            if !failed {
+                return;
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Whether it is done with.
+    async fn write(&mut self, write: &Write) -> bool {
+        let Some(kind) = resource(write.object.kind) else { return true };
+        let resource = ApiResource::from_gvk(&kind);
+        let Key { namespace, name } = &write.object.key;
+        let api: Api<DynamicObject> = match &**namespace {
+            "" => Api::all_with(self.client.clone(), &resource),
+            namespace => Api::namespaced_with(self.client.clone(), namespace, &resource),
+        };
+        sleep(self.pace.take(MonoNs::now())).await;
+        let patch = json!({"metadata": {"resourceVersion": write.version}, "status": write.status});
+        match api.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Ok(_) => {
+                self.failed.remove(&write.object);
+                debug!(object = %write.object, "status written");
+                true
+            }
+            // Gone, or somebody was faster: news of it is on its way.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => true,
+            Err(error) => {
+                if self.failed.insert(write.object.clone()) {
+                    warn!(object = %write.object, %error, "a status cannot be written; it is tried again");
+                }
+                false
+            }
+        }
+    }
+
+    async fn tell(&mut self, problem: &Problem, reference: &ObjectReference) {
+        sleep(self.pace.take(MonoNs::now())).await;
+        let place = if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
+        let event = Event {
+            type_: EventType::Warning,
+            reason: "NotServed".to_owned(),
+            // The API takes a kilobyte.
+            note: Some(format!("{place}{}", problem.message).chars().take(250).collect()),
+            action: "Translate".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, reference).await {
+            debug!(%error, object = %problem.object, "an event cannot be written");
+        }
+    }
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("pace", &self.pace).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parts::Condition;
+    use super::*;
+
+    fn status(kind: &'static str, conditions: Vec<Condition>, body: Value) -> Status {
+        Status { object: Object { kind, key: Key::new("default", "x") }, generation: 2, conditions, body }
+    }
+
+    fn written(current: &Value, wanted: &Status) -> Option<Value> {
+        difference(current, wanted, "NOW").map(|(_, status)| status)
+    }
+
+    #[test]
+    fn only_what_differs_is_written_and_times_stay_while_nothing_turned() {
+        let wanted =
+            status("Gateway", vec![Condition::new("Accepted", true, "Accepted", "")], json!({"addresses": []}));
+        let first = written(&Value::Null, &wanted).unwrap();
+        assert_eq!(first["conditions"][0]["lastTransitionTime"], "NOW");
+        assert_eq!(written(&first, &wanted), None);
+        // Another reason is news, and no turn.
+        let wanted = status("Gateway", vec![Condition::new("Accepted", true, "ListenersNotValid", "")], json!({}));
+        let mut before = first.clone();
+        before["conditions"][0]["lastTransitionTime"] = "THEN".into();
+        assert_eq!(written(&before, &wanted).unwrap()["conditions"][0]["lastTransitionTime"], "THEN");
+        let wanted = status("Gateway", vec![Condition::new("Accepted", false, "Invalid", "")], json!({}));
+        assert_eq!(written(&before, &wanted).unwrap()["conditions"][0]["lastTransitionTime"], "NOW");
+        // Somebody else's condition stays.
+        before["conditions"].as_array_mut().unwrap().push(json!({"type": "Other", "status": "True"}));
+        let kept = written(&before, &wanted).unwrap();
+        assert_eq!(kept["conditions"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn the_parents_of_other_controllers_stay_where_they_are() {
+        let theirs = json!({"parentRef": {"name": "t"}, "controllerName": "their/s", "conditions": []});
+        let ours = |holds| {
+            json!({"parentRef": {"name": "g"}, "controllerName": CONTROLLER,
+                   "conditions": [Condition::new("Accepted", holds, "Accepted", "").json(2)]})
+        };
+        let wanted = status("HTTPRoute", vec![], json!({"parents": [ours(true)]}));
+        let first = written(&json!({"parents": [theirs]}), &wanted).unwrap();
+        assert_eq!(first["parents"][0], theirs);
+        assert_eq!(first["parents"][1]["conditions"][0]["lastTransitionTime"], "NOW");
+        assert_eq!(written(&first, &wanted), None);
+        let turned = json!({"parents": [first["parents"][1], theirs]});
+        assert_eq!(written(&turned, &wanted), None);
+        // A route that is no longer ours loses our word and keeps theirs.
+        let wanted = status("HTTPRoute", vec![], json!({"parents": []}));
+        assert_eq!(written(&first, &wanted), Some(json!({"parents": [theirs]})));
+        assert_eq!(written(&Value::Null, &wanted), None);
+    }
+}
