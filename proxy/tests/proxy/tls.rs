@@ -264,6 +264,24 @@ fn large_bodies_pass_both_ways() {
 }
 
 #[test]
+fn a_response_ends_when_nothing_of_it_is_left_to_write() {
+    const SIZE: usize = 12_000_000;
+    let mut world = secure(upstream(|_, stream| {
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n").unwrap();
+        stream.write_all(&vec![7; SIZE]).is_ok()
+    }))
+    .start();
+    let mut client = Client::connect(&world, "app.localhost");
+    // The proxy's socket is full at the response's end, too: its client takes little at a time.
+    socket2::SockRef::from(&client.stream).set_recv_buffer_size(128 * 1024).unwrap();
+    client.record(get("/").as_bytes());
+    assert_eq!(client.response().1.len(), SIZE);
+    let head = world.records(1)[0].head;
+    assert_eq!(head.response_end, client.received);
+    assert!(head.body.client_drain > 0, "{head:?}");
+}
+
+#[test]
 fn a_body_that_is_cut_off_is_not_taken_for_whole() {
     for goodbye in [true, false] {
         let mut world = secure(upstream(|_, stream| {
