@@ -354,6 +354,16 @@ impl<O: SocketObserver> ClientConn<O> {
         }
     }
 
+    /// A record has begun to come. Where it may be that of a request, its rest has as long as a head.
+    fn record_begins(&self) {
+        let is_between = self.lives.borrow().is_empty() && self.heads.borrow().is_empty() && self.begun.get().is_none();
+        let limit = after(MonoNs::now(), self.limits.head_timeout);
+        let held = self.deadline.get();
+        if is_between && limit.known().is_some() && held.known().is_none_or(|held| limit < held) {
+            self.deadline.set(limit);
+        }
+    }
+
     /// When what is read from `offset` on could be read. Of TLS only whole records can.
     fn readable(&self, offset: u64) -> MonoNs {
         let bytes = match self.secured().map(Secured::record) {

@@ -343,7 +343,7 @@ impl Secured {
             match ready!(poll_piece(conn, cx, records, room, |bytes| tls.read_tls(bytes)))? {
                 // Told of the socket's end, the reader tells a goodbye from a cut.
                 Piece::Nothing => drop(tls.read_tls(&mut io::empty())?),
-                Piece::Part => {}
+                Piece::Part => conn.record_begins(),
                 Piece::Whole(range) => {
                     self.record.set((range.start, range.end));
                     if let Err(error) = tls.process_new_packets() {

@@ -272,9 +272,15 @@ fn a_response_ends_when_nothing_of_it_is_left_to_write() {
     }))
     .start();
     let mut client = Client::connect(&world, "app.localhost");
-    // The proxy's socket is full at the response's end, too: its client takes little at a time.
     socket2::SockRef::from(&client.stream).set_recv_buffer_size(128 * 1024).unwrap();
     client.record(get("/").as_bytes());
+    // The proxy's socket is full when what waits here does not grow any more.
+    let waiting = || rustix::io::ioctl_fionread(&client.stream).unwrap();
+    let mut before = 0;
+    while before == 0 || waiting() > before {
+        before = waiting();
+        std::thread::sleep(Duration::from_millis(50));
+    }
     assert_eq!(client.response().1.len(), SIZE);
     let head = world.records(1)[0].head;
     assert_eq!(head.response_end, client.received);
@@ -335,6 +341,15 @@ fn a_greeting_that_does_not_come_is_waited_for_as_long_as_a_head() {
     client.stream.read_to_end(&mut answer).unwrap();
     assert!(!answer.is_empty());
     assert_eq!(world.proxy.counters().read().1.tls_failed[0], 3);
+    // Half of a record, long after the handshake.
+    let mut client = Client::connect(&world, "app.localhost");
+    client.record(get("/").as_bytes());
+    client.response();
+    client.tls.writer().write_all(get("/").as_bytes()).unwrap();
+    let mut record = Vec::new();
+    client.tls.write_tls(&mut record).unwrap();
+    client.stream.write_all(&record[..9]).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
     // A head behind a handshake.
     let mut client = Client::connect(&world, "app.localhost");
     client.record(b"GET / HTTP/1.1\r\nHost: app");
