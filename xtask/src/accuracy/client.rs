@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use wayspan_tests::tls;
 
 use super::ledger::now_ns;
 use super::machine::{Crowd, Hog, avoid_last_core};
@@ -107,6 +108,9 @@ struct Client<'a> {
 impl Client<'_> {
     fn request(&mut self, id: u64) -> Result<()> {
         let running = self.running;
+        if running.row.shape.tls {
+            return self.secure_request(id);
+        }
         match running.row.shape.client_life {
             Life::Kept => {}
             Life::Fresh => self.open.extend(self.connection.take()),
@@ -164,6 +168,26 @@ impl Client<'_> {
         }
         ledger.noise(id, account.busy_ns().saturating_sub(intended_ns));
         received
+    }
+
+    /// A request on a connection of its own that speaks TLS.
+    fn secure_request(&self, id: u64) -> Result<()> {
+        let (running, Asked { agent, host }) = (self.running, self.asked);
+        let workers = &self.stage.agent()?.workers;
+        let before = workers.account();
+        let mut client = tls::Client::connect(*agent, host, &tls::settings(None, false)?)?;
+        let hello = client.sealed(b"")?;
+        let (first, rest) = hello.split_at(hello.len() / 2);
+        client.stream().write_all(first)?;
+        running.pause(How::ClientHello, id, now_ns());
+        client.stream().write_all(rest)?;
+        client.shake()?;
+        let response = client.get(host, &format!("/r/{id}"))?;
+        running.ledger.noise(id, workers.account().since(before).busy_ns());
+        if response.status != 200 {
+            bail!("status {}", response.status);
+        }
+        Ok(())
     }
 
     /// Lets a crowd come or go where the row wants one; its injection, and whether it is here.

@@ -113,6 +113,8 @@ pub(super) enum How {
     BackendChunks,
     /// The backend closes a reused connection without an answer, after that long.
     BackendReset,
+    /// The client pauses within its greeting of TLS.
+    ClientHello,
     /// The client pauses within the request's head.
     ClientHead,
     /// The client pauses before each further part of its body.
@@ -173,6 +175,8 @@ pub(super) struct Shape {
     pub(super) backend: Route,
     /// How long clients' connections live.
     pub(super) client_life: Life,
+    /// Clients speak TLS, each request on a connection of its own that ends with it.
+    pub(super) tls: bool,
     /// Each request has a connection of its own to the backend.
     pub(super) backend_fresh: bool,
     /// The backend whose connections are accepted by a thread that may be late.
@@ -201,6 +205,7 @@ impl Shape {
         client: Route::Direct,
         backend: Route::Direct,
         client_life: Life::Kept,
+        tls: false,
         backend_fresh: false,
         late_acceptor: false,
         split_head: false,

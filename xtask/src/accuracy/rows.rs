@@ -400,6 +400,12 @@ fn handshakes() -> Vec<Row> {
     };
     vec![
         row(
+            "client: TLS handshake slow",
+            "the client pauses within its greeting",
+            Shape { tls: true, ..Shape::SMALL },
+            one(How::ClientHello, USUAL_US, Place::Attribute("wayspan.connection.tls_handshake")),
+        ),
+        row(
             "client's network: SYN-ACK late",
             "the relay holds our SYN-ACK",
             fresh,
@@ -556,8 +562,7 @@ fn blind() -> Vec<Row> {
 }
 
 /// Rows that wait for something that is not built.
-pub(super) const NOT_BUILT: [NotBuilt; 3] = [
-    NotBuilt { name: "client: TLS handshake slow", reason: "entry points do not speak TLS yet" },
+pub(super) const NOT_BUILT: [NotBuilt; 2] = [
     NotBuilt {
         name: "proxy: a connection cap reached",
         reason: "no cap on connections to a server yet, so no request waits for one; maxConnections refuses",

@@ -22,6 +22,8 @@ const CLIENT_RELAYED: [&str; 2] = ["10.77.2.2", "10.77.2.1"];
 const BACKEND_DIRECT: [&str; 2] = ["10.77.3.1", "10.77.3.2"];
 const BACKEND_RELAYED: [&str; 2] = ["10.77.4.1", "10.77.4.2"];
 const ENTRY_POINT: u16 = 8000;
+/// Of clients that speak TLS.
+const SECURE: u16 = 8443;
 const SEND_BUFFERS: &str = "net.ipv4.tcp_wmem";
 
 pub(super) struct World {
@@ -104,7 +106,8 @@ impl World {
             (Route::Direct, false) => "direct.test",
             (Route::Relayed, false) => "relayed.test",
         };
-        Ok(Asked { agent: SocketAddr::new(address.parse()?, ENTRY_POINT), host })
+        let port = if shape.tls { SECURE } else { ENTRY_POINT };
+        Ok(Asked { agent: SocketAddr::new(address.parse()?, port), host })
     }
 
     fn config(&self, kind: plan::Agent) -> Result<String> {
@@ -128,7 +131,7 @@ impl World {
         };
         let workers = if kind.is_pinned() { "workers: {count: 1}\n" } else { "" };
         Ok(format!(
-            "entryPoints:\n  web: {{address: \":{ENTRY_POINT}\"}}\nhttp:\n  routers:\n{}  services:\n{}\
+            "entryPoints:\n  web: {{address: \":{ENTRY_POINT}\"}}\n  secure: {{address: \":{SECURE}\", http: {{tls: {{}}}}}}\nhttp:\n  routers:\n{}  services:\n{}\
              attribution: {{spans: attributes}}\n{probes}{workers}tracing:\n  sampleRate: 1.0\n  otlp:\n    \
              interval: 50ms\n    http: {{endpoint: \"http://{}\"}}\n",
             routers.concat(),
