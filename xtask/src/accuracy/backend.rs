@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::ledger::now_ns;
 use super::packet::request_id;
-use super::plan::{How, Running, Shape};
+use super::plan::{HOLDS, How, Running, Shape};
 use super::space::{Space, Urgency, urgent};
 use super::stage::Stage;
 
@@ -21,22 +21,25 @@ use super::stage::Stage;
 pub(super) struct Backends {
     pub(super) prompt: u16,
     pub(super) late: u16,
+    /// What a middleware asks.
+    pub(super) called: u16,
 }
 
 impl Backends {
     /// Listens on all addresses of a namespace.
     pub(super) fn start(space: &Space, stage: &Arc<Stage>) -> Result<Self> {
-        let open = |late: bool| -> Result<u16> {
+        let open = |run: fn(&TcpListener, &Arc<Stage>)| -> Result<u16> {
             let listener = space.within(|| Ok(TcpListener::bind(("0.0.0.0", 0))?))?;
             let port = listener.local_addr()?.port();
             let stage = Arc::clone(stage);
             std::thread::spawn(move || {
                 urgent(Urgency::Injector);
-                accept(&listener, &stage, late);
+                run(&listener, &stage);
             });
             Ok(port)
         };
-        Ok(Self { prompt: open(false)?, late: open(true)? })
+        let prompt = open(|listener, stage| accept(listener, stage, false))?;
+        Ok(Self { prompt, late: open(|listener, stage| accept(listener, stage, true))?, called: open(answer_calls)? })
     }
 }
 
@@ -70,6 +73,29 @@ fn accept(listener: &TcpListener, stage: &Arc<Stage>, late: bool) {
         // A peer that goes away ends its connection only.
         std::thread::spawn(move || serve(&stream, &stage, accepted_ns, lay));
     }
+}
+
+/// Answers what a middleware asks about the row's requests.
+fn answer_calls(listener: &TcpListener, stage: &Arc<Stage>) {
+    while let Ok((stream, _)) = listener.accept() {
+        let stage = Arc::clone(stage);
+        std::thread::spawn(move || answer_call(&stream, &stage));
+    }
+}
+
+fn answer_call(mut stream: &TcpStream, stage: &Stage) -> Result<()> {
+    stream.set_nodelay(true)?;
+    while let Some((head, _)) = read_head(stream)? {
+        let had_ns = now_ns();
+        let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        let target = text.lines().find_map(|line| line.strip_prefix("x-forwarded-uri: /r/"));
+        let id = target.and_then(|id| id.parse().ok()).context("a call about no request of ours")?;
+        if let Some(running) = stage.running() {
+            running.pause(How::Called, id, had_ns);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+    }
+    Ok(())
 }
 
 /// Requests that were let lie, to choose among them before they are read.
@@ -114,6 +140,7 @@ fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Optio
             ledger.unsure(id, index, 0, again_ns);
         }
         is_first = false;
+        let holds = hold(&running, id, had_ns);
         let first = running.response.get_or_init(|| first_bytes(&running.row.shape));
         let worked = running.pause(How::BackendCode, id, had_ns);
         if let Some((index, delay)) = running.chosen(How::StopBeforeResponse, id) {
@@ -123,6 +150,9 @@ fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Optio
             ledger.unsure(id, index, 0, stop.from_ns - stop.begun_ns + (stop.ended_ns - stop.to_ns));
         } else {
             let written_ns = respond(stream, &running, id, first)?;
+            if let Some(index) = holds {
+                ledger.add(id, index, true, had_ns, now_ns());
+            }
             if let Some((index, to_ns)) = worked {
                 // Its first byte left at some time within the call that wrote it.
                 ledger.unsure(id, index, 0, written_ns.saturating_sub(to_ns));
@@ -133,6 +163,15 @@ fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Optio
             return Ok(());
         }
     }
+}
+
+/// Keeps a request that holds the connection for another, for that one's delay.
+fn hold(running: &Running, id: u64, had_ns: u64) -> Option<usize> {
+    let index = running.index(How::Capped)?;
+    let delay = running.delay(index, id.checked_sub(HOLDS)?)?;
+    running.ledger.deliver(id, had_ns);
+    std::thread::sleep(delay);
+    Some(index)
 }
 
 /// What is written first: all of a response that has a length, else its head and first chunk.
@@ -179,28 +218,34 @@ const HEAD_WITH_BODY: usize = 64 << 10;
 /// Of which the first is so long: the head and some of the body.
 const HEAD_ALONE: usize = 128;
 
-/// Reads a request with its body; the number in its path. Nothing at the connection's end.
-fn read_request(mut stream: &TcpStream) -> Result<Option<u64>> {
+/// Reads up to a head's end; what was read, and how much of it is the head. Nothing at the connection's end.
+fn read_head(mut stream: &TcpStream) -> Result<Option<(Vec<u8>, usize)>> {
     let mut buffer = vec![0; 64 << 10];
     let mut head = Vec::new();
-    let end = loop {
+    loop {
         let length = stream.read(&mut buffer)?;
         if length == 0 {
             return Ok(None);
         }
         head.extend_from_slice(buffer.get(..length).unwrap_or_default());
         if let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") {
-            break end + 4;
+            return Ok(Some((head, end + 4)));
         }
         if head.len() > 64 << 10 {
             bail!("a head without an end");
         }
-    };
+    }
+}
+
+/// Reads a request with its body; the number in its path. Nothing at the connection's end.
+fn read_request(mut stream: &TcpStream) -> Result<Option<u64>> {
+    let Some((head, end)) = read_head(stream)? else { return Ok(None) };
     let id = request_id(&head).context("a request that is none of ours")?;
     let text = String::from_utf8_lossy(head.get(..end).unwrap_or_default()).to_ascii_lowercase();
     let length = text.lines().find_map(|line| line.strip_prefix("content-length:"));
     let mut left = length.map_or(Ok(0), |length| length.trim().parse::<usize>())?;
     left = left.saturating_sub(head.len() - end);
+    let mut buffer = vec![0; if left > 0 { 64 << 10 } else { 0 }];
     while left > 0 {
         let read = stream.read(&mut buffer)?;
         if read == 0 {

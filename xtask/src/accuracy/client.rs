@@ -10,7 +10,7 @@ use wayspan_tests::tls;
 
 use super::ledger::now_ns;
 use super::machine::{Crowd, Hog, avoid_last_core};
-use super::plan::{How, Life, Running};
+use super::plan::{HOLDS, How, Life, Running};
 use super::space::{Space, Urgency, urgent};
 use super::stage::Stage;
 
@@ -152,6 +152,15 @@ impl Client<'_> {
             ledger.add(id, index, true, from, to);
             ledger.unsure(id, index, 0, gone.saturating_sub(to));
             intended_ns = to.saturating_sub(from);
+        } else if let Some((index, holder)) = self.hold(id)? {
+            self.send(id)?;
+            let sent_ns = now_ns();
+            let received = self.receive(id);
+            let _response = read_response(&holder, running.row.shape.download)?;
+            let freed_ns = ledger.ended(HOLDS + id, index).context("the connection was not held")?;
+            ledger.add(id, index, true, sent_ns, freed_ns);
+            ledger.noise(id, agent.workers.account().since(before).busy_ns());
+            return received;
         } else {
             self.send(id)?;
         }
@@ -188,6 +197,23 @@ impl Client<'_> {
             bail!("status {}", response.status);
         }
         Ok(())
+    }
+
+    /// Has another request hold the only connection to the backend, where the row wants that; its own connection.
+    fn hold(&self, id: u64) -> Result<Option<(usize, TcpStream)>> {
+        let Some((index, _)) = self.running.chosen(How::Capped, id) else { return Ok(None) };
+        let mut stream = TcpStream::connect(self.asked.agent).context("connect to the agent")?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(format!("GET /r/{} HTTP/1.1\r\nhost: {}\r\n\r\n", HOLDS + id, self.asked.host).as_bytes())?;
+        let until_ns = now_ns() + u64::try_from(PATIENCE.as_nanos())?;
+        while self.running.ledger.delivered(HOLDS + id).is_none() {
+            if now_ns() > until_ns {
+                bail!("the connection is not held");
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(Some((index, stream)))
     }
 
     /// Lets a crowd come or go where the row wants one; its injection, and whether it is here.

@@ -115,6 +115,10 @@ pub(super) enum How {
     BackendReset,
     /// The client pauses within its greeting of TLS.
     ClientHello,
+    /// The service that a middleware asks pauses before its answer.
+    Called,
+    /// Another request holds the only connection that there may be.
+    Capped,
     /// The client pauses within the request's head.
     ClientHead,
     /// The client pauses before each further part of its body.
@@ -181,6 +185,10 @@ pub(super) struct Shape {
     pub(super) backend_fresh: bool,
     /// The backend whose connections are accepted by a thread that may be late.
     pub(super) late_acceptor: bool,
+    /// A middleware asks another service first.
+    pub(super) asks: bool,
+    /// There is one connection to the backend at most.
+    pub(super) capped: bool,
     /// The head comes in two segments.
     pub(super) split_head: bool,
     /// Bytes of the request's body, in so many parts.
@@ -208,6 +216,8 @@ impl Shape {
         tls: false,
         backend_fresh: false,
         late_acceptor: false,
+        asks: false,
+        capped: false,
         split_head: false,
         upload: (0, 1),
         download: (100, 1),
@@ -269,15 +279,11 @@ pub(super) struct Row {
     pub(super) percent: u64,
 }
 
-/// A line of the table that cannot be measured yet.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub(super) struct NotBuilt {
-    pub(super) name: &'static str,
-    pub(super) reason: &'static str,
-}
-
 /// Requests with this number or a higher one are not judged.
 pub(super) const JUDGED_MAX: u64 = 1 << 40;
+
+/// The request that holds the connection for another has that one's number and this more.
+pub(super) const HOLDS: u64 = JUDGED_MAX << 1;
 
 /// A row under way: what its injectors share.
 #[derive(Debug)]

@@ -9,7 +9,6 @@ use serde::Serialize;
 use super::Options;
 use super::judge::Line;
 use super::picture;
-use super::plan::NotBuilt;
 
 /// All rows, measured or not.
 #[derive(Debug, Serialize)]
@@ -20,12 +19,11 @@ pub(super) struct Report {
     seed: u64,
     pub(super) passed: bool,
     rows: Vec<Line>,
-    not_built: Vec<NotBuilt>,
     doubts: Option<String>,
 }
 
 impl Report {
-    pub(super) fn new(rows: Vec<Line>, not_built: Vec<NotBuilt>, options: &Options) -> Result<Self> {
+    pub(super) fn new(rows: Vec<Line>, options: &Options) -> Result<Self> {
         let load = std::fs::read_to_string("/proc/loadavg")?;
         let load = load.split(' ').next().unwrap_or_default();
         let cores = std::thread::available_parallelism()?.get();
@@ -42,7 +40,6 @@ impl Report {
             seed: options.seed,
             passed: rows.iter().all(|row| row.passed),
             rows,
-            not_built,
             doubts,
         })
     }
@@ -81,9 +78,6 @@ impl Report {
                 row.uncounted,
                 if row.passed { "ok" } else { "MISS" },
             );
-        }
-        for row in &self.not_built {
-            let _written = writeln!(out, "| {} | not built: {} | | | | | | | | | | |", row.name, row.reason);
         }
         out
     }

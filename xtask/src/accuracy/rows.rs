@@ -1,6 +1,6 @@
 //! The table: what is injected, where it must show, what coverage must say. Stated before anything is measured.
 
-use super::plan::{Act, Agent, Coverage, How, Injection, Life, Link, NotBuilt, Place, Route, Row, Shape, Way, Which};
+use super::plan::{Act, Agent, Coverage, How, Injection, Life, Link, Place, Route, Row, Shape, Way, Which};
 
 /// Long against what a small machine does by itself, short enough for hundreds of requests.
 const USUAL_US: (u64, u64) = (4_000, 20_000);
@@ -70,6 +70,7 @@ pub(super) fn all() -> Vec<Row> {
     rows.extend(bodies());
     rows.extend(client());
     rows.extend(proxy());
+    rows.extend(waits());
     rows.extend(connecting());
     rows.extend(upstream_path());
     rows.extend(client_path());
@@ -166,6 +167,24 @@ fn bodies() -> Vec<Row> {
             upload,
             one(wire(Way::Out, Act::Rate(500_000)), (600_000, 600_000), phase("upstream_drain")),
         )),
+    ]
+}
+
+fn waits() -> Vec<Row> {
+    vec![
+        row(
+            "middleware: a slow call",
+            "the service that forwardAuth asks pauses before its answer",
+            Shape { asks: true, ..MIXED },
+            one(How::Called, USUAL_US, phase("middleware_wait")),
+        ),
+        row(
+            "proxy: a connection cap reached",
+            "another request holds the only connection that maxConnsPerHost allows",
+            // From when the proxy wants it, which is after it has read the request.
+            Shape { capped: true, unknown_us: 100, ..Shape::SMALL },
+            one(How::Capped, USUAL_US, phase("pool_wait")),
+        ),
     ]
 }
 
@@ -560,15 +579,6 @@ fn blind() -> Vec<Row> {
         )),
     ]
 }
-
-/// Rows that wait for something that is not built.
-pub(super) const NOT_BUILT: [NotBuilt; 2] = [
-    NotBuilt {
-        name: "proxy: a connection cap reached",
-        reason: "no cap on connections to a server yet, so no request waits for one; maxConnections refuses",
-    },
-    NotBuilt { name: "middleware: a slow call", reason: "no middleware calls anybody yet" },
-];
 
 #[cfg(test)]
 mod tests {

@@ -102,6 +102,8 @@ impl World {
         self.middle.sysctl(SEND_BUFFERS, buffers.trim())?;
         let [_, address] = if shape.client == Route::Direct { CLIENT_DIRECT } else { CLIENT_RELAYED };
         let host = match (shape.backend, shape.late_acceptor) {
+            _ if shape.asks => "asking.test",
+            _ if shape.capped => "capped.test",
             (_, true) => "late.test",
             (Route::Direct, false) => "direct.test",
             (Route::Relayed, false) => "relayed.test",
@@ -113,14 +115,25 @@ impl World {
     fn config(&self, kind: plan::Agent) -> Result<String> {
         let [_, direct] = BACKEND_DIRECT;
         let [_, relayed] = BACKEND_RELAYED;
-        let Backends { prompt, late } = self.backends;
-        let servers =
-            [("direct", at(direct, prompt)?), ("relayed", at(relayed, prompt)?), ("late", at(relayed, late)?)];
-        let routers =
-            servers.map(|(name, _)| format!("    {name}: {{rule: \"Host(`{name}.test`)\", service: {name}}}\n"));
-        let services = servers.map(|(name, server)| {
-            format!("    {name}: {{loadBalancer: {{servers: [{{url: \"http://{server}\"}}]}}}}\n")
+        let Backends { prompt, late, called } = self.backends;
+        let servers = [
+            ("direct", at(direct, prompt)?, "", ""),
+            ("relayed", at(relayed, prompt)?, "", ""),
+            ("late", at(relayed, late)?, "", ""),
+            ("asking", at(direct, prompt)?, ", middlewares: [ask]", ""),
+            ("capped", at(direct, prompt)?, "", ", serversTransport: one"),
+        ];
+        let routers = servers.map(|(name, _, with, _)| {
+            format!("    {name}: {{rule: \"Host(`{name}.test`)\", service: {name}{with}}}\n")
         });
+        let services = servers.map(|(name, server, _, by)| {
+            format!("    {name}: {{loadBalancer: {{servers: [{{url: \"http://{server}\"}}]{by}}}}}\n")
+        });
+        let ask = format!(
+            "  middlewares:\n    ask: {{forwardAuth: {{address: \"http://{}\"}}}}\n  serversTransports:\n    \
+             one: {{maxConnsPerHost: 1}}\n",
+            at(direct, called)?
+        );
         let probes = match kind {
             plan::Agent::Watching | plan::Agent::Pinned | plan::Agent::Ordinary => {
                 "probes: {required: true, backends: true}\n"
@@ -135,7 +148,7 @@ impl World {
              attribution: {{spans: attributes}}\n{probes}{workers}tracing:\n  sampleRate: 1.0\n  otlp:\n    \
              interval: 50ms\n    http: {{endpoint: \"http://{}\"}}\n",
             routers.concat(),
-            services.concat(),
+            services.concat() + &ask,
             self.sink.address
         ))
     }
