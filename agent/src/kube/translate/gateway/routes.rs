@@ -300,6 +300,7 @@ impl One<'_, '_> {
                     pass_host: true,
                     timeouts: *timeouts,
                     idle_max: IDLE_MAX,
+                    conns_max: 0,
                 });
                 name
             }
@@ -313,6 +314,7 @@ impl One<'_, '_> {
             middlewares,
             service,
             observability: Observability::default(),
+            tls: None,
         };
         self.out.parts.routers.insert(name, router);
         Ok(())

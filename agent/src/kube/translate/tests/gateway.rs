@@ -132,6 +132,7 @@ fn the_file_s_routers_do_not_move_to_a_port_that_a_gateway_opened() {
         middlewares: Vec::new(),
         service: "api@internal".to_owned(),
         observability: crate::config::model::Observability::default(),
+        tls: None,
     });
     let (merged, _) = parts.merged(&file);
     assert_eq!(merged.entry_points.len(), 2);
