@@ -48,7 +48,9 @@ impl<'r> Around<'r> {
             match middleware {
                 Middleware::Headers(headers) => {
                     let asked = headers.request(parts, &client)?;
-                    self.kept.push((self.passed, Kept::Headers(asked)));
+                    if !asked.is_nothing() {
+                        self.kept.push((self.passed, Kept::Headers(asked)));
+                    }
                 }
                 Middleware::RequestHeaderModifier(modifier) => modifier.edit(&mut parts.headers),
                 Middleware::ResponseHeaderModifier(_) => {}
@@ -82,7 +84,9 @@ impl<'r> Around<'r> {
                 Middleware::ForwardAuth(auth) => {
                     // On the heap: a call's state is as large as a request's, and few routes have one.
                     let cookies = Box::pin(auth::ask(conn, live, auth, parts, &client)).await?;
-                    self.kept.push((self.passed, Kept::Cookies(cookies)));
+                    if !cookies.is_empty() {
+                        self.kept.push((self.passed, Kept::Cookies(cookies)));
+                    }
                 }
             }
             self.passed += 1;
@@ -101,6 +105,7 @@ impl<'r> Around<'r> {
             let kept = self.kept.pop_if(|(of, _)| *of == position).map(|(_, kept)| kept);
             match (middleware, kept) {
                 (Middleware::Headers(one), Some(Kept::Headers(asked))) => one.response(headers, &asked),
+                (Middleware::Headers(one), _) => one.response(headers, &Asked::default()),
                 (Middleware::ResponseHeaderModifier(modifier), _) => modifier.edit(headers),
                 (Middleware::ForwardAuth(auth), Some(Kept::Cookies(cookies))) => {
                     auth.settings.add_cookies(headers, &cookies);

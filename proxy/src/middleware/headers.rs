@@ -79,6 +79,14 @@ pub struct Asked {
     https: bool,
 }
 
+impl Asked {
+    /// Whether the response would be the same without it.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.origin.is_none() && !self.https
+    }
+}
+
 impl Headers {
     /// Answers what asks whether another origin may ask, edits the request, refuses other hosts.
     ///

@@ -1,8 +1,8 @@
 //! What middlewares a file may name, and what becomes of routers whose middleware cannot be had.
 
 use super::{Files, good};
-use crate::config::model::MiddlewareKind;
-use crate::config::{Reloader, names};
+use crate::config::model::{Middleware, MiddlewareKind};
+use crate::config::{Reloader, by_name, expand, names};
 
 /// The kind that a section gives, as it is debugged.
 #[track_caller]
@@ -216,6 +216,33 @@ fn circles_of_chains_are_found_and_chains_that_only_lead_there_stand() {
     let faults = files.lines(&files.check().err().unwrap());
     let of: Vec<&str> = faults.iter().filter_map(|fault| fault.split(": ").nth(1)).collect();
     assert_eq!(of, ["http.middlewares.a.chain.middlewares", "http.middlewares.b.chain.middlewares"], "{faults:#?}");
+}
+
+#[test]
+fn what_keeps_a_router_from_its_middlewares_is_told_by_name() {
+    let of = |name: &str, kind| Middleware { name: name.to_owned(), kind };
+    let chain = |names: &[&str]| MiddlewareKind::Chain(names.iter().map(|name| (*name).to_owned()).collect());
+    let all = [
+        of("good", good(&file("addPrefix: {prefix: /a}")).dynamic.middlewares.remove(0).kind),
+        of("late", MiddlewareKind::Unsupported("retry".to_owned())),
+        of("one", chain(&["good", "two"])),
+        of("two", chain(&["good", "good"])),
+        of("leads", chain(&["good", "late"])),
+        of("round", chain(&["good", "about"])),
+        of("about", chain(&["round"])),
+    ];
+    let names = |name: &str| {
+        let expanded = expand(&[name.to_owned()], &by_name(&all))?;
+        Ok::<_, String>(expanded.iter().map(|one| one.name.clone()).collect::<Vec<_>>())
+    };
+    assert_eq!(names("one").unwrap(), ["good", "good", "good"]);
+    for (name, why) in [
+        ("leads", "the middleware `late` is of the kind `retry`, which is not supported yet"),
+        ("round", "the chain `round` leads back to itself"),
+        ("gone", "there is no middleware `gone`"),
+    ] {
+        assert_eq!(names(name).unwrap_err(), why);
+    }
 }
 
 const SERVED: &str = "entryPoints: {web: {address: ':1'}}
