@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::objects::Key;
 use crate::config::Fault;
-use crate::config::model::{Dynamic, EntryPoint, Identity, Middleware, Router, Service};
+use crate::config::model::{self, Dynamic, EntryPoint, Middleware, Router, Service};
 
 /// Where a router leads whose object cannot be served as it was meant: it answers 500, as the Gateway API asks, instead
 /// of leaving its requests to a wider route that may do without what this one asked for.
@@ -61,7 +61,7 @@ pub struct Certificate {
     /// The Secret.
     pub secret: Key,
     /// What it holds.
-    pub identity: Identity,
+    pub certificate: model::Certificate,
 }
 
 /// All that the cluster's objects ask for.
@@ -93,6 +93,7 @@ impl Parts {
         all.entry_points.extend(self.entry_points.iter().cloned());
         all.services.extend(self.services.iter().cloned());
         all.middlewares.extend(self.middlewares.iter().cloned());
+        all.certificates.extend(self.certificates.iter().map(|one| one.certificate.clone()));
         let (services, middlewares): (HashSet<&str>, HashSet<&str>) = (
             all.services.iter().map(|one| one.name.as_str()).collect(),
             all.middlewares.iter().map(|one| one.name.as_str()).collect(),

@@ -11,7 +11,7 @@ use super::annotations::{self, OfRouter};
 use super::backends::{Backends, Port};
 use super::names::{self, INGRESS, normalized, quoted};
 use super::{Object, Out};
-use crate::config::model::{KubernetesProvider, Router, Service};
+use crate::config::model::{KubernetesProvider, Router, RouterTls, Service};
 use crate::kube::objects::{Key, Objects};
 use crate::kube::parts::{Status, UNUSABLE};
 
@@ -287,7 +287,7 @@ fn router(name: String, rule: wayspan_proxy::rule::Rule, service: String, annota
         middlewares: annotated.middlewares.iter().map(|name| names::referred(INGRESS, name)).collect(),
         service,
         observability: annotated.observability,
-        tls: None,
+        tls: annotated.tls.as_ref().map(|tls| RouterTls { options: tls.options.clone(), domains: Vec::new() }),
     }
 }
 

@@ -21,7 +21,7 @@ pub use self::gateway::Around;
 use self::rules::Rules;
 use super::objects::{Key, Objects};
 use super::parts::{Certificate, Object, Parts, Problem, Status};
-use crate::config::model::{EntryPoint, Identity, Kubernetes, Middleware, Router, Service, StatusAddress};
+use crate::config::model::{self, EntryPoint, Kubernetes, Middleware, Router, Service, StatusAddress};
 
 /// Idle connections kept per server and worker: the file's default.
 const IDLE_MAX: usize = 200;
@@ -155,15 +155,15 @@ impl Out<'_> {
             return Ok(());
         }
         let secret = self.objects.secrets.get(namespace, name);
-        let identity = identity(secret.ok_or_else(|| format!("there is no Secret {key}"))?)
+        let certificate = certificate(secret.ok_or_else(|| format!("there is no Secret {key}"))?)
             .map_err(|message| format!("Secret {key} {message}"))?;
-        self.parts.certificates.insert(key.clone(), Certificate { secret: key, identity });
+        self.parts.certificates.insert(key.clone(), Certificate { secret: key, certificate });
         Ok(())
     }
 }
 
 /// The certificate of a Secret. Its texts are never taken for paths.
-fn identity(secret: &Secret) -> Result<Identity, String> {
+fn certificate(secret: &Secret) -> Result<model::Certificate, String> {
     let data = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
     let (Some(chain), Some(key)) = (data("tls.crt"), data("tls.key")) else {
         return Err("has no tls.crt and tls.key".to_owned());
@@ -172,7 +172,7 @@ fn identity(secret: &Secret) -> Result<Identity, String> {
     let chain = chain.ok().filter(|chain: &Vec<_>| !chain.is_empty());
     let chain = chain.ok_or("holds no certificate in PEM in tls.crt")?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "holds no private key in PEM in tls.key")?;
-    Ok(Identity { chain, key: key.into() })
+    model::Certificate::new(format!("Secret {}", Key::of(secret)), chain, key)
 }
 
 #[cfg(test)]

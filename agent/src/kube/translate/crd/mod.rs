@@ -15,7 +15,7 @@ use super::backends::Backends;
 use super::names::{self, CRD, normalized};
 use super::specs::Specs;
 use super::{Object, Out};
-use crate::config::model::{KubernetesProvider, Observability, Router, Verbosity};
+use crate::config::model::{KubernetesProvider, Observability, Router, RouterTls, Verbosity};
 use crate::kube::objects::Key;
 use crate::kube::parts::UNUSABLE;
 
@@ -127,11 +127,14 @@ impl One<'_, '_> {
                 return None;
             }
         };
-        if spec.tls.is_some() {
-            // Never in the clear what was meant for TLS.
-            self.problem("spec.tls", "not supported yet: the route is left out");
-            return None;
-        }
+        let tls = match spec.tls.as_ref().map(options).transpose() {
+            Ok(tls) => tls,
+            Err(message) => {
+                // Never with other options than those that were meant.
+                self.problem("spec.tls", message);
+                return None;
+            }
+        };
         let namespace = self.object.key.namespace.clone();
         let key = format!("{namespace}-{}-{}", self.object.key.name, names::hash(text));
         let name = names::of(CRD, &normalized(&key));
@@ -152,7 +155,7 @@ impl One<'_, '_> {
             middlewares,
             service,
             observability: route.observability.as_ref().map(observability).unwrap_or_default(),
-            tls: None,
+            tls,
         })
     }
 
@@ -170,6 +173,29 @@ impl One<'_, '_> {
         }
         Some(all)
     }
+}
+
+/// A route's TLS. Options of objects are not read yet; the file's are.
+fn options(tls: &schema::Tls) -> Result<RouterTls, String> {
+    if tls.cert_resolver.as_deref().is_some_and(|name| !name.is_empty()) {
+        return Err("certResolver is not supported yet: the route is left out".to_owned());
+    }
+    if tls.store.as_ref().is_some_and(|store| store["name"] != "default") {
+        return Err("another store than `default` is not supported: the route is left out".to_owned());
+    }
+    let options = match tls.options.as_ref().map(|options| options.name.as_str()) {
+        None | Some("" | "default") => None,
+        Some(name) => match name.strip_suffix("@file") {
+            Some(name) => Some(name.to_owned()),
+            None => {
+                return Err(format!(
+                    "options `{name}`: objects of the kind TLSOption are not supported yet; name the file's, as in \
+                     strict@file; the route is left out"
+                ));
+            }
+        },
+    };
+    Ok(RouterTls { options, domains: Vec::new() })
 }
 
 fn observability(of: &schema::Observability) -> Observability {

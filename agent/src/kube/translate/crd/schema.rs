@@ -19,6 +19,9 @@ pub(super) struct RouteSpec {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Tls {
     pub secret_name: Option<String>,
+    pub options: Option<Reference>,
+    pub store: Option<Value>,
+    pub cert_resolver: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use gateway_api::apis::standard::gateways::{
     GatewayListeners, GatewayListenersAllowedRoutes, GatewayListenersAllowedRoutesNamespacesFrom,
-    GatewayListenersAllowedRoutesNamespacesSelector, GatewaySpec,
+    GatewayListenersAllowedRoutesNamespacesSelector, GatewayListenersTlsMode, GatewaySpec,
 };
 use serde_json::{Value, json};
 
@@ -64,6 +64,8 @@ pub(super) struct Listener {
     pub port: i32,
     pub hostname: Option<String>,
     pub entry_point: String,
+    /// It takes TLS.
+    pub secure: bool,
     /// Routes that are attached.
     pub attached: usize,
     namespaces: Namespaces,
@@ -210,6 +212,7 @@ fn listener(
         port: spec.port,
         hostname: hostname(spec),
         entry_point: String::new(),
+        secure: false,
         attached: 0,
         namespaces: namespaces(spec.allowed_routes.as_ref(), gateway),
         takes_routes: false,
@@ -224,7 +227,11 @@ fn listener(
         "HTTP" => {}
         "HTTPS" => {
             certificates(out, grants, gateway, spec, &mut listener);
-            listener.accepted = Err(("UnsupportedProtocol", "HTTPS is not supported yet".to_owned()));
+            listener.secure = true;
+            let mode = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref());
+            if matches!(mode, Some(GatewayListenersTlsMode::Passthrough)) {
+                listener.accepted = Err(("UnsupportedProtocol", "HTTPS is not passed through".to_owned()));
+            }
         }
         other => {
             let message = format!("the protocol {other} is not supported yet");

@@ -14,7 +14,7 @@ use super::super::{IDLE_MAX, Object, Out};
 use super::filters::{self, Filter};
 use super::matches::{self, TIES};
 use super::{GROUP, Gateway, Grants, Known};
-use crate::config::model::{KubernetesProvider, Middleware, Observability, Router, Server, Service};
+use crate::config::model::{KubernetesProvider, Middleware, Observability, Router, RouterTls, Server, Service};
 use crate::kube::objects::Key;
 use crate::kube::parts::{Condition, Status, UNUSABLE};
 
@@ -153,7 +153,8 @@ impl One<'_, '_> {
             listener.attached += 1;
             attached = true;
             if listener.serves() {
-                let at = At { gateway: &gateway.object.key, entry_point: &listener.entry_point };
+                let (entry_point, secure) = (listener.entry_point.as_str(), listener.secure);
+                let at = At { gateway: &gateway.object.key, entry_point, secure };
                 self.routers(prepared, &common, &listener.narrower, &at);
             }
         }
@@ -314,7 +315,7 @@ impl One<'_, '_> {
             middlewares,
             service,
             observability: Observability::default(),
-            tls: None,
+            tls: at.secure.then(RouterTls::default),
         };
         self.out.parts.routers.insert(name, router);
         Ok(())
@@ -325,6 +326,7 @@ impl One<'_, '_> {
 struct At<'a> {
     gateway: &'a Key,
     entry_point: &'a str,
+    secure: bool,
 }
 
 fn kind_name(kind: &HttpRouteRulesFiltersType) -> &'static str {

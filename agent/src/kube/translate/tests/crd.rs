@@ -186,3 +186,18 @@ fn a_bad_object_hurts_only_itself() {
     );
     assert_eq!((parts.routers.len(), parts.problems.len()), (1, 2), "{:?}", parts.problems);
 }
+
+#[test]
+fn a_route_with_tls_is_never_served_in_the_clear_nor_with_other_options() {
+    let tls = |tls: &str| {
+        let text = route("{name: shop, port: 80}", &format!("  tls: {tls}")) + &backend("shop", 80, &["10.0.0.1"]);
+        Translator::default().translate(&objects(&text), &settings(), None, &Around::default())
+    };
+    assert_eq!(tls("{}").routers.first().unwrap().tls, Some(Default::default()));
+    let strict = tls("{options: {name: strict@file}}");
+    assert_eq!(strict.routers.first().unwrap().tls.as_ref().unwrap().options.as_deref(), Some("strict"));
+    for refused in ["{options: {name: mine}}", "{certResolver: le}", "{store: {name: other}}"] {
+        let parts = tls(refused);
+        assert!(parts.routers.is_empty() && parts.problems.len() == 1, "{refused}");
+    }
+}

@@ -337,3 +337,26 @@ fn filters_become_middlewares() {
     );
     assert!(parts.middlewares.iter().any(|one| format!("{:?}", one.kind).contains("prefix: \"/x\"")));
 }
+
+#[test]
+fn a_listener_with_tls_wants_its_certificate_and_its_routes_are_of_tls_alone() {
+    let listener = "{name: s, port: 80, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}";
+    let text = gateway(listener) + &route("rules: [{}]");
+    let parts = translated(&text, &around());
+    assert_eq!(conditions(&parts, "Gateway")[4], "ResolvedRefs=False InvalidCertificateRef");
+    assert!(parts.routers.iter().all(|router| router.tls.is_some()) && !parts.routers.is_empty());
+
+    let made = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap();
+    let mut world = objects(&text);
+    let mut secret = Secret::default();
+    secret.metadata.name = Some("cert".to_owned());
+    secret.metadata.namespace = Some("default".to_owned());
+    let data = [("tls.crt", made.cert.pem()), ("tls.key", made.signing_key.serialize_pem())];
+    secret.data = Some(data.map(|(key, text)| (key.to_owned(), k8s_openapi::ByteString(text.into_bytes()))).into());
+    world.secrets.put(secret);
+    let settings = Kubernetes { gateway: Some(provider()), ..Kubernetes::default() };
+    let parts = Translator::default().translate(&world, &settings, None, &around());
+    assert_eq!(conditions(&parts, "Gateway")[1], "Programmed=True Programmed");
+    let (merged, _) = parts.merged(&crate::config::model::Dynamic::default());
+    assert_eq!(merged.certificates.first().unwrap().names, ["a.example"]);
+}
