@@ -90,10 +90,13 @@ fn answer_call(mut stream: &TcpStream, stage: &Stage) -> Result<()> {
         let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
         let target = text.lines().find_map(|line| line.strip_prefix("x-forwarded-uri: /r/"));
         let id = target.and_then(|id| id.parse().ok()).context("a call about no request of ours")?;
-        if let Some(running) = stage.running() {
-            running.pause(How::Called, id, had_ns);
-        }
+        let running = stage.running();
+        let paused = running.as_ref().and_then(|running| running.pause(How::Called, id, had_ns));
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+        if let (Some(running), Some((index, to_ns))) = (running, paused) {
+            // The answer left at some time within the call that wrote it.
+            running.ledger.unsure(id, index, 0, now_ns().saturating_sub(to_ns));
+        }
     }
     Ok(())
 }
