@@ -184,6 +184,8 @@ pub struct Attempt {
     pub chosen: MonoNs,
     /// p7: connected (equals p6 on a reused connection).
     pub connected: MonoNs,
+    /// When the connection was made: who had the address then is at its other end for as long as it lives.
+    pub opened: MonoNs,
     /// p8: TLS done (equals p7 without TLS).
     pub secured: MonoNs,
     /// p9: the request's head was accepted by the upstream's socket.
@@ -515,6 +517,7 @@ impl Default for Attempt {
             begun: MonoNs::UNKNOWN,
             chosen: MonoNs::UNKNOWN,
             connected: MonoNs::UNKNOWN,
+            opened: MonoNs::UNKNOWN,
             secured: MonoNs::UNKNOWN,
             head_written: MonoNs::UNKNOWN,
             request_written: MonoNs::UNKNOWN,

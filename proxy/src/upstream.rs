@@ -35,6 +35,8 @@ pub(crate) struct Upstream<O: SocketObserver> {
     pub(crate) driver: http1::Connection<Tap<O>, RequestBody>,
     pub(crate) seen: Rc<Seen<O>>,
     pub(crate) server: u32,
+    /// When it was made.
+    pub(crate) opened: MonoNs,
     /// The driver has ended.
     pub(crate) over: bool,
     /// When the pool drops it; unknown: never.
@@ -99,6 +101,7 @@ impl<O: SocketObserver> Upstream<O> {
                 return Err(error);
             }
         };
+        let opened = MonoNs::now();
         stream.set_nodelay(true)?;
         let seen = Rc::new(Seen {
             worker: Rc::clone(worker),
@@ -124,7 +127,8 @@ impl<O: SocketObserver> Upstream<O> {
         });
         let (send, driver) =
             http1::Builder::new().handshake(Tap { seen: Rc::clone(&seen) }).await.map_err(io::Error::other)?;
-        Ok(Box::new(Self { send, driver, seen, server, over: false, idle_until: MonoNs::UNKNOWN, idle_max: 0 }))
+        let (over, idle_until) = (false, MonoNs::UNKNOWN);
+        Ok(Box::new(Self { send, driver, seen, server, opened, over, idle_until, idle_max: 0 }))
     }
 
     /// Lets the connection do what it can; `false` when it is over.

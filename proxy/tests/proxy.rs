@@ -279,6 +279,10 @@ fn requests_on_one_connection_leave_records_whose_points_are_in_order() {
         assert!((attempt.first_read..=head.ended).contains(&attempt.ended), "{attempt:?} {points:?}");
         assert_eq!(head.response_body_bytes, 5);
     }
+    // The second goes over the first one's connection, which is as old as it is.
+    let [first, second] = [&records[0].attempts[0], &records[1].attempts[0]];
+    assert!((first.chosen..=first.connected).contains(&first.opened), "{first:?}");
+    assert_eq!((second.opened, second.connected), (first.opened, second.chosen));
     assert_eq!(records[1].head.request_start, records[0].head.request_head_end);
     assert_eq!(records[1].path, "/two");
     drop(client);

@@ -56,7 +56,8 @@ pub(super) async fn attempt<O: SocketObserver>(
         };
         // Wanted and chosen at the same moment, unless a connection had to be waited for.
         let chosen = if server.cap.is_some() { MonoNs::now() } else { wanted };
-        begin_attempt(live, server, reused, address, [wanted, chosen], request);
+        let opened = pooled.as_ref().map(|upstream| upstream.opened);
+        begin_attempt(live, server, opened, address, [wanted, chosen], request);
         let upstream = match pooled {
             Some(upstream) => {
                 conn.worker.counters.borrow().count(crate::counters::Total::Reused);
@@ -91,7 +92,7 @@ pub(super) async fn attempt<O: SocketObserver>(
 fn begin_attempt(
     live: &RefCell<Live>,
     server: &Server,
-    reused: bool,
+    opened: Option<MonoNs>,
     address: SocketAddr,
     [begun, chosen]: [MonoNs; 2],
     request: &mut Option<Request<RequestBody>>,
@@ -102,9 +103,11 @@ fn begin_attempt(
         hang_under(request.headers_mut(), live.head.span_id, before, number);
     }
     let span_id = nth_client_span(live.head.span_id, number);
-    let (server, connected) = (server.id, if reused { chosen } else { MonoNs::UNKNOWN });
+    let (server, reused) = (server.id, opened.is_some());
+    let connected = if reused { chosen } else { MonoNs::UNKNOWN };
     let mut attempt = Attempt { span_id, server, reused, address, begun, chosen, ..Attempt::default() };
     (attempt.connected, attempt.secured) = (connected, connected);
+    attempt.opened = opened.unwrap_or(MonoNs::UNKNOWN);
     live.attempts.push(attempt);
 }
 
@@ -165,7 +168,7 @@ async fn connect<O: SocketObserver>(
         )
     })?;
     if let Some(attempt) = live.borrow_mut().attempts.last_mut() {
-        (attempt.connected, attempt.secured) = (now, now);
+        (attempt.connected, attempt.secured, attempt.opened) = (now, now, upstream.opened);
     }
     conn.worker.counters.borrow().count(crate::counters::Total::Connected);
     Ok(upstream)

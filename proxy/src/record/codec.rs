@@ -60,7 +60,7 @@ impl<'a> Record<'a> {
 /// Length of an encoded head, without the truncated flag before it.
 const HEAD_BYTES: usize = 393;
 /// Length of an encoded attempt.
-const ATTEMPT_BYTES: usize = 214;
+const ATTEMPT_BYTES: usize = 222;
 
 /// A part of fixed length under way. It is put together where the compiler knows every place in it, and goes out as one:
 /// 90 checks of the buffer's room fewer a record.
@@ -262,6 +262,7 @@ impl Writer<'_> {
             attempt.begun,
             attempt.chosen,
             attempt.connected,
+            attempt.opened,
             attempt.secured,
             attempt.head_written,
             attempt.request_written,
@@ -485,6 +486,7 @@ impl<'a> Reader<'a> {
             begun: self.at()?,
             chosen: self.at()?,
             connected: self.at()?,
+            opened: self.at()?,
             secured: self.at()?,
             head_written: self.at()?,
             request_written: self.at()?,
@@ -528,7 +530,8 @@ mod tests {
             tls: TlsFacts { handshake_ns: 1 << 40, version: 0x0304, cipher: 0x1301, resumed: true },
             ..Head::default()
         };
-        let attempt = Attempt { server: 3, address: "127.0.0.1:8080".parse().unwrap(), ..Attempt::default() };
+        let address = "127.0.0.1:8080".parse().unwrap();
+        let attempt = Attempt { server: 3, address, connected: MonoNs(7), opened: MonoNs(6), ..Attempt::default() };
         (head, vec![attempt])
     }
 
