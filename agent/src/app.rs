@@ -27,9 +27,10 @@ use crate::catalog::Catalog;
 use crate::config::model::{Dynamic, Log, Static, Workers};
 use crate::config::{self, Fault, Inputs, Registry, Reloader, Resolver, Watcher, names};
 use crate::export::internal::{InternalRequest, InternalSpans, InternalTask};
-use crate::export::resource::{HostFacts, Resource};
+use crate::export::resource::{HostFacts, OwnPod, Resource};
 use crate::export::sender::Exporter;
 use crate::export::writer::SpanWriter;
+use crate::kube::pods::{self, Pods};
 use crate::merge::phase::Attributed;
 use crate::merge::pump::{self, Pump, PumpCounts, Sink};
 use crate::metrics::{self, PhaseReader, PhaseWriter};
@@ -178,21 +179,24 @@ struct Telemetry {
     recent: Arc<Recent>,
     phases: PhaseWriter,
     spans: Option<SpanWriter>,
+    pods: Pods,
 }
 
 impl Sink for Telemetry {
     fn request(&mut self, attributed: &Attributed<'_>) {
         let catalog = self.catalog.load();
         self.phases.observe(attributed);
-        self.recent.offer(attributed, &catalog);
+        self.recent.offer(attributed, &catalog, &self.pods);
         if let Some(spans) = &mut self.spans {
-            spans.request(attributed, &catalog);
+            spans.request(attributed, &catalog, &self.pods);
         }
     }
 
     fn turn_over(&mut self) {
+        let now = MonoNs::now();
+        self.pods.turn(now);
         if let Some(spans) = &mut self.spans {
-            spans.turn_over(MonoNs::now());
+            spans.turn_over(now);
         }
     }
 }
@@ -207,7 +211,8 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let probes = load_probes(&fixed, &mut tasks)?;
     let share = fixed.tracing.as_ref().map_or(0.0, |tracing| tracing.sample_rate);
     let policy = Arc::new(ArcSwap::from_pointee(Policy::ratio(share)));
-    let mut traces = Traces::start(&fixed, &policy)?;
+    let (pods, own) = pods::start(&fixed, variable, &mut tasks).await;
+    let mut traces = Traces::start(&fixed, &own, &policy)?;
     let (proxy, readers) =
         Proxy::start(&settings(&fixed), probes.observer(), policy).context("starting the workers")?;
     let phases = PhaseWriter::default();
@@ -220,6 +225,7 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
         phases: vec![phases.reader()],
         spans: traces.exporter.as_ref().map(Exporter::counts),
         probes: Arc::new(probes),
+        pods: pods.counts(),
         recent: Arc::new(Recent::default()),
         draining: Arc::new(AtomicBool::new(false)),
     };
@@ -228,6 +234,7 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
         recent: Arc::clone(&meters.recent),
         phases,
         spans: traces.writer(&fixed),
+        pods,
     };
     let pump = Pump::new(readers, Arc::clone(&meters.pump), meters.probes.observer(), telemetry);
     let merge = pump::spawn("merge", pump).context("starting the merge")?;
@@ -272,7 +279,7 @@ struct Traces {
 }
 
 impl Traces {
-    fn start(fixed: &Static, policy: &Arc<ArcSwap<Policy>>) -> Result<Self> {
+    fn start(fixed: &Static, own: &OwnPod, policy: &Arc<ArcSwap<Policy>>) -> Result<Self> {
         let Some(tracing) = &fixed.tracing else { return Ok(Self::default()) };
         let runtime = tokio::runtime::Handle::current();
         let mut all = Self::default();
@@ -282,9 +289,8 @@ impl Traces {
             all.sampling = Some(sampling.context("tracing.jaeger.samplingServerURL")?);
         }
         if let Some(otlp) = &tracing.otlp {
-            #[expect(clippy::disallowed_methods, reason = "OpenTelemetry's own variable, read once, here")]
-            let environment = std::env::var("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
-            let resource = Resource::new(tracing, &HostFacts::read(), &environment);
+            let environment = variable("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+            let resource = Resource::new(tracing, &HostFacts::read(), own, &environment);
             let exporter = Exporter::start(otlp, &resource, fastrand::u64(..), &runtime).context("tracing.otlp")?;
             if tracing.add_internals {
                 let policy = Arc::clone(policy);
@@ -314,6 +320,12 @@ impl Traces {
             exporter.shutdown(EXPORT_GRACE).await;
         }
     }
+}
+
+/// A variable of the environment. OpenTelemetry and Kubernetes name their own; ours are in the file.
+#[expect(clippy::disallowed_methods, reason = "others' variables, each read once at the start")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// How long the last spans may take to reach the collector: Traefik's.
@@ -348,6 +360,7 @@ struct Meters {
     phases: Vec<PhaseReader>,
     spans: Option<Arc<crate::export::counts::SpanCounts>>,
     probes: Arc<Probes>,
+    pods: Option<Arc<pods::Counts>>,
     recent: Arc<Recent>,
     draining: Arc<AtomicBool>,
 }
@@ -379,6 +392,7 @@ impl Meters {
             spans: self.spans(),
             probes: &by_probe(&counters),
             probe_refusals: counters.no_slot,
+            pods: self.pods.as_deref().map(|pods| pods.read(MonoNs::now())),
             config: metrics::ReloadCounts {
                 reloads: 1 + load(&self.shown.reloads),
                 last_succeeded: !self.shown.failed.load(Ordering::Relaxed),
@@ -438,7 +452,7 @@ fn start_api(
 ) -> Result<Option<SocketAddr>> {
     let Some(config) = &fixed.api else { return Ok(None) };
     let (for_recent, for_probes, for_switch) = (Arc::clone(&meters.recent), meters.clone(), meters.clone());
-    let (for_spans, for_text) = (meters.clone(), meters.clone());
+    let (for_spans, for_text, for_pods) = (meters.clone(), meters.clone(), meters.pods.clone());
     let metrics: api::Metrics = Arc::new(move |accept| {
         let format = metrics::Format::accepted(Some(accept));
         (format.content_type(), for_text.text(format))
@@ -455,6 +469,7 @@ fn start_api(
             let metrics::SpanCounts { made, sent, lost, pending } = for_spans.spans();
             serde_json::json!({"made": made, "sent": sent, "lost": lost, "pending": pending})
         }),
+        kubernetes: Arc::new(move || serde_json::json!(for_pods.as_deref().map(|pods| pods.read(MonoNs::now())))),
         metrics: fixed.metrics.is_some().then_some(metrics),
         on_request: Arc::new(move |request| {
             // What no route matched has no name that an operator could look for.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use wayspan_agent::kube::pods::doctor as cluster;
 use wayspan_agent::{app, config, probes};
 
 // Measured in the bench: the proxy's allocations are small and short-lived, and cross no threads.
@@ -75,18 +76,22 @@ fn check(file: &Path) -> anyhow::Result<ExitCode> {
 
 fn doctor(json: bool, cost: bool) -> anyhow::Result<ExitCode> {
     let report = probes::doctor::report(&config::model::Probes::default());
+    let cluster = runtime()?.block_on(cluster::report());
     let costs = cost.then(|| probes::cost::measure().map_err(|error| error.to_string()));
     let prices = costs.as_ref().and_then(|costs| costs.as_deref().ok()).map(probes::cost::prices);
     let mut told = String::new();
     if json {
         let mut all = serde_json::to_value(&report)?;
+        if let Some(fields) = all.as_object_mut() {
+            fields.insert("kubernetes".to_owned(), serde_json::to_value(&cluster)?);
+        }
         if let (Some(costs), Some(fields)) = (&costs, all.as_object_mut()) {
             fields.insert("costs".to_owned(), serde_json::to_value(costs)?);
             fields.insert("prices".to_owned(), serde_json::to_value(&prices)?);
         }
         writeln!(told, "{}", serde_json::to_string_pretty(&all)?)?;
     } else {
-        writeln!(told, "{report}")?;
+        writeln!(told, "{report}{cluster}")?;
         match &costs {
             Some(Ok(costs)) => costs.iter().try_for_each(|cost| writeln!(told, "{cost}"))?,
             Some(Err(error)) => writeln!(told, "cost: not measured: {error}")?,
@@ -96,6 +101,10 @@ fn doctor(json: bool, cost: bool) -> anyhow::Result<ExitCode> {
     }
     say(&told)?;
     Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// Prints. A reader that has seen enough, such as `head`, is no fault.

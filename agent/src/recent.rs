@@ -12,6 +12,7 @@ use wayspan_proxy::record::{End, ErrorKind, Method};
 use wayspan_proxy::sampling::Gcra;
 
 use crate::catalog::Catalog;
+use crate::kube::pods::Pods;
 use crate::merge::phase::{Attributed, Phase};
 
 /// Slowest requests kept per minute and shown, and failures kept: what a person scrolls through.
@@ -50,6 +51,8 @@ pub struct RecentRequest {
     pub service: String,
     /// The address last tried; empty where none was.
     pub upstream: String,
+    /// The pod that had it; empty where none is known.
+    pub pod: String,
     /// Attempts made.
     pub attempts: u16,
     /// Status sent; 0 for none.
@@ -137,7 +140,7 @@ impl Default for Recent {
 
 impl Recent {
     /// Takes a request in where it is among the slowest of its minute, or failed.
-    pub fn offer(&self, attributed: &Attributed<'_>, catalog: &Catalog) {
+    pub fn offer(&self, attributed: &Attributed<'_>, catalog: &Catalog, pods: &Pods) {
         let minute = attributed.end.0 / MINUTE_NS;
         // A request of a minute that is over competes in the running one.
         let slow = minute > self.minute.load(Ordering::Relaxed)
@@ -150,7 +153,7 @@ impl Recent {
         }
         let failed = failed && self.failures_rate.allow(attributed.end);
         if slow || failed {
-            let request = Arc::new(describe(attributed, catalog));
+            let request = Arc::new(describe(attributed, catalog, pods));
             self.keep(request, minute, slow, failed);
         }
     }
@@ -222,9 +225,10 @@ fn has_failed(attributed: &Attributed<'_>) -> bool {
     head.status >= 500 || !matches!(head.end, End::Complete | End::Refused) || head.status == 0
 }
 
-fn describe(attributed: &Attributed<'_>, catalog: &Catalog) -> RecentRequest {
+fn describe(attributed: &Attributed<'_>, catalog: &Catalog, pods: &Pods) -> RecentRequest {
     let record = attributed.record;
     let head = &record.head;
+    let pod = record.attempts.last().and_then(|attempt| pods.of_attempt(attempt));
     let text = |name: Option<&Arc<str>>| name.map(|name| name.as_ref().to_owned()).unwrap_or_default();
     let route = catalog.routes.get(&head.route);
     let branch = usize::from(head.branch);
@@ -248,6 +252,7 @@ fn describe(attributed: &Attributed<'_>, catalog: &Catalog) -> RecentRequest {
         router: text(route.map(|route| &route.router)),
         service: text(catalog.services.get(&head.service)),
         upstream: record.attempts.last().map(|attempt| attempt.address.to_string()).unwrap_or_default(),
+        pod: pod.map(|found| found.pod.name.to_string()).unwrap_or_default(),
         attempts: head.attempts_made,
         status: head.status,
         start_mono_ns: attributed.start.0,
@@ -353,7 +358,7 @@ mod tests {
             request_headers: Vec::new(),
             response_headers: Vec::new(),
         };
-        recent.offer(&attribute(&record), &catalog());
+        recent.offer(&attribute(&record), &catalog(), &Pods::none());
     }
 
     fn minute(number: u64) -> MonoNs {
@@ -448,7 +453,7 @@ mod tests {
             request_headers: Vec::new(),
             response_headers: Vec::new(),
         };
-        let request = describe(&attribute(&record), &Catalog::default());
+        let request = describe(&attribute(&record), &Catalog::default(), &Pods::none());
         assert_eq!((request.name.as_str(), request.method, request.router.as_str()), ("HTTP", "_OTHER", ""));
     }
 }

@@ -130,7 +130,7 @@ fn rust_faults(name: &str, text: &str, faults: &mut Vec<String>) {
 
 /// A module of ours may be called like the crate that only it knows.
 fn is_ours(code: &str, start: usize) -> bool {
-    code.get(..start).is_some_and(|before| before.ends_with("crate::"))
+    code.get(..start).is_some_and(|before| before.ends_with("crate::") || before.ends_with("wayspan_agent::"))
 }
 
 fn begins_a_word(line: &str, start: usize) -> bool {

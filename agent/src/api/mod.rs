@@ -58,6 +58,8 @@ pub struct State {
     pub switch: Switch,
     /// Numbers by name: spans made, sent, lost, pending.
     pub span_counts: Producer,
+    /// What is known of pods: [`crate::kube::pods::Reading`], or null where none are watched.
+    pub kubernetes: Producer,
     /// `None`: metrics are off.
     pub metrics: Option<Metrics>,
     /// Internal spans hang on it.

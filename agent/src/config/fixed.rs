@@ -8,8 +8,8 @@ use super::cursor::Cursor;
 use super::fault::{Fault, Faults};
 use super::kubernetes;
 use super::model::{
-    Api, Attribution, ClientTls, FileProvider, Identity, Log, Metrics, Otlp, OtlpProtocol, PhaseSpans, Ping, Probes,
-    SamplingServer, Static, Tracing, Workers,
+    Api, Attribution, ClientTls, FileProvider, Identity, Log, Metadata, Metrics, Otlp, OtlpProtocol, PhaseSpans, Ping,
+    Probes, SamplingServer, Static, Switch, Tracing, Workers,
 };
 use super::value;
 use super::yaml::Node;
@@ -47,6 +47,7 @@ pub(super) fn read(file: &Path, root: &Node, faults: &mut Faults) -> Static {
             notable_share: top.float("attribution.notable.share"),
         },
         workers: Workers { count: top.integer("workers.count"), pin: top.boolean("workers.pin") },
+        metadata: read.metadata(),
         file_provider: top.node("providers.file").and_then(|_| read.file_provider()),
         kubernetes: kubernetes::read(file, root, faults),
     }
@@ -188,6 +189,38 @@ impl Read<'_> {
             jaeger_query: self.top.text("api.jaegerQuery"),
             allowed_hosts: self.top.texts("api.allowedHosts").iter().map(|host| host.to_ascii_lowercase()).collect(),
         }
+    }
+
+    fn metadata(&mut self) -> Metadata {
+        let top = self.top;
+        Metadata {
+            enabled: match top.text("kubernetes.metadata.enabled").unwrap_or_default().to_ascii_lowercase().as_str() {
+                "true" => Switch::On,
+                "false" => Switch::Off,
+                _ => Switch::Auto,
+            },
+            labels: self.keys("kubernetes.metadata.labels"),
+            annotations: self.keys("kubernetes.metadata.annotations"),
+            namespaces: self.each(
+                "kubernetes.metadata.namespaces",
+                "is no namespace; write names in lower case",
+                value::is_namespace,
+            ),
+            max_pods: top.integer("kubernetes.metadata.maxPods"),
+        }
+    }
+
+    fn keys(&mut self, path: &str) -> Vec<String> {
+        self.each(path, "is no key of a label; write it whole, or its beginning and a `*`", value::is_label_key)
+    }
+
+    /// A list's texts that are what they should be.
+    fn each(&mut self, path: &str, message: &str, is_right: impl Fn(&str) -> bool) -> Vec<String> {
+        let (right, wrong): (Vec<_>, Vec<_>) = self.top.lines(path).into_iter().partition(|(_, text)| is_right(text));
+        for (line, text) in wrong {
+            self.faults.push(Fault::at(self.file, path, line, format!("`{text}` {message}")));
+        }
+        right.into_iter().map(|(_, text)| text.to_owned()).collect()
     }
 
     fn file_provider(&mut self) -> Option<FileProvider> {

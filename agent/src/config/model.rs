@@ -54,6 +54,8 @@ pub struct Static {
     pub file_provider: Option<FileProvider>,
     /// `providers.kubernetes*`; `None`: none of them.
     pub kubernetes: Option<Kubernetes>,
+    /// `kubernetes.metadata`.
+    pub metadata: Metadata,
 }
 
 /// Entry points, routers, services, middlewares.
@@ -503,4 +505,44 @@ pub struct StatusAddress {
     pub hostname: Option<String>,
     /// A Service by namespace and name.
     pub service: Option<(String, String)>,
+}
+
+/// `kubernetes.metadata`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metadata {
+    /// `enabled`.
+    pub enabled: Switch,
+    /// `labels`: those of pods that become attributes.
+    pub labels: Vec<String>,
+    /// `annotations`: likewise.
+    pub annotations: Vec<String>,
+    /// `namespaces`: the only ones whose pods are watched; empty: all.
+    pub namespaces: Vec<String>,
+    /// `maxPods`: known at once.
+    pub max_pods: usize,
+}
+
+impl Default for Metadata {
+    fn default() -> Self {
+        // A large cluster of 150,000 pods names its own; a pod takes 1.2 KiB.
+        Self {
+            enabled: Switch::Auto,
+            labels: Vec::new(),
+            annotations: Vec::new(),
+            namespaces: Vec::new(),
+            max_pods: 20_000,
+        }
+    }
+}
+
+/// Whether something is on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Switch {
+    /// Where it can be.
+    #[default]
+    Auto,
+    /// It must.
+    On,
+    /// Not at all.
+    Off,
 }

@@ -96,7 +96,7 @@ fn material(dynamic: &Dynamic) -> (&[Certificate], Option<&Certificate>, &[TlsOp
 
 /// One fault for each static section that is another than the one that holds.
 fn restarts(main: &Path, holding: &Static, new: &Parsed) -> Vec<Fault> {
-    let Static { tracing, api, ping, metrics, log, probes, attribution, workers, file_provider, kubernetes } =
+    let Static { tracing, api, ping, metrics, log, probes, attribution, workers, file_provider, kubernetes, metadata } =
         &new.fixed;
     // A faulty section has its own faults, and defaults in place of what is wrong.
     let told = |section| {
@@ -113,6 +113,7 @@ fn restarts(main: &Path, holding: &Static, new: &Parsed) -> Vec<Fault> {
         ("attribution", *attribution == holding.attribution),
         ("workers", *workers == holding.workers),
         ("providers", *file_provider == holding.file_provider && *kubernetes == holding.kubernetes),
+        ("kubernetes", *metadata == holding.metadata),
     ]
     .into_iter()
     .filter(|(section, same)| !same && !told(section))

@@ -426,6 +426,37 @@ const KEYS: &[Key] = &[
         "Threads that serve traffic; 0: by CPU affinity and cgroup quota.",
     ),
     ours("workers.pin", Kind::Bool, "false", "Pin each worker to a CPU."),
+    ours(
+        "kubernetes.metadata.enabled",
+        Kind::Choice(&["auto", "true", "false"]),
+        "auto",
+        "Whether spans name the pods at both ends (`peer.k8s.*`), for which pods and nodes are watched. `auto`: in a pod, and with a Kubernetes provider; \
+         `true`: also elsewhere, by KUBECONFIG.",
+    ),
+    ours(
+        "kubernetes.metadata.labels",
+        Kind::Texts,
+        "",
+        "Labels of pods that become attributes (`peer.k8s.pod.label.<key>`): whole keys, or beginnings with a `*` behind.",
+    ),
+    ours(
+        "kubernetes.metadata.annotations",
+        Kind::Texts,
+        "",
+        "Annotations of pods that become attributes: likewise; at most 1,024 bytes of each.",
+    ),
+    ours(
+        "kubernetes.metadata.namespaces",
+        Kind::Texts,
+        "",
+        "The only namespaces whose pods are watched; none: all of them.",
+    ),
+    ours(
+        "kubernetes.metadata.maxPods",
+        Kind::Integer(1, 1_000_000),
+        "20000",
+        "Pods known at once, 1.2 KiB each; beyond, further ones are not named, and counted.",
+    ),
 ];
 
 /// The keys as a tree.

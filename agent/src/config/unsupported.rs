@@ -22,7 +22,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("tcpServersTransport", ""),
     ("tcp", ""),
     ("udp", ""),
-    ("kubernetes", ""),
     // Static, entry points.
     ("entryPoints.<name>.allowACMEByPass", ""),
     ("entryPoints.<name>.asDefault", ""),

@@ -178,6 +178,20 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
+/// A namespace's name (RFC 1123's label).
+pub(super) fn is_namespace(text: &str) -> bool {
+    let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len()) && text.bytes().all(inside) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+/// A key of a label or an annotation, or its beginning with a `*` behind.
+pub(super) fn is_label_key(text: &str) -> bool {
+    let key = text.strip_suffix('*').unwrap_or(text);
+    let inside = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+    // A prefix of 253 bytes, a slash, a name of 63.
+    !text.is_empty() && key.len() <= 317 && key.bytes().all(inside)
+}
+
 /// Go's duration (`1m30s`, `1.5h`, `200ms`), or seconds.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     // A century; Go's own limit is 292 years.

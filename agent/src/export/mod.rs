@@ -12,6 +12,7 @@ mod facts;
 mod grpc;
 pub mod internal;
 pub mod names;
+pub mod peer;
 mod proto;
 pub mod queue;
 pub mod resource;

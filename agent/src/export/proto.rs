@@ -1,6 +1,8 @@
 //! Protobuf's wire format as far as OTLP's trace messages need it: appends to one buffer, allocates nothing itself.
 //! What the messages say is `span`'s and `resource`'s.
 
+use super::peer::Encoded;
+
 /// Wire types, the low three bits of a field's tag (protobuf encoding guide, "Message Structure").
 const VARINT: u8 = 0;
 const FIXED64: u8 = 1;
@@ -131,6 +133,12 @@ impl<'o> Attributes<'o> {
         bytes(self.out, KEY, key.as_bytes());
         self.out.push(VALUE);
         varint(self.out, value_len);
+    }
+
+    /// What was encoded before, for a span.
+    #[inline]
+    pub(super) fn encoded(&mut self, attributes: &Encoded) {
+        self.out.extend_from_slice(attributes.bytes());
     }
 
     /// A string.

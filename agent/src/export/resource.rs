@@ -59,6 +59,29 @@ impl HostFacts {
     }
 }
 
+/// What is known of the agent's own pod; empty texts where nothing is, all of them outside of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are OpenTelemetry's")]
+pub struct OwnPod {
+    pub namespace: String,
+    pub pod_name: String,
+    pub pod_uid: String,
+    pub pod_ip: String,
+    pub node_name: String,
+    pub container_name: String,
+    pub daemon_set: String,
+    pub start_time: String,
+    pub cluster_uid: String,
+}
+
+impl OwnPod {
+    /// OpenTelemetry's for Kubernetes: unique among all pods' containers, and one name for each.
+    fn instance_id(&self) -> Option<String> {
+        let parts = [&self.namespace, &self.pod_name, &self.container_name].map(String::as_str);
+        (!parts.contains(&"")).then(|| parts.join("."))
+    }
+}
+
 /// The resource of all our spans.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resource {
@@ -66,16 +89,21 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// From what the machine says, `OTEL_RESOURCE_ATTRIBUTES` (its text, empty if unset) and the configuration; the
-    /// later ones win. `service.name` is `serviceName` in any case: remote sampling and the dashboard ask by it.
+    /// From what the machine and the cluster say, `OTEL_RESOURCE_ATTRIBUTES` (its text, empty if unset) and the
+    /// configuration; the later ones win. `service.name` is `serviceName` in any case: remote sampling and the dashboard ask by it.
     #[must_use]
-    pub fn new(tracing: &Tracing, facts: &HostFacts, environment: &str) -> Self {
+    pub fn new(tracing: &Tracing, facts: &HostFacts, own: &OwnPod, environment: &str) -> Self {
         let mut resource = Self { attributes: Vec::new() };
+        let instance_id = own.instance_id();
+        // A pod has a host name of its own, which is not the host's.
+        let host_name = if own.node_name.is_empty() { &facts.host_name } else { &own.node_name };
+        // Where the machine's id is not to be seen, its name stands for it.
+        let host_id = if facts.host_id == facts.host_name { host_name } else { &facts.host_id };
         for (key, value) in [
             (otel::SERVICE_VERSION, VERSION),
-            (otel::SERVICE_INSTANCE_ID, &facts.instance_id),
-            (otel::HOST_NAME, &facts.host_name),
-            (otel::HOST_ID, &facts.host_id),
+            (otel::SERVICE_INSTANCE_ID, instance_id.as_deref().unwrap_or(&facts.instance_id)),
+            (otel::HOST_NAME, host_name),
+            (otel::HOST_ID, host_id),
             (otel::HOST_ARCH, architecture()),
             (otel::OS_TYPE, std::env::consts::OS),
             (otel::OS_VERSION, &facts.os_version),
@@ -84,6 +112,15 @@ impl Resource {
             (otel::TELEMETRY_SDK_NAME, SCOPE),
             (otel::TELEMETRY_SDK_LANGUAGE, "rust"),
             (otel::TELEMETRY_SDK_VERSION, VERSION),
+            (otel::K8S_NAMESPACE_NAME, &own.namespace),
+            (otel::K8S_POD_NAME, &own.pod_name),
+            (otel::K8S_POD_UID, &own.pod_uid),
+            (otel::K8S_POD_IP, &own.pod_ip),
+            (otel::K8S_POD_START_TIME, &own.start_time),
+            (otel::K8S_CONTAINER_NAME, &own.container_name),
+            (otel::K8S_DAEMONSET_NAME, &own.daemon_set),
+            (otel::K8S_NODE_NAME, &own.node_name),
+            (otel::K8S_CLUSTER_UID, &own.cluster_uid),
         ] {
             if !value.is_empty() {
                 resource.set(key, value.to_owned().into());
@@ -213,7 +250,8 @@ mod tests {
     fn resource(environment: &str, configured: &[(&str, &str)]) -> Resource {
         let resource_attributes = configured.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
         let facts = HostFacts { host_name: "node".into(), host_id: "id".into(), pid: 7, ..HostFacts::default() };
-        Resource::new(&crate::config::model::Tracing { resource_attributes, ..tracing() }, &facts, environment)
+        let tracing = crate::config::model::Tracing { resource_attributes, ..tracing() };
+        Resource::new(&tracing, &facts, &OwnPod::default(), environment)
     }
 
     fn value(resource: &Resource, key: &str) -> Option<String> {
@@ -236,6 +274,43 @@ mod tests {
             assert_eq!(value(&resource, key).as_deref(), Some(expected), "{key}");
         }
         assert_eq!(value(&resource, "os.version"), None);
+    }
+
+    #[test]
+    fn a_pod_says_which_one_it_is_and_outside_of_a_cluster_nothing_is_said() {
+        let facts = HostFacts { host_name: "pod-x".into(), host_id: "pod-x".into(), ..HostFacts::default() };
+        let own = OwnPod {
+            namespace: "default".into(),
+            pod_name: "wayspan-x2v9k".into(),
+            pod_uid: "u".into(),
+            pod_ip: "10.0.0.7".into(),
+            node_name: "node-1".into(),
+            container_name: "wayspan".into(),
+            daemon_set: "wayspan".into(),
+            start_time: "2026-11-24T19:00:00Z".into(),
+            cluster_uid: "c".into(),
+        };
+        let resource = Resource::new(&tracing(), &facts, &own, "");
+        for (key, expected) in [
+            ("k8s.namespace.name", "default"),
+            ("k8s.pod.name", "wayspan-x2v9k"),
+            ("k8s.pod.uid", "u"),
+            ("k8s.pod.ip", "10.0.0.7"),
+            ("k8s.pod.start_time", "2026-11-24T19:00:00Z"),
+            ("k8s.container.name", "wayspan"),
+            ("k8s.daemonset.name", "wayspan"),
+            ("k8s.node.name", "node-1"),
+            ("k8s.cluster.uid", "c"),
+            ("service.instance.id", "default.wayspan-x2v9k.wayspan"),
+            ("host.name", "node-1"),
+            ("host.id", "node-1"),
+        ] {
+            assert_eq!(value(&resource, key).as_deref(), Some(expected), "{key}");
+        }
+        let seen = HostFacts { host_id: "machine".into(), ..facts.clone() };
+        assert_eq!(value(&Resource::new(&tracing(), &seen, &own, ""), "host.id").as_deref(), Some("machine"));
+        let outside = Resource::new(&tracing(), &facts, &OwnPod::default(), "");
+        assert!(outside.attributes.iter().all(|known| !known.key.as_str().starts_with("k8s.")));
     }
 
     #[test]

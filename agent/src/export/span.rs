@@ -13,11 +13,13 @@ use super::child_ids::ChildIds;
 use super::clock::WallOffset;
 use super::facts;
 use super::names;
+use super::peer;
 use super::proto::{self, Attributes, length_tag};
 use super::side::{is_upstream, upstream_share};
 use super::text;
 use crate::catalog::{Catalog, RouteNames};
 use crate::config::model::{Attribution, PhaseSpans, Tracing};
+use crate::kube::pods::Pods;
 use crate::merge::phase::{Attributed, Blame, Coverage, Phase};
 
 /// `ScopeSpans.spans`: what [`SpanEncoder::encode`] appends is a sequence of these fields.
@@ -81,6 +83,7 @@ struct Request<'a> {
     record: &'a Record<'a>,
     head: &'a Head,
     catalog: &'a Catalog,
+    pods: &'a Pods,
     route: Option<&'a RouteNames>,
     start_us: u64,
 }
@@ -121,7 +124,14 @@ impl SpanEncoder {
 
     /// Appends the spans of one request as `ScopeSpans.spans` fields and returns how many. None where the request is
     /// not sampled, or went to a route of the agent's own without `addInternals`.
-    pub fn encode(&mut self, out: &mut Vec<u8>, request: &Attributed<'_>, catalog: &Catalog, wall: WallOffset) -> u32 {
+    pub fn encode(
+        &mut self,
+        out: &mut Vec<u8>,
+        request: &Attributed<'_>,
+        catalog: &Catalog,
+        pods: &Pods,
+        wall: WallOffset,
+    ) -> u32 {
         let record = request.record;
         let head = &record.head;
         let route = catalog.routes.get(&head.route).map(|route| &**route);
@@ -130,7 +140,7 @@ impl SpanEncoder {
             return 0;
         }
         let request =
-            Request { attributed: request, record, head, catalog, route, start_us: wall.unix_us(request.start) };
+            Request { attributed: request, record, head, catalog, pods, route, start_us: wall.unix_us(request.start) };
         self.prepare(&request);
         let mut ids = ChildIds::new(record);
         let mut spans = 1;
@@ -182,6 +192,7 @@ impl SpanEncoder {
         request.span(out, &span, |a| {
             self.request_attributes(a, request);
             request.names(a);
+            peer::client(a, request.pods, request.head);
             self.captured(a, request.record);
             self.attribution(a, request, |_| true, request.attributed.blame, request.attributed.dominant);
             if let (true, Some(kind)) = (root, names::sampler_type(head.sampling_reason)) {
@@ -343,6 +354,7 @@ impl SpanEncoder {
             if let Some(service) = request.service() {
                 a.text(names::SERVICE, service);
             }
+            peer::server(a, request.pods, attempt);
             a.flag(names::CONNECTION_REUSED, attempt.reused);
             facts::of_attempt(a, request.attributed, attempt, is_last);
             if is_last {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::trace::v1::{ScopeSpans, span};
+use opentelemetry_proto::tonic::trace::v1::{ScopeSpans, Span, span};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use prost::Message;
 
@@ -92,6 +92,16 @@ pub(crate) fn told(encoded: &[u8]) -> Vec<Told> {
             .collect(),
     });
     all.collect()
+}
+
+/// Attributes that are texts, as `key=value`.
+pub(crate) fn texts(encoded: &super::peer::Encoded) -> Vec<String> {
+    let attributes = Span::decode(encoded.bytes()).unwrap().attributes.into_iter();
+    let texts = attributes.map(|attribute| match attribute.value.and_then(|value| value.value) {
+        Some(Value::StringValue(text)) => format!("{}={text}", attribute.key),
+        other => panic!("{other:?}"),
+    });
+    texts.collect()
 }
 
 /// What the calling thread has used, for measurements beside others' load.

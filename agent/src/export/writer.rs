@@ -7,6 +7,7 @@ use super::queue::BatchWriter;
 use super::span::SpanEncoder;
 use crate::catalog::Catalog;
 use crate::config::model::{Attribution, Tracing};
+use crate::kube::pods::Pods;
 use crate::merge::phase::Attributed;
 
 /// Writes the spans of attributed requests. Dropped, it sends off what it holds; the exporter is shut down after.
@@ -27,10 +28,10 @@ impl SpanWriter {
     }
 
     /// Leaves a request's spans, if it is sampled.
-    pub fn request(&mut self, request: &Attributed<'_>, catalog: &Catalog) {
+    pub fn request(&mut self, request: &Attributed<'_>, catalog: &Catalog, pods: &Pods) {
         let wall = self.clock.offset(self.now);
         let encoder = &mut self.encoder;
-        self.batch.push(|out| encoder.encode(out, request, catalog, wall));
+        self.batch.push(|out| encoder.encode(out, request, catalog, pods, wall));
     }
 
     /// A turn of the merge is over: sends off a batch that has waited long enough.

@@ -2,12 +2,14 @@
 //!
 //! [`client`] connects and keeps requests within limits. Everybody shares one client: it holds one connection pool and
 //! reloads its own credentials. [`watch`] tells of objects, [`objects`] holds them, [`translate`] makes routes of them,
-//! which is pure, and [`provider`] is the task that turns news into configuration.
+//! which is pure, and [`provider`] is the task that turns news into configuration. [`pods`] says which pods are at the two
+//! ends of a request.
 
 pub mod client;
 pub mod lease;
 pub mod objects;
 pub mod parts;
+pub mod pods;
 pub mod provider;
 pub mod status;
 pub mod translate;

@@ -19,6 +19,7 @@ use self::process::Process;
 use self::text::{Kind, Page};
 use crate::catalog::Catalog;
 use crate::config::model::Certificate;
+use crate::kube::pods;
 use crate::merge::phase::Phase;
 
 /// The exporter's account: made = sent + lost + pending.
@@ -88,6 +89,8 @@ pub struct Inputs<'a> {
     pub probes: &'a [ProbeCounts],
     /// Connections that found no free slot.
     pub probe_refusals: u64,
+    /// Pods; `None` where none are watched.
+    pub pods: Option<pods::Reading>,
     /// Configuration.
     pub config: ReloadCounts,
     /// Certificates that clients may be shown.
@@ -103,6 +106,9 @@ pub fn render(inputs: &Inputs<'_>, format: Format) -> String {
     phase_histograms(&mut page, inputs.phases);
     tracing_path(&mut page, inputs);
     certificates(&mut page, inputs.certificates);
+    if let Some(pods) = &inputs.pods {
+        kubernetes(&mut page, pods);
+    }
     process(&mut page, &Process::read());
     page.finish()
 }
@@ -341,6 +347,19 @@ fn certificates(page: &mut Page, certificates: &[&Certificate]) {
     }
 }
 
+fn kubernetes(page: &mut Page, pods: &pods::Reading) {
+    gauge(page, "wayspan_kubernetes_pods", "Pods that spans can name.", pods.pods);
+    gauge(page, "wayspan_kubernetes_pods_gone", "Pods that have gone and can still be named.", pods.resting);
+    counter(page, "wayspan_kubernetes_refused_total", "Changes of pods and nodes that found no room.", pods.refused);
+    let restarts = "Watches of pods and nodes that failed or listed anew.";
+    counter(page, "wayspan_kubernetes_watch_restarts_total", restarts, pods.restarts);
+    gauge(page, "wayspan_kubernetes_synced", "Whether all pods are known as of now.", u8::from(pods.is_synced));
+    if let Some(age_s) = pods.heard_before_seconds {
+        let help = "Seconds since the API server last told of a pod or a node.";
+        gauge(page, "wayspan_kubernetes_last_event_age_seconds", help, age_s);
+    }
+}
+
 fn process(page: &mut Page, process: &Process) {
     if let Some(cpu_s) = process.cpu_s {
         page.family("process_cpu_seconds_total", Kind::Counter, "CPU time of the process.");
@@ -425,6 +444,7 @@ mod tests {
             spans: SpanCounts { made: 10, sent: 7, lost: 1, pending: 2 },
             probes: &[probe.clone(), probe],
             probe_refusals: 3,
+            pods: Some(pods::Reading { pods: 9, restarts: 2, is_synced: true, ..pods::Reading::default() }),
             config: ReloadCounts { reloads: 2, last_succeeded: true },
             certificates: &[],
         };
@@ -471,6 +491,9 @@ mod tests {
             ("wayspan_probe_hits_total", &[("probe", "sk_data_ready")], 18.0),
             ("wayspan_probe_misses_total", &[("probe", "sk_data_ready")], 8.0),
             ("wayspan_probe_refusals_total", &[], 3.0),
+            ("wayspan_kubernetes_pods", &[], 9.0),
+            ("wayspan_kubernetes_watch_restarts_total", &[], 2.0),
+            ("wayspan_kubernetes_synced", &[], 1.0),
             ("wayspan_config_reloads_total", &[], 2.0),
             ("wayspan_config_last_reload_success", &[], 1.0),
             ("wayspan_phase_duration_seconds_count", &[("phase", "upstream_wait"), ("blame", "upstream")], 0.0),

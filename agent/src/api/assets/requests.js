@@ -60,7 +60,7 @@ function draw() {
 const keyOf = (request) => `${request.trace_id}/${request.span_id}`;
 
 const searchable = (request) =>
-  ["path", "host", "name", "method", "status", "service", "router", "entry_point", "upstream", "dominant", "blame", "coverage", "error", "trace_id"]
+  ["path", "host", "name", "method", "status", "service", "router", "entry_point", "upstream", "pod", "dominant", "blame", "coverage", "error", "trace_id"]
     .map((field) => request[field] ?? "").join(" ").toLowerCase();
 
 /** The status with its meaning: none was sent, a failure, or fine. */
@@ -71,7 +71,7 @@ export function statusBadge(request) {
 
 /** Whom it passed, in order. */
 export const way = (request) =>
-  [request.entry_point, request.router, request.service !== request.router && request.service, request.upstream]
+  [request.entry_point, request.router, request.service !== request.router && request.service, request.upstream, request.pod]
     .filter(Boolean).join(" → ");
 
 /** What the kernel's probes saw of it. */

@@ -152,6 +152,7 @@ fn state(setup: Setup, draining: &Arc<AtomicBool>, heard: &Arc<Mutex<Vec<ApiRequ
         probes: Arc::new(|| json!([{"tracepoint": "sk_data_ready", "on": true}])),
         switch: Arc::new(|set, _| set.is_none_or(|set| set == "backends")),
         span_counts: Arc::new(|| json!({"made": 3, "sent": 2})),
+        kubernetes: Arc::new(|| json!({"pods": 3, "isSynced": true})),
         metrics: setup.metrics.then(|| -> crate::api::Metrics {
             Arc::new(|accept| ("text/plain; version=0.0.4", format!("up 1 {accept}")))
         }),

@@ -5,7 +5,9 @@ use std::time::Duration;
 use wayspan_proxy::snapshot::{Limits, Timeouts};
 
 use super::{Files, LAB, good};
-use crate::config::model::{Attribution, OtlpProtocol, PhaseSpans, Probes, Static, Verbosity, Workers};
+use crate::config::model::{
+    Attribution, Metadata, OtlpProtocol, PhaseSpans, Probes, Static, Switch, Verbosity, Workers,
+};
 
 #[test]
 fn the_labs_configuration_is_read() {
@@ -32,10 +34,10 @@ fn defaults_are_those_of_the_parts_that_use_them() {
     assert!(config.dynamic.entry_points[0].sanitize_path);
     let service = &config.dynamic.services[0];
     assert_eq!((service.timeouts, service.pass_host), (Timeouts::default(), true));
-    let Static { probes, attribution, workers, log, tracing, api, ping, metrics, file_provider, kubernetes } =
+    let Static { probes, attribution, workers, log, tracing, api, ping, metrics, file_provider, kubernetes, metadata } =
         config.fixed;
     assert_eq!((probes, attribution, workers), (Probes::default(), Attribution::default(), Workers::default()));
-    assert_eq!(log, Default::default());
+    assert_eq!((log, metadata), Default::default());
     assert!(tracing.is_none() && api.is_none() && ping.is_none() && metrics.is_none());
     assert!(file_provider.is_none() && kubernetes.is_none());
     let tracing = good("entryPoints: {web: {address: ':1'}}\ntracing:").fixed.tracing.unwrap();
@@ -91,6 +93,8 @@ log: {level: DEBUG, format: json}
 probes: off
 attribution: {spans: all, notable: {duration: 2ms, share: 0.1}}
 workers: {count: 3, pin: true}
+kubernetes:
+  metadata: {enabled: true, labels: [app, team.example/*], annotations: note, namespaces: [default], maxPods: 7}
 "#;
 
 #[test]
@@ -120,6 +124,15 @@ fn every_key_is_read_as_it_is_written() {
     assert!(!config.fixed.probes.enabled);
     assert_eq!(config.fixed.attribution.spans, PhaseSpans::All);
     assert_eq!(config.fixed.workers, Workers { count: 3, pin: true });
+    let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
+    let metadata = Metadata {
+        enabled: Switch::On,
+        labels: texts(&["app", "team.example/*"]),
+        annotations: texts(&["note"]),
+        namespaces: texts(&["default"]),
+        max_pods: 7,
+    };
+    assert_eq!(config.fixed.metadata, metadata);
 }
 
 /// Every fault of a file, as it is told.
@@ -258,6 +271,20 @@ fn values_are_refused_with_what_was_wanted() {
         "2: http.routers.a@b: a name must not contain `@`: it separates a name from its provider",
     ];
     assert_eq!(got, want);
+}
+
+#[test]
+fn pods_are_asked_for_in_kubernetes_words() {
+    check_with(
+        "kubernetes: {metadata: {enabled: maybe, labels: [app, 'a b', '*x'], namespaces: Default, maxPods: 0}}",
+        &[
+            "main.yaml:2: kubernetes.metadata.enabled: must be auto or true or false, not `maybe`",
+            "main.yaml:2: kubernetes.metadata.maxPods: must be a whole number from 1 to 1000000, not `0`",
+            "main.yaml:2: kubernetes.metadata.labels: `a b` is no key of a label; write it whole, or its beginning and a `*`",
+            "main.yaml:2: kubernetes.metadata.labels: `*x` is no key of a label; write it whole, or its beginning and a `*`",
+            "main.yaml:2: kubernetes.metadata.namespaces: `Default` is no namespace; write names in lower case",
+        ],
+    );
 }
 
 #[test]

@@ -27,7 +27,7 @@ use super::*;
 use crate::config::model::{ClientTls, OtlpProtocol};
 use crate::export::internal::{InternalRequest, InternalSpans};
 use crate::export::proto;
-use crate::export::resource::HostFacts;
+use crate::export::resource::{HostFacts, OwnPod};
 use crate::export::testing::{otlp, thread_cpu_ns, tracing};
 
 /// What the collector does with one request, after it has read it.
@@ -198,7 +198,7 @@ struct World {
 }
 
 fn resource() -> Resource {
-    Resource::new(&tracing(), &HostFacts::default(), "")
+    Resource::new(&tracing(), &HostFacts::default(), &OwnPod::default(), "")
 }
 
 fn start(otlp: &Otlp) -> (Exporter, Arc<SpanCounts>, BatchWriter) {

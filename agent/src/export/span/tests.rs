@@ -17,6 +17,8 @@ use wayspan_proxy::trace_context::TraceId;
 use super::*;
 use crate::catalog::ServerNames;
 use crate::export::testing::{span_data, thread_cpu_ns, tracing};
+use crate::kube::pods::cache::{Cache, Change};
+use crate::kube::pods::facts::Reader;
 use crate::merge::late::Late;
 use crate::merge::phase::Stretch;
 
@@ -56,6 +58,54 @@ fn catalog() -> Catalog {
     }
 }
 
+/// One pod has the client's address from the start, and one the server's until 15 ms later.
+fn pods() -> Pods {
+    let mut cache = Cache::new(9);
+    let mut reader = Reader::default();
+    cache.apply(Change::Node("node-1".into(), zone("zone-a")), us(0));
+    for (name, ip) in [("caller", "192.0.2.7"), ("shop", "127.0.0.1")] {
+        let object = serde_json::json!({
+            "metadata": {"name": name, "namespace": "store", "uid": name},
+            "spec": {"nodeName": "node-1", "containers": [{"name": "web"}]},
+            "status": {"podIP": ip},
+        });
+        let facts = reader.read(&serde_json::from_value(object).unwrap(), WALL).unwrap();
+        cache.apply(Change::Applied(0, facts.clone()), us(0));
+        if name == "shop" {
+            cache.apply(Change::Deleted(0, facts), us(15_000));
+        }
+    }
+    Pods::with(cache)
+}
+
+fn zone(name: &str) -> crate::export::peer::Encoded {
+    let mut writer = crate::export::peer::Writer::default();
+    writer.zone(name);
+    writer.take()
+}
+
+fn peer(pod: &str) -> Vec<KeyValue> {
+    vec![
+        text("peer.k8s.namespace.name", "store"),
+        text("peer.k8s.pod.name", pod),
+        text("peer.k8s.pod.uid", pod),
+        text("peer.k8s.node.name", "node-1"),
+        text("peer.k8s.zone", "zone-a"),
+        text("peer.k8s.container.name", "web"),
+    ]
+}
+
+/// By when the connection was made, or was to be made.
+fn server_pod(attempt: &Attempt) -> Vec<KeyValue> {
+    let made = attempt.opened.known().unwrap_or(attempt.begun);
+    if attempt.address == NO_ADDRESS || !(us(0)..=us(15_000)).contains(&made) {
+        return Vec::new();
+    }
+    let called = ["service.peer.name", "service.peer.namespace", "peer.service"].into_iter();
+    let called = called.zip(["shop", "store", "shop"]).map(|(key, value)| text(key, value));
+    peer("shop").into_iter().chain(called).collect()
+}
+
 fn head() -> Head {
     Head {
         trace_id: TraceId(*b"sixteen bytes id"),
@@ -91,6 +141,7 @@ fn attempt() -> Attempt {
         server: 1,
         address: "127.0.0.1:8080".parse().unwrap(),
         status: 200,
+        opened: us(19),
         begun: us(20),
         first_readable: us(8_000),
         woken: us(7_000),
@@ -170,7 +221,7 @@ fn attributed<'a>(record: &'a Record<'a>, duration_us: u64, cuts: &[u64], body: 
 
 fn encode(encoder: &mut SpanEncoder, request: &Attributed<'_>) -> Vec<ProtoSpan> {
     let mut bytes = Vec::new();
-    let count = encoder.encode(&mut bytes, request, &catalog(), WALL);
+    let count = encoder.encode(&mut bytes, request, &catalog(), &pods(), WALL);
     let spans = ScopeSpans::decode(bytes.as_slice()).unwrap().spans;
     assert_eq!(spans.len(), count as usize);
     spans
@@ -289,6 +340,9 @@ impl Reference<'_> {
         a.extend(self.beside_the_phases());
         if record.head.truncated {
             a.push(KeyValue::new("wayspan.truncated", true));
+        }
+        if record.head.accepted >= us(0) {
+            a.extend(peer("caller"));
         }
         a.extend(captured("request", &record.request_headers));
         a.extend(captured("response", &record.response_headers));
@@ -426,7 +480,7 @@ impl Reference<'_> {
                 a.push(text("traefik.service.name", service));
             }
             let next = record.attempts.get(index + 1);
-            a.extend(self.beside_an_attempt(attempt, next.is_none()));
+            a.extend([server_pod(attempt), self.beside_an_attempt(attempt, next.is_none())].concat());
             if next.is_none() {
                 let side: Vec<_> = Phase::ALL
                     .into_iter()
@@ -617,7 +671,7 @@ fn requests_of_every_kind_are_encoded_as_opentelemetry_encodes_them() {
         ),
         (
             Head { method: Method::Other, https: true, version: 10, branch: 7, ..head() },
-            vec![Attempt { server: 2, reused: true, status: 404, ..attempt() }],
+            vec![Attempt { server: 2, reused: true, status: 404, opened: MonoNs(START - 1), ..attempt() }],
         ),
         (
             Head { attempts_made: 7, status: 502, error: ErrorKind::ConnectionRefused, ..head() },
@@ -706,7 +760,7 @@ fn a_middlewares_call_is_a_client_span_and_those_behind_the_one_that_answered_ha
         names.routes.insert(4, detailed.into());
         let mut bytes = Vec::new();
         let request = attributed(&record, 10_000, &[], false);
-        encoder(PhaseSpans::Attributes).encode(&mut bytes, &request, &names, WALL);
+        encoder(PhaseSpans::Attributes).encode(&mut bytes, &request, &names, &Pods::none(), WALL);
         let spans = opentelemetry_proto::tonic::trace::v1::ScopeSpans::decode(bytes.as_slice()).unwrap().spans;
         let told: Vec<_> = spans.iter().map(|span| span.name.as_str()).collect();
         assert_eq!(told, want);
@@ -811,6 +865,7 @@ fn any_attempt() -> impl Strategy<Value = Attempt> {
         error: error(code),
         status: if code == 0 { 503 } else { 0 },
         reused,
+        opened: MonoNs(if ended % 3 == 0 { 0 } else { START + ended / 2 }),
         first_readable: MonoNs(delay.readable),
         woken: MonoNs(delay.woken),
         first_read: MonoNs(delay.read),
@@ -900,7 +955,7 @@ proptest! {
 fn cost_of_a_span() {
     let headers = Record { request_headers: vec![], response_headers: vec![], ..record(head(), vec![attempt()]) };
     let request = attributed(&headers, 10_000, &[3, 10, 20, 20, 40, 40, 900, 2000, 5000, 9_500], false);
-    let names = catalog();
+    let (names, pods) = (catalog(), pods());
     let counts = std::sync::Arc::new(crate::export::counts::SpanCounts::default());
     for spans in [PhaseSpans::Attributes, PhaseSpans::Notable] {
         let mut encoder = encoder(spans);
@@ -916,7 +971,7 @@ fn cost_of_a_span() {
             for _ in 0..200_000 {
                 writer.push(|out| {
                     let before = out.len();
-                    let count = encoder.encode(out, &request, &names, WALL);
+                    let count = encoder.encode(out, &request, &names, &pods, WALL);
                     sum += (out.len() - before) as u64;
                     count
                 });

@@ -16,6 +16,7 @@ use crate::config::model::{Attribution, PhaseSpans};
 use crate::export::clock::WallOffset;
 use crate::export::span::SpanEncoder;
 use crate::export::testing::{Told, told, tracing};
+use crate::kube::pods::Pods;
 
 /// Worlds in the ordinary run.
 const SEEDS: u64 = 2_000;
@@ -57,7 +58,13 @@ struct Notes {
 impl Sink for Notes {
     fn request(&mut self, attributed: &Attributed<'_>) {
         let mut spans = Vec::new();
-        self.encoder.encode(&mut spans, attributed, &Catalog::default(), WallOffset(1_700_000_000_000_000_000));
+        self.encoder.encode(
+            &mut spans,
+            attributed,
+            &Catalog::default(),
+            &Pods::none(),
+            WallOffset(1_700_000_000_000_000_000),
+        );
         let id = usize::try_from(attributed.record.head.connection_id).unwrap();
         self.out.push((self.now, Out { id, late: attributed.late, spans }));
     }
