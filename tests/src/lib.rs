@@ -19,6 +19,7 @@ mod agent;
 pub mod config;
 pub mod http;
 mod jaeger;
+mod kubernetes;
 mod loopback;
 pub mod otlp;
 mod process;
@@ -32,6 +33,7 @@ use anyhow::{Context, Result};
 
 pub use agent::Agent;
 pub use jaeger::{Edge, HotRod, Jaeger, Span, Trace};
+pub use kubernetes::Kubernetes;
 pub use loopback::private_loopback;
 pub use process::{Process, tied};
 pub use time::{Deadline, PATIENCE, eventually, wait_until};

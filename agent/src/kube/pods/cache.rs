@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use wayspan_proxy::clock::MonoNs;
 
+use super::QUIET;
 use super::facts::{Facts, Place, Pod};
 use crate::export::peer::Encoded;
 
@@ -18,9 +19,6 @@ const REST: Duration = Duration::from_secs(300);
 /// For how long after a watch broke it is believed that nothing has changed: networks rest an address for about as long
 /// before another pod gets it.
 const TRUST: Duration = Duration::from_secs(30);
-/// A watch that has failed more than once and then not for so long is back: its tries are at most 30 s apart, and each takes
-/// at most 10 s to fail.
-const QUIET: Duration = Duration::from_secs(60);
 /// Before a watch breaks, what it tells takes less than this to arrive.
 const WAY_NS: u64 = 1_000_000_000;
 /// Places that are known of one pod: two families of addresses, their ports on the node, and where it was before.

@@ -12,6 +12,7 @@ mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use kube::Client;
@@ -31,6 +32,10 @@ use crate::kube::client;
 const CHANGES_MAX: usize = 1024;
 /// Changes that the merge takes in between two turns of its rings: half a millisecond.
 const TURN_MAX: usize = 512;
+
+/// A watch that has failed and then not for so long is back: its tries are at most 30 s apart, and each takes at most 10 s
+/// to fail.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// A change and when it came.
 type Told = (MonoNs, Change);
@@ -56,14 +61,32 @@ pub struct Counts {
     pub restarts: AtomicU64,
     /// When the API last said something.
     pub heard: AtomicU64,
-    /// Watches of pods that have their first list.
-    pub listed: AtomicU64,
-    /// Watches of pods.
-    pub watches: AtomicU64,
-    /// Watches that fail just now.
-    pub failing: AtomicU64,
-    /// Why one failed last.
-    pub failure: ArcSwapOption<String>,
+    /// Each watch.
+    watches: Box<[Watch]>,
+}
+
+/// How a watch is.
+#[derive(Debug, Default)]
+struct Watch {
+    /// For the log.
+    what: String,
+    /// The namespace; empty: all.
+    namespace: String,
+    /// Of pods, or of nodes.
+    is_of_pods: bool,
+    /// Whole lists that it has had.
+    lists: AtomicU64,
+    /// When it failed last and has told nothing since; 0: it has not.
+    failed: AtomicU64,
+    /// Why.
+    failure: ArcSwapOption<String>,
+}
+
+impl Watch {
+    /// One that has failed is back when it tells something, or when it does not fail again.
+    fn is_failing(&self, now: MonoNs) -> bool {
+        MonoNs(self.failed.load(Ordering::Relaxed)).known().is_some_and(|at| now <= at + QUIET)
+    }
 }
 
 /// What metrics and the api tell.
@@ -91,15 +114,16 @@ impl Counts {
     #[must_use]
     pub fn read(&self, now: MonoNs) -> Reading {
         let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        let is_failing = load(&self.failing) > 0;
+        let failing = || self.watches.iter().filter(|watch| watch.is_failing(now));
+        let mut of_pods = self.watches.iter().filter(|watch| watch.is_of_pods);
         Reading {
             pods: load(&self.pods),
             resting: load(&self.resting),
             refused: load(&self.refused),
             restarts: load(&self.restarts),
             heard_before_seconds: MonoNs(load(&self.heard)).known().map(|at| now.since(at) / 1_000_000_000),
-            is_synced: !is_failing && load(&self.listed) >= load(&self.watches),
-            failure: is_failing.then(|| self.failure.load().as_deref().cloned()).flatten(),
+            is_synced: of_pods.all(|watch| load(&watch.lists) > 0 && !watch.is_failing(now)),
+            failure: failing().find_map(|watch| watch.failure.load().as_deref().cloned()),
         }
     }
 }
@@ -147,7 +171,7 @@ impl Pods {
     #[must_use]
     pub fn watch(client: &Client, config: &Metadata, tasks: &mut JoinSet<()>) -> Self {
         let (told, changes) = mpsc::channel(CHANGES_MAX);
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(Counts { watches: watch::all(&config.namespaces), ..Counts::default() });
         watch::start(client, config, &told, &counts, tasks);
         Self { cache: Cache::new(config.max_pods), changes: Some(changes), counts }
     }

@@ -3,7 +3,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use futures_util::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::Node;
@@ -13,28 +13,29 @@ use kube::runtime::watcher::{self, Error, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use wayspan_proxy::clock::MonoNs;
 
 use super::cache::Change;
 use super::facts::{Allowed, PodObject, Reader};
-use super::{Counts, Told};
+use super::{Counts, Told, Watch};
 use crate::config::model::Metadata;
 use crate::export::clock::WallClock;
 use crate::export::peer::Writer;
 
 /// A node's zone, in the words of Kubernetes.
 const ZONE: &str = "topology.kubernetes.io/zone";
-/// An API server before 1.34 may not know lists as streams, and says so with this.
-const UNPROCESSABLE: u16 = 422;
 
-/// Where a watch tells.
-struct Mouth {
-    told: mpsc::Sender<Told>,
-    counts: Arc<Counts>,
-    /// For the log.
-    what: String,
-    is_failing: bool,
+/// The watches that there are to be: of nodes, and of pods in these namespaces or in all.
+pub(super) fn all(namespaces: &[String]) -> Box<[Watch]> {
+    let nodes = Watch { what: "nodes".to_owned(), ..Watch::default() };
+    let whole = Watch { what: "pods".to_owned(), is_of_pods: true, ..Watch::default() };
+    let each = namespaces.iter().map(|namespace| {
+        let what = format!("pods of namespace {namespace}");
+        Watch { what, namespace: namespace.clone(), is_of_pods: true, ..Watch::default() }
+    });
+    let whole = namespaces.is_empty().then_some(whole);
+    [nodes].into_iter().chain(whole).chain(each).collect()
 }
 
 /// Starts the watches.
@@ -45,70 +46,91 @@ pub(super) fn start(
     counts: &Arc<Counts>,
     tasks: &mut JoinSet<()>,
 ) {
-    let mouth = |what: String| Mouth { told: told.clone(), counts: Arc::clone(counts), what, is_failing: false };
-    let nodes = Api::all(client.clone());
-    tasks.spawn(follow_nodes(nodes, mouth("nodes".to_owned())));
-    let whole = config.namespaces.is_empty().then(|| (Api::all(client.clone()), "pods".to_owned()));
-    let each = config.namespaces.iter();
-    let each = each.map(|name| (Api::namespaced(client.clone(), name), format!("pods of namespace {name}")));
     let allowed = Allowed { labels: config.labels.clone(), annotations: config.annotations.clone() };
-    for (source, (api, what)) in (0..).zip(whole.into_iter().chain(each)) {
-        counts.watches.fetch_add(1, Ordering::Relaxed);
-        tasks.spawn(follow_pods(api, source, Reader::new(allowed.clone()), mouth(what)));
+    // A source's number is its watch's.
+    for (source, watch) in (0..u16::MAX).zip(&counts.watches) {
+        let mouth = Mouth { told: told.clone(), counts: Arc::clone(counts), source };
+        if watch.is_of_pods {
+            let api = if watch.namespace.is_empty() {
+                Api::all(client.clone())
+            } else {
+                Api::namespaced(client.clone(), &watch.namespace)
+            };
+            tasks.spawn(follow_pods(api, Reader::new(allowed.clone()), mouth));
+        } else {
+            tasks.spawn(follow_nodes(Api::all(client.clone()), mouth));
+        }
     }
 }
 
-async fn follow_pods(api: Api<PodObject>, source: u16, mut reader: Reader, mut mouth: Mouth) {
-    if follow(watcher(api.clone(), watcher::Config::default().streaming_lists()), source, &mut reader, &mut mouth).await
-    {
-        info!("the API server sends no lists as streams: they come in pages");
-        follow(watcher(api, watcher::Config::default()), source, &mut reader, &mut mouth).await;
+/// Where a watch tells.
+struct Mouth {
+    told: mpsc::Sender<Told>,
+    counts: Arc<Counts>,
+    source: u16,
+}
+
+/// How a watch went.
+#[derive(PartialEq, Eq)]
+enum Way {
+    /// The merge is gone.
+    Over,
+    /// Lists do not come as streams.
+    NoStreams,
+}
+
+async fn follow_pods(api: Api<PodObject>, mut reader: Reader, mouth: Mouth) {
+    let streams = watcher(api.clone(), watcher::Config::default().streaming_lists());
+    if follow(streams, true, &mut reader, &mouth).await == Way::NoStreams {
+        debug!("the API server sends no lists as streams: they come in pages");
+        follow(watcher(api, watcher::Config::default()), false, &mut reader, &mouth).await;
     }
 }
 
-/// Until the merge is gone, or streams of lists are refused.
 async fn follow(
     events: impl Stream<Item = Result<Event<PodObject>, Error>> + Send,
-    source: u16,
+    are_streams: bool,
     reader: &mut Reader,
-    mouth: &mut Mouth,
-) -> bool {
+    mouth: &Mouth,
+) -> Way {
     let mut clock = WallClock::new(MonoNs::now());
-    let mut lists = 0;
+    let source = mouth.source;
     let mut events = pin!(events.default_backoff());
     while let Some(event) = events.next().await {
         let at = MonoNs::now();
         let mut read = |pod: &PodObject| reader.read(pod, clock.offset(at));
         let change = match event {
-            Ok(Event::Apply(pod)) => read(&pod).map(|facts| Change::Applied(source, facts)),
-            Ok(Event::InitApply(pod)) => read(&pod).map(|facts| Change::Listed(source, facts)),
-            Ok(Event::Delete(pod)) => read(&pod).map(|facts| Change::Deleted(source, facts)),
             Ok(Event::Init) => Some(Change::Listing(source)),
-            Ok(Event::InitDone) => {
-                mouth.has_list(&mut lists);
-                Some(Change::Complete(source))
-            }
-            Err(error) if is_no_stream(&error) => return true,
+            Err(error) if are_streams && mouth.has_no_list() && is_no_stream(&error) => return Way::NoStreams,
             Err(error) => {
-                mouth.has_failed(&error);
+                mouth.has_failed(&error, at);
                 Some(Change::Broken(source))
             }
+            Ok(word) => {
+                mouth.has_heard(at);
+                match word {
+                    Event::Apply(pod) => read(&pod).map(|facts| Change::Applied(source, facts)),
+                    Event::InitApply(pod) => read(&pod).map(|facts| Change::Listed(source, facts)),
+                    Event::Delete(pod) => read(&pod).map(|facts| Change::Deleted(source, facts)),
+                    Event::InitDone => {
+                        mouth.has_list();
+                        Some(Change::Complete(source))
+                    }
+                    Event::Init => None,
+                }
+            }
         };
-        let is_word = !matches!(change, Some(Change::Broken(_) | Change::Listing(_)));
-        if is_word {
-            mouth.has_heard(at);
-        }
         if let Some(change) = change
             && mouth.told.send((at, change)).await.is_err()
         {
-            return false;
+            break;
         }
     }
-    false
+    Way::Over
 }
 
 /// Zones. What is known of a node that has gone harms nobody, but it takes room.
-async fn follow_nodes(api: Api<PartialObjectMeta<Node>>, mut mouth: Mouth) {
+async fn follow_nodes(api: Api<PartialObjectMeta<Node>>, mouth: Mouth) {
     let mut writer = Writer::default();
     let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
     while let Some(event) = events.next().await {
@@ -116,62 +138,72 @@ async fn follow_nodes(api: Api<PartialObjectMeta<Node>>, mut mouth: Mouth) {
         let change = match event {
             Ok(Event::Apply(node) | Event::InitApply(node)) => {
                 writer.zone(node.labels().get(ZONE).map(String::as_str).unwrap_or_default());
-                Some(Change::Node(node.name_any().into(), writer.take()))
+                Change::Node(node.name_any().into(), writer.take())
             }
-            Ok(Event::Delete(node)) => Some(Change::NodeGone(node.name_any().into())),
-            Ok(Event::Init | Event::InitDone) => None,
+            Ok(Event::Delete(node)) => Change::NodeGone(node.name_any().into()),
+            Ok(Event::Init) => continue,
+            Ok(Event::InitDone) => {
+                mouth.has_heard(at);
+                mouth.has_list();
+                continue;
+            }
             Err(error) => {
-                mouth.has_failed(&error);
+                mouth.has_failed(&error, at);
                 continue;
             }
         };
         mouth.has_heard(at);
-        if let Some(change) = change
-            && mouth.told.send((at, change)).await.is_err()
-        {
-            return;
+        if mouth.told.send((at, change)).await.is_err() {
+            break;
         }
     }
 }
 
+/// Whether a server cannot send a list as a stream, which it says in several ways: 422 where it does not know of it, an error
+/// within the stream where its etcd is too old for it. Where we may not ask, or it is too busy, that has other reasons.
 fn is_no_stream(error: &Error) -> bool {
     match error {
         Error::InitialListFailed(kube::Error::Api(status)) | Error::WatchStartFailed(kube::Error::Api(status)) => {
-            status.code == UNPROCESSABLE
+            !matches!(status.code, 401 | 403 | 429 | 502..)
         }
+        Error::WatchError(_) => true,
         _ => false,
     }
 }
 
 impl Mouth {
-    fn has_heard(&mut self, at: MonoNs) {
+    fn watch(&self) -> Option<&Watch> {
+        self.counts.watches.get(usize::from(self.source))
+    }
+
+    fn has_heard(&self, at: MonoNs) {
         self.counts.heard.store(at.0, Ordering::Relaxed);
-        if std::mem::take(&mut self.is_failing) {
-            count_down(&self.counts.failing);
-            info!(what = self.what, "the watch is back");
+        if let Some(watch) = self.watch().filter(|watch| watch.failed.swap(0, Ordering::Relaxed) != 0) {
+            info!(what = watch.what, "the watch is back");
         }
     }
 
-    fn has_list(&self, lists: &mut u64) {
-        let cell = if *lists == 0 { &self.counts.listed } else { &self.counts.restarts };
-        cell.fetch_add(1, Ordering::Relaxed);
-        *lists += 1;
+    fn has_no_list(&self) -> bool {
+        self.watch().is_some_and(|watch| watch.lists.load(Ordering::Relaxed) == 0)
+    }
+
+    /// The first list is the start.
+    fn has_list(&self) {
+        let before = self.watch().map_or(0, |watch| watch.lists.fetch_add(1, Ordering::Relaxed));
+        self.counts.restarts.fetch_add(before.min(1), Ordering::Relaxed);
     }
 
     /// Each failure is counted, the first of a row is told.
-    fn has_failed(&mut self, error: &Error) {
+    fn has_failed(&self, error: &Error, at: MonoNs) {
         self.counts.restarts.fetch_add(1, Ordering::Relaxed);
+        let Some(watch) = self.watch() else { return };
         let text = causes(error);
-        if !std::mem::replace(&mut self.is_failing, true) {
-            self.counts.failing.fetch_add(1, Ordering::Relaxed);
-            warn!(what = self.what, error = text, "a watch has failed, and is tried again");
+        if !watch.is_failing(at) {
+            warn!(what = watch.what, error = text, "a watch has failed, and is tried again");
         }
-        self.counts.failure.store(Some(Arc::new(format!("{}: {text}", self.what))));
+        watch.failed.store(at.0, Ordering::Relaxed);
+        watch.failure.store(Some(Arc::new(format!("{}: {text}", watch.what))));
     }
-}
-
-fn count_down(cell: &AtomicU64) {
-    cell.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// An error with all that lies behind it.
