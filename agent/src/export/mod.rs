@@ -24,4 +24,5 @@ pub mod target;
 pub(crate) mod testing;
 mod text;
 mod tls;
+mod words;
 pub mod writer;

@@ -6,7 +6,7 @@ mod calls;
 
 use opentelemetry_semantic_conventions::attribute as otel;
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::record::{Attempt, End, ErrorKind, Head, Method, NO_ADDRESS, NO_ID, Record};
+use wayspan_proxy::record::{Attempt, ErrorKind, Head, Method, NO_ADDRESS, NO_ID, Record};
 use wayspan_proxy::trace_context::SpanId;
 
 use super::child_ids::ChildIds;
@@ -17,6 +17,7 @@ use super::peer;
 use super::proto::{self, Attributes, length_tag};
 use super::side::{is_upstream, upstream_share};
 use super::text;
+use super::words::{end_error, server_failed, span_method, version};
 use crate::catalog::{Catalog, RouteNames};
 use crate::config::model::{Attribution, PhaseSpans, Tracing};
 use crate::kube::pods::Pods;
@@ -565,38 +566,6 @@ impl Request<'_> {
         if self.head.truncated {
             a.flag(names::TRUNCATED, true);
         }
-    }
-}
-
-fn span_method(method: Method) -> &'static str {
-    if method == Method::Other { "HTTP" } else { method.name() }
-}
-
-fn version(version: u8) -> &'static str {
-    match version {
-        10 => "1.0",
-        20 => "2",
-        _ => "1.1",
-    }
-}
-
-/// Errors of the server by OpenTelemetry: 5xx, and answers that broke off through no fault of the client.
-fn server_failed(head: &Head) -> bool {
-    let broken = match head.end {
-        End::UpstreamCut | End::Shutdown => true,
-        End::TimedOut => !(400..500).contains(&head.status),
-        End::Complete | End::ClientGone | End::Refused => false,
-    };
-    head.status >= 500 || broken
-}
-
-fn end_error(end: End) -> &'static str {
-    match end {
-        End::Complete | End::Refused => "",
-        End::ClientGone => ErrorKind::ClientGone.name(),
-        End::UpstreamCut => ErrorKind::UpstreamClosed.name(),
-        End::TimedOut => ErrorKind::ResponseTimeout.name(),
-        End::Shutdown => "shutdown",
     }
 }
 

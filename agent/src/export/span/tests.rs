@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::trace::v1::{ScopeSpans, Span as ProtoSpan};
 use opentelemetry_sdk::trace::SpanData;
 use proptest::prelude::*;
 use prost::Message;
-use wayspan_proxy::record::{Texts, TlsFacts};
+use wayspan_proxy::record::{End, Texts, TlsFacts};
 use wayspan_proxy::sampling::Reason;
 use wayspan_proxy::trace_context::TraceId;
 
