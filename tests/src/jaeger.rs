@@ -67,6 +67,12 @@ impl Jaeger {
         }
     }
 
+    /// A Jaeger that runs elsewhere, and the process that forwards its query port to `host`.
+    #[must_use]
+    pub fn forwarded(process: Process, host: IpAddr) -> Self {
+        Self { process, host }
+    }
+
     /// The query API and UI.
     #[must_use]
     pub fn query(&self) -> SocketAddr {

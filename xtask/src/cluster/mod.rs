@@ -9,6 +9,7 @@ mod place;
 mod plan;
 pub mod programs;
 mod supervise;
+mod test;
 mod tools;
 mod up;
 
@@ -43,6 +44,8 @@ enum Action {
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
         nodes: u8,
     },
+    /// The chart and the lab on a cluster that is up.
+    Test,
     /// End it and remove everything, also after a crash.
     Down,
     /// The first process of a node; `up` starts it.
@@ -74,6 +77,7 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
             eprintln!("{} ready after {}", names.join(", "), progress::seconds(up.took));
             println!("export KUBECONFIG={}", place.kubeconfig().display());
         }
+        Action::Test => return test::run(root, &place, options.json),
         Action::Down => {
             let removed = down::run(&place)?;
             if options.json {

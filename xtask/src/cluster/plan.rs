@@ -255,6 +255,8 @@ authorization: {{mode: AlwaysAllow}}
 # The machine's disk is not this node's to judge, and no registry would give an image back.
 evictionHard: {{memory.available: 50Mi, nodefs.available: 0%, nodefs.inodesFree: 0%, imagefs.available: 0%, imagefs.inodesFree: 0%}}
 imageGCHighThresholdPercent: 100
+# What is mounted from ConfigMaps is looked at this often.
+syncFrequency: 5s
 failSwapOn: false
 oomScoreAdj: 0
 volumePluginDir: {plugins}

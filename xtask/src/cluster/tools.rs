@@ -19,6 +19,17 @@ pub fn kubectl(place: &Place, arguments: &[&str]) -> Command {
     command
 }
 
+/// Helm of this cluster, with its caches in the state directory.
+#[must_use]
+pub fn helm(place: &Place, arguments: &[&str]) -> Command {
+    let mut command = Command::new(programs::directory().join("helm"));
+    command.arg("--kubeconfig").arg(place.kubeconfig()).args(arguments);
+    for name in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+        command.env(name, place.path("helm"));
+    }
+    command
+}
+
 /// Runs a command to its end and gives what it printed.
 ///
 /// # Errors

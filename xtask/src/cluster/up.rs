@@ -226,7 +226,8 @@ fn load(place: &Place, node: &Node, holder: u32, images: &[PathBuf]) -> Result<(
     Ok(())
 }
 
-fn nodes_ready(place: &Place, record: &Record) -> Option<()> {
+/// `Some` when all nodes are ready.
+pub fn nodes_ready(place: &Place, record: &Record) -> Option<()> {
     let nodes = json(place, &["get", "nodes"]).ok()?;
     let ready = |node: &serde_json::Value| {
         let conditions = node["status"]["conditions"].as_array();

@@ -1,5 +1,5 @@
-//! What `demo --check` verifies: through Jaeger's API where the real parts run, through the agent's own else. Each check
-//! is a pure function over what was seen; they are repeated until all hold or time is up.
+//! What `demo --check` verifies, and `cluster test` with it: through Jaeger's API where the real parts run, through the
+//! agent's own else. Each check is a pure function over what was seen; they are repeated until all hold or time is up.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ pub const OURS: &str = "wayspan";
 // Spans are batched for seconds on both sides; a machine of two busy cores needs a few times that.
 const TIME: Duration = Duration::from_secs(40);
 
-// Traces asked for: the lab's few requests and those of dashboard and ping, with room.
-const TRACES_MAX: usize = 200;
+// Traces asked for: the lab's few requests and those of dashboard and ping, which a kubelet asks for every other second.
+const TRACES_MAX: usize = 2000;
 
-// The path that the added router takes away from the general one.
-const ADDED_PATH: &str = "/config";
+/// The path that the added router takes away from the general one.
+pub const ADDED_PATH: &str = "/config";
 
 /// One check and what was wrong.
 pub struct Check {
@@ -28,6 +28,18 @@ pub struct Check {
     /// Why it does not.
     pub fault: Option<String>,
 }
+
+/// The names that routers and services have, which differ with where routes come from.
+#[derive(Debug, Clone, Copy)]
+pub struct Names<'a> {
+    /// `traefik.router.name`: the lab's router and the one that is added.
+    pub routers: &'a [&'a str],
+    /// `traefik.service.name` of both.
+    pub services: &'a [&'a str],
+}
+
+/// The names that a file gives.
+const OF_A_FILE: Names<'static> = Names { routers: &["hotrod@file", "added@file"], services: &["hotrod@file"] };
 
 /// Everything that Jaeger says of the run, and what was sent.
 pub struct Seen<'a> {
@@ -40,6 +52,7 @@ pub struct Seen<'a> {
     probes_lack: bool,
     /// The operations before the router was added.
     before: &'a [(String, String)],
+    names: Names<'a>,
 }
 
 type Verdict = Result<(), String>;
@@ -77,19 +90,31 @@ pub fn all(lab: &mut Lab) -> Result<Vec<Check>> {
     add_router(lab)?;
     let probes_lack = lab.lacking_probes()?.is_some();
     let Some(jaeger) = lab.jaeger() else { return Ok(Vec::new()) };
-    let mut last = Vec::new();
-    wait_until(TIME, || {
-        last = match look(jaeger, &lab.sent, &before, probes_lack) {
-            Ok(seen) => judge(&seen),
-            Err(error) => vec![Check { name: "Jaeger's API answers", fault: Some(format!("{error:#}")) }],
-        };
-        last.iter().all(|check| check.fault.is_none()).then_some(())
-    });
+    let mut last = settled(jaeger, &lab.sent, &before, probes_lack, OF_A_FILE);
     let unsettled = last.iter().any(|check| check.fault.is_some());
     if unsettled && let Some(fault) = lab.ended() {
         last.push(Check { name: "all parts are still up", fault: Some(fault) });
     }
     Ok(last)
+}
+
+/// Asks Jaeger until every check holds or time is up; the last outcome.
+pub fn settled(
+    jaeger: &Jaeger,
+    sent: &[Sent],
+    before: &[(String, String)],
+    probes_lack: bool,
+    names: Names<'_>,
+) -> Vec<Check> {
+    let mut last = Vec::new();
+    wait_until(TIME, || {
+        last = match look(jaeger, sent, before, probes_lack, names) {
+            Ok(seen) => judge(&seen),
+            Err(error) => vec![Check { name: "Jaeger's API answers", fault: Some(format!("{error:#}")) }],
+        };
+        last.iter().all(|check| check.fault.is_none()).then_some(())
+    });
+    last
 }
 
 /// Adds a router for one path while the agent runs, waits until the api lists it, and sends a request through it.
@@ -106,7 +131,13 @@ pub fn add_router(lab: &mut Lab) -> Result<()> {
     lab.send("GET", ADDED_PATH)
 }
 
-fn look<'a>(jaeger: &Jaeger, sent: &'a [Sent], before: &'a [(String, String)], probes_lack: bool) -> Result<Seen<'a>> {
+fn look<'a>(
+    jaeger: &Jaeger,
+    sent: &'a [Sent],
+    before: &'a [(String, String)],
+    probes_lack: bool,
+    names: Names<'a>,
+) -> Result<Seen<'a>> {
     Ok(Seen {
         services: jaeger.services()?,
         operations: jaeger.operations(OURS)?,
@@ -115,6 +146,7 @@ fn look<'a>(jaeger: &Jaeger, sent: &'a [Sent], before: &'a [(String, String)], p
         sent,
         probes_lack,
         before,
+        names,
     })
 }
 
@@ -181,7 +213,7 @@ fn router_spans(seen: &Seen) -> Verdict {
         ensure(router.kind() == "internal", || format!("its kind is {:?}", router.kind()))?;
         // With their provider, as in Traefik.
         for (tag, wanted) in
-            [("traefik.router.name", &["hotrod@file", "added@file"][..]), ("traefik.service.name", &["hotrod@file"])]
+            [("traefik.router.name", seen.names.routers), ("traefik.service.name", seen.names.services)]
         {
             let value = router.tag(tag).unwrap_or_default();
             ensure(wanted.contains(&value), || format!("{tag} is {value:?}"))?;
@@ -394,6 +426,7 @@ mod tests {
             sent,
             probes_lack: false,
             before: &[],
+            names: OF_A_FILE,
         }
     }
 

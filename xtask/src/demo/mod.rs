@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: the lab in one command. Starts Jaeger, Hot R.O.D. and Wayspan in front of it, replays the lab's
 //! requests, prints a trace with its phases, and stays up; with `--check` it verifies the outcome instead and ends.
 
-mod checks;
+pub mod checks;
 mod embedded;
 mod embedded_checks;
 mod lab;
@@ -21,7 +21,7 @@ use wayspan_tests::{Trace, wait_until};
 
 use crate::{agent, peers, progress, setup};
 use checks::Check;
-pub use lab::{Lab, Place};
+pub use lab::{HOST, Lab, Place, Sent};
 
 /// `--check` went well, but not with the real parts, or not with all probes.
 const EXIT_FALLBACK: u8 = 3;

@@ -22,7 +22,7 @@
 {{- $set := dict -}}
 {{- range $inner, $text := $value -}}{{- if $text -}}{{- $_ := set $set $inner $text -}}{{- end -}}{{- end -}}
 {{- if $set -}}{{- $_ := set $provider $name $set -}}{{- end -}}
-{{- else if $value -}}{{- $_ := set $provider $name $value -}}
+{{- else if or $value (kindIs "bool" $value) -}}{{- $_ := set $provider $name $value -}}
 {{- end -}}
 {{- end -}}
 {{- $_ := set $providers $key $provider -}}
@@ -34,7 +34,7 @@
 {{- if $providers -}}{{- $_ := set $config "providers" $providers -}}{{- end -}}
 
 {{- $tracing := dict "serviceName" $values.tracing.serviceName "addInternals" $values.tracing.addInternals -}}
-{{- if not (kindIs "invalid" $values.tracing.sampleRate) -}}{{- $_ := set $tracing "sampleRate" $values.tracing.sampleRate -}}{{- end -}}
+{{- if not (kindIs "invalid" $values.tracing.sampleRate) -}}{{- $_ := set $tracing "sampleRate" (float64 $values.tracing.sampleRate) -}}{{- end -}}
 {{- range $key := list "resourceAttributes" "capturedRequestHeaders" "capturedResponseHeaders" "safeQueryParams" -}}
 {{- with index $values.tracing $key -}}{{- $_ := set $tracing $key . -}}{{- end -}}
 {{- end -}}

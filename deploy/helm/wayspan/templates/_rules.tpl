@@ -8,7 +8,6 @@
 {{- else }}
 - {apiGroups: [""], resources: [secrets], verbs: [get, list, watch]}
 {{- end }}
-- {apiGroups: ["", events.k8s.io], resources: [events], verbs: [create, patch]}
 {{- end }}
 {{- if .Values.providers.kubernetesIngress.enabled }}
 - {apiGroups: [networking.k8s.io], resources: [ingresses], verbs: [get, list, watch]}

@@ -1,0 +1,116 @@
+//! The chart against the real API server: what it renders over a matrix of values is taken by strict validation, and the
+//! restricted form runs in a namespace that enforces it.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use wayspan_tests::{PATIENCE, http, wait_until};
+
+use super::super::image::AGENT;
+use super::super::programs;
+use super::super::tools::{self, helm, json, kubectl, output};
+use super::{Stage, lab};
+
+/// Values that are set together, over each other's alternatives.
+const MATRIX: [&[&str]; 5] = [
+    &["deployment.kind=DaemonSet", "seamless=true", "deployment.kind=Deployment,ports.web.hostPort=null"],
+    &["ebpf.enabled=true", "ebpf.enabled=false", "ebpf.backends=true,ebpf.ack=true,ebpf.required=true"],
+    &[
+        "kubernetesMetadata.enabled=false",
+        "kubernetesMetadata.enabled=true,providers.kubernetesCRD.enabled=true,providers.kubernetesIngress.enabled=true,\
+         providers.kubernetesGateway.enabled=true",
+        "providers.kubernetesIngress.enabled=true,rbac.namespaced=true,ingressClass.isDefaultClass=true",
+    ],
+    &[
+        "service.type=ClusterIP",
+        "service.type=NodePort,networkPolicy.enabled=true,podDisruptionBudget.enabled=true,grafanaDashboard.enabled=true",
+    ],
+    &[
+        "tracing.sampleRate=0.5",
+        "tracing.otlp.enabled=true,tracing.otlp.grpc.enabled=true,tracing.otlp.grpc.endpoint=c:4317,\
+         tracing.otlp.grpc.insecure=true",
+    ],
+];
+
+/// Every combination of the matrix.
+fn combinations() -> Vec<String> {
+    MATRIX.iter().fold(vec![String::new()], |all, choices| {
+        let one =
+            |set: &String, choice: &&str| if set.is_empty() { (*choice).to_owned() } else { format!("{set},{choice}") };
+        all.iter().flat_map(|set| choices.iter().map(move |choice| one(set, choice))).collect()
+    })
+}
+
+pub(super) fn dry_run(stage: &mut Stage<'_>) -> Result<String> {
+    let place = stage.place;
+    output(kubectl(place, &["apply", "--server-side", "-f"]).arg(stage.chart().join("crds")))?;
+    let file = place.path("rendered.yaml");
+    let combinations = combinations();
+    for values in &combinations {
+        let mut template = Command::new(programs::directory().join("helm"));
+        template.args(["template", "wayspan"]).arg(stage.chart()).args(["--kube-version", "1.35.4", "--set", values]);
+        std::fs::write(&file, output(&mut template)?)?;
+        output(kubectl(place, &["apply", "--dry-run=server", "--validate=strict", "-f"]).arg(&file))
+            .with_context(|| values.clone())?;
+    }
+    for manifest in std::fs::read_dir(stage.root.join("deploy/manifests"))?.flatten() {
+        // A dry run makes no namespace that another object of it could be in.
+        let text = std::fs::read_to_string(manifest.path())?.replace("namespace: wayspan\n", "namespace: default\n");
+        std::fs::write(&file, text)?;
+        output(kubectl(place, &["apply", "--dry-run=server", "--validate=strict", "-f"]).arg(&file))?;
+    }
+    Ok(format!("{} sets of values, and the plain manifests", combinations.len()))
+}
+
+/// Installs the restricted form where Pod Security enforces it, and asks it through its Service.
+pub(super) fn restricted(stage: &mut Stage<'_>) -> Result<String> {
+    const NAMESPACE: &str = "restricted";
+    let place = stage.place;
+    tools::apply(
+        place,
+        NAMESPACE,
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: restricted\n  labels: \
+         {pod-security.kubernetes.io/enforce: restricted}\n",
+    )?;
+    let tag = format!("image.tag={}", AGENT.1);
+    let values = ["ebpf.enabled=false", "deployment.kind=Deployment", "ports.web.hostPort=null", &tag];
+    let mut install = helm(place, &["upgrade", "--install", "restricted", "--namespace", NAMESPACE]);
+    install.arg(stage.chart());
+    for value in values {
+        install.args(["--set", value]);
+    }
+    output(&mut install)?;
+    let rollout = ["-n", NAMESPACE, "rollout", "status", "deployment/restricted-wayspan", "--timeout=60s"];
+    if let Err(error) = output(&mut kubectl(place, &rollout)) {
+        bail!("{error:#}\n{}", output(&mut kubectl(place, &["-n", NAMESPACE, "get", "events"]))?);
+    }
+    let service = json(place, &["-n", NAMESPACE, "get", "service", "restricted-wayspan"])?;
+    let address = service["spec"]["clusterIP"].as_str().context("the Service has no address")?;
+    let url = format!("http://{address}/");
+    // Nothing is routed there, and it is Wayspan that says so.
+    let status = wait_until(PATIENCE, || {
+        let arguments = ["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "5", &url];
+        output(&mut tools::inside(stage.holder, "curl", &arguments)).ok().filter(|status| status == "404")
+    });
+    status.context("its Service does not answer")?;
+    let (_forward, api) = lab::forward(place, NAMESPACE, "deployment/restricted-wayspan", 9000)?;
+    let told = http::get(api, &api.to_string(), "/api/status")?.text();
+    output(&mut helm(place, &["uninstall", "restricted", "--namespace", NAMESPACE, "--wait"]))?;
+    if !told.contains("\"probes\"") {
+        bail!("its api says: {told:.300}");
+    }
+    Ok("uid 65532, no capability".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_matrix_holds_every_combination_once() {
+        let all = combinations();
+        let unique: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(all.len(), 3 * 3 * 3 * 2 * 2);
+        assert_eq!(unique.len(), all.len());
+    }
+}

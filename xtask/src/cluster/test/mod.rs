@@ -1,0 +1,126 @@
+//! `cluster test`: the chart against the real API server, then the lab on the cluster: Wayspan by Helm, Jaeger and Hot
+//! R.O.D. as pods, the lab's requests through a node's port, what Jaeger was told, the capabilities of the running
+//! container, and updates of backend and agent under load.
+
+mod chart;
+mod lab;
+mod load;
+mod update;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+
+use super::place::{Place, Record};
+use super::{tools, up};
+use crate::demo::Sent;
+use crate::progress::{self, Stopwatch};
+
+/// What the steps share.
+pub struct Stage<'a> {
+    root: &'a Path,
+    place: &'a Place,
+    record: Record,
+    /// The outer process that holds the first node.
+    holder: u32,
+    /// What went through the route to Hot R.O.D. so far.
+    sent: Vec<Sent>,
+}
+
+impl Stage<'_> {
+    /// The first node's address.
+    fn node(&self) -> Ipv4Addr {
+        self.record.node(1)
+    }
+
+    fn chart(&self) -> PathBuf {
+        self.root.join(crate::chart::CHART)
+    }
+
+    fn lab_file(&self, name: &str) -> PathBuf {
+        self.root.join("deploy/lab/kubernetes").join(name)
+    }
+}
+
+/// A step: its name and what it tells when it passes. Those that others build on end the run when they fail.
+struct Step {
+    name: &'static str,
+    base: bool,
+    run: fn(&mut Stage<'_>) -> Result<String>,
+}
+
+const STEPS: [Step; 14] = [
+    Step {
+        name: "the API server takes what the chart renders, over a matrix of values",
+        base: false,
+        run: chart::dry_run,
+    },
+    Step { name: "Jaeger and Hot R.O.D. run as pods", base: true, run: lab::start },
+    Step { name: "helm install in default, every probe on", base: true, run: lab::install_in_default },
+    Step { name: "the lab's curls, on the node and through its port 8000", base: true, run: lab::curls },
+    Step { name: "kubectl get services -l app=jaeger lists the lab's Services", base: false, run: lab::services },
+    Step { name: "port-forward to the pod, 9000: dashboard and api", base: false, run: lab::dashboard },
+    Step { name: "what Jaeger was told, as in the demo's checks", base: false, run: lab::jaeger },
+    Step { name: "the container's capabilities are BPF and PERFMON", base: false, run: lab::capabilities },
+    Step { name: "without PERFMON it runs, and says what it lacks", base: false, run: lab::without_a_capability },
+    Step {
+        name: "with backends watched, a pod's own socket is seen in its namespace",
+        base: false,
+        run: lab::backend_points,
+    },
+    Step { name: "a backend is updated under load, no request fails", base: false, run: update::backend },
+    Step { name: "helm uninstall leaves nothing", base: true, run: lab::uninstall_from_default },
+    Step { name: "helm install in kube-system, the lab's curls again", base: false, run: lab::install_in_kube_system },
+    Step {
+        name: "the restricted pod passes the namespace's Restricted policy and serves",
+        base: false,
+        run: chart::restricted,
+    },
+];
+
+/// Runs all steps and prints what became of each.
+///
+/// # Errors
+/// There is no cluster.
+pub fn run(root: &Path, place: &Place, as_json: bool) -> Result<ExitCode> {
+    let record = place.record().context("no cluster is up: `cargo xtask cluster up` makes one")?;
+    if up::nodes_ready(place, &record).is_none() {
+        bail!("the cluster's nodes are not ready: `cargo xtask cluster down`, then `up`");
+    }
+    let holder = tools::holder(place, 1).context("the first node is gone: `cargo xtask cluster down`, then `up`")?;
+    let mut stage = Stage { root, place, record, holder, sent: Vec::new() };
+    let mut rows = Vec::new();
+    for step in STEPS {
+        let watch = Stopwatch::start();
+        let outcome = progress::step(step.name, || (step.run)(&mut stage));
+        let failed = outcome.is_err();
+        let detail = match outcome {
+            Ok(detail) => detail,
+            Err(error) => format!("{error:#}"),
+        };
+        rows.push((step.name, !failed, detail, watch.elapsed()));
+        if failed && step.base {
+            break;
+        }
+    }
+    let failed = rows.iter().filter(|(_, passed, ..)| !passed).count();
+    if as_json {
+        let steps: Vec<_> = rows
+            .iter()
+            .map(|(name, passed, detail, took)| {
+                json!({"step": name, "passed": passed, "detail": detail, "seconds": took.as_secs_f64()})
+            })
+            .collect();
+        println!("{}", json!({"steps": steps, "failed": failed}));
+    }
+    for (name, passed, detail, took) in &rows {
+        println!("{:<6} {:>7}  {name}: {detail}", if *passed { "ok" } else { "FAILED" }, progress::seconds(*took));
+    }
+    let skipped = STEPS.len() - rows.len();
+    let skipped = if skipped == 0 { String::new() } else { format!(", {skipped} skipped") };
+    println!("{} passed, {failed} failed{skipped}", rows.len() - failed);
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

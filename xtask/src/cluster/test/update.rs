@@ -1,0 +1,52 @@
+//! Rolling updates under load.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+use wayspan_tests::{PATIENCE, http, wait_until};
+
+use super::super::tools::{kubectl, output};
+use super::Stage;
+use super::lab::{self, UPDATE};
+use super::load::Load;
+
+/// The name that leads to the echo servers.
+const HOST: &str = "echo.localhost";
+
+// What must have been answered before and after a change for it to have happened under load.
+const SETTLED: u64 = 200;
+
+/// Starts the echo servers and waits until a request reaches them through the node.
+fn ready(stage: &Stage<'_>) -> Result<SocketAddr> {
+    lab::apply_peer(stage, "echo.yaml")?;
+    lab::rollout(stage.place, "default", "deployment/echo")?;
+    let web = SocketAddr::new(IpAddr::from(stage.node()), 8000);
+    wait_until(PATIENCE, || http::get(web, HOST, "/").ok().filter(|answer| answer.status == 200))
+        .context("the echo servers are not reached through the node")?;
+    Ok(web)
+}
+
+/// Restarts a workload while requests go through; how many were answered, all of them.
+fn restart(stage: &Stage<'_>, web: SocketAddr, workload: &str) -> Result<String> {
+    let load = Load::start(web, HOST);
+    let settle = |load: &Load| {
+        let from = load.answered();
+        wait_until(UPDATE, || (load.answered() >= from + SETTLED).then_some(()))
+            .context("requests are no longer answered")
+    };
+    let outcome = settle(&load).and_then(|()| {
+        output(&mut kubectl(stage.place, &["rollout", "restart", workload]))?;
+        lab::rollout(stage.place, "default", workload)?;
+        // The last old pod ends after the rollout is told to be complete.
+        lab::gone(stage, workload)?;
+        settle(&load)
+    });
+    let answered = load.stop()?;
+    outcome?;
+    Ok(format!("{answered} requests, all answered with 200"))
+}
+
+pub(super) fn backend(stage: &mut Stage<'_>) -> Result<String> {
+    let web = ready(stage)?;
+    restart(stage, web, "deployment/echo")
+}
