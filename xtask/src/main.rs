@@ -8,6 +8,7 @@ mod agent;
 mod bench;
 mod chart;
 mod cluster;
+mod conformance;
 mod demo;
 mod deny;
 mod ebpf;
@@ -54,6 +55,8 @@ enum Command {
     Joins(joins::Options),
     /// The whole gate: format, lints, tests, demo, browser, licences.
     Test(test::Options),
+    /// Gateway API's own suite against the agent on a real node.
+    Conformance(conformance::Options),
     /// All that the gate has no time for; the outcomes go to docs/conformance.md.
     Full(full::Options),
     /// The probes on Debian's kernels in virtual machines: `vm 6.1 6.12`; the matrix of kernel and probe.
@@ -110,6 +113,7 @@ fn run(command: Command) -> Result<ExitCode> {
             return outage::run(&root, options);
         }
         Command::Accuracy(options) => return accuracy::run(&root, &options),
+        Command::Conformance(options) => return conformance::run(&root, &options),
         Command::Full(options) => return full::run(&root, &options),
         Command::Joins(options) => return joins::run(&root, &options),
         Command::Test(options) => return test::run(&root, &options),

@@ -10,7 +10,7 @@ mod plan;
 pub mod programs;
 mod supervise;
 mod test;
-mod tools;
+pub mod tools;
 mod up;
 
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::progress;
-use place::Place;
+pub use place::Place;
+pub use up::tail;
 
 /// Options of the cluster.
 #[derive(Args, Debug, Clone)]
@@ -54,6 +55,24 @@ enum Action {
         /// What to run.
         plan: PathBuf,
     },
+}
+
+/// Makes a cluster at `place`, or takes the one that is up there.
+///
+/// # Errors
+/// It did not come up.
+pub fn bring_up(root: &Path, place: &Place, nodes: u8) -> Result<()> {
+    let up = up::run(root, place, nodes)?;
+    eprintln!("  the cluster is ready after {}", progress::seconds(up.took));
+    Ok(())
+}
+
+/// Ends it and removes everything.
+///
+/// # Errors
+/// Something is left.
+pub fn take_down(place: &Place) -> Result<()> {
+    down::run(place).map(drop)
 }
 
 /// Runs it.

@@ -1,0 +1,304 @@
+//! `cargo xtask conformance`: Gateway API's own suite, as it is, against the agent on a real node. What passed stands in
+//! docs/conformance.md, the suite's own report beside it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{self, Place, programs, tools};
+use crate::progress;
+use crate::{peers, setup};
+
+/// Options of the suite.
+#[derive(Args, Debug, Clone, Default)]
+pub struct Options {
+    /// Only this test of the suite, e.g. HTTPRouteSimpleSameNamespace.
+    #[arg(long, value_name = "TEST")]
+    test: Option<String>,
+    /// Leave the cluster as it is at the end, and use the one that is there at the beginning.
+    #[arg(long)]
+    keep: bool,
+    /// Write the table and the report into docs/.
+    #[arg(long)]
+    write: bool,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+const MODULE: &str = "tests/peers/gateway-api";
+const REPORT: &str = "docs/gateway-api-report.yaml";
+const PAGE: &str = "docs/conformance.md";
+const BEGIN: &str = "<!-- gateway-api -->";
+const END: &str = "<!-- /gateway-api -->";
+/// What its Gateways are served by.
+const CLASS: &str = "wayspan";
+
+/// Runs it; fails where a core test does.
+pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
+    let suite = build(root)?;
+    let place = Place::new(&wayspan_tests::target_dir().join("conformance-cluster"))?;
+    let ran = (|| -> Result<Outcome> {
+        cluster::bring_up(root, &place, 1)?;
+        name_images(root, &place)?;
+        install(root, &place)?;
+        ask(&suite, &place, options)
+    })();
+    if !options.keep {
+        cluster::take_down(&place)?;
+    }
+    let outcome = ran?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&outcome)?);
+    } else {
+        print!("{}", outcome.table());
+    }
+    if options.write {
+        let page = fs::read_to_string(root.join(PAGE)).context(PAGE)?;
+        fs::write(root.join(PAGE), with(&page, &outcome.table())?)?;
+        fs::write(root.join(REPORT), &outcome.report)?;
+    }
+    let failed = outcome.profiles.iter().any(|profile| !profile.core.failed_tests.is_empty());
+    let tested = outcome.tests.values().any(|verdict| *verdict == Verdict::Passed);
+    Ok(if tested && !failed && !outcome.tests.values().any(|one| *one == Verdict::Failed) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The suite as a program, built once for each state of the go.mod that pins it.
+fn build(root: &Path) -> Result<PathBuf> {
+    let (module, target) = (root.join(MODULE), wayspan_tests::target_dir().join("peers"));
+    let (program, stamp) = (target.join("gateway-api.test"), target.join("gateway-api.built"));
+    let wanted = fs::read(module.join("go.mod")).context(MODULE)?;
+    if program.is_file() && fs::read(&stamp).is_ok_and(|built| built == wanted) {
+        return Ok(program);
+    }
+    fs::create_dir_all(&target)?;
+    let mut build = Command::new(peers::find_go(26)?);
+    build.current_dir(&module).env("CGO_ENABLED", "0").args(["test", "-c", "-trimpath", "-mod=readonly", "-o"]);
+    build.arg(&program).arg(".");
+    progress::command("building Gateway API's suite from its Go module, 3 min the first time", &build)?;
+    fs::write(stamp, wanted)?;
+    Ok(program)
+}
+
+/// Gives the echo server's image the names that the suite's manifests ask for, which they do by versions that came and went.
+fn name_images(root: &Path, place: &Place) -> Result<()> {
+    let mut list = Command::new(peers::find_go(26)?);
+    list.current_dir(root.join(MODULE)).args(["list", "-mod=readonly", "-m", "-f", "{{.Dir}}"]);
+    let module = tools::output(list.arg("sigs.k8s.io/gateway-api/conformance"))?;
+    let mut names = BTreeSet::new();
+    collect_images(Path::new(module.trim()), &mut names)?;
+    let holder = tools::holder(place, 1).context("the node has ended")?;
+    let known = tools::output(&mut tools::inside(holder, "ctr", &["-n", "k8s.io", "images", "ls", "-q"]))?;
+    let own = known.lines().find(|name| name.ends_with("/wayspan-echo:lab")).context("the echo server's image")?;
+    for name in names.iter().filter(|name| name.contains("/echo-basic:")) {
+        let tag = ["-n", "k8s.io", "images", "tag", "--force", own, name];
+        tools::output(&mut tools::inside(holder, "ctr", &tag))?;
+    }
+    Ok(())
+}
+
+/// The images that manifests below a directory name.
+fn collect_images(directory: &Path, names: &mut BTreeSet<String>) -> Result<()> {
+    for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())?.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect_images(&path, names)?;
+        } else if path.extension().is_some_and(|extension| extension == "yaml") {
+            let text = fs::read_to_string(&path)?;
+            let images = text.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix("image:"));
+            names.extend(images.map(|name| name.trim().to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// The agent in the node's network: the suite's Gateways ask for ports of the node.
+fn install(root: &Path, place: &Place) -> Result<()> {
+    setup::ensure(root, &[setup::Need::Cluster])?;
+    let mut helm = Command::new(programs::directory().join("helm"));
+    helm.arg("--kubeconfig").arg(place.kubeconfig()).args(["upgrade", "--install", "wayspan"]);
+    helm.arg(root.join("deploy/helm/wayspan")).args(["--namespace", "kube-system", "--wait", "--timeout", "120s"]);
+    for value in [
+        "image.tag=dev",
+        "hostNetwork=true",
+        "ports.web.hostPort=null",
+        "providers.kubernetesGateway.enabled=true",
+        "updateStrategy.rollingUpdate.maxUnavailable=1",
+    ] {
+        helm.args(["--set", value]);
+    }
+    progress::command("installing the agent", &helm)?;
+    Ok(())
+}
+
+/// Runs the suite; its words go to a log.
+fn ask(suite: &Path, place: &Place, options: &Options) -> Result<Outcome> {
+    let (log, report) = (place.path("suite.log"), place.path("report.yaml"));
+    let mut command = Command::new(suite);
+    command.current_dir(&place.directory).env("KUBECONFIG", place.kubeconfig()).stdin(Stdio::null());
+    command.args(["-test.v", "-test.timeout=40m", "-test.run=TestConformance", "-gateway-class", CLASS]);
+    command.args(["-conformance-profiles=GATEWAY-HTTP", "-organization=wayspan", "-project=wayspan"]);
+    command.args(["-url=https://wayspan.example", "-version", env!("CARGO_PKG_VERSION"), "-contact=maintainers"]);
+    command.arg(format!("-report-output={}", report.display()));
+    if let Some(test) = &options.test {
+        command.arg(format!("-run-test={test}"));
+    }
+    let file = File::create(&log)?;
+    command.stdout(file.try_clone()?).stderr(file);
+    // Tests that fail make it fail; the outcome says so.
+    progress::step("running Gateway API's suite", || {
+        wayspan_tests::tied(&command).status().map(drop).context("the suite could not be started")
+    })?;
+    let said = fs::read_to_string(&log)?;
+    let tests = verdicts(&said);
+    if tests.is_empty() {
+        bail!("the suite ran no test; the end of {}:\n{}", log.display(), cluster::tail(&log));
+    }
+    let report = fs::read_to_string(&report).unwrap_or_default();
+    let read: Report = if report.is_empty() { Report::default() } else { serde_saphyr::from_str(&report)? };
+    Ok(Outcome { tests, profiles: read.profiles, report })
+}
+
+/// What became of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+/// What came of a run.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    tests: BTreeMap<String, Verdict>,
+    profiles: Vec<Profile>,
+    #[serde(skip)]
+    report: String,
+}
+
+/// The suite's report, as far as it is told of.
+#[derive(Debug, Default, Deserialize)]
+struct Report {
+    #[serde(default)]
+    profiles: Vec<Profile>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Profile {
+    name: String,
+    core: Status,
+    extended: Extended,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Status {
+    result: String,
+    statistics: Statistics,
+    failed_tests: Vec<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Extended {
+    #[serde(flatten)]
+    status: Status,
+    supported_features: Vec<String>,
+    unsupported_features: Vec<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct Statistics {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+impl Outcome {
+    /// For people, and for Markdown.
+    fn table(&self) -> String {
+        let mut out = "| profile | tests | passed | failed | skipped | |\n|---|---|---|---|---|---|\n".to_owned();
+        let mut row = |name: &str, kind: &str, status: &Status| {
+            let Statistics { passed, failed, skipped } = status.statistics;
+            let failing = status.failed_tests.join(", ");
+            let _written = writeln!(out, "| {name} | {kind} | {passed} | {failed} | {skipped} | {failing} |");
+        };
+        for profile in &self.profiles {
+            row(&profile.name, "core", &profile.core);
+            row(&profile.name, "extended", &profile.extended.status);
+        }
+        for profile in &self.profiles {
+            let Extended { supported_features, unsupported_features, .. } = &profile.extended;
+            let _written = writeln!(out, "\nFeatures beyond the core: {}.", supported_features.join(", "));
+            let _written = writeln!(out, "\nNot yet: {}.", unsupported_features.join(", "));
+        }
+        let named = |wanted| {
+            let all = self.tests.iter().filter(move |(_, verdict)| **verdict == wanted);
+            all.map(|(name, _)| name.as_str()).collect::<Vec<_>>()
+        };
+        let (passed, failed) = (named(Verdict::Passed), named(Verdict::Failed));
+        let _written = writeln!(out, "\n{} tests passed: {}.", passed.len(), passed.join(", "));
+        if !failed.is_empty() {
+            let _written = writeln!(out, "\n{} tests failed: {}.", failed.len(), failed.join(", "));
+        }
+        out
+    }
+}
+
+/// What `go test -v` says of each test of the suite.
+fn verdicts(said: &str) -> BTreeMap<String, Verdict> {
+    let words = [("--- PASS: ", Verdict::Passed), ("--- FAIL: ", Verdict::Failed), ("--- SKIP: ", Verdict::Skipped)];
+    let read = |line: &str| {
+        let (verdict, rest) = words.iter().find_map(|(word, verdict)| Some((*verdict, line.strip_prefix(word)?)))?;
+        let name = rest.split(' ').next()?.strip_prefix("TestConformance/")?;
+        (!name.contains('/')).then(|| (name.to_owned(), verdict))
+    };
+    said.lines().filter_map(|line| read(line.trim_start())).collect()
+}
+
+/// The page with this table.
+fn with(page: &str, table: &str) -> Result<String> {
+    let (before, rest) = page.split_once(BEGIN).with_context(|| format!("{PAGE}: no {BEGIN}"))?;
+    let (_, after) = rest.split_once(END).with_context(|| format!("{PAGE}: no {END}"))?;
+    Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_are_those_of_the_suites_tests_and_not_of_their_parts() {
+        let said = "=== RUN   TestConformance\n    --- PASS: TestConformance/One (1.00s)\n        \
+                    --- PASS: TestConformance/One/part (0.10s)\n    --- FAIL: TestConformance/Two (2.00s)\n    \
+                    --- SKIP: TestConformance/Three (0.00s)\n--- FAIL: TestConformance (3.00s)\n";
+        let verdicts: Vec<_> = verdicts(said).into_iter().collect();
+        let expected = [("One", Verdict::Passed), ("Three", Verdict::Skipped), ("Two", Verdict::Failed)];
+        assert_eq!(verdicts, expected.map(|(name, verdict)| (name.to_owned(), verdict)));
+    }
+
+    #[test]
+    fn a_report_is_read_and_told() {
+        let report = "apiVersion: gateway.networking.k8s.io/v1\nprofiles:\n- core:\n    failedTests: [A]\n    result: failure\n    \
+                      statistics: {Failed: 1, Passed: 36, Skipped: 0}\n  extended:\n    result: success\n    statistics: {Failed: 0, Passed: 30, Skipped: 1}\n    \
+                      supportedFeatures: [X]\n    unsupportedFeatures: [Y, Z]\n  name: GATEWAY-HTTP\n";
+        let profiles = serde_saphyr::from_str::<Report>(report).unwrap().profiles;
+        let table = Outcome { tests: BTreeMap::new(), profiles, report: String::new() }.table();
+        assert!(table.contains("| GATEWAY-HTTP | core | 36 | 1 | 0 | A |"), "{table}");
+        assert!(table.contains("| GATEWAY-HTTP | extended | 30 | 0 | 1 |  |"), "{table}");
+        assert!(table.contains("Not yet: Y, Z."), "{table}");
+    }
+}
