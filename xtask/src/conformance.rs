@@ -90,7 +90,8 @@ fn build(root: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Gives the echo server's image the names that the suite's manifests ask for, which they do by versions that came and went.
+/// Gives the images of the echo and name servers the names that the suite's manifests ask for, which they do by versions that came
+/// and went.
 fn name_images(root: &Path, place: &Place) -> Result<()> {
     let mut list = Command::new(peers::find_go(26)?);
     list.current_dir(root.join(MODULE)).args(["list", "-mod=readonly", "-m", "-f", "{{.Dir}}"]);
@@ -99,10 +100,12 @@ fn name_images(root: &Path, place: &Place) -> Result<()> {
     collect_images(Path::new(module.trim()), &mut names)?;
     let holder = tools::holder(place, 1).context("the node has ended")?;
     let known = tools::output(&mut tools::inside(holder, "ctr", &["-n", "k8s.io", "images", "ls", "-q"]))?;
-    let own = known.lines().find(|name| name.ends_with("/wayspan-echo:lab")).context("the echo server's image")?;
-    for name in names.iter().filter(|name| name.contains("/echo-basic:")) {
-        let tag = ["-n", "k8s.io", "images", "tag", "--force", own, name];
-        tools::output(&mut tools::inside(holder, "ctr", &tag))?;
+    for (program, own) in [("/echo-basic:", "/wayspan-echo:"), ("/coredns:", "/wayspan-coredns:")] {
+        let own = known.lines().find(|name| name.contains(own)).with_context(|| format!("no image {own}"))?;
+        for name in names.iter().filter(|name| name.contains(program)) {
+            let tag = ["-n", "k8s.io", "images", "tag", "--force", own, name];
+            tools::output(&mut tools::inside(holder, "ctr", &tag))?;
+        }
     }
     Ok(())
 }
@@ -133,11 +136,16 @@ fn install(root: &Path, place: &Place) -> Result<()> {
         "hostNetwork=true",
         "ports.web.hostPort=null",
         "providers.kubernetesGateway.enabled=true",
+        // Gateways ask for 80 and 443.
+        "ebpf.extraCapabilities={NET_BIND_SERVICE}",
         "updateStrategy.rollingUpdate.maxUnavailable=1",
     ] {
         helm.args(["--set", value]);
     }
     progress::command("installing the agent", &helm)?;
+    // The suite reads once what the class can do.
+    let accepted = ["wait", "--for=condition=Accepted", "--timeout=60s", &format!("gatewayclass/{CLASS}")];
+    tools::output(&mut tools::kubectl(place, &accepted)).context("the GatewayClass is not accepted")?;
     Ok(())
 }
 

@@ -82,6 +82,8 @@
 {{- with index $values.kubernetesMetadata $key -}}{{- $_ := set $metadata $key . -}}{{- end -}}
 {{- end -}}
 {{- $_ := set $config "kubernetes" (dict "metadata" $metadata) -}}
+{{- else -}}
+{{- $_ := set $config "kubernetes" (dict "metadata" (dict "enabled" "false")) -}}
 {{- end -}}
 {{- with $values.attribution -}}{{- $_ := set $config "attribution" . -}}{{- end -}}
 {{- with $values.workers -}}{{- $_ := set $config "workers" . -}}{{- end -}}

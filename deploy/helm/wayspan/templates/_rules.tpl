@@ -23,6 +23,9 @@
 {{- if .Values.kubernetesMetadata.enabled }}
 - {apiGroups: [""], resources: [pods], verbs: [get, list, watch]}
 {{- end }}
+{{- if include "wayspan.routes" . }}
+- {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
+{{- end }}
 {{- end -}}
 
 {{/* What belongs to no namespace. */}}
