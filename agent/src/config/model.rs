@@ -369,8 +369,9 @@ pub struct Probes {
 
 impl Default for Probes {
     fn default() -> Self {
-        // 16,384 slots of 1,088 bytes: 17 MiB of kernel memory, more connections than one node's ingress usually holds.
-        Self { enabled: true, required: false, slots: 16_384, backends: false, ack: false }
+        // 8,192 slots of 1,216 bytes: 10 MiB, all resident in the agent too, and more connections than one node's ingress usually
+        // holds.
+        Self { enabled: true, required: false, slots: 8192, backends: false, ack: false }
     }
 }
 

@@ -395,8 +395,8 @@ const KEYS: &[Key] = &[
     ours(
         "probes.slots",
         Kind::Integer(64, 1_048_576),
-        "16384",
-        "Connections watched at once, 1,088 bytes of kernel memory each. The slot of one that closed rests for 2 s: where many \
+        "8192",
+        "Connections watched at once, 1,216 bytes of kernel memory each. The slot of one that closed rests for 2 s: where many \
          are short, add twice the number that close in a second.",
     ),
     ours(

@@ -57,7 +57,7 @@ impl Site {
              kept: {{loadBalancer: {{servers: [{{url: \"http://{kept}\"}}]}}}}\n    \
              fresh: {{loadBalancer: {{servers: [{{url: \"http://{fresh}\"}}]}}}}\n\
              tracing: {{sampleRate: 1.0, otlp: {{interval: 50ms, timeout: 5m, http: {{endpoint: \"http://{}\"}}}}}}\n\
-             attribution: {{spans: attributes}}\nprobes: {{required: true, backends: {backends}}}\n\
+             attribution: {{spans: attributes}}\nprobes: {{required: true, slots: 16384, backends: {backends}}}\n\
              api: {{address: \"127.0.0.1:0\"}}\nmetrics: {{prometheus: {{}}}}\n",
             sink.address
         ))?;
