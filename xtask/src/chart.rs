@@ -18,14 +18,13 @@ pub const CHART: &str = "deploy/helm/wayspan";
 const KUBERNETES: [&str; 2] = ["--kube-version", "1.35.4"];
 
 /// The plain manifests: file, what it is for, and the values that are set.
-const MANIFESTS: [(&str, &str, &[&str]); 3] = [
+const MANIFESTS: [(&str, &str, &[&str]); 2] = [
     ("wayspan.yaml", "On every node, with probes, on port 80.", &[]),
     (
         "restricted.yaml",
         "Two pods behind a Service that keep to the Restricted controls: no probes, no hostPort.",
         &["ebpf.enabled=false", "deployment.kind=Deployment", "ports.web.hostPort=null"],
     ),
-    ("seamless.yaml", "On every node, in the node's network, updated without a gap.", &["seamless=true"]),
 ];
 
 /// Options of the chart's checks.

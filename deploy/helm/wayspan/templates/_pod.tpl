@@ -51,7 +51,6 @@ spec:
         {{- with .Values.env }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
-      {{- if not .Values.seamless }}
       ports:
         {{- range $name, $port := omit .Values.ports "api" }}
         - name: {{ $name }}
@@ -67,7 +66,6 @@ spec:
         - name: api
           containerPort: {{ .Values.ports.api.port }}
           protocol: TCP
-      {{- end }}
       {{- range $probe := list "startupProbe" "readinessProbe" "livenessProbe" }}
       {{ $probe }}:
         httpGet: {path: /ping, port: {{ $.Values.ports.api.port }}}

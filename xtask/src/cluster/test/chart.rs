@@ -13,7 +13,7 @@ use super::{Stage, lab};
 
 /// Values that are set together, over each other's alternatives.
 const MATRIX: [&[&str]; 5] = [
-    &["deployment.kind=DaemonSet", "seamless=true", "deployment.kind=Deployment,ports.web.hostPort=null"],
+    &["deployment.kind=DaemonSet", "hostNetwork=true", "deployment.kind=Deployment,ports.web.hostPort=null"],
     &["ebpf.enabled=true", "ebpf.enabled=false", "ebpf.backends=true,ebpf.ack=true,ebpf.required=true"],
     &[
         "kubernetesMetadata.enabled=false",
