@@ -12,6 +12,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{self, Place, programs, tools};
+use crate::page::Part;
 use crate::progress;
 use crate::{peers, setup};
 
@@ -34,9 +35,8 @@ pub struct Options {
 
 const MODULE: &str = "tests/peers/gateway-api";
 const REPORT: &str = "docs/gateway-api-report.yaml";
-const PAGE: &str = "docs/conformance.md";
-const BEGIN: &str = "<!-- gateway-api -->";
-const END: &str = "<!-- /gateway-api -->";
+/// Where the table stands.
+const TABLE: Part = Part { page: "docs/conformance.md", begin: "<!-- gateway-api -->", end: "<!-- /gateway-api -->" };
 /// What its Gateways are served by.
 const CLASS: &str = "wayspan";
 
@@ -60,8 +60,9 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         print!("{}", outcome.table());
     }
     if options.write {
-        let page = fs::read_to_string(root.join(PAGE)).context(PAGE)?;
-        fs::write(root.join(PAGE), with(&page, &outcome.table())?)?;
+        let page = root.join(TABLE.page);
+        let text = fs::read_to_string(&page).context(TABLE.page)?;
+        fs::write(&page, TABLE.replaced(&text, &outcome.table())?)?;
         fs::write(root.join(REPORT), &outcome.report)?;
     }
     let failed = outcome.profiles.iter().any(|profile| !profile.core.failed_tests.is_empty());
@@ -93,11 +94,9 @@ fn build(root: &Path) -> Result<PathBuf> {
 /// Gives the images of the echo and name servers the names that the suite's manifests ask for, which they do by versions that came
 /// and went.
 fn name_images(root: &Path, place: &Place) -> Result<()> {
-    let mut list = Command::new(peers::find_go(26)?);
-    list.current_dir(root.join(MODULE)).args(["list", "-mod=readonly", "-m", "-f", "{{.Dir}}"]);
-    let module = tools::output(list.arg("sigs.k8s.io/gateway-api/conformance"))?;
+    let module = programs::module_directory(root, MODULE, "sigs.k8s.io/gateway-api/conformance")?;
     let mut names = BTreeSet::new();
-    collect_images(Path::new(module.trim()), &mut names)?;
+    collect_images(&module, &mut names)?;
     let holder = tools::holder(place, 1).context("the node has ended")?;
     let known = tools::output(&mut tools::inside(holder, "ctr", &["-n", "k8s.io", "images", "ls", "-q"]))?;
     for (program, own) in [("/echo-basic:", "/wayspan-echo:"), ("/coredns:", "/wayspan-coredns:")] {
@@ -275,13 +274,6 @@ fn verdicts(said: &str) -> BTreeMap<String, Verdict> {
         (!name.contains('/')).then(|| (name.to_owned(), verdict))
     };
     said.lines().filter_map(|line| read(line.trim_start())).collect()
-}
-
-/// The page with this table.
-fn with(page: &str, table: &str) -> Result<String> {
-    let (before, rest) = page.split_once(BEGIN).with_context(|| format!("{PAGE}: no {BEGIN}"))?;
-    let (_, after) = rest.split_once(END).with_context(|| format!("{PAGE}: no {END}"))?;
-    Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
 }
 
 #[cfg(test)]

@@ -5,10 +5,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Args;
 
+use crate::page::Part;
 use crate::progress::{self, Stopwatch};
+use crate::steps;
 
 /// Options of the long run.
 #[derive(Args, Debug, Clone, Default)]
@@ -41,10 +43,8 @@ const STEPS: [Step; 6] = [
     Step { name: "vm", arguments: &["vm", "6.1", "6.12"], shows: "probes and attribution on Debian's kernels" },
 ];
 
-/// Where the results stand, and between which lines.
-const PAGE: &str = "docs/conformance.md";
-const BEGIN: &str = "<!-- results -->";
-const END: &str = "<!-- /results -->";
+/// Where the results stand.
+const RESULTS: Part = Part { page: "docs/conformance.md", begin: "<!-- results -->", end: "<!-- /results -->" };
 
 /// Runs the steps and writes down what came of them.
 pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
@@ -54,12 +54,8 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(unknown) = options.only.iter().find(|name| STEPS.iter().all(|step| step.name != *name)) {
-        bail!("no step {unknown:?}; `cargo xtask full --list` names them");
-    }
-    let wanted = |step: &&Step| options.only.is_empty() || options.only.iter().any(|name| name == step.name);
     let mut failed = 0;
-    for step in STEPS.iter().filter(wanted) {
+    for step in steps::wanted(&STEPS, |step| step.name, &options.only, "full")? {
         let watch = Stopwatch::start();
         let mut command = Command::new(std::env::current_exe()?);
         command.args(step.arguments).current_dir(root);
@@ -80,7 +76,7 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         };
         write_down(root, result)?;
     }
-    println!("{failed} failed; {PAGE}");
+    println!("{failed} failed; {}", RESULTS.page);
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -107,17 +103,15 @@ impl Line {
 }
 
 fn write_down(root: &Path, result: Line) -> Result<()> {
-    let page = root.join(PAGE);
-    let text = std::fs::read_to_string(&page).with_context(|| PAGE.to_owned())?;
+    let page = root.join(RESULTS.page);
+    let text = std::fs::read_to_string(&page).context(RESULTS.page)?;
     std::fs::write(&page, with(&text, result)?)?;
     Ok(())
 }
 
 /// The page with this line in place of the step's last one.
 fn with(text: &str, result: Line) -> Result<String> {
-    let (before, rest) = text.split_once(BEGIN).with_context(|| format!("{PAGE}: no {BEGIN}"))?;
-    let (table, after) = rest.split_once(END).with_context(|| format!("{PAGE}: no {END}"))?;
-    let mut lines: Vec<Line> = table.lines().filter_map(Line::read).collect();
+    let mut lines: Vec<Line> = RESULTS.of(text)?.lines().filter_map(Line::read).collect();
     match lines.iter_mut().find(|line| line.name == result.name) {
         Some(line) => *line = result,
         None => lines.push(result),
@@ -129,7 +123,7 @@ fn with(text: &str, result: Line) -> Result<String> {
     for Line { name, called, shows, date, took, outcome } in lines {
         let _written = writeln!(table, "| {name} | `{called}` | {shows} | {date} | {took} | {outcome} |");
     }
-    Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
+    RESULTS.replaced(text, &table)
 }
 
 /// Today, UTC.
@@ -149,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_new_result_takes_the_place_of_the_last_and_the_others_stay() {
-        let page = format!("# Title\n{BEGIN}\n{END}\nrest\n");
+        let page = format!("# Title\n{}\n{}\nrest\n", RESULTS.begin, RESULTS.end);
         let page = with(&page, line("bench", "passed")).unwrap();
         let page = with(&page, line("joins", "FAILED")).unwrap();
         let page = with(&page, line("joins", "passed")).unwrap();
@@ -160,7 +154,7 @@ mod tests {
 
     #[test]
     fn the_page_has_a_place_for_results() {
-        let text = std::fs::read_to_string(wayspan_tests::root().join(PAGE)).unwrap();
+        let text = std::fs::read_to_string(wayspan_tests::root().join(RESULTS.page)).unwrap();
         assert!(with(&text, line("vm", "passed")).is_ok());
     }
 }

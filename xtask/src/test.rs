@@ -11,12 +11,13 @@ use clap::Args;
 use serde_json::json;
 use wayspan_tests::{environment, wait_until};
 
+use crate::cluster::tools;
 use crate::demo::{Lab, Place};
 use crate::deny::Advisories;
 use crate::peers::Peers;
 use crate::progress::{self, Stopwatch};
 use crate::setup::{self, Need};
-use crate::{agent, chart, deny, ebpf, peers, tidy, vm};
+use crate::{agent, chart, deny, ebpf, peers, steps, tidy, vm};
 
 /// Options of the gate.
 #[derive(Args, Debug, Clone, Default)]
@@ -92,9 +93,7 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(unknown) = options.only.iter().find(|name| STEPS.iter().all(|step| step.name != *name)) {
-        bail!("no step {unknown:?}; `cargo xtask test --list` names them");
-    }
+    let wanted = steps::wanted(&STEPS, |step| step.name, &options.only, "test")?;
     if environment(MARK).is_none() {
         // Replaces this process by itself with the mark set: setting it in place would be unsafe.
         let error = Command::new(std::env::current_exe()?)
@@ -104,9 +103,7 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         return Err(error).context("start again with the mark of this run");
     }
     let mut gate = Gate { root: root.to_owned(), object: None, agent: None, peers: None };
-    let wanted =
-        STEPS.iter().filter(|step| options.only.is_empty() || options.only.iter().any(|name| name == step.name));
-    let rows: Vec<Row> = wanted.map(|step| run_step(step, &mut gate)).collect();
+    let rows: Vec<Row> = wanted.into_iter().map(|step| run_step(step, &mut gate)).collect();
     Ok(summary(&rows, options.json))
 }
 
@@ -298,6 +295,9 @@ fn advisories(gate: &mut Gate) -> Result<Outcome> {
 fn leftovers(_: &mut Gate) -> Result<Outcome> {
     let Some(run) = environment(MARK) else { bail!("{MARK} is not set") };
     let mark = format!("{MARK}={run}");
+    let marked = |mark| -> Vec<String> {
+        tools::with_environment(mark).into_iter().map(|(pid, command)| format!("{pid} {command}")).collect()
+    };
     let mut left = Vec::new();
     // A killed process takes a moment to go.
     wait_until(Duration::from_secs(5), || {
@@ -308,21 +308,6 @@ fn leftovers(_: &mut Gate) -> Result<Outcome> {
         bail!("still running: {}", left.join(", "));
     }
     passed()
-}
-
-fn marked(mark: &str) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let own = std::process::id();
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| *pid != own)
-        .filter_map(|pid| {
-            // Gone or somebody else's: not ours.
-            let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
-            environment.split(|byte| *byte == 0).find(|entry| *entry == mark.as_bytes())?;
-            let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-            Some(format!("{pid} {}", String::from_utf8_lossy(&command).replace('\0', " ").trim()))
-        })
-        .collect()
 }
 
 /// The sums of cargo's `test result:` lines; none is a failure, since a gate that tests nothing proves nothing.
@@ -379,8 +364,8 @@ mod tests {
         let mut sleep = Command::new("sleep");
         sleep.arg("1000").env(name, value);
         let process = wayspan_tests::Process::start("sleep", sleep).unwrap();
-        wayspan_tests::eventually("it is found", || (marked(&mark).len() == 1).then_some(()));
+        wayspan_tests::eventually("it is found", || (tools::with_environment(&mark).len() == 1).then_some(()));
         drop(process);
-        assert_eq!(marked(&mark), Vec::<String>::new());
+        assert_eq!(tools::with_environment(&mark), []);
     }
 }

@@ -100,12 +100,12 @@ pub fn start(client: &Client, wanted: &Wanted, health: &Arc<Health>) -> (JoinSet
     }
     let any = Selection { namespaces, labels: String::new() };
     if !all.is_empty() {
-        watches.typed::<Service>(&any, |objects| &mut objects.services);
-        watches.typed::<EndpointSlice>(&any, |objects| &mut objects.slices);
+        watches.typed::<Service>(&any, config(&any), |objects| &mut objects.services);
+        watches.typed::<EndpointSlice>(&any, config(&any), |objects| &mut objects.slices);
         watches.secrets(&any);
     }
     if let Some(selection) = &wanted.ingress {
-        watches.typed::<Ingress>(selection, |objects| &mut objects.ingresses);
+        watches.typed::<Ingress>(selection, config(selection), |objects| &mut objects.ingresses);
         watches.cluster::<IngressClass>(watcher::Config::default(), |objects| &mut objects.ingress_classes);
     }
     if let Some(selection) = &wanted.crd {
@@ -132,7 +132,7 @@ struct Watches {
 }
 
 impl Watches {
-    fn typed<K>(&mut self, selection: &Selection, place: Place<K>)
+    fn typed<K>(&mut self, selection: &Selection, config: watcher::Config, place: Place<K>)
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
             + Clone
@@ -143,7 +143,7 @@ impl Watches {
             + 'static,
     {
         let client = self.client.clone();
-        self.each(selection, config(selection), place, |namespace| match namespace {
+        self.each(selection, config, place, |namespace| match namespace {
             Some(namespace) => Api::<K>::namespaced(client.clone(), namespace),
             None => Api::all(client.clone()),
         });
@@ -153,17 +153,8 @@ impl Watches {
         // Those that never hold a certificate or users, and may be large or precious.
         let none = ["helm.sh/release.v1", "kubernetes.io/service-account-token", "kubernetes.io/dockerconfigjson"];
         let fields: Vec<String> = none.iter().map(|kind| format!("type!={kind}")).collect();
-        let client = self.client.clone();
         let config = watcher::Config::default().fields(&fields.join(","));
-        self.each(
-            any,
-            config,
-            |objects| &mut objects.secrets,
-            |namespace| match namespace {
-                Some(namespace) => Api::<Secret>::namespaced(client.clone(), namespace),
-                None => Api::all(client.clone()),
-            },
-        );
+        self.typed::<Secret>(any, config, |objects| &mut objects.secrets);
     }
 
     fn cluster<K>(&mut self, config: watcher::Config, place: Place<K>)

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::Options;
 use super::judge::Line;
 use super::picture;
+use crate::page::Part;
 
 /// All rows, measured or not.
 #[derive(Debug, Serialize)]
@@ -98,11 +99,9 @@ impl Report {
 
     /// The picture, and the table of the page.
     pub(super) fn write(&self, root: &Path) -> Result<()> {
-        let page = root.join(PAGE);
-        let text = std::fs::read_to_string(&page).with_context(|| PAGE.to_owned())?;
-        let (before, rest) = text.split_once(BEGIN).with_context(|| format!("{PAGE}: no {BEGIN}"))?;
-        let (_, after) = rest.split_once(END).with_context(|| format!("{PAGE}: no {END}"))?;
-        std::fs::write(&page, format!("{before}{BEGIN}\n{}{END}{after}", self.table()))?;
+        let page = root.join(MEASURED.page);
+        let text = std::fs::read_to_string(&page).context(MEASURED.page)?;
+        std::fs::write(&page, MEASURED.replaced(&text, &self.table())?)?;
         let title =
             format!("Injected delays and what Wayspan says of them, Linux {}, {} cores", self.kernel, self.cores);
         std::fs::write(root.join(PICTURE), picture::svg(&self.rows, &title))?;
@@ -110,11 +109,9 @@ impl Report {
     }
 }
 
-const PAGE: &str = "docs/accuracy.md";
+/// Where the table stands.
+const MEASURED: Part = Part { page: "docs/accuracy.md", begin: "<!-- measured -->", end: "<!-- /measured -->" };
 const PICTURE: &str = "docs/accuracy.svg";
-/// Between these stands the table.
-const BEGIN: &str = "<!-- measured -->";
-const END: &str = "<!-- /measured -->";
 
 /// A row in one line, while others are still measured.
 pub(super) fn short(row: &Line) -> String {

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
+use super::tools::output;
 use crate::{peers, progress};
 
 /// The version that tests/peers/kubernetes/go.mod pins; programs of another one would be refused by clients that read it.
@@ -76,14 +77,17 @@ pub fn ensure_tools(root: &Path) -> Result<PathBuf> {
 /// # Errors
 /// Go does not know the module.
 pub fn gateway_definitions(root: &Path) -> Result<PathBuf> {
-    let go = peers::find_go(TOOLS.go_minor_min)?;
-    let mut list = Command::new(go);
-    list.current_dir(root.join(TOOLS.directory)).args(["list", "-mod=readonly", "-m", "-f", "{{.Dir}}"]);
-    let output = list.arg("sigs.k8s.io/gateway-api").output().context("go list")?;
-    if !output.status.success() {
-        bail!("go list: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("config/crd/standard"))
+    Ok(module_directory(root, TOOLS.directory, "sigs.k8s.io/gateway-api")?.join("config/crd/standard"))
+}
+
+/// Where Go has put a module that a go.mod of ours, in this directory, requires.
+///
+/// # Errors
+/// Go does not know it.
+pub fn module_directory(root: &Path, directory: &str, module: &str) -> Result<PathBuf> {
+    let mut list = Command::new(peers::find_go(TOOLS.go_minor_min)?);
+    list.current_dir(root.join(directory)).args(["list", "-mod=readonly", "-m", "-f", "{{.Dir}}", module]);
+    Ok(PathBuf::from(output(&mut list)?.trim()))
 }
 
 fn build(root: &Path, module: &Module) -> Result<()> {

@@ -79,7 +79,12 @@ pub fn inside(holder: u32, program: &str, arguments: &[&str]) -> Command {
 /// The processes that carry the mark of `place`, with their command lines; ourselves left out.
 #[must_use]
 pub fn marked(place: &Place) -> Vec<(u32, String)> {
-    let mark = format!("{MARK}={}", place.mark());
+    with_environment(&format!("{MARK}={}", place.mark()))
+}
+
+/// The processes whose environment holds this entry, `NAME=value`, with their command lines; ourselves left out.
+#[must_use]
+pub fn with_environment(mark: &str) -> Vec<(u32, String)> {
     processes()
         .into_iter()
         .filter(|pid| *pid != std::process::id())
