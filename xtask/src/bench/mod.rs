@@ -18,11 +18,14 @@ use contenders::{Contender, Site};
 use measure::Sample;
 
 /// How to run it.
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
     /// Fewer and shorter rounds, for a look.
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Only contenders whose name contains this, and HAProxy; may be given again.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) only: Vec<String>,
     /// JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
@@ -33,7 +36,9 @@ const CONNECTIONS: u32 = 64;
 /// A control that moves more than this between its rounds makes the run doubtful.
 const CONTROL_DRIFT_MAX: f64 = 0.10;
 /// The contenders whose steadiness is watched.
-const CONTROLS: [&str; 2] = ["haproxy", "nginx"];
+const CONTROLS: [&str; 2] = [BASE, "nginx"];
+/// The contender that the others are held against.
+const BASE: &str = "haproxy";
 
 /// One line of the table.
 #[derive(Debug, Serialize)]
@@ -67,7 +72,7 @@ struct Report {
 }
 
 /// Builds what is measured, in release, and measures it.
-pub(crate) fn run(root: &Path, options: Options) -> Result<()> {
+pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     let bin = &crate::release::build(root)?;
     // For comparison.
     crate::agent::build_binary(root)?;
@@ -75,7 +80,10 @@ pub(crate) fn run(root: &Path, options: Options) -> Result<()> {
     let scratch = root.join("target/bench");
     std::fs::create_dir_all(&scratch)?;
     let site = Site::start(&scratch, bin).context("starting the upstream and the span receiver")?;
-    let (contenders, not_run) = contenders::all(&site)?;
+    let (mut contenders, not_run) = contenders::all(&site)?;
+    if !options.only.is_empty() {
+        contenders.retain(|one| one.name == BASE || options.only.iter().any(|text| one.name.contains(text)));
+    }
     let probes = probes::cost(&site, &contenders, CONNECTIONS)?;
     let mut samples: BTreeMap<&str, Vec<Sample>> = BTreeMap::new();
     for round in 0..rounds {
@@ -119,7 +127,7 @@ fn summarise(
     not_run: Vec<String>,
     probes: Vec<probes::Cost>,
 ) -> Result<Report> {
-    let Some(base) = samples.get("haproxy") else { bail!("haproxy did not run: there is nothing to compare with") };
+    let Some(base) = samples.get(BASE) else { bail!("haproxy did not run: there is nothing to compare with") };
     let base = median(base.iter().map(|sample| sample.cpu_us));
     let mut doubts = Vec::new();
     let mut lines = Vec::new();
