@@ -4,14 +4,14 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use abi::{Mark, ROLE_CLIENT, ROLE_UPSTREAM, STALLS, Stall, Tag, Trail, counter};
+use abi::{HEARD_SHUT, Mark, ROLE_CLIENT, ROLE_UPSTREAM, STALLS, Stall, Tag, Trail, counter};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 
 use crate::maps::{
-    self, MSS_OFFSET, SKB_ACK_SEQ_OFFSET, SKB_END_SEQ_OFFSET, SKB_SEQ_OFFSET, SND_NXT_OFFSET, SND_UNA_OFFSET,
-    SND_WND_OFFSET, Tcp, WRITE_SEQ_OFFSET,
+    self, MDEV_OFFSET, MSS_OFFSET, SENT_CLOCK_OFFSET, SKB_ACK_SEQ_OFFSET, SKB_END_SEQ_OFFSET, SKB_SEQ_OFFSET,
+    SND_NXT_OFFSET, SND_UNA_OFFSET, SND_WND_OFFSET, SRTT_OFFSET, Tcp, WRITE_SEQ_OFFSET,
 };
 
 // include/trace/events/tcp.h, v6.12: tcp_probe(struct sock *sk, const struct sk_buff *skb). Each segment that arrives in
@@ -25,10 +25,13 @@ pub fn tcp_probe(ctx: BtfTracePointContext) -> i32 {
         return 0;
     };
     maps::count(counter::ACK_HITS);
-    if maps::slot(tag).is_none() {
-        return 0;
-    }
+    let Some(slot) = maps::slot(tag) else { return 0 };
     let (Some(trail), Some(tcp)) = (maps::trail(tag.slot), maps::tcp(sk)) else { return 0 };
+    // SAFETY: a live map value of this socket's; its lock is held.
+    unsafe {
+        ptr::write_volatile(&raw mut (*slot).srtt_us, tcp.u32(&SRTT_OFFSET) >> 3);
+        ptr::write_volatile(&raw mut (*slot).rttvar_us, tcp.u32(&MDEV_OFFSET) >> 2);
+    }
     // Not `tcp_clock_cache`: that is refreshed after this tracepoint, and tells when we sent last.
     // SAFETY: a helper without arguments.
     let at_ns = unsafe { bpf_ktime_get_ns() };
@@ -48,9 +51,10 @@ pub fn tcp_probe(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Only what comes in changes the window: where it has no room for the next segment that waits, it had none since what came
-/// in before. A window that is too small for a whole segment is as good as shut: the sender waits for more. Shut altogether, it
-/// keeps back what has left too: a receiver without memory has dropped that.
+/// Only what comes in changes the window: where it has no room for the next segment that waits, it had none since what came in
+/// before, or since the last segment that left and used it up. A window that is too small for a whole segment is as good as
+/// shut: the sender waits for more. Shut altogether, it keeps back what has left too: a receiver without memory has dropped
+/// that. What waits since a time that is not known counts from now on.
 #[inline(always)]
 fn stalled(trail: *mut Trail, tcp: Tcp, role: u32, at_ns: u64) {
     const MASK: u64 = STALLS as u64 - 1;
@@ -61,14 +65,27 @@ fn stalled(trail: *mut Trail, tcp: Tcp, role: u32, at_ns: u64) {
     let room = first.wrapping_add(window).wrapping_sub(next) as i32;
     let is_shut = window == 0 && end != first;
     let waits = if is_shut { first } else { next };
+    let is_stalled = is_shut || (wanted > 0 && room < wanted);
     // SAFETY: a live map value of this socket's; its lock is held. Masked indices are inside the ring.
     unsafe {
-        let heard_ns = (*trail).heard_ns;
+        let (heard_ns, heard_next) = ((*trail).heard_ns, (*trail).heard_next);
         (*trail).heard_ns = at_ns;
-        if heard_ns == 0 || !(is_shut || (wanted > 0 && room < wanted)) {
+        (*trail).heard_next = u64::from(next) | if is_stalled { HEARD_SHUT } else { 0 };
+        // Nothing was heard, or that was before a time in which nobody listened.
+        if !is_stalled || heard_ns <= maps::ack_since_ns() {
             return;
         }
-        let (start, lasted_ns) = (tcp.sent_offset(waits, role), at_ns.wrapping_sub(heard_ns));
+        let since_ns = if heard_next as u32 != next {
+            let left_ns = tcp.u64(&SENT_CLOCK_OFFSET);
+            if left_ns > heard_ns { left_ns } else { heard_ns }
+        } else if heard_next & HEARD_SHUT != 0 {
+            heard_ns
+        } else {
+            at_ns
+        };
+        // Of a paced socket it is when the next segment may leave.
+        let lasted_ns = if since_ns < at_ns { at_ns - since_ns } else { 0 };
+        let start = tcp.sent_offset(waits, role);
         let head = ptr::read_volatile(&raw const (*trail).stall_head);
         let stalls = (&raw mut (*trail).stalls).cast::<Stall>();
         if ptr::read_volatile(&raw const (*trail).stall_open) != 0 {

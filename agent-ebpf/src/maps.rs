@@ -18,7 +18,7 @@ macro_rules! constants {
 }
 constants! {
     BYTES_RECEIVED_OFFSET, CLOCK_OFFSET, BYTES_ACKED_OFFSET, RCV_NXT_OFFSET, COPIED_SEQ_OFFSET, SND_NXT_OFFSET,
-    SND_UNA_OFFSET, SND_WND_OFFSET, MSS_OFFSET, WRITE_SEQ_OFFSET, SRTT_OFFSET, MDEV_OFFSET, TOTAL_RETRANS_OFFSET, SK_SOCKET_OFFSET,
+    SND_UNA_OFFSET, SND_WND_OFFSET, SENT_CLOCK_OFFSET, MSS_OFFSET, WRITE_SEQ_OFFSET, SRTT_OFFSET, MDEV_OFFSET, TOTAL_RETRANS_OFFSET, SK_SOCKET_OFFSET,
     SKB_SEQ_OFFSET, SKB_END_SEQ_OFFSET, SKB_ACK_SEQ_OFFSET, SENT_ISN_OFFSET, RECEIVED_ISN_OFFSET
 }
 #[unsafe(no_mangle)]
@@ -32,7 +32,7 @@ static TRAILS: Array<Trail> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static FREE: Queue<Free> = Queue::with_max_entries(1, 0);
 #[map]
-static SWITCHES: Array<u64> = Array::with_max_entries(1, 0);
+static SWITCHES: Array<u64> = Array::with_max_entries(2, 0);
 /// Handshakes of ours that a backend on this node may be the other end of. An entry lives for the microseconds until the
 /// backend's socket is established; those of backends elsewhere are pushed out by newer ones.
 #[map]
@@ -105,7 +105,14 @@ pub fn set_tag(sk: *mut c_void, mut tag: Tag) -> bool {
 #[inline(always)]
 pub fn seeks_backends() -> bool {
     // SAFETY: a live map value; one word.
-    SWITCHES.get_ptr(0).is_some_and(|switches| unsafe { *switches } & switch::BACKENDS != 0)
+    SWITCHES.get_ptr(switch::BITS).is_some_and(|switches| unsafe { *switches } & switch::BACKENDS != 0)
+}
+
+/// Since when what comes in is watched without a gap.
+#[inline(always)]
+pub fn ack_since_ns() -> u64 {
+    // SAFETY: a live map value; one word.
+    SWITCHES.get_ptr(switch::ACK_SINCE).map_or(0, |since_ns| unsafe { *since_ns })
 }
 
 /// `sk` as a TCP socket.
@@ -206,6 +213,7 @@ pub fn take_slot(now_ns: u64) -> Option<(u32, *mut Slot)> {
         (*trail).turn = Mark { end: 0, at_ns: 0 };
         (*trail).turn_taken_end = 0;
         (*trail).heard_ns = 0;
+        (*trail).heard_next = 0;
         (*trail).stall_head = 0;
         (*trail).stall_open = 0;
     }

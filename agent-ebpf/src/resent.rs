@@ -33,11 +33,18 @@ pub fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
     };
     // SAFETY: a live map value of this socket's; its lock is held. Masked indices are inside the ring.
     unsafe {
+        let (start, end) = (tcp.sent_offset(start, tag.role), tcp.sent_offset(end, tag.role));
         let head = ptr::read_volatile(&raw const (*trail).resent_head);
-        let entry = (&raw mut (*trail).resent).cast::<Resent>().add((head & MASK) as usize);
-        ptr::write_volatile(&raw mut (*entry).start, tcp.sent_offset(start, tag.role));
-        ptr::write_volatile(&raw mut (*entry).end, tcp.sent_offset(end, tag.role));
-        ptr::write_volatile(&raw mut (*entry).at_ns, bpf_ktime_get_ns());
+        let entries = (&raw mut (*trail).resent).cast::<Resent>();
+        let newest = entries.add((head.wrapping_sub(1) & MASK) as usize);
+        if head != 0 && (*newest).start == start && (*newest).end == end {
+            ptr::write_volatile(&raw mut (*newest).count, (*newest).count.wrapping_add(1));
+            return 0;
+        }
+        let entry = entries.add((head & MASK) as usize);
+        ptr::write_volatile(&raw mut (*entry).start, start);
+        ptr::write_volatile(&raw mut (*entry).end, end);
+        ptr::write_volatile(&raw mut (*entry).count, 1);
         ptr::write_volatile(&raw mut (*trail).resent_head, head.wrapping_add(1));
     }
     0

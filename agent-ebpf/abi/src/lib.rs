@@ -4,8 +4,8 @@
 
 /// Marks kept per ring. 16 cover the reads of a head that arrives in pieces, and every mark of a 64 KiB burst after GRO.
 pub const MARKS: usize = 16;
-/// Retransmissions kept per connection: more within one request are told by their number.
-pub const RESENT: usize = 4;
+/// Segments that were sent again, kept per connection: the newest so many different ones.
+pub const RESENT: usize = 8;
 /// Messages kept per connection that a shut window stalled.
 pub const STALLS: usize = 4;
 
@@ -28,8 +28,8 @@ pub struct Resent {
     pub start: u64,
     /// Stream offset just behind its last byte.
     pub end: u64,
-    /// When, in CLOCK_MONOTONIC nanoseconds.
-    pub at_ns: u64,
+    /// How often.
+    pub count: u64,
 }
 
 /// What waited for the other end's window between two messages of the other end.
@@ -122,7 +122,7 @@ pub struct Trail {
     pub taken_head: u64,
     /// Events ever recorded in `sent`.
     pub sent_head: u64,
-    /// Segments ever sent again on this connection.
+    /// Entries of `resent` ever begun.
     pub resent_head: u64,
     /// `end` of the newest mark in `taken`.
     pub taken_end: u64,
@@ -130,7 +130,7 @@ pub struct Trail {
     pub turn: Mark,
     /// `taken_end` when `turn` was written.
     pub turn_taken_end: u64,
-    /// When the newest segment came in, 0 before the first: since then the other end's window is what it is.
+    /// When the newest segment came in, 0 before the first: the other end's window is what that segment said.
     pub heard_ns: u64,
     /// See above.
     pub taken: [Mark; MARKS],
@@ -144,11 +144,16 @@ pub struct Trail {
     pub stall_head: u64,
     /// 1 while the newest of them goes on: nothing but acknowledgements came in since it began.
     pub stall_open: u64,
+    /// What had left when the newest segment came in (`snd_nxt`), and [`HEARD_SHUT`] if the window had no room then.
+    pub heard_next: u64,
     /// Fills the last line.
-    pub reserved_end: [u64; 6],
+    pub reserved_end: u64,
 }
 
-const _: () = assert!(size_of::<Trail>() == 832 && align_of::<Trail>() == 64);
+/// Beside the sequence number in [`Trail::heard_next`].
+pub const HEARD_SHUT: u64 = 1 << 32;
+
+const _: () = assert!(size_of::<Trail>() == 896 && align_of::<Trail>() == 64);
 const _: () = assert!(core::mem::offset_of!(Trail, taken) == 64 && core::mem::offset_of!(Trail, resent) == 576);
 
 /// Whose connection to a backend awaits the backend's own socket. The key is the pair of initial sequence numbers: they are
@@ -211,6 +216,10 @@ pub const ROLE_BACKEND: u32 = 4;
 pub mod switch {
     /// Backends' own sockets are looked for.
     pub const BACKENDS: u64 = 1;
+    /// The element with these bits.
+    pub const BITS: u32 = 0;
+    /// The element with the time since when `ack` is switched on.
+    pub const ACK_SINCE: u32 = 1;
 }
 
 /// Names of the maps.
@@ -227,7 +236,8 @@ pub mod map {
     pub const PAIRS: &str = "PAIRS";
     /// LRU hash of `u64` by sequence numbers: when a SYN-ACK was first sent again.
     pub const SYNACKS: &str = "SYNACKS";
-    /// Array of one `u64`: what is switched on, by [`switch`](crate::switch).
+    /// Array of two `u64`: what is switched on, by [`switch`](crate::switch), and since when `ack` is, in CLOCK_MONOTONIC
+    /// nanoseconds.
     pub const SWITCHES: &str = "SWITCHES";
     /// Per-CPU array of `u64`, by [`counter`](crate::counter).
     pub const COUNTERS: &str = "COUNTERS";
@@ -254,6 +264,8 @@ pub mod global {
     pub const WRITE_SEQ_OFFSET: &str = "WRITE_SEQ_OFFSET";
     /// `struct tcp_sock`: `snd_wnd`, `u32`, from `snd_una` on.
     pub const SND_WND_OFFSET: &str = "SND_WND_OFFSET";
+    /// `struct tcp_sock`: `tcp_wstamp_ns`, `u64`: when the newest segment left, or may leave where the socket is paced.
+    pub const SENT_CLOCK_OFFSET: &str = "SENT_CLOCK_OFFSET";
     /// `struct tcp_sock`: `mss_cache`, `u32`.
     pub const MSS_OFFSET: &str = "MSS_OFFSET";
     /// `struct tcp_sock`: `srtt_us`, `u32`, eight times the microseconds.

@@ -8,6 +8,7 @@ use wayspan_proxy::record::{Attempt, Head, TlsFacts};
 use super::names;
 use super::proto::Attributes;
 use crate::config::model::suite_name;
+use crate::merge::late::RoundTrip;
 use crate::merge::phase::{Attributed, rounded_us};
 
 /// Of the client's side.
@@ -17,7 +18,8 @@ pub(super) fn of_client(a: &mut Attributes<'_>, request: &Attributed<'_>) {
     if head.request_index == 0 {
         of_handshake(a, request);
     }
-    round_trip(a, [names::CLIENT_RTT, names::CLIENT_RTTVAR], [head.srtt_us, head.rttvar_us]);
+    let as_read = RoundTrip { smoothed_us: head.srtt_us, deviation_us: head.rttvar_us };
+    round_trip(a, [names::CLIENT_RTT, names::CLIENT_RTTVAR], late.client_rtt.or(as_read));
     delay(a, request, [head.head_readable, head.woken, head.head_read], head.preempted_ns);
     // Without the last acknowledgement nobody knows whether the last byte has left by now.
     if let Some(acked) = late.acked.known() {
@@ -50,7 +52,9 @@ pub(super) fn of_tls(a: &mut Attributes<'_>, head: &Head) {
 
 /// Of one attempt; what was learnt after the end is of the last.
 pub(super) fn of_attempt(a: &mut Attributes<'_>, request: &Attributed<'_>, attempt: &Attempt, is_last: bool) {
-    round_trip(a, [names::UPSTREAM_RTT, names::UPSTREAM_RTTVAR], [attempt.srtt_us, attempt.rttvar_us]);
+    let as_read = RoundTrip { smoothed_us: attempt.srtt_us, deviation_us: attempt.rttvar_us };
+    let later = if is_last { request.late.upstream_rtt } else { RoundTrip::default() };
+    round_trip(a, [names::UPSTREAM_RTT, names::UPSTREAM_RTTVAR], later.or(as_read));
     delay(a, request, [attempt.first_readable, attempt.woken, attempt.first_read], attempt.preempted_ns);
     if is_last {
         // The probes' count, or without them the connection's own.
@@ -76,9 +80,9 @@ fn of_handshake(a: &mut Attributes<'_>, request: &Attributed<'_>) {
     }
 }
 
-fn round_trip(a: &mut Attributes<'_>, keys: [&str; 2], [smoothed_us, deviation_us]: [u32; 2]) {
-    if smoothed_us > 0 {
-        for (key, us) in keys.into_iter().zip([smoothed_us, deviation_us]) {
+fn round_trip(a: &mut Attributes<'_>, keys: [&str; 2], of: RoundTrip) {
+    if of.smoothed_us > 0 {
+        for (key, us) in keys.into_iter().zip([of.smoothed_us, of.deviation_us]) {
             a.int(key, us.into());
         }
     }
@@ -210,6 +214,15 @@ mod tests {
     #[test]
     fn all_that_is_known_is_told() {
         check(|_, _, _| (), &format!("{CONNECTION} {BESIDE} {AFTER}"), UPSTREAM);
+    }
+
+    #[test]
+    fn a_round_trip_is_told_as_it_was_last() {
+        let later = RoundTrip { smoothed_us: 900, deviation_us: 70 };
+        let client = BESIDE.replace("client.rtt=210 client.rttvar=30", "client.rtt=900 client.rttvar=70");
+        check(|_, _, l| l.client_rtt = later, &format!("{CONNECTION} {client} {AFTER}"), UPSTREAM);
+        let upstream = UPSTREAM.replace("upstream.rtt=55 upstream.rttvar=0", "upstream.rtt=900 upstream.rttvar=70");
+        check(|_, _, l| l.upstream_rtt = later, &format!("{CONNECTION} {BESIDE} {AFTER}"), &upstream);
     }
 
     #[test]

@@ -37,16 +37,37 @@ pub struct Late {
     pub handshake_rtt_us: u32,
     /// From the first repetition of our SYN-ACK to the handshake's end, nanoseconds: what it took at least.
     pub handshake_resent_ns: u64,
-    /// Segments of the response that were sent again.
+    /// The client's round trip at the newest segment seen, the response's acknowledgements among them where they are watched.
+    pub client_rtt: RoundTrip,
+    /// The same of the last attempt's connection.
+    pub upstream_rtt: RoundTrip,
+    /// How often segments of the response were sent again.
     pub client_resent: u32,
-    /// Segments of the request that were sent again to the upstream.
+    /// How often segments of the request were sent again to the upstream.
     pub upstream_resent: u32,
     /// How long the client's window had no room for the response, nanoseconds.
     pub client_stalled_ns: u64,
     /// How long the upstream's window had no room for the request.
     pub upstream_stalled_ns: u64,
-    /// Segments of the answer that a backend on this node sent again.
+    /// How often a backend on this node sent segments of the answer again.
     pub backend_resent: u32,
+}
+
+/// A round trip as the kernel smooths it (RFC 6298), in microseconds; zeros where it is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoundTrip {
+    /// Smoothed.
+    pub smoothed_us: u32,
+    /// Its mean deviation.
+    pub deviation_us: u32,
+}
+
+impl RoundTrip {
+    /// The later one where it is known.
+    #[must_use]
+    pub fn or(self, earlier: Self) -> Self {
+        if self.smoothed_us > 0 { self } else { earlier }
+    }
 }
 
 /// Who knows.

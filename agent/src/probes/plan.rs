@@ -201,6 +201,7 @@ pub(super) const ROWS: [Row; 11] = [
             global::SND_UNA_OFFSET,
             global::SND_NXT_OFFSET,
             global::SND_WND_OFFSET,
+            global::SENT_CLOCK_OFFSET,
             global::MSS_OFFSET,
             global::WRITE_SEQ_OFFSET,
             global::SKB_SEQ_OFFSET,
@@ -232,7 +233,7 @@ const fn in_skb(global: &'static str, name: &'static str) -> Member {
 }
 
 /// All of them.
-pub(super) const MEMBERS: [Member; 19] = [
+pub(super) const MEMBERS: [Member; 20] = [
     member(global::BYTES_RECEIVED_OFFSET, Shape::U64, "tcp_sock", "bytes_received"),
     member(global::CLOCK_OFFSET, Shape::U64, "tcp_sock", "tcp_clock_cache"),
     member(global::BYTES_ACKED_OFFSET, Shape::U64, "tcp_sock", "bytes_acked"),
@@ -241,6 +242,7 @@ pub(super) const MEMBERS: [Member; 19] = [
     member(global::SND_NXT_OFFSET, Shape::U32, "tcp_sock", "snd_nxt"),
     member(global::SND_UNA_OFFSET, Shape::U32, "tcp_sock", "snd_una"),
     member(global::SND_WND_OFFSET, Shape::U32, "tcp_sock", "snd_wnd"),
+    member(global::SENT_CLOCK_OFFSET, Shape::U64, "tcp_sock", "tcp_wstamp_ns"),
     member(global::MSS_OFFSET, Shape::U32, "tcp_sock", "mss_cache"),
     member(global::WRITE_SEQ_OFFSET, Shape::U32, "tcp_sock", "write_seq"),
     member(global::SRTT_OFFSET, Shape::U32, "tcp_sock", "srtt_us"),

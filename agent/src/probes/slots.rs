@@ -14,6 +14,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Marks, Missing};
 
+use crate::merge::late::RoundTrip;
+
 const RING: u64 = MARKS as u64;
 
 /// [`abi::Slot`] as shared memory has it: every word an atomic. Any content is lawful.
@@ -55,7 +57,8 @@ pub(super) struct SharedTrail {
     stalls: [SharedStall; STALLS],
     stall_head: AtomicU64,
     stall_open: AtomicU64,
-    reserved_end: [AtomicU64; 6],
+    heard_next: AtomicU64,
+    reserved_end: AtomicU64,
 }
 
 #[repr(C)]
@@ -78,7 +81,7 @@ struct SharedMark {
 struct SharedResent {
     start: AtomicU64,
     end: AtomicU64,
-    at_ns: AtomicU64,
+    count: AtomicU64,
 }
 
 #[repr(C)]
@@ -102,9 +105,9 @@ const _: () = {
         srtt_us, rttvar_us, rx, handshake_ns, synack_resent_ns, unaccepted_end, peer_generation, peer_slot, flags,
         handshake_rtt_us, reserved);
     same!(SharedTrail, Trail: taken_head, sent_head, resent_head, taken_end, turn.end, turn.at_ns, turn_taken_end,
-        heard_ns, taken, sent, resent, stalls, stall_head, stall_open, reserved_end);
+        heard_ns, taken, sent, resent, stalls, stall_head, stall_open, heard_next, reserved_end);
     same!(SharedMark, abi::Mark: end, at_ns);
-    same!(SharedResent, abi::Resent: start, end, at_ns);
+    same!(SharedResent, abi::Resent: start, end, count);
     same!(SharedStall, abi::Stall: first, last, lasted_ns);
 };
 
@@ -275,6 +278,14 @@ impl SharedSlot {
         }
     }
 
+    /// As the kernel has it at the newest segment that was seen.
+    pub(super) fn round_trip(&self) -> RoundTrip {
+        RoundTrip {
+            smoothed_us: self.srtt_us.load(Ordering::Relaxed),
+            deviation_us: self.rttvar_us.load(Ordering::Relaxed),
+        }
+    }
+
     pub(super) fn handshake(&self) -> Handshake {
         Handshake {
             established: self.established(),
@@ -335,18 +346,19 @@ impl SharedTrail {
         held.filter(|_| self.sent_head.load(Ordering::Relaxed).wrapping_sub(head) <= 1)
     }
 
-    /// How many segments with bytes of this range were sent again; at least so many where more came than are kept.
+    /// How many times segments with bytes of this range were sent again; at least so often where more different ones came than
+    /// are kept.
     pub(super) fn resent(&self, bytes: &Range<u64>) -> u32 {
         let head = self.resent_head.load(Ordering::Acquire);
         let kept = u64::try_from(RESENT).unwrap_or_default().min(head);
-        let hits = (head - kept..head)
+        let counts = (head - kept..head)
             .filter_map(|sequence| self.resent.get(usize::try_from(sequence).ok()? % RESENT))
             .filter(|resent| {
                 let (start, end) = (resent.start.load(Ordering::Relaxed), resent.end.load(Ordering::Relaxed));
                 start < bytes.end && end > bytes.start
             })
-            .count();
-        u32::try_from(hits).unwrap_or(u32::MAX)
+            .fold(0_u64, |sum, resent| sum.saturating_add(resent.count.load(Ordering::Relaxed)));
+        u32::try_from(counts).unwrap_or(u32::MAX)
     }
 
     /// For how many nanoseconds bytes of this range, and no others, waited for the other end's window.
@@ -363,7 +375,7 @@ impl SharedTrail {
     pub(super) fn begin(&self) {
         let words = [&self.taken_head, &self.sent_head, &self.resent_head, &self.taken_end, &self.turn_taken_end];
         let words = words.into_iter().chain([&self.turn.at_ns, &self.turn.end]);
-        let words = words.chain([&self.heard_ns, &self.stall_head, &self.stall_open]);
+        let words = words.chain([&self.heard_ns, &self.heard_next, &self.stall_head, &self.stall_open]);
         for word in words {
             word.store(0, Ordering::Relaxed);
         }
@@ -584,9 +596,10 @@ mod tests {
         for (index, (start, end)) in [(0, 10), (10, 20), (10, 20)].into_iter().enumerate() {
             trail.resent[index].start.store(start, Ordering::Relaxed);
             trail.resent[index].end.store(end, Ordering::Relaxed);
+            trail.resent[index].count.store(1 + u64::from(start == 0) * 4, Ordering::Relaxed);
         }
         trail.resent_head.store(3, Ordering::Relaxed);
-        assert_eq!((trail.resent(&(0..10)), trail.resent(&(0..11)), trail.resent(&(20..30))), (1, 3, 0));
+        assert_eq!((trail.resent(&(0..10)), trail.resent(&(0..11)), trail.resent(&(20..30))), (5, 7, 0));
     }
 
     #[test]

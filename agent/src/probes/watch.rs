@@ -155,15 +155,21 @@ impl Watch {
         if set == Set::Core {
             self.maps.missing.store(missing.0, Ordering::Relaxed);
         }
-        if set == Set::Backends {
-            let word = if since.is_some() { switch::BACKENDS } else { 0 };
-            let mut writer = self.maps.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = writer.switches.set(0, word, 0) {
-                tracing::warn!(target: "wayspan::probes", %error, "backends cannot be switched");
-            }
+        match set {
+            Set::Core => {}
+            Set::Backends => self.tell(switch::BITS, if since.is_some() { switch::BACKENDS } else { 0 }),
+            Set::Ack => self.tell(switch::ACK_SINCE, since.map_or(NEVER, |since| since.0)),
         }
         if let Some(cell) = self.maps.since_ns.get(set as usize) {
             cell.store(since.map_or(NEVER, |since| since.0), Ordering::Relaxed);
+        }
+    }
+
+    /// Tells the programs.
+    fn tell(&self, element: u32, word: u64) {
+        let mut writer = self.maps.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = writer.switches.set(element, word, 0) {
+            tracing::warn!(target: "wayspan::probes", %error, "a set of probes cannot be switched");
         }
     }
 
@@ -366,6 +372,7 @@ impl Facts for Watch {
             if let (Some(from), Some(to)) = (handshake.synack_resent.known(), handshake.established.known()) {
                 late.handshake_resent_ns = to.since(from);
             }
+            late.client_rtt = slot.round_trip();
             late.client_resent = trail.resent(&ask.response);
             late.client_stalled_ns = trail.stalled_ns(&ask.response);
             let last = ask.response.end.saturating_sub(1);
@@ -382,8 +389,10 @@ impl Facts for Watch {
         }
         if let Some((slot, trail)) = self.own(ask.upstream) {
             let (resent, stalled_ns) = (trail.resent(&ask.request), trail.stalled_ns(&ask.request));
+            let round_trip = slot.round_trip();
             if slot.is_still(ask.upstream.generation) {
                 (late.upstream_resent, late.upstream_stalled_ns) = (resent, stalled_ns);
+                late.upstream_rtt = round_trip;
             }
         }
         if let Ok((slot, trail, peer)) = self.paired(ask.upstream) {

@@ -21,6 +21,7 @@ use wayspan_proxy::observer::{Missing, SocketObserver, Token};
 
 mod leftovers;
 mod pairs;
+mod windows;
 
 const TESTS: &[(&str, fn())] = &[
     ("a_requests_first_and_last_byte_have_their_own_times", a_requests_first_and_last_byte_have_their_own_times),
@@ -58,8 +59,13 @@ const TESTS: &[(&str, fn())] = &[
     ),
     (
         "a_window_that_is_shut_is_told_of_the_bytes_that_waited",
-        pairs::a_window_that_is_shut_is_told_of_the_bytes_that_waited,
+        windows::a_window_that_is_shut_is_told_of_the_bytes_that_waited,
     ),
+    (
+        "a_window_that_our_own_bytes_fill_is_shut_from_then_on",
+        windows::a_window_that_our_own_bytes_fill_is_shut_from_then_on,
+    ),
+    ("a_window_is_not_told_of_while_nobody_watched", windows::a_window_is_not_told_of_while_nobody_watched),
     ("what_lived_through_a_gap_joined_late", pairs::what_lived_through_a_gap_joined_late),
     (
         "nothing_stays_in_the_kernel_after_kill_9_and_the_neighbours_go_on",

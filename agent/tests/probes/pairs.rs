@@ -21,11 +21,11 @@ fn with_backends(slots: u32) -> Probes {
 }
 
 /// A server that nobody told the probes of.
-fn backend() -> TcpListener {
+pub(super) fn backend() -> TcpListener {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
 }
 
-fn connect_watched(observer: &Observer, address: SocketAddr) -> (TcpStream, Token) {
+pub(super) fn connect_watched(observer: &Observer, address: SocketAddr) -> (TcpStream, Token) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let token = observer.connecting(socket.as_fd());
     socket.connect(&address.into()).unwrap();
@@ -221,58 +221,6 @@ pub(super) fn an_acknowledgement_is_known_when_the_next_request_comes_however_ma
     assert_eq!((late.acked, late.may_come), (MonoNs::UNKNOWN, true), "its ring has gone on: {late:?}");
     assert_eq!(observer.acknowledged(token, 1, MonoNs(1)), Acknowledged::default());
     eventually("the newest but one is still there", || observer.late(&ask(38)).acked.known().is_some());
-}
-
-/// Both ways: a response to a client that does not read, and a request to a server that does not.
-pub(super) fn a_window_that_is_shut_is_told_of_the_bytes_that_waited() {
-    let probes = load_with(&model::Probes { slots: 8, ack: true, ..model::Probes::default() }, Duration::ZERO);
-    let observer = probes.observer();
-    let listener = watched(&observer);
-    let client = connect(&listener);
-    let (server, token) = accept(&listener, &observer);
-    let (read_from, at_end) = stall(&server, &client);
-    let ask = |client, response, upstream, request| Ask {
-        client,
-        response,
-        ended: MonoNs(0),
-        upstream,
-        request,
-        answer: 0..0,
-    };
-    let told = |response| observer.late(&ask(token, response, Token::NONE, 0..0)).client_stalled_ns;
-    assert_eq!(told(0..1), 0, "the first byte left at once");
-    let stalled_ns = told(1..u64::MAX);
-    assert!(stalled_ns >= read_from.1.since(read_from.0), "{stalled_ns} ns, shut for certain in {read_from:?}");
-    assert!(stalled_ns <= at_end.since(MonoNs(0)), "{stalled_ns} ns");
-
-    let backend = backend();
-    let (ours, token) = connect_watched(&observer, backend.local_addr().unwrap());
-    let (theirs, _) = backend.accept().unwrap();
-    let (read_from, _) = stall(&ours, &theirs);
-    let told = |request| observer.late(&ask(Token::NONE, 0..0, token, request)).upstream_stalled_ns;
-    assert_eq!(told(0..1), 0, "the first byte left at once");
-    assert!(told(1..u64::MAX) >= read_from.1.since(read_from.0));
-}
-
-/// Writes until nothing fits any more, lets that be for a while and reads all. When the window was shut for certain, and the end.
-fn stall(mut from: &TcpStream, mut to: &TcpStream) -> ((MonoNs, MonoNs), MonoNs) {
-    from.set_nonblocking(true).unwrap();
-    let mut written = 0;
-    // What was written last may be on its way: nothing is while both queues stay as they are.
-    let mut full_since = MonoNs::now();
-    while MonoNs::now().since(full_since) < 20_000_000 {
-        if let Ok(more) = from.write(&[0; 1 << 16]) {
-            written += more;
-            full_since = MonoNs::now();
-        }
-        std::thread::yield_now();
-    }
-    let reading = MonoNs::now();
-    let mut buffer = vec![0; 1 << 16];
-    while written > 0 {
-        written -= to.read(&mut buffer).unwrap();
-    }
-    ((full_since, reading), MonoNs::now())
 }
 
 pub(super) fn what_lived_through_a_gap_joined_late() {

@@ -39,12 +39,12 @@ fn row(name: &str, injected: &'static str, shape: Shape, injections: Vec<Injecti
 
 /// What takes a fifth of a second or more is done to fewer, many at once.
 fn patient(row: Row) -> Row {
-    Row { percent: 25, shape: Shape { lanes: 16, ..row.shape }, ..row }
+    Row { percent: 50, shape: Shape { lanes: 16, ..row.shape }, ..row }
 }
 
 /// The same, where each of the many would keep the cores busy meanwhile.
 fn long(row: Row) -> Row {
-    Row { percent: 25, ..row }
+    Row { percent: 50, ..row }
 }
 
 fn at(agent: Agent, row: Row) -> Row {
@@ -500,6 +500,20 @@ fn after() -> Vec<Row> {
                 kept,
                 one(wire(Act::Lose), LOST_US, Place::Nowhere("spans wait 0.2 s for what comes after")),
             )),
+        ),
+        at(
+            Agent::Acking,
+            row(
+                "client's network: end of response lost",
+                "the relay loses the last of the response's three segments once",
+                Shape { download: (4_000, 1), ..kept },
+                vec![Injection {
+                    how: How::Wire(Link::Client, Way::Back, Which::Data(2), Act::Lose),
+                    delay_us: LOST_US,
+                    places: vec![Place::Attribute("wayspan.after.ack"), Place::Count("wayspan.client.retransmits")],
+                    share: 30,
+                }],
+            ),
         ),
     ]
 }

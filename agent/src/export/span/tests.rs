@@ -19,7 +19,7 @@ use crate::catalog::ServerNames;
 use crate::export::testing::{span_data, thread_cpu_ns, tracing};
 use crate::kube::pods::cache::{Cache, Change};
 use crate::kube::pods::facts::Reader;
-use crate::merge::late::Late;
+use crate::merge::late::{Late, RoundTrip};
 use crate::merge::phase::Stretch;
 
 const WALL: WallOffset = WallOffset(1_700_000_000_000_000_123);
@@ -389,10 +389,7 @@ impl Reference<'_> {
                 a.extend(nonzero("wayspan.connection.handshake_rtt", late.handshake_rtt_us.into()));
             }
         }
-        if head.srtt_us > 0 {
-            a.push(int("wayspan.client.rtt", head.srtt_us.into()));
-            a.push(int("wayspan.client.rttvar", head.rttvar_us.into()));
-        }
+        a.extend(round_trip("client", late.client_rtt, [head.srtt_us, head.rttvar_us]));
         a.extend(self.delay(head.head_readable, head.woken, head.head_read, head.preempted_ns));
         let after = |at: MonoNs| us(at.0.saturating_sub(self.request.end.0));
         match (late.left.0, late.acked.0) {
@@ -410,10 +407,8 @@ impl Reference<'_> {
 
     fn beside_an_attempt(&self, attempt: &Attempt, is_last: bool) -> Vec<KeyValue> {
         let mut a = vec![KeyValue::new("wayspan.connection.reused", attempt.reused)];
-        if attempt.srtt_us > 0 {
-            a.push(int("wayspan.upstream.rtt", attempt.srtt_us.into()));
-            a.push(int("wayspan.upstream.rttvar", attempt.rttvar_us.into()));
-        }
+        let later = if is_last { self.request.late.upstream_rtt } else { RoundTrip::default() };
+        a.extend(round_trip("upstream", later, [attempt.srtt_us, attempt.rttvar_us]));
         a.extend(self.delay(attempt.first_readable, attempt.woken, attempt.first_read, attempt.preempted_ns));
         if is_last {
             let Late { upstream_resent, backend_resent, upstream_stalled_ns, .. } = self.request.late;
@@ -902,14 +897,28 @@ fn any_delay() -> impl Strategy<Value = Delay> {
     )
 }
 
+/// The later one where it is known.
+fn round_trip(side: &str, later: RoundTrip, [srtt_us, rttvar_us]: [u32; 2]) -> Vec<KeyValue> {
+    let [smoothed, deviation] =
+        if later.smoothed_us > 0 { [later.smoothed_us, later.deviation_us] } else { [srtt_us, rttvar_us] };
+    let key = |of: &str| format!("wayspan.{side}.{of}");
+    let both = [(key("rtt"), smoothed), (key("rttvar"), deviation)];
+    both.into_iter().filter(|_| smoothed > 0).map(|(key, us)| KeyValue::new(key, i64::from(us))).collect()
+}
+
 fn any_late() -> impl Strategy<Value = Late> {
     let time = || prop_oneof![Just(0), START..START + 400_000_000].prop_map(MonoNs);
     let count = || prop_oneof![3 => Just(0), 1 => any::<u32>()];
     let handshake = prop_oneof![2 => Just(0), 1 => 1..2_000_000_000_u64];
     let stalled = || prop_oneof![3 => Just(0), 1 => 0..2_000_000_000_u64];
     let stalls = (stalled(), stalled());
-    (time(), time(), any::<bool>(), count(), handshake, [count(), count(), count()], stalls).prop_map(
-        |(acked, left, may_come, handshake_rtt_us, handshake_resent_ns, resent, stalled)| Late {
+    let round_trip =
+        || (count(), count()).prop_map(|(smoothed_us, deviation_us)| RoundTrip { smoothed_us, deviation_us });
+    let round_trips = (round_trip(), round_trip());
+    (time(), time(), any::<bool>(), count(), handshake, [count(), count(), count()], stalls, round_trips).prop_map(
+        |(acked, left, may_come, handshake_rtt_us, handshake_resent_ns, resent, stalled, round_trips)| Late {
+            client_rtt: round_trips.0,
+            upstream_rtt: round_trips.1,
             acked,
             left,
             may_come,
