@@ -20,7 +20,7 @@ pub trait SocketObserver: Clone + Send + 'static {
     /// after the read that consumed them. An empty range asks for the connection's own times only.
     fn marks(&self, token: Token, bytes: Range<u64>) -> Marks;
     /// What the backend's own end of a connection to it saw of one exchange, where it is on this node. Called right after
-    /// the read that brought the response's first byte.
+    /// the read that brought the response's first byte, or when the exchange was given up without one.
     fn backend(&self, token: Token, ask: BackendAsk) -> BackendMarks;
     /// Whether [`SocketObserver::acknowledged`] has something to say: asked before it, for each request.
     fn watches_acknowledgements(&self) -> bool {

@@ -23,7 +23,7 @@ use crate::clock::MonoNs;
 use crate::framer::{Asked, Event, Framer, Limits};
 use crate::gather::gather;
 use crate::live::{Live, Relay};
-use crate::observer::{BackendAsk, BackendMarks, Marks, SocketObserver, Token};
+use crate::observer::{BackendAsk, BackendMarks, Marks, Missing, SocketObserver, Token};
 use crate::record::Attempt;
 use crate::resent::Resent;
 use crate::wake;
@@ -65,6 +65,8 @@ pub(crate) struct Seen<O: SocketObserver> {
     /// Bytes that were read before the exchange began.
     read_before: Cell<u64>,
     response_start: Cell<u64>,
+    /// When the server wrote the newest interim response, where that is known.
+    interim_sent: Cell<MonoNs>,
     resent: Cell<Resent>,
     ended: Cell<MonoNs>,
     /// The server's bytes cannot be trusted to frame a response.
@@ -120,6 +122,7 @@ impl<O: SocketObserver> Upstream<O> {
             blocked: Cell::new(false),
             read_before: Cell::new(0),
             response_start: Cell::new(0),
+            interim_sent: Cell::default(),
             resent: Cell::default(),
             ended: Cell::default(),
             refused: Cell::new(false),
@@ -153,7 +156,7 @@ impl<O: SocketObserver> Upstream<O> {
 impl<O: SocketObserver> Seen<O> {
     /// An exchange begins: its stamps are new.
     pub(crate) fn begin(&self, live: &Rc<RefCell<Live>>, asked: Asked) {
-        for cell in [&self.head_written, &self.last_written, &self.ended] {
+        for cell in [&self.head_written, &self.last_written, &self.ended, &self.interim_sent] {
             cell.set(MonoNs::UNKNOWN);
         }
         self.first.set(First::default());
@@ -199,7 +202,8 @@ impl<O: SocketObserver> Seen<O> {
     pub(crate) fn settle(&self, attempt: &mut Attempt) {
         attempt.head_written = self.head_written.get();
         attempt.request_written = self.last_written.get();
-        let First { read, marks, backend, woken, preempted_ns, resent } = self.first.get();
+        let First { read, marks, backend, woken, preempted_ns, resent } =
+            if self.has_answered() { self.first.get() } else { self.unanswered() };
         attempt.first_read = read;
         attempt.first_readable = marks.first;
         (attempt.srtt_us, attempt.rttvar_us, attempt.resent) = (marks.srtt_us, marks.rttvar_us, resent);
@@ -215,6 +219,27 @@ impl<O: SocketObserver> Seen<O> {
         attempt.response_start = self.response_start.get();
         attempt.response_end = self.read_bytes.get();
         attempt.ended = self.ended.get();
+    }
+
+    /// Where no answer was read: how far the request came, and whether what would have been read next had come. The end of
+    /// the stream counts as a byte.
+    fn unanswered(&self) -> First {
+        if self.head_written.get().0 == 0 {
+            return First::default();
+        }
+        let next = self.read_bytes.get();
+        let marks = self.worker.observer.marks(self.token, next..next + 1);
+        let mut backend = self.worker.observer.backend(self.token, self.backend_ask(next));
+        if backend.sent.0 != 0 && backend.sent <= self.interim_sent.get() {
+            // The newest write brought what was read.
+            (backend.sent, backend.missing) = (MonoNs::UNKNOWN, backend.missing.with(Missing::UNSEEN));
+        }
+        First { marks, backend, ..First::default() }
+    }
+
+    fn backend_ask(&self, response_start: u64) -> BackendAsk {
+        let (head_end, request_end) = (self.request_head_end.get(), self.written_bytes.get());
+        BackendAsk { head_end, request_end, response_start }
     }
 
     fn read(&self, bytes: &[u8]) -> io::Result<()> {
@@ -262,19 +287,14 @@ impl<O: SocketObserver> Seen<O> {
             Event::MessageStart { offset } => {
                 let mut marks = self.worker.observer.marks(self.token, offset..offset + 1);
                 let resent = self.account(&mut marks);
-                let ask = BackendAsk {
-                    head_end: self.request_head_end.get(),
-                    request_end: self.written_bytes.get(),
-                    response_start: offset,
-                };
-                let backend = self.worker.observer.backend(self.token, ask);
+                let backend = self.worker.observer.backend(self.token, self.backend_ask(offset));
                 let (woken, preempted_ns) = (wake::last(), wake::preempted_ns(marks.first, at));
                 self.response_start.set(offset);
                 self.first.set(First { read: at, marks, backend, woken, preempted_ns, resent });
             }
             // The final response is still to come: its first byte is the one that counts.
             Event::Interim(_) => {
-                self.first.set(First::default());
+                self.interim_sent.set(self.first.take().backend.sent);
             }
             Event::BodyEnd { .. } => self.ended.set(at),
             Event::HeadEnd(_) => {}

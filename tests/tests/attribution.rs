@@ -5,6 +5,8 @@
 
 #[path = "attribution/tls.rs"]
 mod tls;
+#[path = "attribution/unanswered.rs"]
+mod unanswered;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

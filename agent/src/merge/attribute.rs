@@ -292,7 +292,11 @@ impl Walk {
                 self.to(to, phase);
             }
         }
-        let rest = if until == Until::GivenUp { backend::open_phase(attempt) } else { Phase::UpstreamWait };
+        let rest = match until {
+            Until::GivenUp => backend::open_phase(attempt),
+            Until::Readable if attempt.first_read.known().is_none() => backend::unread_phase(attempt),
+            Until::Readable | Until::Read => Phase::UpstreamWait,
+        };
         self.to(to, rest);
     }
 }

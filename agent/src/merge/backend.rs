@@ -62,3 +62,12 @@ pub(super) fn open_phase(attempt: &Attempt) -> Phase {
         _ => Phase::UpstreamWait,
     }
 }
+
+/// The same where something came back that nobody has read as an answer: the end of the connection, most often, since the
+/// backend has written nothing.
+pub(super) fn unread_phase(attempt: &Attempt) -> Phase {
+    match open_phase(attempt) {
+        phase @ (Phase::BackendPickup | Phase::BackendApp) => phase,
+        _ => Phase::UpstreamWait,
+    }
+}

@@ -132,3 +132,34 @@ fn times_are_asked_for_by_the_offsets_of_the_very_bytes() {
         assert!(ask.head_end > begins && ask.request_end == ask.head_end, "{asked:?}");
     }
 }
+
+#[test]
+fn where_no_answer_came_the_kernel_is_asked_what_became_of_the_request() {
+    const INTERIM: &str = "HTTP/1.1 103 Early Hints\r\n\r\n";
+    // Nothing, an interim response alone, and at last a real one.
+    let address = upstream(move |head, stream| {
+        let answer = match () {
+            () if head.starts_with("POST /silent") => "",
+            () if head.starts_with("POST /interim") => INTERIM,
+            () => "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        };
+        stream.write_all(answer.as_bytes()).unwrap();
+        answer.len() > INTERIM.len()
+    });
+    let watcher = Watcher::default();
+    let mut world = Setup::to(address).start_with(watcher.clone());
+    let size = |text: &str| u64::try_from(text.len()).unwrap();
+    for (path, read) in [("/silent", ""), ("/interim", INTERIM), ("/answered", "")] {
+        let mut client = world.connect();
+        write!(client, "POST {path} HTTP/1.1\r\nHost: app.localhost\r\nContent-Length: 0\r\n\r\n").unwrap();
+        read_head(&mut client).unwrap();
+        let attempt = world.records(1)[0].attempts[0];
+        let asked = std::mem::take(&mut *watcher.0.lock().unwrap());
+        let last = asked.backend.last().unwrap();
+        let request_end = attempt.request_end;
+        assert!(request_end > 0);
+        assert_eq!(*last, BackendAsk { head_end: request_end, request_end, response_start: size(read) }, "{path}");
+        assert_eq!(asked.upstream.last(), Some(&(size(read)..size(read) + 1)), "{path}");
+        assert_eq!(asked.backend.len(), if read.is_empty() { 1 } else { 2 }, "{path}");
+    }
+}

@@ -222,6 +222,27 @@ fn without_an_answer_the_open_phase_has_the_rest() {
 }
 
 #[test]
+fn what_came_back_and_was_no_answer_ends_the_open_phase() {
+    let closed = |name: &str, points: [u64; 3], missing: Missing, expected: &[(Phase, u64)]| {
+        divided(
+            name,
+            points,
+            |h, a| {
+                (a.first_read, a.ended) = (MonoNs(0), MonoNs(0));
+                (a.error, a.backend_missing, h.status) = (ErrorKind::UpstreamClosed, missing, 502);
+            },
+            &[expected, &[(UpstreamReadWait, 30), (ProxyResponse, 10)]].concat(),
+        );
+    };
+    let unseen = Missing::UNSEEN;
+    closed("not answered", [100, 130, 0], unseen, &[(UpstreamPathOut, 20), (BackendPickup, 30), (BackendApp, 50)]);
+    closed("not read", [100, 0, 0], unseen, &[(UpstreamPathOut, 20), (BackendPickup, 80)]);
+    closed("nothing seen", [0; 3], unseen, &[(UpstreamWait, 100)]);
+    closed("elsewhere", [0; 3], Missing::ELSEWHERE, &[(UpstreamWait, 100)]);
+    closed("an answer that nobody read", [100, 130, 170], Missing::NOTHING, WHOLE);
+}
+
+#[test]
 fn only_the_last_attempt_is_divided() {
     let (mut head, mut last) = ordinary();
     near(&mut head, &mut last, [100, 130, 170]);
