@@ -74,7 +74,8 @@ impl Probes {
             Err(reason) => Self { loaded: Err(reason), log: None },
             Ok((loaded, log)) => {
                 for set in Set::ALL {
-                    loaded.switch(set, config.has(set), MonoNs(0));
+                    // There was no connection before.
+                    loaded.switch(set, config.has(set), || MonoNs(0));
                 }
                 Self { loaded: Ok(loaded), log: Some(log) }
             }
@@ -84,7 +85,7 @@ impl Probes {
     /// Attaches a set, or detaches it. What lived through a gap is not believed: its requests say that they joined late.
     pub fn switch(&self, set: Set, on: bool) {
         if let Ok(loaded) = &self.loaded {
-            loaded.switch(set, on, MonoNs::now());
+            loaded.switch(set, on, MonoNs::now);
         }
     }
 
@@ -132,9 +133,11 @@ impl Loaded {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn switch(&self, set: Set, on: bool, since: MonoNs) {
+    fn switch(&self, set: Set, on: bool, now: impl FnOnce() -> MonoNs) {
         let mut programs = self.programs();
         programs.switch(set, on);
+        // Until all are attached a connection may have a slot, but no marks.
+        let since = now();
         let runs = |tracepoint| programs.is_attached(tracepoint);
         let attached = match set {
             Set::Core => runs("sk_data_ready"),

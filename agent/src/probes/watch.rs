@@ -183,6 +183,9 @@ impl Watch {
 
     /// The slot of a token, its trail, and the slot of the other end where there is one.
     fn paired(&self, token: Token) -> Result<(&SharedSlot, &SharedTrail, Token), Missing> {
+        if self.missing() != Missing::NOTHING {
+            return Err(self.missing());
+        }
         let slot = self.maps.slots.get(token.slot).ok_or_else(|| reason(token))?;
         let peer = slot.peer();
         let established = slot.established();
@@ -300,13 +303,13 @@ impl SocketObserver for Watch {
     }
 
     fn marks(&self, token: Token, bytes: Range<u64>) -> Marks {
-        let Some(slot) = self.maps.slots.get(token.slot) else {
-            return Marks { missing: reason(token), ..Marks::default() };
-        };
         let missing = self.missing();
         if missing != Missing::NOTHING {
             return Marks { missing, ..Marks::default() };
         }
+        let Some(slot) = self.maps.slots.get(token.slot) else {
+            return Marks { missing: reason(token), ..Marks::default() };
+        };
         slot.marks(token.generation, &bytes, self.since(Set::Core))
     }
 

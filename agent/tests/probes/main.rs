@@ -68,6 +68,10 @@ const TESTS: &[(&str, fn())] = &[
     ("a_window_is_not_told_of_while_nobody_watched", windows::a_window_is_not_told_of_while_nobody_watched),
     ("what_lived_through_a_gap_joined_late", pairs::what_lived_through_a_gap_joined_late),
     (
+        "what_began_while_the_probes_were_attached_joined_late",
+        pairs::what_began_while_the_probes_were_attached_joined_late,
+    ),
+    (
         "nothing_stays_in_the_kernel_after_kill_9_and_the_neighbours_go_on",
         leftovers::nothing_stays_in_the_kernel_after_kill_9_and_the_neighbours_go_on,
     ),

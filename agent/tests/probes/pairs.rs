@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -238,7 +239,16 @@ pub(super) fn what_lived_through_a_gap_joined_late() {
     probes.switch(Set::Core, false);
     assert_eq!(observer.marks(token, 0..1).missing, Missing::OFF);
     send(&mut server);
+    let backend = backend();
+    let mut others = vec![connect(&listener)];
+    let (_server, later) = accept(&listener, &observer);
+    assert_eq!(observer.marks(later, 0..1).missing, Missing::OFF, "not that it is old");
+    let (ours, upstream) = connect_watched(&observer, backend.local_addr().unwrap());
+    others.push(ours);
+    assert_eq!(observer.backend(upstream, ask(1, 0)).missing, Missing::OFF, "nor this one");
     probes.switch(Set::Core, true);
+    assert_eq!(observer.marks(later, 0..1).missing, Missing::JOINED_LATE, "it is, since now");
+    assert_eq!(observer.backend(upstream, ask(1, 0)).missing, Missing::JOINED_LATE, "this too");
     send(&mut server);
     assert_eq!(observer.marks(token, 2..3).missing, Missing::JOINED_LATE, "the byte before has no mark");
 
@@ -248,10 +258,50 @@ pub(super) fn what_lived_through_a_gap_joined_late() {
     server.read_exact(&mut [0]).unwrap();
     assert_eq!(observer.marks(token, 0..1).missing, Missing::NOTHING);
 
-    let backend = backend();
     let (_ours, token) = connect_watched(&observer, backend.local_addr().unwrap());
     probes.switch(Set::Backends, false);
     assert_eq!(observer.backend(token, ask(1, 0)).missing, Missing::NOT_SOUGHT);
     probes.switch(Set::Backends, true);
     assert_eq!(observer.backend(token, ask(1, 0)).missing, Missing::JOINED_LATE);
+}
+
+pub(super) fn what_began_while_the_probes_were_attached_joined_late() {
+    let probes = super::load(4096, Duration::ZERO);
+    let observer = probes.observer();
+    let listener = watched(&observer);
+    let mut young = 0;
+    for _ in 0..5 {
+        probes.switch(Set::Core, false);
+        let is_on = AtomicBool::new(false);
+        // Those that have a slot; each has sent a byte, and it was read by then.
+        let begun: Vec<_> = std::thread::scope(|scope| {
+            let switching = scope.spawn(|| {
+                probes.switch(Set::Core, true);
+                is_on.store(true, Ordering::Release);
+            });
+            let mut begun = Vec::new();
+            let mut more = 5;
+            while more > 0 {
+                let after = is_on.load(Ordering::Acquire);
+                more -= i32::from(after);
+                let mut client = connect(&listener);
+                let (mut server, token) = accept(&listener, &observer);
+                client.write_all(b"x").unwrap();
+                server.read_exact(&mut [0]).unwrap();
+                if token.slot != Token::NONE.slot && (after || begun.len() < 300) {
+                    begun.push((client, server, token, MonoNs::now()));
+                }
+            }
+            switching.join().unwrap();
+            begun
+        });
+        for (mut client, mut server, token, read) in begun {
+            client.write_all(b"y").unwrap();
+            server.read_exact(&mut [0]).unwrap();
+            let marks = observer.marks(token, 0..1);
+            assert!(marks.first <= read, "the first byte has the second's time: {marks:?}, read {read:?}");
+            young += usize::from(marks.missing == Missing::NOTHING);
+        }
+    }
+    assert!(young >= 5, "what began later is seen");
 }
