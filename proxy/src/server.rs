@@ -23,9 +23,9 @@ use crate::sampling::Policy;
 use crate::snapshot::Snapshot;
 use crate::wake;
 use crate::worker::{self, Command, Process, Worker};
-pub use listeners::ListenFault;
 pub(crate) use listeners::{BACKLOG, Place};
 use listeners::{Changes, Listeners};
+pub use listeners::{ListenFault, Sockets};
 
 /// How to run.
 #[derive(Debug, Clone)]
@@ -127,6 +127,21 @@ impl Proxy {
         self.listeners.addresses()
     }
 
+    /// Takes over the sockets of a process before, with all who wait there to be accepted. To be called before the first
+    /// snapshot is applied, which closes those that it does not name.
+    pub fn inherit(&mut self, sockets: Vec<Sockets>) {
+        self.listeners.inherit(sockets);
+    }
+
+    /// The sockets that listen, for a process after this one: as long as it has them nobody is turned away, whoever of the
+    /// two accepts, and when the other closes them.
+    ///
+    /// # Errors
+    /// No descriptor is free.
+    pub fn sockets(&self) -> io::Result<Vec<Sockets>> {
+        self.listeners.sockets()
+    }
+
     /// Makes a snapshot the truth: swaps, opens what is new, closes what is gone when nobody is on the way to it.
     /// Connections stay; those of entry points that are gone end with their next response, or when they are idle.
     pub async fn apply(&mut self, mut snapshot: Snapshot) -> Vec<ListenFault> {
@@ -149,7 +164,8 @@ impl Proxy {
         let Changes { opened, closed, faults } =
             self.listeners.settle(&snapshot, self.commands.len(), &*self.tag, MonoNs::now());
         for (key, place, sockets) in opened {
-            for (sender, listener) in self.commands.iter().zip(sockets) {
+            // More sockets than workers where the process before had more of them.
+            for (sender, listener) in self.commands.iter().cycle().zip(sockets) {
                 // A worker that is gone takes no commands, and needs none.
                 let _ = sender.send(Command::Listen { key, place: Arc::clone(&place), listener }).await;
             }
@@ -173,7 +189,9 @@ impl Proxy {
     }
 
     /// Stops accepting, lets what is open end for up to `grace`, and waits for the workers.
-    pub async fn drain(self, grace: Duration) {
+    pub async fn drain(mut self, grace: Duration) {
+        // First, so that the workers' are the last, and a client finds nobody there as soon as they accept no more.
+        self.listeners = Listeners::default();
         let until = MonoNs::now() + grace;
         self.process.drain_until.store(until.0.max(1), Ordering::Relaxed);
         self.tell(|| Command::Drain).await;

@@ -236,7 +236,7 @@ impl<O: SocketObserver> Worker<O> {
 /// Runs a worker until it is drained. Called on the worker's own thread, inside its local runtime.
 pub(crate) async fn run<O: SocketObserver>(worker: Rc<Worker<O>>, mut commands: mpsc::Receiver<Command>) {
     let mut tasks = JoinSet::new();
-    let mut accepting: HashMap<u64, Rc<Notify>> = HashMap::new();
+    let mut accepting: HashMap<u64, Vec<Rc<Notify>>> = HashMap::new();
     let (arrivals, mut arrived) = mpsc::channel(256);
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -247,19 +247,15 @@ pub(crate) async fn run<O: SocketObserver>(worker: Rc<Worker<O>>, mut commands: 
                 Some(Command::Listen { key, place, listener }) => {
                     let Ok(listener) = TcpListener::from_std(listener) else { continue };
                     let stop = Rc::new(Notify::new());
-                    accepting.insert(key, Rc::clone(&stop));
+                    accepting.entry(key).or_default().push(Rc::clone(&stop));
                     tasks.spawn_local(accept(Rc::clone(&worker), place, listener, arrivals.clone(), stop));
                 }
                 Some(Command::Close { key }) => {
-                    if let Some(stop) = accepting.remove(&key) {
-                        stop.notify_one();
-                    }
+                    accepting.remove(&key).into_iter().flatten().for_each(|stop| stop.notify_one());
                 }
                 Some(Command::Drain) | None => {
                     draining = true;
-                    for (_, stop) in accepting.drain() {
-                        stop.notify_one();
-                    }
+                    accepting.drain().flat_map(|(_, stops)| stops).for_each(|stop| stop.notify_one());
                 }
             },
             Some(conn) = arrived.recv() => {

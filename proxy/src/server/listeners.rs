@@ -1,10 +1,11 @@
 //! The listeners of a proxy: which are open, for whom, and what a new snapshot makes of them. New ones open before old
 //! ones close, so that no client finds nobody: addresses that overlap are shared by our own sockets meanwhile, and one
-//! that only changes its entry point is not touched. What cannot be opened keeps the entry point where it was.
+//! that only changes its entry point is not touched. What cannot be opened keeps the entry point where it was. Sockets of a
+//! process before are taken as they are, with the clients that wait on them.
 
 use std::collections::HashSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -64,6 +65,8 @@ pub(super) struct Open {
     bound: SocketAddr,
     name: Box<str>,
     inodes: Vec<u64>,
+    /// The workers' sockets once more, for a process after us; none when they are about to close.
+    sockets: Vec<TcpListener>,
     state: State,
 }
 
@@ -93,15 +96,22 @@ struct Wanted {
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     open: Vec<Open>,
+    /// From the process before, until the first snapshot has named those that it wants.
+    inherited: Vec<Sockets>,
+    /// Of what was inherited: the process before may have them for a while yet, which makes it no neighbour.
+    inherited_inodes: Vec<u64>,
     next_key: u64,
     settled: bool,
 }
 
+/// An address as a snapshot names it, and all sockets that listen there.
+pub type Sockets = (SocketAddr, Vec<TcpListener>);
+
 /// What the workers are to do.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// New listeners with a socket for each worker.
-    pub(super) opened: Vec<(u64, Arc<Place>, Vec<std::net::TcpListener>)>,
+    /// New listeners, with at least a socket for each worker.
+    pub(super) opened: Vec<(u64, Arc<Place>, Vec<TcpListener>)>,
     /// Keys of those to close when their backlog is empty.
     pub(super) closed: Vec<u64>,
     pub(super) faults: Vec<ListenFault>,
@@ -119,6 +129,25 @@ impl Listeners {
     /// Whether connections may still come for an entry point.
     pub(super) fn serve(&self, entry_point: u32) -> bool {
         self.open.iter().any(|open| open.place.owner.load(Ordering::Relaxed) == entry_point)
+    }
+
+    /// Takes over what the process before listened with. What the next snapshot does not name is closed then.
+    pub(super) fn inherit(&mut self, inherited: Vec<Sockets>) {
+        let all = inherited.iter().flat_map(|(_, sockets)| sockets);
+        self.inherited_inodes = all.filter_map(|socket| inode(socket).ok()).collect();
+        self.inherited = inherited;
+    }
+
+    /// Everything that is meant to listen, for a process after us. Not what was asked for as any port: that is no address
+    /// to be found by.
+    pub(super) fn sockets(&self) -> io::Result<Vec<Sockets>> {
+        let meant = self.open.iter().filter(|open| matches!(open.state, State::Wanted | State::Stays));
+        meant
+            .filter(|open| open.place.asked.port() != 0)
+            .map(|open| {
+                Ok((open.place.asked, open.sockets.iter().map(TcpListener::try_clone).collect::<Result<_, _>>()?))
+            })
+            .collect()
     }
 
     /// Nothing is to be tried again or closed later, and what was told to close has closed.
@@ -166,6 +195,7 @@ impl Listeners {
                 }
             }
         }
+        self.inherited.clear();
         self.retire(&has, &mut changes, now);
         let waits = self.open.iter().any(|open| matches!(open.state, State::Leaving(_) | State::Closed));
         self.settled = changes.faults.is_empty() && !waits;
@@ -187,6 +217,7 @@ impl Listeners {
                 }
                 (_, None, State::Leaving(since)) if since + LINGER <= now => {
                     open.state = State::Closed;
+                    open.sockets.clear();
                     changes.closed.push(open.key);
                 }
                 (_, None, State::Leaving(_)) => {}
@@ -201,24 +232,32 @@ impl Listeners {
         wanted: &Wanted,
         workers: usize,
         tag: &dyn Fn(BorrowedFd<'_>),
-    ) -> io::Result<(Open, Vec<std::net::TcpListener>)> {
+    ) -> io::Result<(Open, Vec<TcpListener>)> {
         let Wanted { entry_point, name, address } = wanted;
-        self.may_listen(*address)?;
-        let mut bound_at = *address;
-        let (mut listeners, mut inodes) = (Vec::new(), Vec::new());
-        for _ in 0..workers {
+        let mut sockets = match self.inherited.iter().position(|(at, _)| at == address) {
+            Some(index) => self.inherited.swap_remove(index).1,
+            None => {
+                self.may_listen(*address)?;
+                Vec::new()
+            }
+        };
+        // The kernel's storage is ours alone: the process before has tagged them for itself.
+        sockets.iter().for_each(|socket| tag(socket.as_fd()));
+        let mut bound_at = sockets.first().map_or(Ok(*address), TcpListener::local_addr)?;
+        while sockets.len() < workers {
             let socket = bound(bound_at, true)?;
             tag(socket.as_fd());
             socket.listen(BACKLOG)?;
             socket.set_nonblocking(true)?;
             bound_at = socket.local_addr()?.as_socket().unwrap_or(bound_at);
-            inodes.push(rustix::fs::fstat(socket.as_fd())?.st_ino);
-            listeners.push(std::net::TcpListener::from(socket));
+            sockets.push(TcpListener::from(socket));
         }
+        let inodes = sockets.iter().map(inode).collect::<Result<_, _>>()?;
+        let kept = sockets.iter().map(TcpListener::try_clone).collect::<Result<_, _>>()?;
         let place = Arc::new(Place { asked: *address, owner: AtomicU32::new(*entry_point) });
         let (key, name) = (self.next_key, name.clone());
         self.next_key += 1;
-        Ok((Open { key, place, bound: bound_at, name, inodes, state: State::Wanted }, listeners))
+        Ok((Open { key, place, bound: bound_at, name, inodes, sockets: kept, state: State::Wanted }, sockets))
     }
 
     /// Whether nobody else listens there.
@@ -228,11 +267,12 @@ impl Listeners {
         }
         // Without SO_REUSEPORT first: with it, two processes of one user would share the port without a word.
         let Err(error) = bound(address, false) else { return Ok(()) };
-        let ours = self.open.iter().any(|open| overlap(open.bound, address));
+        let ours = self.open.iter().any(|open| overlap(open.bound, address)) || !self.inherited_inodes.is_empty();
         if error.kind() != io::ErrorKind::AddrInUse || !ours {
             return Err(error);
         }
-        let inodes = self.open.iter().flat_map(|open| open.inodes.iter().copied()).collect();
+        let open = self.open.iter().flat_map(|open| &open.inodes);
+        let inodes = open.chain(&self.inherited_inodes).copied().collect();
         match has_neighbour(address, &inodes) {
             Ok(false) => Ok(()),
             _ => Err(error),
@@ -261,6 +301,10 @@ impl Open {
         let entry_point = self.place.owner.load(Ordering::Relaxed);
         Wanted { entry_point, name: self.name.clone(), address: self.bound }
     }
+}
+
+fn inode(socket: &TcpListener) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(socket.as_fd())?.st_ino)
 }
 
 fn bound(address: SocketAddr, share: bool) -> io::Result<Socket> {

@@ -37,7 +37,7 @@ fn entry(id: u32, name: &'static str, addresses: &[SocketAddr]) -> Arc<EntryPoin
     })
 }
 
-/// A proxy of two workers, so that each address has a group of sockets.
+/// A proxy of some workers.
 struct Ports {
     proxy: Proxy,
     _readers: Vec<RecordReader>,
@@ -45,9 +45,14 @@ struct Ports {
 }
 
 impl Ports {
+    /// Of two workers, so that each address has a group of sockets.
     fn start() -> Self {
+        Self::of(2)
+    }
+
+    fn of(workers: usize) -> Self {
         let settings = Settings {
-            workers: 2,
+            workers,
             pin: false,
             hostname: "test".to_owned(),
             bounds: Bounds::default(),
@@ -286,6 +291,45 @@ fn clients_that_wait_to_be_accepted_when_a_listener_closes_are_served() {
     assert!(answers.into_iter().all(|(body, _)| body == "web"));
     ports.settle();
     assert!(refused(first));
+}
+
+#[test]
+fn sockets_go_from_one_proxy_to_the_next_and_no_client_is_turned_away() {
+    let (address, dropped) = (local(free_port()), local(free_port()));
+    let mut ports = Ports::of(2);
+    assert!(ports.apply(&[entry(1, "web", &[address]), entry(2, "other", &[dropped])]).is_empty());
+    let stop = clients(address);
+    // As many sockets as workers, fewer, more.
+    for workers in [2, 3, 1, 2, 1, 3, 2, 2, 2, 2] {
+        let mut next = Ports::of(workers);
+        next.proxy.inherit(ports.proxy.sockets().unwrap());
+        assert!(next.apply(&[entry(7, "web", &[address])]).is_empty());
+        let before = std::mem::replace(&mut ports, next);
+        before.runtime.block_on(before.proxy.drain(Duration::from_secs(5)));
+    }
+    let answers = stop();
+    let other: Vec<_> = answers.iter().filter(|answer| *answer != "web").collect();
+    assert!(other.is_empty() && answers.len() > 100, "{other:?} of {}", answers.len());
+    assert!(refused(dropped), "what the next does not name is nobody's");
+    ports.runtime.block_on(ports.proxy.drain(Duration::from_secs(5)));
+    assert!(refused(address));
+}
+
+#[test]
+fn an_address_beside_an_inherited_one_is_opened_while_the_process_before_still_has_it() {
+    let port = free_port();
+    let (narrow, wide) = (local(port), (Ipv6Addr::UNSPECIFIED, port).into());
+    let mut before = Ports::start();
+    assert!(before.apply(&[entry(1, "before", &[narrow])]).is_empty());
+    let mut ports = Ports::start();
+    ports.proxy.inherit(before.proxy.sockets().unwrap());
+    assert!(ports.apply(&[entry(1, "after", &[wide])]).is_empty());
+    before.runtime.block_on(before.proxy.drain(Duration::from_secs(5)));
+    assert_eq!(ask(narrow).unwrap(), "after");
+    // What was inherited is no reason to share with anybody else.
+    let other = local(free_port());
+    let _foreign = foreign(other);
+    assert_eq!(ports.apply(&[entry(1, "after", &[other])]).len(), 1);
 }
 
 #[test]
