@@ -2,6 +2,7 @@
 //! own; nothing is decided here but who gets what.
 
 mod cluster;
+mod handover;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,6 +23,7 @@ use wayspan_proxy::sampling::Policy;
 use wayspan_proxy::server::{ListenFault, Proxy, Settings};
 
 use self::cluster::Cluster;
+use self::handover::{ApiSocket, Way};
 use crate::api::{self, Api};
 use crate::catalog::Catalog;
 use crate::config::model::{Dynamic, Log, Static, Workers};
@@ -213,7 +215,7 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let policy = Arc::new(ArcSwap::from_pointee(Policy::ratio(share)));
     let (pods, own) = pods::start(&fixed, variable, &mut tasks).await;
     let mut traces = Traces::start(&fixed, &own, &policy)?;
-    let (proxy, readers) =
+    let (mut proxy, readers) =
         Proxy::start(&settings(&fixed), probes.observer(), policy).context("starting the workers")?;
     let phases = PhaseWriter::default();
     let meters = Meters {
@@ -239,7 +241,14 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let pump = Pump::new(readers, Arc::clone(&meters.pump), meters.probes.observer(), telemetry);
     let merge = pump::spawn("merge", pump).context("starting the merge")?;
     let stop = CancellationToken::new();
-    let api = start_api(&fixed, &meters, traces.internal.take(), &mut tasks, &stop)?;
+    let inherited = handover::inherit(&fixed).await?;
+    proxy.inherit(inherited.entry_points);
+    let (api, api_socket) = match start_api(&fixed, &meters, traces.internal.take(), inherited.api, &mut tasks, &stop)?
+    {
+        Some((address, socket)) => (Some(address), Some(socket)),
+        None => (None, None),
+    };
+    let way = Way::new(&fixed, api_socket, &stop, &meters.draining);
     let (mut resolver, resolving) = Resolver::new();
     tasks.spawn(resolving);
     let mut cluster = Cluster::start(&fixed, cluster::around(&reloader.config().dynamic, api, &[]), &mut tasks).await?;
@@ -251,7 +260,8 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     if !routing.unopened.is_empty() {
         bail!("not every address could be opened");
     }
-    let grace = until_told(&mut routing, watcher.as_mut(), &meters.draining).await?;
+    handover::tell_health(&fixed, &meters.draining, &mut tasks)?;
+    let grace = until_told(&mut routing, watcher.as_mut(), way).await?;
     routing.proxy.drain(grace).await;
     // The workers are gone: what they left in the rings is all there is.
     tokio::task::spawn_blocking(move || drop(merge.stop())).await?;
@@ -447,9 +457,10 @@ fn start_api(
     fixed: &Arc<Static>,
     meters: &Meters,
     internal: Option<InternalSpans>,
+    inherited: Option<ApiSocket>,
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
-) -> Result<Option<SocketAddr>> {
+) -> Result<Option<ApiSocket>> {
     let Some(config) = &fixed.api else { return Ok(None) };
     let (for_recent, for_probes, for_switch) = (Arc::clone(&meters.recent), meters.clone(), meters.clone());
     let (for_spans, for_text, for_pods) = (meters.clone(), meters.clone(), meters.pods.clone());
@@ -479,12 +490,14 @@ fn start_api(
         }),
         draining: Arc::clone(&meters.draining),
     };
-    let api = Api::bind(config, state)?;
+    let listener = inherited.map_or_else(|| api::listen(config), |(_, socket)| Ok(socket))?;
+    let kept = listener.try_clone()?;
+    let api = Api::on(listener, config, state)?;
     let address = api.address();
     info!("listening entry_point=api address={address}");
     let stop = stop.clone();
     tasks.spawn(api.serve(async move { stop.cancelled().await }));
-    Ok(Some(address))
+    Ok(Some((address, kept)))
 }
 
 /// The api's word for a request in the exporter's words.
@@ -512,11 +525,7 @@ fn watch(reloader: &Reloader) -> Option<Watcher> {
 }
 
 /// Reloads as files change until SIGTERM or SIGINT; gives the time that what is open may take.
-async fn until_told(
-    routing: &mut Routing,
-    mut watcher: Option<&mut Watcher>,
-    draining: &AtomicBool,
-) -> Result<Duration> {
+async fn until_told(routing: &mut Routing, mut watcher: Option<&mut Watcher>, mut way: Way) -> Result<Duration> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -536,12 +545,13 @@ async fn until_told(
             _ = hang_up.recv() => routing.reload().await,
             () = routing.resolver.changed() => routing.apply().await,
             () = routing.cluster.changed() => routing.apply().await,
+            asks = way.asked() => way.give(&asks, &routing.proxy),
             () = tokio::time::sleep(RETRY), if !routing.proxy.is_settled() => routing.settle().await,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
     }
-    draining.store(true, Ordering::Relaxed);
+    way.make();
     let entry_points = &routing.reloader.config().dynamic.entry_points;
     let longest = |time: fn(&crate::config::model::EntryPoint) -> Duration| {
         entry_points.iter().map(time).max().unwrap_or_default()

@@ -8,6 +8,7 @@ pub mod app;
 pub mod catalog;
 pub mod config;
 pub mod export;
+pub mod handover;
 pub mod kube;
 pub mod merge;
 pub mod metrics;

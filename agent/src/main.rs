@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use wayspan_agent::kube::pods::doctor as cluster;
-use wayspan_agent::{app, config, probes};
+use wayspan_agent::{app, config, handover, probes};
 
 // Measured in the bench: the proxy's allocations are small and short-lived, and cross no threads.
 #[global_allocator]
@@ -34,6 +34,8 @@ enum Command {
         /// The configuration file.
         file: PathBuf,
     },
+    /// Ask the agent of this pod, which POD_UID names, whether it is up: for two agents that share their ports (handOver.name).
+    Healthcheck,
     /// Say what this kernel and these capabilities give: each probe on, or off and why.
     Doctor {
         /// As JSON.
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run { config } => app::run(&config),
         Command::Check { file } => check(&file),
+        Command::Healthcheck => healthcheck(),
         Command::Doctor { json, cost } => doctor(json, cost),
     };
     match outcome {
@@ -72,6 +75,14 @@ fn check(file: &Path) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the downward API's variable, read once, here")]
+fn healthcheck() -> anyhow::Result<ExitCode> {
+    let pod = std::env::var("POD_UID").context("POD_UID is not set: outside of a pod ask /ping at api.address")?;
+    let (ready, told) = runtime()?.block_on(handover::ask_health(&pod)).context("the agent of this pod is not up")?;
+    say(&format!("{told}\n"))?;
+    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn doctor(json: bool, cost: bool) -> anyhow::Result<ExitCode> {

@@ -28,7 +28,7 @@ use crate::catalog::Catalog;
 use crate::config::Fault;
 use crate::config::model::{Dynamic, Static};
 
-pub use server::Api;
+pub use server::{Api, listen};
 
 /// Makes a part of an answer when it is asked for.
 pub type Producer = Arc<dyn Fn() -> Value + Send + Sync>;

@@ -75,13 +75,16 @@ impl Api {
     /// # Errors
     /// The address is taken or not ours, or `api.jaegerQuery` is not a URL that can be asked.
     pub fn bind(config: &model::Api, state: State) -> io::Result<Self> {
+        Self::on(listen(config)?, config, state)
+    }
+
+    /// The same with a socket that listens already.
+    ///
+    /// # Errors
+    /// The system's, or `api.jaegerQuery` is not a URL that can be asked.
+    pub fn on(listener: std::net::TcpListener, config: &model::Api, state: State) -> io::Result<Self> {
         let jaeger = config.jaeger_query.as_deref().map(Jaeger::parse).transpose();
         let jaeger = jaeger.map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
-        let listener = std::net::TcpListener::bind(config.address).map_err(|error| {
-            let address = config.address;
-            let message = format!("api.address: cannot listen on {address}: {error}; free it or name another one");
-            io::Error::new(error.kind(), message)
-        })?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         // Absent where /proc is; then the dashboard leaves it out.
@@ -125,6 +128,18 @@ impl Api {
         let _ = closing.send(true);
         while connections.join_next().await.is_some() {}
     }
+}
+
+/// A socket at the api's address.
+///
+/// # Errors
+/// It is taken or not ours.
+pub fn listen(config: &model::Api) -> io::Result<std::net::TcpListener> {
+    std::net::TcpListener::bind(config.address).map_err(|error| {
+        let address = config.address;
+        let message = format!("api.address: cannot listen on {address}: {error}; free it or name another one");
+        io::Error::new(error.kind(), message)
+    })
 }
 
 /// Serves one connection until it ends, its life is over, or the api closes.

@@ -13,6 +13,7 @@ use super::model::{
 };
 use super::value;
 use super::yaml::Node;
+use crate::handover::NAME_BYTES_MAX;
 
 /// Reads the static sections. Values that cannot be read were reported by the walk and have their defaults here.
 pub(super) fn read(file: &Path, root: &Node, faults: &mut Faults) -> Static {
@@ -47,6 +48,7 @@ pub(super) fn read(file: &Path, root: &Node, faults: &mut Faults) -> Static {
             notable_share: top.float("attribution.notable.share"),
         },
         workers: Workers { count: top.integer("workers.count"), pin: top.boolean("workers.pin") },
+        hand_over: read.hand_over(),
         metadata: read.metadata(),
         file_provider: top.node("providers.file").and_then(|_| read.file_provider()),
         kubernetes: kubernetes::read(file, root, faults),
@@ -71,6 +73,15 @@ impl Read<'_> {
             self.fault(path, "must be longer than 0s");
         }
         duration
+    }
+
+    fn hand_over(&mut self) -> Option<String> {
+        const PATH: &str = "handOver.name";
+        let name = self.top.text(PATH)?;
+        if name.len() > NAME_BYTES_MAX {
+            self.fault(PATH, &format!("must not be longer than {NAME_BYTES_MAX} bytes"));
+        }
+        Some(name)
     }
 
     fn tracing(&mut self) -> Tracing {

@@ -50,6 +50,8 @@ pub struct Static {
     pub attribution: Attribution,
     /// `workers`.
     pub workers: Workers,
+    /// `handOver.name`.
+    pub hand_over: Option<String>,
     /// `providers.file`.
     pub file_provider: Option<FileProvider>,
     /// `providers.kubernetes*`; `None`: none of them.

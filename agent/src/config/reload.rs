@@ -96,8 +96,20 @@ fn material(dynamic: &Dynamic) -> (&[Certificate], Option<&Certificate>, &[TlsOp
 
 /// One fault for each static section that is another than the one that holds.
 fn restarts(main: &Path, holding: &Static, new: &Parsed) -> Vec<Fault> {
-    let Static { tracing, api, ping, metrics, log, probes, attribution, workers, file_provider, kubernetes, metadata } =
-        &new.fixed;
+    let Static {
+        tracing,
+        api,
+        ping,
+        metrics,
+        log,
+        probes,
+        attribution,
+        workers,
+        hand_over,
+        file_provider,
+        kubernetes,
+        metadata,
+    } = &new.fixed;
     // A faulty section has its own faults, and defaults in place of what is wrong.
     let told = |section| {
         new.broken.meant.contains(section)
@@ -112,6 +124,7 @@ fn restarts(main: &Path, holding: &Static, new: &Parsed) -> Vec<Fault> {
         ("probes", *probes == holding.probes),
         ("attribution", *attribution == holding.attribution),
         ("workers", *workers == holding.workers),
+        ("handOver", *hand_over == holding.hand_over),
         ("providers", *file_provider == holding.file_provider && *kubernetes == holding.kubernetes),
         ("kubernetes", *metadata == holding.metadata),
     ]

@@ -427,6 +427,13 @@ const KEYS: &[Key] = &[
     ),
     ours("workers.pin", Kind::Bool, "false", "Pin each worker to a CPU."),
     ours(
+        "handOver.name",
+        Kind::Text,
+        "",
+        "An agent that starts with the same name, in the same network and as the same user, gets the listening sockets of this \
+         one, and both serve until this one is told to end: no client is turned away. None: nobody gets them.",
+    ),
+    ours(
         "kubernetes.metadata.enabled",
         Kind::Choice(&["auto", "true", "false"]),
         "auto",

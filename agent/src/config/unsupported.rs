@@ -36,7 +36,7 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("entryPoints.<name>.http3", ""),
     ("entryPoints.<name>.observability.accessLogs", ""),
     ("entryPoints.<name>.proxyProtocol", ""),
-    ("entryPoints.<name>.reusePort", "remove it: every worker has a listener of its own"),
+    ("entryPoints.<name>.reusePort", "for two processes at one port give them the same handOver.name"),
     ("entryPoints.<name>.transport.keepAliveMaxRequests", ""),
     ("entryPoints.<name>.transport.keepAliveMaxTime", ""),
     ("entryPoints.<name>.transport.respondingTimeouts.writeTimeout", ""),

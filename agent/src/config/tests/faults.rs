@@ -34,11 +34,23 @@ fn defaults_are_those_of_the_parts_that_use_them() {
     assert!(config.dynamic.entry_points[0].sanitize_path);
     let service = &config.dynamic.services[0];
     assert_eq!((service.timeouts, service.pass_host), (Timeouts::default(), true));
-    let Static { probes, attribution, workers, log, tracing, api, ping, metrics, file_provider, kubernetes, metadata } =
-        config.fixed;
+    let Static {
+        probes,
+        attribution,
+        workers,
+        hand_over,
+        log,
+        tracing,
+        api,
+        ping,
+        metrics,
+        file_provider,
+        kubernetes,
+        metadata,
+    } = config.fixed;
     assert_eq!((probes, attribution, workers), (Probes::default(), Attribution::default(), Workers::default()));
     assert_eq!((log, metadata), Default::default());
-    assert!(tracing.is_none() && api.is_none() && ping.is_none() && metrics.is_none());
+    assert!(tracing.is_none() && api.is_none() && ping.is_none() && metrics.is_none() && hand_over.is_none());
     assert!(file_provider.is_none() && kubernetes.is_none());
     let tracing = good("entryPoints: {web: {address: ':1'}}\ntracing:").fixed.tracing.unwrap();
     assert!((tracing.sample_rate - 1.0).abs() < f64::EPSILON && tracing.otlp.is_none());
@@ -93,6 +105,7 @@ log: {level: DEBUG, format: json}
 probes: off
 attribution: {spans: all, notable: {duration: 2ms, share: 0.1}}
 workers: {count: 3, pin: true}
+handOver: {name: edge}
 kubernetes:
   metadata: {enabled: true, labels: [app, team.example/*], annotations: note, namespaces: [default], maxPods: 7}
 "#;
@@ -124,6 +137,7 @@ fn every_key_is_read_as_it_is_written() {
     assert!(!config.fixed.probes.enabled);
     assert_eq!(config.fixed.attribution.spans, PhaseSpans::All);
     assert_eq!(config.fixed.workers, Workers { count: 3, pin: true });
+    assert_eq!(config.fixed.hand_over.as_deref(), Some("edge"));
     let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
     let metadata = Metadata {
         enabled: Switch::On,
