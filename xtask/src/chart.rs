@@ -19,11 +19,16 @@ const KUBERNETES: [&str; 2] = ["--kube-version", "1.35.4"];
 
 /// The plain manifests: file, what it is for, and the values that are set.
 const MANIFESTS: [(&str, &str, &[&str]); 2] = [
-    ("wayspan.yaml", "On every node, with probes, on port 80.", &[]),
+    ("wayspan.yaml", "On every node, with probes, on ports 80 and 443.", &[]),
     (
         "restricted.yaml",
         "Two pods behind a Service that keep to the Restricted controls: no probes, no hostPort.",
-        &["ebpf.enabled=false", "deployment.kind=Deployment", "ports.web.hostPort=null"],
+        &[
+            "ebpf.enabled=false",
+            "deployment.kind=Deployment",
+            "ports.web.hostPort=null",
+            "ports.websecure.hostPort=null",
+        ],
     ),
 ];
 

@@ -134,6 +134,7 @@ fn install(root: &Path, place: &Place) -> Result<()> {
         "image.tag=dev",
         "hostNetwork=true",
         "ports.web.hostPort=null",
+        "ports.websecure.hostPort=null",
         "providers.kubernetesGateway.enabled=true",
         // Gateways ask for 80 and 443.
         "ebpf.extraCapabilities={NET_BIND_SERVICE}",

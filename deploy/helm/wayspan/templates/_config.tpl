@@ -87,5 +87,6 @@
 {{- end -}}
 {{- with $values.attribution -}}{{- $_ := set $config "attribution" . -}}{{- end -}}
 {{- with $values.workers -}}{{- $_ := set $config "workers" . -}}{{- end -}}
+{{- if $values.seamless -}}{{- $_ := set $config "handOver" (dict "name" (include "wayspan.clusterName" .)) -}}{{- end -}}
 {{- toYaml (mergeOverwrite $config (deepCopy $values.config)) -}}
 {{- end -}}

@@ -56,7 +56,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* Whether the pod is in the node's network. */}}
 {{- define "wayspan.hostNetwork" -}}
-{{- if .Values.hostNetwork -}}true{{- end -}}
+{{- if or .Values.hostNetwork .Values.seamless -}}true{{- end -}}
 {{- end -}}
 
 {{/* The port that an entry point listens on: in the node's network that is the node's. */}}

@@ -51,6 +51,7 @@ spec:
         {{- with .Values.env }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
+      {{- if not .Values.seamless }}
       ports:
         {{- range $name, $port := omit .Values.ports "api" }}
         - name: {{ $name }}
@@ -66,9 +67,17 @@ spec:
         - name: api
           containerPort: {{ .Values.ports.api.port }}
           protocol: TCP
+      {{- else }}
+      # No `ports`: a declared one belongs to one pod of the node, and the pod of an update would find no place.
+      {{- end }}
       {{- range $probe := list "startupProbe" "readinessProbe" "livenessProbe" }}
       {{ $probe }}:
+        {{- if and $.Values.seamless (eq $probe "startupProbe") }}
+        # The pod before listens at the same port: /ping could be answered by it.
+        exec: {command: [/usr/local/bin/wayspan, healthcheck]}
+        {{- else }}
         httpGet: {path: /ping, port: {{ $.Values.ports.api.port }}}
+        {{- end }}
         {{- toYaml (index $.Values.deployment $probe) | nindent 8 }}
       {{- end }}
       {{- with .Values.resources }}
