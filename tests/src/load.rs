@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use wayspan_tests::http::{self, Connection};
+use crate::http::{self, Connection};
+use crate::wait_until;
+use anyhow::{Context as _, Result, bail};
 
 // Of each kind.
 const CLIENTS: usize = 4;
@@ -20,6 +21,7 @@ const PACE: Duration = Duration::from_millis(20);
 const FAULTS_SHOWN: usize = 5;
 
 /// A running load.
+#[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
@@ -29,6 +31,7 @@ pub struct Load {
 
 impl Load {
     /// Starts it, against `host` at `address`.
+    #[must_use]
     pub fn start(address: SocketAddr, host: &'static str) -> Self {
         let load = Self { stop: Arc::default(), answered: Arc::default(), faults: Arc::default(), threads: Vec::new() };
         let mut threads = Vec::new();
@@ -54,8 +57,19 @@ impl Load {
     }
 
     /// How many requests were answered so far.
+    #[must_use]
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more were answered.
+    ///
+    /// # Errors
+    /// They are not within that time.
+    pub fn settle(&self, more: u64, patience: Duration) -> Result<()> {
+        let from = self.answered();
+        wait_until(patience, || (self.answered() >= from + more).then_some(()))
+            .context("requests are no longer answered")
     }
 
     /// Stops; how many requests were answered.

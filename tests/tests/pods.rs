@@ -147,7 +147,7 @@ metrics: {{prometheus: {{}}}}
 }
 
 #[test]
-#[ignore = "needs a Kubernetes API server, which `cargo xtask cluster` builds"]
+#[ignore = "needs a Kubernetes API server: `cargo xtask test --only cluster` builds it and runs this"]
 fn pods_are_named_by_when_the_connection_was_made() {
     let key = rcgen::KeyPair::generate().unwrap();
     let cluster = Kubernetes::start([&key.serialize_pem(), &key.public_key_pem()]).unwrap();

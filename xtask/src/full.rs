@@ -30,7 +30,7 @@ struct Step {
     shows: &'static str,
 }
 
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 7] = [
     Step {
         name: "accuracy",
         arguments: &["accuracy", "--write"],
@@ -40,6 +40,11 @@ const STEPS: [Step; 6] = [
     Step { name: "churn", arguments: &["joins", "--churn"], shows: "5,000 connections a second: no slot leaks" },
     Step { name: "outage", arguments: &["outage"], shows: "Jaeger away under load: no request notices" },
     Step { name: "bench", arguments: &["bench"], shows: "CPU per request beside HAProxy, nginx and Envoy" },
+    Step {
+        name: "nodes",
+        arguments: &["cluster", "run", "--nodes", "2"],
+        shows: "chart and lab on a cluster of two nodes",
+    },
     Step { name: "vm", arguments: &["vm", "6.1", "6.12"], shows: "probes and attribution on Debian's kernels" },
 ];
 

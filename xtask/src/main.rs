@@ -63,7 +63,7 @@ enum Command {
     Full(full::Options),
     /// The probes on Debian's kernels in virtual machines: `vm 6.1 6.12`; the matrix of kernel and probe.
     Vm(vm::Options),
-    /// A real Kubernetes on this machine: `cluster up`, `cluster test`, `cluster down`.
+    /// A real Kubernetes on this machine: `cluster up`, `cluster test`, `cluster down`, or all at once: `cluster run`.
     Cluster(cluster::Options),
     /// The Helm chart: lint, its tests, and the plain manifests that are rendered from it.
     Chart(chart::Options),

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use rustix::process::geteuid;
 use serde_json::json;
 use wayspan_tests::{environment, wait_until};
 
-use crate::cluster::tools;
+use crate::cluster::{programs, tools};
 use crate::demo::{Lab, Place};
 use crate::deny::Advisories;
 use crate::peers::Peers;
@@ -48,7 +49,7 @@ enum Outcome {
 }
 
 /// In the order of what is quick to fail, builds before what needs them.
-const STEPS: [Step; 15] = [
+const STEPS: [Step; 16] = [
     Step { name: "setup", what: "install what is missing", run: set_up },
     Step { name: "fmt", what: "cargo fmt --check", run: format },
     Step { name: "tidy", what: "the repository's own rules", run: tidy_up },
@@ -61,6 +62,7 @@ const STEPS: [Step; 15] = [
     Step { name: "demo", what: "the lab, verified through Jaeger's API", run: demo_check },
     Step { name: "browser", what: "the dashboard in Chromium", run: browser },
     Step { name: "vm", what: "probes and attribution on Debian's kernels, in emulated machines", run: machines },
+    Step { name: "cluster", what: "the chart and the lab on a real Kubernetes node, made and removed", run: cluster },
     Step { name: "licences", what: "licences, bans and sources of dependencies", run: licences },
     Step { name: "advisories", what: "known vulnerabilities of dependencies", run: advisories },
     Step { name: "leftovers", what: "no process of this run is left", run: leftovers },
@@ -275,6 +277,30 @@ fn marks(gate: &mut Gate) -> Result<Outcome> {
 fn machines(gate: &mut Gate) -> Result<Outcome> {
     let agent = gate.agent()?;
     vm::check(&gate.root, &agent).map(Outcome::Passed)
+}
+
+/// What wants an API server alone, then a whole node.
+fn cluster(gate: &mut Gate) -> Result<Outcome> {
+    if !geteuid().is_root() {
+        return Ok(Outcome::Skipped(
+            "a node needs namespaces, mounts and cgroups, which only root can make".to_owned(),
+        ));
+    }
+    let agent = gate.agent()?;
+    gate.peers()?;
+    setup::ensure(&gate.root, &[Need::Cluster])?;
+    let programs = programs::ensure(&gate.root)?;
+    let mut alone =
+        gate.cargo(&["test", "--locked", "-p", "wayspan-tests", "--test", "pods", "--", "--include-ignored"]);
+    alone.env("WAYSPAN_BIN", &agent);
+    for (variable, program) in [("KUBE_APISERVER_BIN", "kube-apiserver"), ("KUBECTL_BIN", "kubectl")] {
+        alone.env(variable, programs.join(program));
+    }
+    count_tests(&progress::command("cargo test with a Kubernetes API server", &alone)?)?;
+    let mut run = Command::new(std::env::current_exe()?);
+    run.args(["cluster", "run"]).env("WAYSPAN_BIN", agent).current_dir(&gate.root);
+    let output = progress::command("cargo xtask cluster run", &run)?;
+    Ok(Outcome::Passed(output.lines().last().unwrap_or_default().to_owned()))
 }
 
 fn licences(gate: &mut Gate) -> Result<Outcome> {

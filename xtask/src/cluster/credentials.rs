@@ -145,7 +145,7 @@ fn private(path: &Path, text: &str) -> Result<()> {
     file.write_all(text.as_bytes()).with_context(|| path.display().to_string())
 }
 
-fn random_hex(bytes: usize) -> Result<String> {
+pub(super) fn random_hex(bytes: usize) -> Result<String> {
     use std::io::Read as _;
     let mut random = vec![0; bytes];
     fs::File::open("/dev/urandom")?.read_exact(&mut random)?;

@@ -1,5 +1,5 @@
 //! `cargo xtask cluster`: a real Kubernetes of one or more nodes on this machine, each node in namespaces of its own: `up`
-//! makes it, `test` runs the lab on it, `down` leaves nothing. How it is made: docs/cluster.md.
+//! makes it, `test` runs the lab on it, `down` leaves nothing; `run` is all three. How it is made: docs/cluster.md.
 
 mod credentials;
 mod down;
@@ -47,6 +47,12 @@ enum Action {
     },
     /// The chart and the lab on a cluster that is up.
     Test,
+    /// `up`, `test` and `down` of a cluster of its own, which is gone afterwards in any case.
+    Run {
+        /// How many nodes.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
+        nodes: u8,
+    },
     /// End it and remove everything, also after a crash.
     Down,
     /// The first process of a node; `up` starts it.
@@ -81,7 +87,9 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         supervise::run(plan)?;
         return Ok(ExitCode::FAILURE);
     }
-    let directory = options.dir.clone().unwrap_or_else(|| wayspan_tests::target_dir().join("cluster"));
+    // Another than a person's, which stays.
+    let name = if matches!(options.action, Action::Run { .. }) { "cluster-run" } else { "cluster" };
+    let directory = options.dir.clone().unwrap_or_else(|| wayspan_tests::target_dir().join(name));
     let place = Place::new(&directory)?;
     match options.action {
         Action::Up { nodes } => {
@@ -97,6 +105,13 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
             println!("export KUBECONFIG={}", place.kubeconfig().display());
         }
         Action::Test => return test::run(root, &place, options.json),
+        Action::Run { nodes } => {
+            let tested = bring_up(root, &place, nodes).and_then(|()| test::run(root, &place, options.json));
+            let removed = take_down(&place);
+            let code = tested?;
+            removed?;
+            return Ok(code);
+        }
         Action::Down => {
             let removed = down::run(&place)?;
             if options.json {

@@ -2,9 +2,12 @@
 //! R.O.D. as pods, the lab's requests through a node's port, what Jaeger was told, the capabilities of the running
 //! container, and updates of backend and agent under load.
 
+mod ask;
 mod chart;
 mod lab;
-mod load;
+mod pods;
+mod rights;
+mod routes;
 mod update;
 
 use std::net::Ipv4Addr;
@@ -52,7 +55,7 @@ struct Step {
     run: fn(&mut Stage<'_>) -> Result<String>,
 }
 
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 18] = [
     Step {
         name: "the API server takes what the chart renders, over a matrix of values",
         base: false,
@@ -64,14 +67,18 @@ const STEPS: [Step; 14] = [
     Step { name: "kubectl get services -l app=jaeger lists the lab's Services", base: false, run: lab::services },
     Step { name: "port-forward to the pod, 9000: dashboard and api", base: false, run: lab::dashboard },
     Step { name: "what Jaeger was told, as in the demo's checks", base: false, run: lab::jaeger },
-    Step { name: "the container's capabilities are BPF and PERFMON", base: false, run: lab::capabilities },
-    Step { name: "without PERFMON it runs, and says what it lacks", base: false, run: lab::without_a_capability },
+    Step { name: "spans name the pods at both ends, and our own", base: false, run: pods::both_ends },
+    Step { name: "the same route as an Ingress", base: false, run: routes::ingress },
+    Step { name: "the same route as an HTTPRoute, and back", base: false, run: routes::http_route },
+    Step { name: "the container's capabilities are BPF and PERFMON", base: false, run: rights::capabilities },
+    Step { name: "without either it runs, and says what it lacks", base: false, run: rights::without_each },
     Step {
         name: "with backends watched, a pod's own socket is seen in its namespace",
         base: false,
         run: lab::backend_points,
     },
     Step { name: "a backend is updated under load, no request fails", base: false, run: update::backend },
+    Step { name: "the agent is updated under load, no request fails", base: false, run: update::agent },
     Step { name: "helm uninstall leaves nothing", base: true, run: lab::uninstall_from_default },
     Step { name: "helm install in kube-system, the lab's curls again", base: false, run: lab::install_in_kube_system },
     Step {

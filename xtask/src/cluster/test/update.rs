@@ -3,12 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result};
-use wayspan_tests::{PATIENCE, http, wait_until};
+use wayspan_tests::{Load, PATIENCE, http, wait_until};
 
 use super::super::tools::{kubectl, output};
 use super::Stage;
 use super::lab::{self, UPDATE};
-use super::load::Load;
 
 /// The name that leads to the echo servers.
 const HOST: &str = "echo.localhost";
@@ -29,17 +28,12 @@ fn ready(stage: &Stage<'_>) -> Result<SocketAddr> {
 /// Restarts a workload while requests go through; how many were answered, all of them.
 fn restart(stage: &Stage<'_>, web: SocketAddr, workload: &str) -> Result<String> {
     let load = Load::start(web, HOST);
-    let settle = |load: &Load| {
-        let from = load.answered();
-        wait_until(UPDATE, || (load.answered() >= from + SETTLED).then_some(()))
-            .context("requests are no longer answered")
-    };
-    let outcome = settle(&load).and_then(|()| {
+    let outcome = load.settle(SETTLED, UPDATE).and_then(|()| {
         output(&mut kubectl(stage.place, &["rollout", "restart", workload]))?;
         lab::rollout(stage.place, "default", workload)?;
         // The last old pod ends after the rollout is told to be complete.
         lab::gone(stage, workload)?;
-        settle(&load)
+        load.settle(SETTLED, UPDATE)
     });
     let answered = load.stop()?;
     outcome?;
@@ -49,4 +43,14 @@ fn restart(stage: &Stage<'_>, web: SocketAddr, workload: &str) -> Result<String>
 pub(super) fn backend(stage: &mut Stage<'_>) -> Result<String> {
     let web = ready(stage)?;
     restart(stage, web, "deployment/echo")
+}
+
+/// The pod of an update starts beside the one before, takes its sockets over, and only then that one ends.
+pub(super) fn agent(stage: &mut Stage<'_>) -> Result<String> {
+    lab::install(stage, "default", &["seamless=true"])?;
+    lab::gone(stage, lab::WORKLOAD)?;
+    let web = ready(stage)?;
+    let outcome = restart(stage, web, lab::WORKLOAD);
+    lab::install(stage, "default", &[])?;
+    outcome
 }

@@ -1,0 +1,54 @@
+//! The lab's route in the words of the other two APIs: the same requests, and the router's name in the span says whose it was.
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+use wayspan_tests::{PATIENCE, wait_until};
+
+use super::super::tools::{kubectl, output};
+use super::lab::{self, TARGETS};
+use super::{Stage, ask};
+use crate::demo::checks::OURS;
+
+/// The route's files, each in another API.
+const FILES: [&str; 3] = ["hotrod-ingressroute", "hotrod-ingress", "hotrod-httproute"];
+
+pub(super) fn ingress(stage: &mut Stage<'_>) -> Result<String> {
+    by(stage, "hotrod-ingress", "@kubernetes")
+}
+
+/// Afterwards the lab's own route is back.
+pub(super) fn http_route(stage: &mut Stage<'_>) -> Result<String> {
+    let outcome = by(stage, "hotrod-httproute", "@kubernetesgateway");
+    let back = by(stage, "hotrod-ingressroute", "@kubernetescrd");
+    let told = outcome?;
+    back?;
+    Ok(told)
+}
+
+/// Replaces the route by that of a file, and asks through it.
+fn by(stage: &Stage<'_>, file: &str, provider: &str) -> Result<String> {
+    let place = stage.place;
+    output(&mut kubectl(place, &["delete", "ingressroute", "added", "--ignore-not-found"]))?;
+    for other in FILES.into_iter().filter(|other| *other != file) {
+        output(kubectl(place, &["delete", "--ignore-not-found", "-f"]).arg(stage.lab_file(&format!("{other}.yaml"))))?;
+    }
+    output(kubectl(place, &["apply", "-f"]).arg(stage.lab_file(&format!("{file}.yaml"))))?;
+    let (_forward, api) = ask::forward(place, "default", &format!("pod/{}", ask::agent_pod(stage)?), 9000)?;
+    let mut last = Vec::new();
+    let is_of_it = |router: &Value| {
+        let named = router["name"].as_str().is_some_and(|name| name.ends_with(provider));
+        named || provider.strip_prefix('@') == router["provider"].as_str()
+    };
+    let served = wait_until(PATIENCE, || {
+        last = lab::routers(api).ok()?;
+        (!last.is_empty() && last.iter().all(is_of_it)).then_some(())
+    });
+    served.with_context(|| format!("the routers to Hot R.O.D. are not those of {file}: {last:?}"))?;
+    lab::curls_are_answered(stage)?;
+    let trace = ask::traced(&ask::jaeger(place)?, ask::through(stage.node(), TARGETS[0]))?;
+    let name = trace.of(OURS).find_map(|span| span.tag("traefik.router.name")).unwrap_or_default();
+    if !name.ends_with(provider) {
+        bail!("the span's router is {name:?}, not one of {provider}");
+    }
+    Ok(name.to_owned())
+}
