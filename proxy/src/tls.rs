@@ -32,8 +32,17 @@ pub struct Options {
 pub struct Choice {
     default: Arc<Options>,
     exact: HashMap<Box<str>, Arc<Options>>,
-    /// Those of wildcards: suffix with its dot, whether it covers more than one label. Longest suffix first.
-    wild: Vec<(Box<str>, bool, Arc<Options>)>,
+    /// Those of wildcards, by the suffix with its dot.
+    wild: HashMap<Box<str>, Wild>,
+}
+
+/// Options of a suffix.
+#[derive(Debug, Clone, Default)]
+struct Wild {
+    /// Of names with one label more.
+    next: Option<Arc<Options>>,
+    /// Of names with any number of labels more.
+    deep: Option<Arc<Options>>,
 }
 
 impl Choice {
@@ -49,15 +58,14 @@ impl Choice {
                 *known = Arc::clone(&default);
             }
         }
-        let mut choice = Self { default, exact: HashMap::new(), wild: Vec::new() };
+        let mut choice = Self { default, exact: HashMap::new(), wild: HashMap::new() };
         for (host, options) in by_host {
             match (host.strip_prefix("**"), host.strip_prefix('*')) {
-                (Some(suffix), _) => choice.wild.push((suffix.into(), true, options)),
-                (None, Some(suffix)) => choice.wild.push((suffix.into(), false, options)),
+                (Some(suffix), _) => choice.wild.entry(suffix.into()).or_default().deep = Some(options),
+                (None, Some(suffix)) => choice.wild.entry(suffix.into()).or_default().next = Some(options),
                 (None, None) => drop(choice.exact.insert(host.into(), options)),
             }
         }
-        choice.wild.sort_unstable_by(|(a, a_deep, _), (b, b_deep, _)| (b.len(), a, a_deep).cmp(&(a.len(), b, b_deep)));
         choice
     }
 
@@ -68,13 +76,19 @@ impl Choice {
         if let Some(options) = self.exact.get(name) {
             return options;
         }
-        let covers = |suffix: &str, deep: bool| {
-            name.strip_suffix(suffix).is_some_and(|label| !label.is_empty() && (deep || !label.contains('.')))
-        };
-        self.wild
-            .iter()
-            .find(|(suffix, deep, _)| covers(suffix, *deep))
-            .map_or(&self.default, |(_, _, options)| options)
+        self.covering(name).unwrap_or(&self.default)
+    }
+
+    /// The options of the longest suffix that covers a name: a look for each of its labels, however many wildcards there are.
+    fn covering(&self, name: &str) -> Option<&Arc<Options>> {
+        if self.wild.is_empty() {
+            return None;
+        }
+        let dots = name.match_indices('.').map(|(at, _)| at);
+        // A star alone covers names of one label.
+        let ends = dots.chain([name.len()]).enumerate().filter(|(_, at)| *at > 0);
+        ends.filter_map(|(labels, at)| Some((labels == 0, self.wild.get(name.get(at..)?)?)))
+            .find_map(|(is_next, wild)| wild.next.as_ref().filter(|_| is_next).or(wild.deep.as_ref()))
     }
 
     /// Whether both choose the same for everyone.
@@ -85,7 +99,13 @@ impl Choice {
             && self.exact.len() == other.exact.len()
             && self.exact.iter().all(|(host, a)| other.exact.get(host).is_some_and(|b| same(a, b)))
             && self.wild.len() == other.wild.len()
-            && self.wild.iter().zip(&other.wild).all(|(a, b)| (&a.0, a.1) == (&b.0, b.1) && same(&a.2, &b.2))
+            && self.wild.iter().all(|(suffix, a)| {
+                let same = |a: &Option<_>, b: &Option<_>| match (a, b) {
+                    (Some(a), Some(b)) => same(a, b),
+                    (a, b) => a.is_none() && b.is_none(),
+                };
+                other.wild.get(suffix).is_some_and(|b| same(&a.next, &b.next) && same(&a.deep, &b.deep))
+            })
     }
 
     /// Whether a request must not be answered on a connection of these options (RFC 9110, 15.5.20): its host has others, or
