@@ -46,6 +46,7 @@ async fn main() {
         switch: Arc::new(|_, _| true),
         span_counts: Arc::new(|| json!({"made": 18_204, "sent": 18_190, "lost": 0, "pending": 14})),
         kubernetes: Arc::new(|| serde_json::Value::Null),
+        watches: Arc::new(|| Value::Null),
         metrics: Some(Arc::new(|_| ("text/plain; version=0.0.4", "# no metrics here\n".to_owned()))),
         on_request: Arc::new(|_| {}),
         draining: Arc::default(),

@@ -27,12 +27,13 @@ use self::handover::{ApiSocket, Way};
 use crate::api::{self, Api};
 use crate::catalog::Catalog;
 use crate::config::model::{Dynamic, Log, Static, Workers};
-use crate::config::{self, Fault, Inputs, Registry, Reloader, Resolver, Watcher, names};
+use crate::config::{self, Fault, Inputs, Registry, Reloader, Resolver, Watcher, has_names, names};
 use crate::export::internal::{InternalRequest, InternalSpans, InternalTask};
 use crate::export::resource::{HostFacts, OwnPod, Resource};
 use crate::export::sender::Exporter;
 use crate::export::writer::SpanWriter;
 use crate::kube::pods::{self, Pods};
+use crate::kube::watch::Health;
 use crate::merge::phase::Attributed;
 use crate::merge::pump::{self, Pump, PumpCounts, Sink};
 use crate::metrics::{self, PhaseReader, PhaseWriter};
@@ -110,6 +111,29 @@ impl Routing {
         let faults = self.proxy.apply(snapshot).await;
         self.tell_of_listeners(&before, &faults);
         self.show_faults();
+    }
+
+    /// Takes other routes from the cluster. Endpoints come and go all day: where nothing but services' servers is another,
+    /// nothing but these services is renewed.
+    async fn follow_cluster(&mut self) {
+        let Some(others) = self.cluster.other_services() else { return self.apply().await };
+        let first = self.reloader.config().dynamic.services.len();
+        let mut dynamic = Dynamic::clone(&self.shown.dynamic.load());
+        let mut named = false;
+        for (place, service) in &others {
+            if let Some(old) = dynamic.services.get_mut(first + place) {
+                named |= has_names(old) || has_names(service);
+                old.clone_from(service);
+            }
+        }
+        if named {
+            self.resolver.want(names(&dynamic));
+        }
+        let others: Vec<_> = others.into_iter().map(|(_, service)| service).collect();
+        let (snapshot, catalog) = self.registry.swap(&others, MonoNs::now());
+        self.shown.catalog.store(Arc::new(catalog));
+        self.shown.dynamic.store(Arc::new(dynamic));
+        self.proxy.swap(snapshot);
     }
 
     /// Tries again what could not be opened, and closes what nobody is on the way to any more.
@@ -228,6 +252,7 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
         spans: traces.exporter.as_ref().map(Exporter::counts),
         probes: Arc::new(probes),
         pods: pods.counts(),
+        watches: fixed.kubernetes.as_ref().map(|_| Arc::default()),
         recent: Arc::new(Recent::default()),
         draining: Arc::new(AtomicBool::new(false)),
     };
@@ -251,7 +276,8 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let way = Way::new(&fixed, api_socket, &stop, &meters.draining);
     let (mut resolver, resolving) = Resolver::new();
     tasks.spawn(resolving);
-    let mut cluster = Cluster::start(&fixed, cluster::around(&reloader.config().dynamic, api, &[]), &mut tasks).await?;
+    let around = cluster::around(&reloader.config().dynamic, api, &[]);
+    let mut cluster = Cluster::start(&fixed, around, meters.watches.clone(), &mut tasks).await?;
     resolver.want(names(&cluster.merged(&reloader.config().dynamic)));
     resolver.settle(NAMES_PATIENCE).await;
     let (registry, unopened) = (Registry::default(), Vec::new());
@@ -371,6 +397,7 @@ struct Meters {
     spans: Option<Arc<crate::export::counts::SpanCounts>>,
     probes: Arc<Probes>,
     pods: Option<Arc<pods::Counts>>,
+    watches: Option<Arc<Health>>,
     recent: Arc<Recent>,
     draining: Arc<AtomicBool>,
 }
@@ -403,6 +430,7 @@ impl Meters {
             probes: &by_probe(&counters),
             probe_refusals: counters.no_slot,
             pods: self.pods.as_deref().map(|pods| pods.read(MonoNs::now())),
+            watches: self.watches.as_deref().map(Health::read),
             config: metrics::ReloadCounts {
                 reloads: 1 + load(&self.shown.reloads),
                 last_succeeded: !self.shown.failed.load(Ordering::Relaxed),
@@ -464,6 +492,7 @@ fn start_api(
     let Some(config) = &fixed.api else { return Ok(None) };
     let (for_recent, for_probes, for_switch) = (Arc::clone(&meters.recent), meters.clone(), meters.clone());
     let (for_spans, for_text, for_pods) = (meters.clone(), meters.clone(), meters.pods.clone());
+    let for_watches = meters.watches.clone();
     let metrics: api::Metrics = Arc::new(move |accept| {
         let format = metrics::Format::accepted(Some(accept));
         (format.content_type(), for_text.text(format))
@@ -481,6 +510,7 @@ fn start_api(
             serde_json::json!({"made": made, "sent": sent, "lost": lost, "pending": pending})
         }),
         kubernetes: Arc::new(move || serde_json::json!(for_pods.as_deref().map(|pods| pods.read(MonoNs::now())))),
+        watches: Arc::new(move || serde_json::json!(for_watches.as_deref().map(Health::read))),
         metrics: fixed.metrics.is_some().then_some(metrics),
         on_request: Arc::new(move |request| {
             // What no route matched has no name that an operator could look for.
@@ -544,7 +574,7 @@ async fn until_told(routing: &mut Routing, mut watcher: Option<&mut Watcher>, mu
             () = changed => routing.reload().await,
             _ = hang_up.recv() => routing.reload().await,
             () = routing.resolver.changed() => routing.apply().await,
-            () = routing.cluster.changed() => routing.apply().await,
+            () = routing.cluster.changed() => routing.follow_cluster().await,
             asks = way.asked() => way.give(&asks, &routing.proxy),
             () = tokio::time::sleep(RETRY), if !routing.proxy.is_settled() => routing.settle().await,
             _ = terminate.recv() => break,

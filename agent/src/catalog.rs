@@ -2,21 +2,24 @@
 //! Built by `config` with each snapshot, swapped whole; entries that left a snapshot stay for a while, since records
 //! of their last requests are still on their way.
 
-use std::collections::HashMap;
+mod by_id;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+pub use by_id::ById;
 
 /// All names, immutable.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
     /// Entry points by id.
-    pub entry_points: HashMap<u32, Arc<str>>,
+    pub entry_points: ById<Arc<str>>,
     /// Routes by id.
-    pub routes: HashMap<u32, Arc<RouteNames>>,
+    pub routes: ById<Arc<RouteNames>>,
     /// Services' names by id, [`qualified`].
-    pub services: HashMap<u32, Arc<str>>,
+    pub services: ById<Arc<str>>,
     /// Servers by id.
-    pub servers: HashMap<u32, Arc<ServerNames>>,
+    pub servers: ById<Arc<ServerNames>>,
 }
 
 /// A part's name as it is told outside of the file, in Traefik's form: `hotrod@file`. Who comes from Traefik asks by it,

@@ -271,10 +271,13 @@ async fn answer<O: SocketObserver>(
             reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(fixed.content_type));
             reply
         }
-        (Ok(()), Target::Service(service)) => {
-            live.borrow_mut().head.service = service.id;
-            forward(conn, live, service, parts, body).await
-        }
+        (Ok(()), Target::Service(place)) => match snapshot.services.get(*place) {
+            Some(service) => {
+                live.borrow_mut().head.service = service.id;
+                forward(conn, live, service, parts, body).await
+            }
+            None => failed(live, ErrorKind::NoServer),
+        },
     };
     let switching = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
     headers::prepare_response(reply.headers_mut(), switching);

@@ -31,7 +31,7 @@ pub const REGEX_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct Rule {
     /// The rule as written; its length is the default priority.
-    pub text: Box<str>,
+    pub text: Arc<str>,
     expr: Arc<Expr>,
 }
 
@@ -75,6 +75,13 @@ impl Rule {
     /// The rule, for the table's index.
     pub(crate) fn expr(&self) -> &Arc<Expr> {
         &self.expr
+    }
+}
+
+/// A text has one meaning.
+impl PartialEq for Rule {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
     }
 }
 

@@ -50,11 +50,14 @@ pub struct Proxy {
     threads: Vec<JoinHandle<()>>,
     counters: Counters,
     listeners: Listeners,
+    retired: Vec<Arc<Snapshot>>,
     tag: Box<dyn Fn(BorrowedFd<'_>) + Send + Sync>,
 }
 
 /// Commands under way to a worker: opens and closes of one reload.
 const COMMANDS_MAX: usize = 1024;
+/// Snapshots of before that are remembered; a worker drops what is beyond.
+const RETIRED_MAX: usize = 64;
 
 impl Proxy {
     /// Starts the workers; nothing listens until a snapshot is applied. Also returns what reads their records.
@@ -105,7 +108,7 @@ impl Proxy {
         }
         let tag = Box::new(move |socket: BorrowedFd<'_>| observer.listening(socket));
         let listeners = Listeners::default();
-        Ok((Self { process, commands, threads, counters, listeners, tag }, readers))
+        Ok((Self { process, commands, threads, counters, listeners, retired: Vec::new(), tag }, readers))
     }
 
     /// The counters of all workers.
@@ -153,13 +156,29 @@ impl Proxy {
         snapshot.left = gone;
         self.process.open.keep(snapshot.entry_points.iter().chain(&snapshot.left).map(|entry| entry.id));
         // The table first: a connection that comes in right after the bind finds its routes.
-        self.process.snapshot.store(Arc::new(snapshot));
+        self.store(snapshot);
         self.settle().await
+    }
+
+    /// Makes a snapshot the truth whose entry points are those of before: other services, or other routes.
+    pub fn swap(&mut self, mut snapshot: Snapshot) {
+        snapshot.left.clone_from(&self.process.snapshot.load().left);
+        self.store(snapshot);
+    }
+
+    /// Whoever lets go of a table of thousands of routes last has to take it apart: not a worker, while it has requests.
+    fn store(&mut self, snapshot: Snapshot) {
+        let before = self.process.snapshot.swap(Arc::new(snapshot));
+        self.retired.push(before);
+        let beyond = self.retired.len().saturating_sub(RETIRED_MAX);
+        self.retired.drain(..beyond);
+        self.retired.retain(|old| Arc::strong_count(old) > 1);
     }
 
     /// Tries again what could not be opened, and closes what lingered long enough. To be called about every second
     /// while there is something to do.
     pub async fn settle(&mut self) -> Vec<ListenFault> {
+        self.retired.retain(|old| Arc::strong_count(old) > 1);
         let snapshot = self.process.snapshot.load_full();
         let Changes { opened, closed, faults } =
             self.listeners.settle(&snapshot, self.commands.len(), &*self.tag, MonoNs::now());

@@ -17,6 +17,8 @@ use crate::tls::Tls;
 pub struct Snapshot {
     /// Listening points, each with its table.
     pub entry_points: Vec<Arc<EntryPoint>>,
+    /// Where routes lead, beside their tables: other servers for a service leave every table as it is.
+    pub services: Services,
     /// Lower-case names of request headers that records keep.
     pub captured_request_headers: Arc<[Box<str>]>,
     /// Lower-case names of response headers that records keep.
@@ -117,11 +119,51 @@ pub struct Route {
     pub target: Target,
 }
 
+/// Services by place. A snapshot's routes name places of the same snapshot's; a place may be another service's in a later
+/// one. They stand in blocks, so that swapping one service copies a block and the list of blocks.
+#[derive(Debug, Clone, Default)]
+pub struct Services {
+    blocks: Vec<Arc<[Option<Arc<Service>>]>>,
+}
+
+/// With 10,000 services a swap copies one list of 157 blocks and one of 64 services.
+const BLOCK: usize = 64;
+
+impl Services {
+    /// The service of a place.
+    #[must_use]
+    pub fn get(&self, place: u32) -> Option<&Arc<Service>> {
+        let place = usize::try_from(place).ok()?;
+        self.blocks.get(place / BLOCK)?.get(place % BLOCK)?.as_ref()
+    }
+
+    /// Gives a place to a service, or to nobody.
+    pub fn put(&mut self, place: u32, service: Option<Arc<Service>>) {
+        let Ok(place) = usize::try_from(place) else { return };
+        while self.blocks.len() <= place / BLOCK {
+            self.blocks.push(std::iter::repeat_n(None, BLOCK).collect());
+        }
+        let slot = self.blocks.get_mut(place / BLOCK).and_then(|block| Arc::make_mut(block).get_mut(place % BLOCK));
+        if let Some(slot) = slot {
+            *slot = service;
+        }
+    }
+}
+
+impl FromIterator<Arc<Service>> for Services {
+    /// In their order, from place 0.
+    fn from_iter<I: IntoIterator<Item = Arc<Service>>>(services: I) -> Self {
+        let mut all = Self::default();
+        (0..).zip(services).for_each(|(place, service)| all.put(place, Some(service)));
+        all
+    }
+}
+
 /// Where a route leads.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// A service's servers.
-    Service(Arc<Service>),
+    /// The servers of the service at this place of [`Snapshot::services`].
+    Service(u32),
     /// An answer of the agent's own (ping on an entry point), given without an upstream.
     Fixed(Arc<Fixed>),
 }
@@ -236,6 +278,25 @@ pub fn turn(weights: &[u32]) -> Box<[u16]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_swap_of_one_service_leaves_the_others_blocks_alone() {
+        let service = |id| {
+            let (servers, turn) = (Box::default(), Box::default());
+            let timeouts = Timeouts::default();
+            Arc::new(Service { id, name: "".into(), servers, turn, pass_host: true, timeouts, idle_max: 0 })
+        };
+        let ids = |all: &Services| (0..300).filter_map(|place| all.get(place)).map(|one| one.id).collect::<Vec<_>>();
+        let first: Services = (0..200).map(service).collect();
+        let mut second = first.clone();
+        second.put(70, Some(service(1000)));
+        second.put(130, None);
+        assert_eq!(ids(&first), (0..200).collect::<Vec<_>>());
+        let changed = (0..200).filter(|id| *id != 130).map(|id| if id == 70 { 1000 } else { id });
+        assert_eq!(ids(&second), changed.collect::<Vec<_>>());
+        let same = first.blocks.iter().zip(&second.blocks).map(|(a, b)| Arc::ptr_eq(a, b));
+        assert_eq!(same.collect::<Vec<_>>(), [true, false, false, true]);
+    }
 
     #[test]
     fn turns_spread_by_weight() {

@@ -114,7 +114,7 @@ impl Setup {
             traced: self.traced,
             metered: true,
             middlewares: self.middlewares.clone().into(),
-            target: Target::Service(service),
+            target: Target::Service(0),
         });
         let rule = Rule::parse(self.rule).unwrap();
         let routes = Arc::new(RouteTable::build(vec![(rule, 0, route)]));
@@ -132,6 +132,7 @@ impl Setup {
                 tls: self.tls.clone().map(|choice| Arc::new(Tls { routes: Arc::clone(&routes), choice })),
                 routes,
             })],
+            services: [service].into_iter().collect(),
             ..Snapshot::default()
         }
     }

@@ -198,6 +198,7 @@ fn status(context: &Context, view: &View<'_>) -> Value {
         "probes": (state.probes)(),
         "spans": (state.span_counts)(),
         "kubernetes": (state.kubernetes)(),
+        "watches": (state.watches)(),
         "tracing": shapes::tracing(view.fixed),
         "jaegerQuery": context.jaeger.as_ref().map(|jaeger| &jaeger.url),
         "faults": view.faults.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -60,6 +60,8 @@ pub struct State {
     pub span_counts: Producer,
     /// What is known of pods: [`crate::kube::pods::Reading`], or null where none are watched.
     pub kubernetes: Producer,
+    /// How the watches of the Kubernetes providers are: [`crate::kube::watch::Reading`], or null where there are none.
+    pub watches: Producer,
     /// `None`: metrics are off.
     pub metrics: Option<Metrics>,
     /// Internal spans hang on it.

@@ -10,7 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::middlewares;
 use crate::catalog::{Catalog, qualified};
-use crate::config::model::{Dynamic, EntryPoint, Middleware, MiddlewareKind, OtlpProtocol, Router, Service, Static};
+use crate::config::model::{
+    Dynamic, EntryPoint, Kubernetes, KubernetesProvider, Middleware, MiddlewareKind, OtlpProtocol, Router, Service,
+    Static,
+};
 use crate::config::{Fault, Observed, by_name, expand};
 pub(super) use tls::certificates;
 
@@ -92,7 +95,7 @@ impl<T> Named<'_, T> {
 fn named<'v, T>(
     view: &View<'v>,
     section: &str,
-    parts: &'v [T],
+    parts: impl Iterator<Item = &'v T>,
     name: impl Fn(&'v T) -> &'v str,
     texts: impl Fn(&'v T) -> [&'v str; 2],
 ) -> Vec<Named<'v, T>> {
@@ -107,7 +110,6 @@ fn named<'v, T>(
     // Entry points have no provider.
     let shown = |name: &str| if section == ENTRY_POINTS { name.to_owned() } else { qualified(name) };
     let mut all: Vec<_> = parts
-        .iter()
         .map(|part| {
             let name = name(part);
             let errors = errors.remove(name).unwrap_or_default();
@@ -129,12 +131,12 @@ fn named<'v, T>(
 }
 
 fn entry_points_of<'v>(view: &View<'v>) -> Vec<Named<'v, EntryPoint>> {
-    named(view, ENTRY_POINTS, &view.dynamic.entry_points, |part| &part.name, |_| [""; 2])
+    named(view, ENTRY_POINTS, view.dynamic.entry_points.iter(), |part| &part.name, |_| [""; 2])
 }
 
 fn routers_of<'v>(view: &View<'v>) -> Vec<Named<'v, Router>> {
-    let mut all =
-        named(view, ROUTERS, &view.dynamic.routers, |part| &part.name, |part| [&part.rule.text, &part.service]);
+    let parts = view.dynamic.routers.iter().map(|part| &**part);
+    let mut all = named(view, ROUTERS, parts, |part| &part.name, |part| [&part.rule.text, &part.service]);
     let middlewares = by_name(&view.dynamic.middlewares);
     for router in &mut all {
         let expanded = router.part.map(|part| expand(&part.middlewares, &middlewares));
@@ -148,7 +150,8 @@ fn routers_of<'v>(view: &View<'v>) -> Vec<Named<'v, Router>> {
 }
 
 fn services_of<'v>(view: &View<'v>) -> Vec<Named<'v, Service>> {
-    let mut all = named(view, SERVICES, &view.dynamic.services, |part| &part.name, |_| [""; 2]);
+    let mut all =
+        named(view, SERVICES, view.dynamic.services.iter().map(|part| &**part), |part| &part.name, |_| [""; 2]);
     let up = reachable_urls(view.catalog);
     for service in &mut all {
         let servers = service.part.map(|part| part.servers.as_slice()).unwrap_or_default();
@@ -160,7 +163,8 @@ fn services_of<'v>(view: &View<'v>) -> Vec<Named<'v, Service>> {
 }
 
 fn middlewares_of<'v>(view: &View<'v>) -> Vec<Named<'v, Middleware>> {
-    let mut all = named(view, MIDDLEWARES, &view.dynamic.middlewares, |part| &part.name, |_| [""; 2]);
+    let mut all =
+        named(view, MIDDLEWARES, view.dynamic.middlewares.iter().map(|part| &**part), |part| &part.name, |_| [""; 2]);
     for one in &mut all {
         if let Some(MiddlewareKind::Unsupported(kind)) = one.part.map(|part| &part.kind) {
             one.errors.push(format!("`{kind}` is not supported yet"));
@@ -202,8 +206,21 @@ pub(super) fn overview(view: &View<'_>) -> Value {
         "tcp": {"routers": none, "services": none, "middlewares": none},
         "udp": {"routers": none, "services": none},
         "features": {"tracing": otel, "metrics": prometheus, "accessLog": false},
-        "providers": ["File"],
+        "providers": providers(view.fixed),
     })
+}
+
+/// Whom parts come from, by Traefik's names.
+fn providers(fixed: &Static) -> Vec<&'static str> {
+    let kubernetes = fixed.kubernetes.as_ref();
+    let is_on = |of: fn(&Kubernetes) -> &Option<KubernetesProvider>| kubernetes.is_some_and(|all| of(all).is_some());
+    let all = [
+        ("File", true),
+        ("KubernetesIngress", is_on(|all| &all.ingress)),
+        ("KubernetesCRD", is_on(|all| &all.crd)),
+        ("KubernetesGateway", is_on(|all| &all.gateway)),
+    ];
+    all.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect()
 }
 
 fn counted<T>(all: &[Named<'_, T>]) -> Value {
@@ -267,8 +284,7 @@ pub(super) fn router(view: &View<'_>, name: &str) -> Option<Value> {
 fn describe_router(view: &View<'_>, named: &Named<'_, Router>) -> Value {
     let Some(part) = named.part else { return named.described(json!({"rule": "", "service": "", "using": []})) };
     let all = view.dynamic.entry_points.iter();
-    let entry_points: Vec<&EntryPoint> =
-        all.filter(|one| part.entry_points.is_empty() || part.entry_points.contains(&one.name)).collect();
+    let entry_points: Vec<&EntryPoint> = all.filter(|one| one.takes(part)).collect();
     let using: Vec<&str> = entry_points.iter().map(|one| one.name.as_str()).collect();
     let observed = entry_points.iter().map(|one| Observed::of(view.fixed, part, &one.observability));
     let observed: Vec<Observed> = observed.collect();
@@ -279,7 +295,7 @@ fn describe_router(view: &View<'_>, named: &Named<'_, Router>) -> Value {
         "entryPoints": using,
         "middlewares": part.middlewares,
         "service": part.service,
-        "rule": part.rule.text,
+        "rule": &*part.rule.text,
         "priority": priority,
         "observability": observability(&observed),
         "using": using,

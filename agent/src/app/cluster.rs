@@ -1,7 +1,9 @@
 //! How the cluster's routes join the file's: starts the provider, and says what is wrong with objects.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -9,10 +11,12 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::config::Fault;
-use crate::config::model::{Dynamic, Static};
+use crate::config::model::{Dynamic, Service, Static};
 use crate::kube::client::connect;
+use crate::kube::parts::Parts;
 use crate::kube::provider::{Provider, Who};
 use crate::kube::translate::Around;
+use crate::kube::watch::Health;
 use wayspan_proxy::server::ListenFault;
 
 /// How long the start waits for the cluster's routes; with an API server that is away it goes on with the file's.
@@ -38,20 +42,27 @@ pub(super) struct Cluster {
     provider: Option<Provider>,
     /// What is wrong with objects.
     pub(super) faults: Vec<Fault>,
+    /// Those that are in use.
+    merged: Option<Arc<Parts>>,
 }
 
 impl Cluster {
     /// Starts them and waits a little for what there is.
-    pub(super) async fn start(fixed: &Static, around: Around, tasks: &mut JoinSet<()>) -> Result<Self> {
-        let Some(settings) = &fixed.kubernetes else { return Ok(Self::default()) };
+    pub(super) async fn start(
+        fixed: &Static,
+        around: Around,
+        health: Option<Arc<Health>>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Self> {
+        let Some((settings, health)) = fixed.kubernetes.as_ref().zip(health) else { return Ok(Self::default()) };
         let client = connect(&settings.connection()).await.context("providers: Kubernetes")?;
         let namespace = client.default_namespace().to_owned();
-        let (mut provider, task) = Provider::new(settings.clone(), client, node_name(), who(namespace), around);
+        let (mut provider, task) = Provider::new(settings.clone(), client, node_name(), who(namespace), around, health);
         tasks.spawn(task);
         if !provider.settle(PATIENCE).await {
             warn!("not all of the cluster's objects are known yet; serving what the file says until they are");
         }
-        Ok(Self { provider: Some(provider), faults: Vec::new() })
+        Ok(Self { provider: Some(provider), ..Self::default() })
     }
 
     /// Waits for other routes than those last waited for. Cancel-safe.
@@ -78,14 +89,23 @@ impl Cluster {
             Fault::at(Path::new("Kubernetes"), router, 0, format!("{what}; its requests are answered with 500"))
         });
         let faults: Vec<Fault> = parts.problems.iter().map(|problem| problem.fault()).chain(missing).collect();
-        for fault in faults.iter().filter(|fault| !self.faults.contains(fault)) {
+        let told: HashSet<String> = self.faults.iter().map(ToString::to_string).collect();
+        for fault in faults.iter().filter(|fault| !told.contains(&fault.to_string())) {
             warn!(%fault, "an object cannot be served as it is");
         }
         if faults.is_empty() && !self.faults.is_empty() {
             info!("all objects can be served as they are");
         }
-        self.faults = faults;
+        (self.faults, self.merged) = (faults, Some(parts));
         dynamic
+    }
+
+    /// Services that have other servers since the last merge, by their place among the cluster's, where all else is the same.
+    pub(super) fn other_services(&mut self) -> Option<Vec<(usize, Arc<Service>)>> {
+        let parts = self.provider.as_ref()?.parts();
+        let others = parts.other_services(self.merged.as_ref()?)?;
+        self.merged = Some(parts);
+        Some(others)
     }
 }
 

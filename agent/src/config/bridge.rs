@@ -12,21 +12,20 @@ pub(super) fn parse_rule(text: &str) -> Result<Rule, String> {
 
 /// What spans call the branches of a route's rule.
 #[derive(Debug)]
-pub(super) struct Branches {
+pub(super) struct Branches<'t> {
     /// The route's id.
     pub route: u32,
     /// By branch: the operation without its method.
-    pub operations: Vec<Arc<str>>,
+    pub operations: &'t [Arc<str>],
     /// By branch: the path's pattern.
-    pub patterns: Vec<Arc<str>>,
+    pub patterns: &'t [Arc<str>],
 }
 
 /// The branches of all routes of a table.
-pub(super) fn branches(table: &RouteTable) -> Vec<Branches> {
-    let of = |names: &Names| Branches {
+pub(super) fn branches(table: &RouteTable) -> impl Iterator<Item = Branches<'_>> {
+    table.names().map(|names: &Names| Branches {
         route: names.route,
-        operations: names.operations.clone(),
-        patterns: names.patterns.clone(),
-    };
-    table.names().map(of).collect()
+        operations: &names.operations,
+        patterns: &names.patterns,
+    })
 }

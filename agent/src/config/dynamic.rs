@@ -6,6 +6,7 @@ mod tls;
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use wayspan_proxy::snapshot::{Limits, Timeouts};
 
@@ -91,9 +92,9 @@ pub(super) fn read(sources: &[Source], around: Around<'_>, faults: &mut Faults) 
     for part in &order {
         match part.item.section {
             Section::EntryPoint => dynamic.entry_points.extend(read.entry_point(part, &mut taken)),
-            Section::Router => dynamic.routers.extend(read.router(part)),
-            Section::Service => dynamic.services.extend(read.service(part, default_transport)),
-            Section::Middleware => dynamic.middlewares.extend(read.middleware(part)),
+            Section::Router => dynamic.routers.extend(read.router(part).map(Arc::new)),
+            Section::Service => dynamic.services.extend(read.service(part, default_transport).map(Arc::new)),
+            Section::Middleware => dynamic.middlewares.extend(read.middleware(part).map(Arc::new)),
             Section::Transport | Section::TlsOptions | Section::DefaultTransport | Section::Certificates => {}
         }
     }
@@ -230,6 +231,7 @@ impl<'s> Read<'_, 's> {
             accept_grace: place.duration("transport.lifeCycle.requestAcceptGraceTimeout"),
             grace: place.duration("transport.lifeCycle.graceTimeOut"),
             observability: observability(&place),
+            by_name_only: false,
         };
         self.sound(part, entry_point)
     }

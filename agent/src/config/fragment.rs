@@ -58,7 +58,11 @@ fn read(origin: &str, root: &serde_json::Value, prefix: &str) -> (Dynamic, Vec<F
 /// An entry point with the defaults of one that a file names by its address alone.
 pub(crate) fn entry_point(name: &str, address: &str) -> Option<EntryPoint> {
     let (dynamic, _) = part("", Section::EntryPoint.path(), &serde_json::json!({ "address": address }));
-    dynamic.entry_points.into_iter().next().map(|entry_point| EntryPoint { name: name.to_owned(), ..entry_point })
+    dynamic.entry_points.into_iter().next().map(|entry_point| EntryPoint {
+        name: name.to_owned(),
+        by_name_only: true,
+        ..entry_point
+    })
 }
 
 fn node(value: &serde_json::Value, depth: usize) -> Option<Node> {

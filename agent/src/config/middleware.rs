@@ -47,7 +47,10 @@ const EXPANDED_MAX: usize = 1024;
 
 /// The middlewares that names stand for, chains taken apart. The error says what stands in the way: a router is never
 /// served without one of its middlewares.
-pub(crate) fn expand<'m>(names: &[String], all: &HashMap<&str, &'m Middleware>) -> Result<Vec<&'m Middleware>, String> {
+pub(crate) fn expand<'m>(
+    names: &[String],
+    all: &HashMap<&str, &'m Arc<Middleware>>,
+) -> Result<Vec<&'m Arc<Middleware>>, String> {
     let mut expanded = Vec::new();
     expand_into(names, all, &mut Vec::new(), &mut expanded)?;
     Ok(expanded)
@@ -55,9 +58,9 @@ pub(crate) fn expand<'m>(names: &[String], all: &HashMap<&str, &'m Middleware>) 
 
 fn expand_into<'m>(
     names: &[String],
-    all: &HashMap<&str, &'m Middleware>,
+    all: &HashMap<&str, &'m Arc<Middleware>>,
     within: &mut Vec<&'m str>,
-    expanded: &mut Vec<&'m Middleware>,
+    expanded: &mut Vec<&'m Arc<Middleware>>,
 ) -> Result<(), String> {
     for name in names {
         let Some(&one) = all.get(name.as_str()) else { return Err(format!("there is no middleware `{name}`")) };
@@ -81,7 +84,7 @@ fn expand_into<'m>(
 }
 
 /// Whether a chain leads back to itself.
-pub(super) fn is_circle(chain: &Middleware, all: &HashMap<&str, &Middleware>) -> bool {
+pub(super) fn is_circle(chain: &Middleware, all: &HashMap<&str, &Arc<Middleware>>) -> bool {
     let mut seen: HashSet<&str> = HashSet::new();
     let mut next: Vec<&str> = vec![&chain.name];
     while let Some(name) = next.pop() {
@@ -99,7 +102,7 @@ pub(super) fn is_circle(chain: &Middleware, all: &HashMap<&str, &Middleware>) ->
 }
 
 /// Middlewares by name.
-pub(crate) fn by_name(all: &[Middleware]) -> HashMap<&str, &Middleware> {
+pub(crate) fn by_name(all: &[Arc<Middleware>]) -> HashMap<&str, &Arc<Middleware>> {
     all.iter().map(|one| (one.name.as_str(), one)).collect()
 }
 

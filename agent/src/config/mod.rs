@@ -37,5 +37,5 @@ pub use reference::reference;
 pub(crate) use registry::Observed;
 pub use registry::{Inputs, Registry, STAY};
 pub use reload::{Reload, Reloader};
-pub use resolve::{Names, Resolved, Resolver, names};
+pub use resolve::{Names, Resolved, Resolver, has_names, names};
 pub use watch::Watcher;

@@ -65,12 +65,12 @@ pub struct Static {
 pub struct Dynamic {
     /// By name, in the file's order. Listeners open and close with reloads.
     pub entry_points: Vec<EntryPoint>,
-    /// By name.
-    pub routers: Vec<Router>,
-    /// By name.
-    pub services: Vec<Service>,
-    /// By name.
-    pub middlewares: Vec<Middleware>,
+    /// By name. What did not change is the same `Arc`: so that it is seen without a look into it.
+    pub routers: Vec<Arc<Router>>,
+    /// By name, and likewise.
+    pub services: Vec<Arc<Service>>,
+    /// By name, and likewise.
+    pub middlewares: Vec<Arc<Middleware>>,
     /// `tls.certificates`, and what other providers add to them.
     pub certificates: Vec<Certificate>,
     /// `tls.stores.default.defaultCertificate`.
@@ -80,7 +80,7 @@ pub struct Dynamic {
 }
 
 /// `entryPoints.<name>`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EntryPoint {
     /// The key.
     pub name: String,
@@ -102,6 +102,16 @@ pub struct EntryPoint {
     pub grace: Duration,
     /// `observability`.
     pub observability: Observability,
+    /// Some Gateway opened it: only routers that name it are there.
+    pub by_name_only: bool,
+}
+
+impl EntryPoint {
+    /// Whether a router's requests come by it.
+    #[must_use]
+    pub fn takes(&self, router: &Router) -> bool {
+        if router.entry_points.is_empty() { !self.by_name_only } else { router.entry_points.contains(&self.name) }
+    }
 }
 
 /// `observability` of an entry point or router; `None` inherits.
@@ -126,7 +136,7 @@ pub enum Verbosity {
 }
 
 /// `http.routers.<name>`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Router {
     /// The key.
     pub name: String,
@@ -134,7 +144,7 @@ pub struct Router {
     pub rule: Rule,
     /// `priority`; 0: the rule's length.
     pub priority: i64,
-    /// `entryPoints`; empty: all.
+    /// `entryPoints`; empty: all of the file's.
     pub entry_points: Vec<String>,
     /// `middlewares`.
     pub middlewares: Vec<String>,
@@ -147,7 +157,7 @@ pub struct Router {
 }
 
 /// `http.services.<name>.loadBalancer`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Service {
     /// The key.
     pub name: String,
@@ -179,7 +189,7 @@ pub struct Server {
 }
 
 /// `http.middlewares.<name>`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Middleware {
     /// The key.
     pub name: String,

@@ -3,8 +3,8 @@
 //! did not change keep their `Arc`s, so that a swap touches only what changed. Pure: time is an argument.
 
 mod ids;
-#[cfg(test)]
-mod tests;
+mod same;
+mod services;
 mod tls;
 
 use std::collections::HashMap;
@@ -12,7 +12,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use wayspan_proxy::cap::Cap;
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::middleware::{AuthServer, Authenticator, InFlightLimiter, Middleware, RateLimiter};
 use wayspan_proxy::route::RouteTable;
@@ -20,6 +19,8 @@ use wayspan_proxy::snapshot::{self, Fixed, Route, Snapshot, Target};
 use wayspan_proxy::tls::{Tls, hosts};
 
 use self::ids::Ids;
+use self::same::{kept, same_entry_point, same_route};
+use self::services::{Places, Served, ServerKey};
 use super::bridge;
 use super::middleware::{by_name, expand};
 use super::model::{self, Dynamic, MiddlewareKind, Observability, Static, Verbosity};
@@ -61,26 +62,79 @@ pub struct Registry {
     /// By router and variant: a router is two routes where entry points differ in what they observe.
     routes: Ids<(String, usize), Arc<RouteNames>>,
     services: Ids<String, Arc<str>>,
-    /// By service, URL, and how often the URL stood in the service before.
-    servers: Ids<(String, String, usize), Arc<ServerNames>>,
+    servers: Ids<ServerKey, Arc<ServerNames>>,
+    /// The last one: the next differs little.
+    snapshot: Snapshot,
+    places: Places,
+    frame: Frame,
+    resolved: Resolved,
     last: Built,
     tls: tls::Held,
     headers: [Arc<[Box<str>]>; 2],
 }
 
-/// The parts of a snapshot by id.
+/// What routes are made in. While it is the same, so are the routes of routers that did not change.
+#[derive(Debug, Default, PartialEq)]
+struct Frame {
+    entry_points: Vec<(String, Observability, Option<model::RouterTls>)>,
+    traced: bool,
+    traces_internals: bool,
+    api: Option<SocketAddr>,
+}
+
+impl Frame {
+    fn of(inputs: &Inputs<'_>) -> Self {
+        let entry_points = inputs.dynamic.entry_points.iter();
+        let tracing = inputs.fixed.tracing.as_ref();
+        Self {
+            entry_points: entry_points.map(|one| (one.name.clone(), one.observability, one.tls.clone())).collect(),
+            traced: tracing.is_some(),
+            traces_internals: tracing.is_some_and(|tracing| tracing.add_internals),
+            api: inputs.api,
+        }
+    }
+}
+
+/// The parts of a snapshot.
 #[derive(Debug, Default)]
 struct Built {
+    /// By id, as are the others.
     entry_points: HashMap<u32, Arc<snapshot::EntryPoint>>,
-    tables: HashMap<u32, (Vec<Row>, Arc<RouteTable>)>,
-    secured: HashMap<u32, (Vec<Row>, Arc<Tls>)>,
-    routes: HashMap<u32, Arc<Route>>,
-    services: HashMap<u32, Arc<snapshot::Service>>,
-    servers: HashMap<u32, Arc<snapshot::Server>>,
-    /// By router and middleware: as in Traefik, what a middleware counts it counts for each router by itself.
-    middlewares: HashMap<(String, String), (MiddlewareKind, Middleware)>,
+    tables: HashMap<u32, (Vec<Arc<Row>>, Arc<RouteTable>)>,
+    secured: HashMap<u32, (Vec<Arc<Row>>, Arc<Tls>)>,
+    services: HashMap<u32, Served>,
+    /// By name.
+    routers: HashMap<String, Routed>,
     /// Authentication servers by middleware.
     auths: HashMap<String, (Arc<model::ForwardAuth>, Arc<AuthServer>)>,
+}
+
+/// What became of a router.
+#[derive(Debug)]
+struct Routed {
+    router: Arc<model::Router>,
+    /// As in Traefik, what a middleware counts it counts for each router by itself.
+    middlewares: Vec<(Arc<model::Middleware>, Middleware)>,
+    /// Its middlewares with chains taken apart.
+    expanded: Vec<Arc<model::Middleware>>,
+    /// By variant; `None`: it cannot be served.
+    routes: Vec<Option<Arc<Route>>>,
+    /// With the entry point's position.
+    rows: Vec<(usize, Arc<Row>)>,
+    leads_to_service: bool,
+}
+
+impl Routed {
+    fn new(router: &Arc<model::Router>, leads_to_service: bool) -> Self {
+        Self {
+            router: Arc::clone(router),
+            middlewares: Vec::new(),
+            expanded: Vec::new(),
+            routes: Vec::new(),
+            rows: Vec::new(),
+            leads_to_service,
+        }
+    }
 }
 
 /// What tells a router's routes at different entry points apart: what is observed, and the options of TLS.
@@ -119,9 +173,15 @@ impl Registry {
                 *held = wanted.iter().map(|name| name.as_str().into()).collect();
             }
         }
+        let frame = Frame::of(inputs);
+        if *inputs.resolved != self.resolved {
+            self.resolved = inputs.resolved.clone();
+            self.last.services.values_mut().for_each(|served| served.is_stale = true);
+        }
         let mut build = Build {
             services: inputs.dynamic.services.iter().map(|service| (service.name.as_str(), service)).collect(),
             middlewares: by_name(&inputs.dynamic.middlewares),
+            is_framed_alike: frame == self.frame,
             inputs,
             registry: self,
             now: Built::default(),
@@ -139,30 +199,41 @@ impl Registry {
             .map(|(entry_point, rows)| build.entry_point(entry_point, rows));
         let entry_points = entry_points.collect();
         let Build { now, names, .. } = build;
-        for (key, names) in names.into_values() {
-            self.routes.says(&key, Arc::new(names));
+        for (id, names) in names {
+            self.routes.says(id, Arc::new(names));
         }
-        self.last = now;
+        (self.last, self.frame) = (now, frame);
+        self.entry_points.finish(inputs.now);
+        self.routes.finish(inputs.now);
+        self.services.finish(inputs.now);
+        self.servers.finish(inputs.now);
+        self.places.renew(&self.last.services, &mut self.snapshot.services);
         let [captured_request_headers, captured_response_headers] = self.headers.clone();
-        let catalog = Catalog {
-            entry_points: self.entry_points.finish(inputs.now),
-            routes: self.routes.finish(inputs.now),
-            services: self.services.finish(inputs.now),
-            servers: self.servers.finish(inputs.now),
-        };
-        let snapshot = Snapshot { entry_points, captured_request_headers, captured_response_headers, left: Vec::new() };
-        (snapshot, catalog)
+        let services = self.snapshot.services.clone();
+        self.snapshot =
+            Snapshot { entry_points, services, captured_request_headers, captured_response_headers, left: Vec::new() };
+        (self.snapshot.clone(), self.catalog(inputs.now))
+    }
+
+    fn catalog(&mut self, now: MonoNs) -> Catalog {
+        Catalog {
+            entry_points: self.entry_points.list(now),
+            routes: self.routes.list(now),
+            services: self.services.list(now),
+            servers: self.servers.list(now),
+        }
     }
 }
 
 struct Build<'b> {
     inputs: &'b Inputs<'b>,
     registry: &'b mut Registry,
-    services: HashMap<&'b str, &'b model::Service>,
-    middlewares: HashMap<&'b str, &'b model::Middleware>,
+    services: HashMap<&'b str, &'b Arc<model::Service>>,
+    middlewares: HashMap<&'b str, &'b Arc<model::Middleware>>,
+    is_framed_alike: bool,
     now: Built,
-    /// By route's id: its key, and its names without those of branches until the tables are built.
-    names: HashMap<u32, ((String, usize), RouteNames)>,
+    /// By route's id: its names without those of branches until the tables are built.
+    names: HashMap<u32, RouteNames>,
 }
 
 /// What is observed of a route, when its router and entry point have had their say.
@@ -199,59 +270,102 @@ impl Observed {
 
 impl<'b> Build<'b> {
     /// The rows of each entry point's table.
-    fn rows(&mut self) -> Vec<Vec<Row>> {
+    fn rows(&mut self) -> Vec<Vec<Arc<Row>>> {
         let dynamic = self.inputs.dynamic;
-        let mut rows: Vec<Vec<Row>> = dynamic.entry_points.iter().map(|_| Vec::new()).collect();
+        let mut rows: Vec<Vec<Arc<Row>>> = dynamic.entry_points.iter().map(|_| Vec::new()).collect();
         for router in &dynamic.routers {
-            let mut variants: Vec<(Variant<'_>, Option<Arc<Route>>)> = Vec::new();
-            for (entry_point, rows) in dynamic.entry_points.iter().zip(&mut rows) {
-                if !router.entry_points.is_empty() && !router.entry_points.contains(&entry_point.name) {
-                    continue;
-                }
-                let observed = Observed::of(self.inputs.fixed, router, &entry_point.observability);
-                let tls = router.tls.as_ref().or(entry_point.tls.as_ref()).map(|tls| tls.options.as_deref());
-                let kind = (observed, tls.flatten());
-                let known = variants.iter().position(|(other, _)| *other == kind);
-                let variant = known.unwrap_or_else(|| {
-                    variants.push((kind, self.route(router, variants.len(), observed, tls.flatten())));
-                    variants.len() - 1
-                });
-                if let Some((_, Some(route))) = variants.get(variant) {
-                    let (rule, route) = (router.rule.clone(), Arc::clone(route));
-                    let tls = tls.map(|options| options.map(str::to_owned));
-                    rows.push(Row { rule, priority: router.priority, route, tls });
+            let (name, routed) = self.again(router).unwrap_or_else(|| (router.name.clone(), self.routed(router)));
+            for (at, row) in &routed.rows {
+                if let Some(rows) = rows.get_mut(*at) {
+                    rows.push(Arc::clone(row));
                 }
             }
+            self.now.routers.insert(name, routed);
         }
-        let ping = self.inputs.fixed.ping.as_ref().and_then(|ping| ping.entry_point.as_deref());
-        let at = dynamic.entry_points.iter().zip(&mut rows).find(|(entry_point, _)| Some(&*entry_point.name) == ping);
-        if let Some((entry_point, rows)) = at
-            && let Ok(rule) = bridge::parse_rule("Path(`/ping`)")
-        {
-            let router = ping_router(rule);
-            let observed = Observed::of(self.inputs.fixed, &router, &entry_point.observability);
-            let route = self.route(&router, 0, observed, None);
-            // However it is asked.
-            let takes_tls = entry_point.tls.is_some() || rows.iter().any(|row| row.tls.is_some());
-            for tls in [None, Some(None)].into_iter().take(if takes_tls { 2 } else { 1 }) {
-                let (rule, priority) = (router.rule.clone(), router.priority);
-                rows.extend(route.clone().map(|route| Row { rule, priority, route, tls }));
-            }
-        }
+        self.ping(&mut rows);
         rows
     }
 
-    /// `None`: the router leads to a service that is not there, or a middleware of its cannot be had; that was reported.
-    fn route(
-        &mut self,
-        router: &'_ model::Router,
-        variant: usize,
-        observed: Observed,
-        tls_options: Option<&str>,
-    ) -> Option<Arc<Route>> {
+    /// What the last build made of a router, where all that it was made of is the same.
+    fn again(&mut self, router: &Arc<model::Router>) -> Option<(String, Routed)> {
+        let last = self.registry.last.routers.get(&router.name).filter(|last| Arc::ptr_eq(&last.router, router))?;
+        let service = self.services.get(router.service.as_str()).copied();
+        if !self.is_framed_alike || last.leads_to_service != service.is_some() || router.service == API {
+            return None;
+        }
+        if !router.middlewares.is_empty() {
+            let expanded = expand(&router.middlewares, &self.middlewares).ok()?;
+            // Addresses of authentication servers change by themselves.
+            let is_same = |(old, new): (&Arc<model::Middleware>, &&Arc<model::Middleware>)| {
+                (Arc::ptr_eq(old, new) || ***new == **old) && !matches!(new.kind, MiddlewareKind::ForwardAuth(_))
+            };
+            if expanded.len() != last.expanded.len() || !last.expanded.iter().zip(&expanded).all(is_same) {
+                return None;
+            }
+        }
+        let found = self.registry.last.routers.remove_entry(&router.name)?;
+        for route in found.1.routes.iter().flatten() {
+            self.registry.routes.again(route.id);
+        }
+        if let Some(service) = service {
+            self.service(service);
+        }
+        Some(found)
+    }
+
+    fn routed(&mut self, router: &Arc<model::Router>) -> Routed {
+        let dynamic = self.inputs.dynamic;
+        let mut routed = Routed::new(router, self.services.contains_key(router.service.as_str()));
+        let mut variants: Vec<Variant<'_>> = Vec::new();
+        for (at, entry_point) in dynamic.entry_points.iter().enumerate() {
+            if !entry_point.takes(router) {
+                continue;
+            }
+            let observed = Observed::of(self.inputs.fixed, router, &entry_point.observability);
+            let tls = router.tls.as_ref().or(entry_point.tls.as_ref()).map(|tls| tls.options.as_deref());
+            let kind = (observed, tls.flatten());
+            let known = variants.iter().position(|other| *other == kind);
+            let variant = known.unwrap_or_else(|| {
+                variants.push(kind);
+                let route = self.route(&mut routed, observed, tls.flatten());
+                routed.routes.push(route);
+                variants.len() - 1
+            });
+            if let Some(Some(route)) = routed.routes.get(variant) {
+                let (rule, route) = (router.rule.clone(), Arc::clone(route));
+                let tls = tls.map(|options| options.map(str::to_owned));
+                routed.rows.push((at, Arc::new(Row { rule, priority: router.priority, route, tls })));
+            }
+        }
+        routed
+    }
+
+    /// The agent's own answer, at the entry point that is to have it, however it is asked.
+    fn ping(&mut self, rows: &mut [Vec<Arc<Row>>]) {
+        let dynamic = self.inputs.dynamic;
+        let ping = self.inputs.fixed.ping.as_ref().and_then(|ping| ping.entry_point.as_deref());
+        let at = dynamic.entry_points.iter().zip(rows).find(|(entry_point, _)| Some(&*entry_point.name) == ping);
+        let (Some((entry_point, rows)), Ok(rule)) = (at, bridge::parse_rule("Path(`/ping`)")) else { return };
+        let router = Arc::new(ping_router(rule));
+        let observed = Observed::of(self.inputs.fixed, &router, &entry_point.observability);
+        let mut routed = Routed::new(&router, false);
+        let route = self.route(&mut routed, observed, None);
+        let takes_tls = entry_point.tls.is_some() || rows.iter().any(|row| row.tls.is_some());
+        for tls in [None, Some(None)].into_iter().take(if takes_tls { 2 } else { 1 }) {
+            let (rule, priority) = (router.rule.clone(), router.priority);
+            rows.extend(route.clone().map(|route| Arc::new(Row { rule, priority, route, tls })));
+        }
+        routed.routes.push(route);
+        self.now.routers.insert(router.name.clone(), routed);
+    }
+
+    /// The route of a router's next variant. `None`: the router leads to a service that is not there, or a middleware of its
+    /// cannot be had; that was reported.
+    fn route(&mut self, routed: &mut Routed, observed: Observed, tls_options: Option<&str>) -> Option<Arc<Route>> {
+        let (router, variant) = (Arc::clone(&routed.router), routed.routes.len());
         let target = match router.service.as_str() {
-            PING => Target::Fixed(self.fixed(router, variant, &PONG)),
-            UNUSABLE => Target::Fixed(self.fixed(router, variant, &REFUSED)),
+            PING => Target::Fixed(self.fixed(&router, variant, &PONG)),
+            UNUSABLE => Target::Fixed(self.fixed(&router, variant, &REFUSED)),
             API => Target::Service(self.api()),
             name => Target::Service(self.service(self.services.get(name).copied()?)),
         };
@@ -259,42 +373,49 @@ impl<'b> Build<'b> {
         let names = RouteNames {
             router: qualified(&router.name).into(),
             service: qualified(&router.service).into(),
-            rule: (*router.rule.text).into(),
+            rule: Arc::clone(&router.rule.text),
             operations: Vec::new(),
             patterns: Vec::new(),
             middlewares: middlewares.iter().map(|one| (qualified(&one.name).into(), kind_name(&one.kind))).collect(),
             detailed: observed.detailed,
             internal: router.service.ends_with("@internal"),
         };
-        let key = (router.name.clone(), variant);
-        let id = self.registry.routes.id(key.clone());
-        self.names.insert(id, (key, names));
+        let id = self.registry.routes.id((router.name.clone(), variant));
+        self.names.insert(id, names);
         let route = Route {
             id,
             name: router.name.as_str().into(),
             tls_options: tls_options.map(Box::from),
             traced: observed.traced,
             metered: observed.metered,
-            middlewares: middlewares.iter().filter_map(|one| self.middleware(router, one)).collect(),
+            middlewares: middlewares.iter().filter_map(|one| self.middleware(routed, one)).collect(),
             target,
         };
-        let route = kept(self.registry.last.routes.get(&id), route, same_route);
-        self.now.routes.insert(id, Arc::clone(&route));
-        Some(route)
+        routed.expanded = middlewares.into_iter().cloned().collect();
+        Some(kept(self.last_route(&router.name, variant), route, same_route))
+    }
+
+    fn last_route(&self, router: &str, variant: usize) -> Option<&Arc<Route>> {
+        self.registry.last.routers.get(router)?.routes.get(variant)?.as_ref()
     }
 
     /// A middleware of a router's; the one of last time where its settings are the same. None for what stands for others.
-    fn middleware(&mut self, router: &model::Router, one: &model::Middleware) -> Option<Middleware> {
+    fn middleware(&mut self, routed: &mut Routed, one: &Arc<model::Middleware>) -> Option<Middleware> {
         if let MiddlewareKind::ForwardAuth(auth) = &one.kind {
             return Some(Middleware::ForwardAuth(self.auth(&one.name, auth)));
         }
-        let key = (router.name.clone(), one.name.clone());
-        let last = || self.registry.last.middlewares.get(&key).filter(|(kind, _)| *kind == one.kind);
-        let built = match self.now.middlewares.get(&key).or_else(last) {
-            Some((_, built)) => built.clone(),
+        let named = |all: &[(Arc<model::Middleware>, Middleware)]| {
+            all.iter().find(|(known, _)| known.name == one.name).cloned()
+        };
+        if let Some((_, built)) = named(&routed.middlewares) {
+            return Some(built);
+        }
+        let last = self.registry.last.routers.get(&routed.router.name).and_then(|last| named(&last.middlewares));
+        let built = match last.filter(|(known, _)| known.kind == one.kind) {
+            Some((_, built)) => built,
             None => built(&one.kind)?,
         };
-        self.now.middlewares.insert(key, (one.kind.clone(), built.clone()));
+        routed.middlewares.push((Arc::clone(one), built.clone()));
         Some(built)
     }
 
@@ -303,7 +424,16 @@ impl<'b> Build<'b> {
         if let Some((_, built)) = self.now.auths.get(name) {
             return Arc::clone(built);
         }
-        let server = self.server((format!("{name}@forwardAuth"), auth.server.url.clone(), 0), &auth.server, 0);
+        let last = self.registry.last.auths.get(name);
+        let before = last.and_then(|(_, built)| built.service.servers.first()).map(Arc::clone);
+        let key = (format!("{name}@forwardAuth"), auth.server.url.clone(), 0);
+        let server = self.registry.server(
+            key,
+            &auth.server,
+            0,
+            |id| before.as_ref().filter(|before| before.id == id),
+            self.inputs.resolved,
+        );
         let last = self.registry.last.auths.get(name);
         let same = |(settings, built): &&(Arc<model::ForwardAuth>, Arc<AuthServer>)| {
             settings == auth && built.service.servers.first().is_some_and(|last| Arc::ptr_eq(last, &server))
@@ -322,16 +452,14 @@ impl<'b> Build<'b> {
 
     /// An answer of our own; the one of last time, so that its route does not change.
     fn fixed(&self, router: &model::Router, variant: usize, answer: &Fixed) -> Arc<Fixed> {
-        let id = self.registry.routes.known(&(router.name.clone(), variant));
-        let route = id.and_then(|id| self.registry.last.routes.get(&id));
-        match route.map(|route| &route.target) {
+        match self.last_route(&router.name, variant).map(|route| &route.target) {
             Some(Target::Fixed(fixed)) if **fixed == *answer => Arc::clone(fixed),
             _ => Arc::new(answer.clone()),
         }
     }
 
     /// The api as a service with one server: so the dashboard works through an entry point too.
-    fn api(&mut self) -> Arc<snapshot::Service> {
+    fn api(&mut self) -> u32 {
         let address = self.inputs.api.map(reachable);
         let servers = address.map(|address| model::Server {
             url: format!("http://{address}"),
@@ -340,7 +468,7 @@ impl<'b> Build<'b> {
             path_prefix: String::new(),
             weight: 1,
         });
-        self.service(&model::Service {
+        self.service(&Arc::new(model::Service {
             name: API.to_owned(),
             servers: servers.into_iter().collect(),
             // The api answers to its own address, not to every name that someone's DNS points at it.
@@ -348,84 +476,20 @@ impl<'b> Build<'b> {
             timeouts: snapshot::Timeouts::default(),
             idle_max: 4,
             conns_max: 0,
-        })
+        }))
     }
 
-    fn service(&mut self, service: &model::Service) -> Arc<snapshot::Service> {
-        let id = self.registry.services.named(service.name.clone(), qualified(&service.name).as_str());
-        if let Some(built) = self.now.services.get(&id) {
-            return Arc::clone(built);
-        }
-        let mut times: HashMap<&str, usize> = HashMap::new();
-        let servers = service.servers.iter().map(|server| {
-            let nth = times.entry(&server.url).or_default();
-            let key = (service.name.clone(), server.url.clone(), *nth);
-            *nth += 1;
-            self.server(key, server, service.conns_max)
-        });
-        let servers = servers.collect();
-        let weights: Vec<u32> = service.servers.iter().map(|server| server.weight).collect();
-        let built = snapshot::Service {
-            id,
-            name: service.name.as_str().into(),
-            servers,
-            turn: snapshot::turn(&weights),
-            pass_host: service.pass_host,
-            timeouts: service.timeouts,
-            idle_max: service.idle_max,
-        };
-        let built = kept(self.registry.last.services.get(&id), built, same_service);
-        self.now.services.insert(id, Arc::clone(&built));
-        built
-    }
-
-    fn server(
-        &mut self,
-        key: (String, String, usize),
-        server: &model::Server,
-        conns_max: usize,
-    ) -> Arc<snapshot::Server> {
-        let addresses = self.inputs.resolved.addresses(&server.host, server.port);
-        let names = ServerNames {
-            url: server.url.as_str().into(),
-            host: server.host.as_str().into(),
-            port: server.port,
-            path_prefix: server.path_prefix.as_str().into(),
-            addresses: addresses.clone(),
-        };
-        let id = self.registry.servers.named(key, names);
-        let built = snapshot::Server {
-            id,
-            url: server.url.as_str().into(),
-            authority: authority(&server.host, server.port).into(),
-            host: server.host.as_str().into(),
-            path_prefix: server.path_prefix.as_str().into(),
-            addresses: addresses.into(),
-            cap: self.cap(id, conns_max),
-        };
-        let built = kept(self.registry.last.servers.get(&id), built, same_server);
-        self.now.servers.insert(id, Arc::clone(&built));
-        built
-    }
-
-    /// A server's cap; the one of last time where it is as large, since connections hold places under it.
-    fn cap(&self, server: u32, max: usize) -> Option<Arc<Cap>> {
-        let last = self.registry.last.servers.get(&server).and_then(|server| server.cap.as_ref());
-        let kept = last.filter(|cap| cap.max() == max).map(Arc::clone);
-        (max > 0).then(|| kept.unwrap_or_else(|| Cap::new(max)))
-    }
-
-    fn entry_point(&mut self, entry_point: &model::EntryPoint, rows: Vec<Row>) -> Arc<snapshot::EntryPoint> {
+    fn entry_point(&mut self, entry_point: &model::EntryPoint, rows: Vec<Arc<Row>>) -> Arc<snapshot::EntryPoint> {
         let id = self.registry.entry_points.named(entry_point.name.clone(), entry_point.name.as_str());
-        let (secured, plain): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.tls.is_some());
+        let (secured, plain): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.tls.is_some());
         let routes = table(self.registry.last.tables.get(&id).map(|(rows, table)| (rows, table)), &plain);
         let takes_tls = entry_point.tls.is_some() || !secured.is_empty();
         let default = entry_point.tls.as_ref().and_then(|tls| tls.options.as_deref());
         let tls = takes_tls.then(|| self.secured(id, default, secured)).flatten();
         for table in std::iter::once(&routes).chain(tls.as_ref().map(|tls| &tls.routes)) {
             for bridge::Branches { route, operations, patterns } in bridge::branches(table) {
-                if let Some((_, names)) = self.names.get_mut(&route) {
-                    (names.operations, names.patterns) = (operations, patterns);
+                if let Some(names) = self.names.get_mut(&route) {
+                    (names.operations, names.patterns) = (operations.to_vec(), patterns.to_vec());
                 }
             }
         }
@@ -450,8 +514,8 @@ impl<'b> Build<'b> {
     }
 
     /// TLS at an entry point: its routes, and who gets which options.
-    fn secured(&mut self, id: u32, default: Option<&str>, rows: Vec<Row>) -> Option<Arc<Tls>> {
-        let options = |row: &Row| row.tls.clone().flatten();
+    fn secured(&mut self, id: u32, default: Option<&str>, rows: Vec<Arc<Row>>) -> Option<Arc<Tls>> {
+        let options = |row: &Arc<Row>| row.tls.clone().flatten();
         let hosts: Vec<_> =
             rows.iter().flat_map(|row| hosts(&row.rule).into_iter().map(|host| (host, options(row)))).collect();
         let choice = self.registry.tls.choice(default, &hosts)?;
@@ -467,9 +531,13 @@ impl<'b> Build<'b> {
 }
 
 /// The table of these rows; the one of last time where they are the same.
-fn table(last: Option<(&Vec<Row>, &Arc<RouteTable>)>, rows: &[Row]) -> Arc<RouteTable> {
+fn table(last: Option<(&Vec<Arc<Row>>, &Arc<RouteTable>)>, rows: &[Arc<Row>]) -> Arc<RouteTable> {
     match last {
-        Some((old, table)) if *old == rows => Arc::clone(table),
+        Some((old, table))
+            if old.len() == rows.len() && old.iter().zip(rows).all(|(a, b)| Arc::ptr_eq(a, b) || a == b) =>
+        {
+            Arc::clone(table)
+        }
         _ => {
             let rows = rows.iter().map(|row| (row.rule.clone(), row.priority, Arc::clone(&row.route)));
             Arc::new(RouteTable::build(rows.collect()))
@@ -561,74 +629,5 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// `Host`: HTTP's own port is left out, an IPv6 address stands in brackets.
-fn authority(host: &str, port: u16) -> String {
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    if port == 80 { host } else { format!("{host}:{port}") }
-}
-
-fn kept<T>(old: Option<&Arc<T>>, new: T, same: fn(&T, &T) -> bool) -> Arc<T> {
-    match old {
-        Some(old) if same(old, &new) => Arc::clone(old),
-        _ => Arc::new(new),
-    }
-}
-
-// The four below name every field: a new one must be thought of.
-
-fn same_entry_point(a: &snapshot::EntryPoint, b: &snapshot::EntryPoint) -> bool {
-    let snapshot::EntryPoint {
-        id,
-        name,
-        addresses,
-        limits,
-        trusted,
-        trust_all,
-        sanitize_path,
-        traced,
-        metered,
-        routes,
-        tls,
-    } = a;
-    (id, name, addresses, limits, trusted) == (&b.id, &b.name, &b.addresses, &b.limits, &b.trusted)
-        && (trust_all, sanitize_path, traced, metered) == (&b.trust_all, &b.sanitize_path, &b.traced, &b.metered)
-        && Arc::ptr_eq(routes, &b.routes)
-        && match (tls, &b.tls) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            (None, None) => true,
-            _ => false,
-        }
-}
-
-fn same_route(a: &Route, b: &Route) -> bool {
-    let Route { id, name, tls_options, traced, metered, middlewares, target } = a;
-    let same_target = match (target, &b.target) {
-        (Target::Service(a), Target::Service(b)) => Arc::ptr_eq(a, b),
-        (Target::Fixed(a), Target::Fixed(b)) => a == b,
-        _ => false,
-    };
-    (id, name, tls_options) == (&b.id, &b.name, &b.tls_options)
-        && (traced, metered) == (&b.traced, &b.metered)
-        && same_target
-        && middlewares.len() == b.middlewares.len()
-        && middlewares.iter().zip(&b.middlewares).all(|(a, b)| a.is_same(b))
-}
-
-fn same_service(a: &snapshot::Service, b: &snapshot::Service) -> bool {
-    let snapshot::Service { id, name, servers, turn, pass_host, timeouts, idle_max } = a;
-    (id, name, turn, pass_host) == (&b.id, &b.name, &b.turn, &b.pass_host)
-        && (timeouts, idle_max) == (&b.timeouts, &b.idle_max)
-        && servers.len() == b.servers.len()
-        && servers.iter().zip(&b.servers).all(|(a, b)| Arc::ptr_eq(a, b))
-}
-
-fn same_server(a: &snapshot::Server, b: &snapshot::Server) -> bool {
-    let snapshot::Server { id, url, authority, host, path_prefix, addresses, cap } = a;
-    let same_cap = match (cap, &b.cap) {
-        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-        (a, b) => a.is_none() && b.is_none(),
-    };
-    (id, url, authority, host) == (&b.id, &b.url, &b.authority, &b.host)
-        && (path_prefix, addresses) == (&b.path_prefix, &b.addresses)
-        && same_cap
-}
+#[cfg(test)]
+mod tests;

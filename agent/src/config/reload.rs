@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::dynamic::{Place, Transport};
 use super::fault::{Fault, Item, Section};
@@ -195,7 +196,7 @@ fn choose_routers(previous: &Dynamic, next: &mut Dynamic, faults: &mut Vec<Fault
     chains.0.extend(Chains::of(next).0);
     for router in std::mem::take(&mut next.routers) {
         let last_good = || previous.routers.iter().find(|old| old.name == router.name);
-        let whole = |router: &&Router| parts.missing(router, &chains).iter().all(|item| find(previous, item));
+        let whole = |router: &&Arc<Router>| parts.missing(router, &chains).iter().all(|item| find(previous, item));
         let (chosen, instead) = match Some(&router).filter(whole) {
             Some(new) => (Some(new), None),
             None => {
@@ -211,7 +212,7 @@ fn choose_routers(previous: &Dynamic, next: &mut Dynamic, faults: &mut Vec<Fault
             take(previous, &item, next);
             parts.0.insert(item);
         }
-        next.routers.push(router.clone());
+        next.routers.push(Arc::clone(router));
     }
 }
 

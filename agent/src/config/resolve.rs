@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, warn};
 
-use super::model::{Dynamic, MiddlewareKind};
+use super::model::{Dynamic, MiddlewareKind, Server, Service};
 
 /// Between two questions for one name: Kubernetes' own records live 30 s (CoreDNS' default).
 const REFRESH: Duration = Duration::from_secs(30);
@@ -76,12 +76,17 @@ pub fn names(dynamic: &Dynamic) -> Names {
         MiddlewareKind::ForwardAuth(auth) => Some(&auth.server),
         _ => None,
     });
-    servers
-        .chain(called)
-        .map(|server| server.host.as_str())
-        .filter(|host| !host.is_empty() && itself(host).is_none())
-        .map(Box::from)
-        .collect()
+    servers.chain(called).filter(|server| is_looked_up(server)).map(|server| server.host.as_str().into()).collect()
+}
+
+/// Whether a service has servers whose names need a lookup.
+#[must_use]
+pub fn has_names(service: &Service) -> bool {
+    service.servers.iter().any(is_looked_up)
+}
+
+fn is_looked_up(server: &Server) -> bool {
+    !server.host.is_empty() && itself(&server.host).is_none()
 }
 
 /// The handle of the task that looks names up.

@@ -1,8 +1,9 @@
 //! The objects of the cluster as the watches last told of them: what translation reads. A plain store with one owner, so
 //! that a translation sees one moment of it. Where objects come from is [`super::watch`]'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -10,6 +11,8 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::core::DynamicObject;
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
+
+use super::parts::Object;
 
 /// Namespace and name; the namespace of a cluster's object is empty.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,14 +45,19 @@ impl std::fmt::Display for Key {
 /// All objects of one kind, in the order of their names.
 #[derive(Debug, Clone)]
 pub struct Set<K> {
-    held: BTreeMap<Key, Arc<K>>,
+    /// Shared with who looks at a part of the cluster.
+    held: Arc<BTreeMap<Key, Arc<K>>>,
     /// Lists under way, by the namespace they are of; `None`: of all.
     listed: BTreeMap<Option<Box<str>>, BTreeMap<Key, Arc<K>>>,
+    /// What became another.
+    pub changes: Log,
+    /// What was told of, also where nothing but a status is another.
+    pub touches: Log,
 }
 
 impl<K> Default for Set<K> {
     fn default() -> Self {
-        Self { held: BTreeMap::new(), listed: BTreeMap::new() }
+        Self { held: Arc::default(), listed: BTreeMap::new(), changes: Log::default(), touches: Log::default() }
     }
 }
 
@@ -63,6 +71,13 @@ impl<K> Set<K> {
     /// All.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Arc<K>)> {
         self.held.iter()
+    }
+
+    /// Only some of it; what is not there is left out.
+    #[must_use]
+    pub fn only<'k>(&self, keys: impl IntoIterator<Item = &'k Key>) -> Self {
+        let held = keys.into_iter().filter_map(|key| Some((key.clone(), Arc::clone(self.held.get(key)?))));
+        Self { held: Arc::new(held.collect()), ..Self::default() }
     }
 
     /// How many.
@@ -84,7 +99,14 @@ impl<K: Resource> Set<K> {
     pub fn apply(&mut self, scope: Option<&str>, event: Event<K>) -> bool {
         match event {
             Event::Apply(object) => self.put(object),
-            Event::Delete(object) => self.held.remove(&Key::of(&object)).is_some(),
+            Event::Delete(object) => {
+                let key = Key::of(&object);
+                let was = Arc::make_mut(&mut self.held).remove(&key).is_some();
+                if was {
+                    self.note(key);
+                }
+                was
+            }
             Event::Init => {
                 self.listed.insert(scope.map(Box::from), BTreeMap::new());
                 false
@@ -96,9 +118,13 @@ impl<K: Resource> Set<K> {
             Event::InitDone => {
                 let listed = self.listed.remove(&scope.map(Box::from)).unwrap_or_default();
                 let within = |key: &Key| scope.is_none_or(|scope| *key.namespace == *scope);
-                let before = self.held.len();
-                self.held.retain(|key, _| !within(key) || listed.contains_key(key));
-                let mut changed = self.held.len() != before;
+                let gone = self.held.keys().filter(|key| within(key) && !listed.contains_key(key));
+                let gone: Vec<Key> = gone.cloned().collect();
+                let mut changed = !gone.is_empty();
+                for key in gone {
+                    Arc::make_mut(&mut self.held).remove(&key);
+                    self.note(key);
+                }
                 for (key, object) in listed {
                     changed |= self.put_as(key, object);
                 }
@@ -113,17 +139,85 @@ impl<K: Resource> Set<K> {
     }
 
     fn put_as(&mut self, key: Key, object: Arc<K>) -> bool {
-        match self.held.get_mut(&key) {
-            // A status, of which no route is made, is taken without a word.
+        let held = Arc::make_mut(&mut self.held);
+        match held.get_mut(&key) {
+            // A status, of which no route is made, is no change.
             Some(old) if same(&**old, &*object) => {
                 *old = object;
+                self.touches.note(key);
                 false
             }
             _ => {
-                self.held.insert(key, object);
+                held.insert(key.clone(), object);
+                self.note(key);
                 true
             }
         }
+    }
+
+    fn note(&mut self, key: Key) {
+        self.touches.note(key.clone());
+        self.changes.note(key);
+    }
+}
+
+/// What happened to a set, for readers who come by now and then and want to look only at what is new.
+#[derive(Debug)]
+pub struct Log {
+    /// Of which set it is.
+    lineage: u64,
+    /// Entries since the beginning.
+    count: u64,
+    /// The last ones.
+    recent: VecDeque<Key>,
+}
+
+/// Up to where a reader has read; the default has read nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark {
+    lineage: u64,
+    count: u64,
+}
+
+/// Who missed more than this looks at everything.
+const RECENT_MAX: usize = 1024;
+
+impl Default for Log {
+    fn default() -> Self {
+        static LINEAGES: AtomicU64 = AtomicU64::new(1);
+        Self { lineage: LINEAGES.fetch_add(1, Ordering::Relaxed), count: 0, recent: VecDeque::new() }
+    }
+}
+
+/// A copy goes its own way: its readers begin anew.
+impl Clone for Log {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl Log {
+    fn note(&mut self, key: Key) {
+        self.count += 1;
+        self.recent.push_back(key);
+        if self.recent.len() > RECENT_MAX {
+            self.recent.pop_front();
+        }
+    }
+
+    /// For a reader who has read everything.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { lineage: self.lineage, count: self.count }
+    }
+
+    /// What is new since the mark, which moves to the end; some keys may come twice. `None`: too much to be told, or this is
+    /// another set than the mark's.
+    pub fn since(&self, mark: &mut Mark) -> Option<Vec<Key>> {
+        let before = std::mem::replace(mark, self.mark());
+        let missed = self.count.checked_sub(before.count).filter(|_| before.lineage == self.lineage)?;
+        let skipped = self.recent.len().checked_sub(usize::try_from(missed).ok()?)?;
+        Some(self.recent.iter().skip(skipped).cloned().collect())
     }
 }
 
@@ -161,6 +255,59 @@ pub struct Objects {
     pub gateways: Set<DynamicObject>,
     pub http_routes: Set<DynamicObject>,
     pub reference_grants: Set<DynamicObject>,
+}
+
+impl Objects {
+    /// The marks of all sets but Services and EndpointSlices.
+    pub(super) fn marks_of_others(&self) -> Vec<Mark> {
+        // Each field by its name: a new one must be thought of.
+        let Self {
+            ingresses,
+            ingress_classes,
+            services: _,
+            slices: _,
+            secrets,
+            namespaces,
+            nodes,
+            ingress_routes,
+            middlewares,
+            traefik_services,
+            servers_transports,
+            tls_options,
+            tls_stores,
+            gateway_classes,
+            gateways,
+            http_routes,
+            reference_grants,
+        } = self;
+        let typed =
+            [&ingresses.changes, &ingress_classes.changes, &secrets.changes, &namespaces.changes, &nodes.changes];
+        let dynamic = [
+            ingress_routes,
+            middlewares,
+            traefik_services,
+            servers_transports,
+            tls_options,
+            tls_stores,
+            gateway_classes,
+            gateways,
+            http_routes,
+            reference_grants,
+        ];
+        typed.into_iter().chain(dynamic.map(|set| &set.changes)).map(Log::mark).collect()
+    }
+
+    /// The cluster with only these of the objects that route. `None`: one of them is of another kind.
+    pub(super) fn with_only(&self, routes: &BTreeSet<Object>) -> Option<Self> {
+        let of = |kind: &'static str| routes.iter().filter(move |object| object.kind == kind).map(|object| &object.key);
+        let some = Self {
+            ingresses: self.ingresses.only(of("Ingress")),
+            ingress_routes: self.ingress_routes.only(of("IngressRoute")),
+            http_routes: self.http_routes.only(of("HTTPRoute")),
+            ..self.clone()
+        };
+        (some.ingresses.len() + some.ingress_routes.len() + some.http_routes.len() == routes.len()).then_some(some)
+    }
 }
 
 #[cfg(test)]
@@ -203,5 +350,28 @@ mod tests {
         assert!(set.apply(None, Event::Apply(service("a", "one", "8"))));
         assert!(set.apply(None, Event::Delete(service("a", "one", "8"))));
         assert!(!set.apply(None, Event::Delete(service("a", "one", "8"))));
+    }
+
+    #[test]
+    fn a_reader_is_told_what_is_new_and_looks_at_everything_where_it_missed_too_much() {
+        let keys = |told: Option<Vec<Key>>| told.map(|keys| keys.iter().map(Key::to_string).collect::<Vec<_>>());
+        let mut set = Set::default();
+        let (mut mark, mut touched) = (Mark::default(), set.touches.mark());
+        assert_eq!(keys(set.changes.since(&mut mark)), None);
+        set.put(service("a", "one", "7"));
+        set.put(service("a", "one", "7"));
+        set.apply(None, Event::Delete(service("a", "one", "7")));
+        assert_eq!(keys(set.changes.since(&mut mark)), Some(vec!["a/one".to_owned(), "a/one".to_owned()]));
+        assert_eq!(keys(set.touches.since(&mut touched)).unwrap().len(), 3);
+        assert_eq!(keys(set.changes.since(&mut mark)), Some(Vec::new()));
+        let copy = set.clone();
+        assert_eq!(copy.changes.since(&mut { mark }), None);
+        for version in 0..=RECENT_MAX {
+            set.put(service("a", "one", &version.to_string()));
+        }
+        assert_eq!(set.changes.since(&mut mark), None);
+        set.apply(None, Event::Init);
+        set.apply(None, Event::InitDone);
+        assert_eq!(keys(set.changes.since(&mut mark)), Some(vec!["a/one".to_owned()]));
     }
 }

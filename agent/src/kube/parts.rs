@@ -1,9 +1,10 @@
 //! What translation gives: parts of the configuration, certificates, and what is wrong with which object. Whom a part
 //! comes from is in its name, as in Traefik: `default-shop-80@kubernetes`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -65,22 +66,24 @@ pub struct Certificate {
 }
 
 /// All that the cluster's objects ask for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Parts {
     /// Of Gateways that listen on ports of their own.
     pub entry_points: Vec<EntryPoint>,
-    /// By name, as are the others.
-    pub routers: Vec<Router>,
+    /// By name, as are the others. What did not change is the same `Arc` as before.
+    pub routers: Vec<Arc<Router>>,
     /// Backends.
-    pub services: Vec<Service>,
+    pub services: Vec<Arc<Service>>,
     /// Of Middleware objects and of filters.
-    pub middlewares: Vec<Middleware>,
+    pub middlewares: Vec<Arc<Middleware>>,
     /// For every server name that they hold.
-    pub certificates: Vec<Certificate>,
+    pub certificates: Vec<Arc<Certificate>>,
     /// What is wrong.
     pub problems: Vec<Problem>,
     /// What statuses should say.
-    pub statuses: Vec<Status>,
+    pub statuses: Vec<Arc<Status>>,
+    /// Whom a router comes from, by its name.
+    pub origins: Arc<BTreeMap<String, Object>>,
 }
 
 impl Parts {
@@ -89,7 +92,6 @@ impl Parts {
     #[must_use]
     pub fn merged(&self, file: &Dynamic) -> (Dynamic, Vec<(String, String)>) {
         let mut all = file.clone();
-        let own: Vec<String> = file.entry_points.iter().map(|one| one.name.clone()).collect();
         all.entry_points.extend(self.entry_points.iter().cloned());
         all.services.extend(self.services.iter().cloned());
         all.middlewares.extend(self.middlewares.iter().cloned());
@@ -104,23 +106,69 @@ impl Parts {
             let service = service.filter(|name| !is_own_answer(name) && !services.contains(name));
             let lost = router.middlewares.iter().map(String::as_str).find(|name| !middlewares.contains(name));
             let what = match (service, lost) {
-                (None, None) => return router.clone(),
+                (None, None) => return Arc::clone(router),
                 (_, Some(name)) => format!("there is no middleware `{name}` that can be used"),
                 (Some(name), None) => format!("there is no service `{name}`"),
             };
             missing.push((router.name.clone(), what));
-            Router { service: UNUSABLE.to_owned(), middlewares: Vec::new(), ..router.clone() }
+            Arc::new(Router { service: UNUSABLE.to_owned(), middlewares: Vec::new(), ..Router::clone(router) })
         });
-        let routers: Vec<Router> = routers.collect();
+        let routers: Vec<_> = routers.collect();
         all.routers.extend(routers);
-        if !self.entry_points.is_empty() {
-            // Who names no entry point means those of the file, not the port that some Gateway opened.
-            for router in all.routers.iter_mut().filter(|router| router.entry_points.is_empty()) {
-                router.entry_points.clone_from(&own);
-            }
-        }
         (all, missing)
     }
+
+    /// Takes the `Arc`s of before for what is the same.
+    pub(super) fn keep(&mut self, before: Self) {
+        fn keep<T: PartialEq, K: Ord + ?Sized>(new: &mut [Arc<T>], before: Vec<Arc<T>>, name: impl Fn(&T) -> &K) {
+            let mut before = before.into_iter().peekable();
+            for one in new {
+                while before.next_if(|old| name(old) < name(one)).is_some() {}
+                if let Some(old) = before.next_if(|old| name(old) == name(one))
+                    && old == *one
+                {
+                    *one = old;
+                }
+            }
+        }
+        keep(&mut self.routers, before.routers, |one| &one.name);
+        keep(&mut self.services, before.services, |one| &one.name);
+        keep(&mut self.middlewares, before.middlewares, |one| &one.name);
+        keep(&mut self.certificates, before.certificates, |one| &one.secret);
+        let statuses = before.statuses.into_iter().map(|status| (status.object.clone(), status));
+        let statuses: HashMap<Object, Arc<Status>> = statuses.collect();
+        for status in &mut self.statuses {
+            if let Some(old) = statuses.get(&status.object).filter(|old| *old == status) {
+                *status = Arc::clone(old);
+            }
+        }
+    }
+
+    /// Whether nothing is another than in `before`.
+    #[must_use]
+    pub fn is_same(&self, before: &Self) -> bool {
+        self.other_services(before).is_some_and(|others| others.is_empty()) && is_same(&self.statuses, &before.statuses)
+    }
+
+    /// The services that are others than in `before`, where nothing else is another: by their place among the services.
+    #[must_use]
+    pub fn other_services(&self, before: &Self) -> Option<Vec<(usize, Arc<Service>)>> {
+        let is_rest_same = is_same(&self.routers, &before.routers)
+            && is_same(&self.middlewares, &before.middlewares)
+            && is_same(&self.certificates, &before.certificates)
+            && self.services.len() == before.services.len()
+            && self.entry_points == before.entry_points
+            && self.problems == before.problems;
+        let pairs = || self.services.iter().zip(&before.services).enumerate().filter(|(_, (a, b))| !Arc::ptr_eq(a, b));
+        if !is_rest_same || !pairs().all(|(_, (a, b))| a.name == b.name) {
+            return None;
+        }
+        Some(pairs().map(|(index, (new, _))| (index, Arc::clone(new))).collect())
+    }
+}
+
+fn is_same<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
 }
 
 fn is_own_answer(service: &str) -> bool {

@@ -14,7 +14,7 @@ use tracing::info;
 use super::lease;
 use super::objects::Objects;
 use super::parts::{Parts, Problem};
-use super::status::{self, EVENTS_MAX, Told, Write, Writer};
+use super::status::{self, EVENTS_MAX, Lacking, Told, Write, Writer};
 use super::translate::{Around, Translator};
 use super::watch::{self as watches, Health, News, Selection, Wanted};
 use crate::config::model::{Kubernetes, KubernetesProvider};
@@ -35,7 +35,6 @@ pub struct Who {
 #[derive(Debug)]
 pub struct Provider {
     parts: watch::Receiver<Arc<Parts>>,
-    health: Arc<Health>,
     around: watch::Sender<Around>,
 }
 
@@ -47,8 +46,8 @@ impl Provider {
         node: Option<String>,
         who: Who,
         around: Around,
+        health: Arc<Health>,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let health = Arc::new(Health::default());
         let (around, around_seen) = watch::channel(around);
         let (publish, parts) = watch::channel(Arc::new(Parts::default()));
         let of = |provider: &Option<KubernetesProvider>| {
@@ -72,7 +71,7 @@ impl Provider {
         let task = Task {
             news,
             _tasks: tasks,
-            health: Arc::clone(&health),
+            health,
             objects: Objects::default(),
             translator: Translator::default(),
             settings,
@@ -83,20 +82,17 @@ impl Provider {
             writes,
             events,
             told: HashSet::new(),
+            told_of: Arc::default(),
+            lacking: Lacking::default(),
+            published: false,
         };
-        (Self { parts, health, around }, task.run())
+        (Self { parts, around }, task.run())
     }
 
     /// What the cluster asks for.
     #[must_use]
     pub fn parts(&self) -> Arc<Parts> {
         Arc::clone(&self.parts.borrow())
-    }
-
-    /// How the watches are.
-    #[must_use]
-    pub fn health(&self) -> &Arc<Health> {
-        &self.health
     }
 
     /// Says what Gateways stand in from now on.
@@ -133,10 +129,13 @@ struct Task {
     publish: watch::Sender<Arc<Parts>>,
     /// Whether we are the one who writes statuses.
     leads: watch::Receiver<bool>,
-    writes: watch::Sender<Arc<[Write]>>,
+    writes: watch::Sender<Arc<[Arc<Write>]>>,
     events: mpsc::Sender<Told>,
-    /// Problems that events were written about.
+    /// Problems that events were written about, of these parts.
     told: HashSet<Problem>,
+    told_of: Arc<Parts>,
+    lacking: Lacking,
+    published: bool,
 }
 
 impl Task {
@@ -155,6 +154,7 @@ impl Task {
                 led = self.leads.changed() => match led {
                     Ok(()) => {
                         self.told.clear();
+                        (self.told_of, self.lacking) = Default::default();
                         false
                     }
                     Err(_) => return,
@@ -190,7 +190,18 @@ impl Task {
             return;
         }
         let parts = Arc::clone(&self.publish.borrow());
-        let writes = status::differences(&self.objects, &parts.statuses, &status::wall_time());
+        let writes = self.lacking.renew(&self.objects, &parts.statuses, &status::wall_time());
+        if !Arc::ptr_eq(&parts, &self.told_of) {
+            self.tell(&parts);
+            self.told_of = parts;
+        }
+        if let Some(writes) = writes {
+            self.writes.send_replace(writes);
+        }
+    }
+
+    /// Writes an event for each problem that is new.
+    fn tell(&mut self, parts: &Parts) {
         let current: HashSet<&Problem> = parts.problems.iter().collect();
         self.told.retain(|problem| current.contains(problem));
         for problem in &parts.problems {
@@ -201,17 +212,19 @@ impl Task {
                 drop(self.events.try_send((problem.clone(), about)));
             }
         }
-        if !writes.is_empty() {
-            self.writes.send_replace(writes.into());
-        }
     }
 
     fn translate(&mut self) {
         let around = self.around.borrow_and_update().clone();
         let parts = self.translator.translate(&self.objects, &self.settings, self.node.as_deref(), &around);
-        if self.publish.borrow().routers.is_empty() && !parts.routers.is_empty() {
+        self.health.translated(self.translator.was_whole());
+        let before = Arc::clone(&self.publish.borrow());
+        if before.routers.is_empty() && !parts.routers.is_empty() {
             info!(routers = parts.routers.len(), services = parts.services.len(), "routes from the cluster");
         }
-        self.publish.send_replace(Arc::new(parts));
+        // Nobody is woken for nothing, but for the first: somebody waits for it.
+        if !std::mem::replace(&mut self.published, true) || !parts.is_same(&before) {
+            self.publish.send_replace(Arc::new(parts));
+        }
     }
 }

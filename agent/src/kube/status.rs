@@ -1,7 +1,7 @@
 //! What we say in the status of objects, and as events. Working out what differs is pure; writing is the [`Writer`]'s, who
 //! is one of all agents at a time ([`super::lease`]) and keeps a pace that the API server bears.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 use wayspan_proxy::clock::MonoNs;
 
 use super::client::Pace;
-use super::objects::{Key, Objects};
+use super::objects::{Key, Mark, Objects};
 use super::parts::{Object, Problem, Status};
 use super::translate::gateway::CONTROLLER;
 
@@ -44,15 +44,65 @@ pub struct Write {
 /// A problem to tell of, and what it is about.
 pub type Told = (Problem, ObjectReference);
 
-/// The differences between what statuses say and what they should say.
-#[must_use]
-pub fn differences(objects: &Objects, wanted: &[Status], now: &str) -> Vec<Write> {
-    let write = |status: &Status| {
-        let (current, version) = current(objects, &status.object)?;
-        let status = difference(&current, status, now)?;
-        Some(Write { object: status.0, version, status: status.1 })
-    };
-    wanted.iter().filter_map(write).collect()
+/// What statuses lack. It is kept up to date by looking only at what is new.
+#[derive(Debug, Default)]
+pub struct Lacking {
+    wanted: HashMap<Object, Arc<Status>>,
+    /// As they were last given: the same are not looked at.
+    list: Vec<Arc<Status>>,
+    marks: [Mark; 4],
+    writes: BTreeMap<Object, Arc<Write>>,
+}
+
+impl Lacking {
+    /// What there is to write by now; `None`: the same as the last time.
+    pub fn renew(&mut self, objects: &Objects, wanted: &[Arc<Status>], now: &str) -> Option<Arc<[Arc<Write>]>> {
+        let mut due = self.touched(objects);
+        let is_same = self.list.len() == wanted.len() && self.list.iter().zip(wanted).all(|(a, b)| Arc::ptr_eq(a, b));
+        if !is_same || due.is_none() {
+            let all: HashMap<_, _> = wanted.iter().map(|one| (one.object.clone(), Arc::clone(one))).collect();
+            if let Some(due) = &mut due {
+                let is_known =
+                    |one: &Arc<Status>| self.wanted.get(&one.object).is_some_and(|old| Arc::ptr_eq(old, one));
+                due.extend(wanted.iter().filter(|one| !is_known(one)).map(|one| one.object.clone()));
+                due.extend(self.wanted.keys().filter(|object| !all.contains_key(object)).cloned());
+            }
+            (self.wanted, self.list) = (all, wanted.to_vec());
+        }
+        let mut changed = false;
+        for object in due.unwrap_or_else(|| self.wanted.keys().chain(self.writes.keys()).cloned().collect()) {
+            let write = self.wanted.get(&object).and_then(|status| lack(objects, status, now)).map(Arc::new);
+            changed |= match write {
+                Some(write) => self.writes.insert(object, Arc::clone(&write)) != Some(write),
+                None => self.writes.remove(&object).is_some(),
+            };
+        }
+        changed.then(|| self.writes.values().cloned().collect())
+    }
+
+    /// Objects that somebody wrote to. `None`: too many to tell.
+    fn touched(&mut self, objects: &Objects) -> Option<BTreeSet<Object>> {
+        let [ingresses, classes, gateways, routes] = &mut self.marks;
+        // Each log is read to its end, whatever the others say.
+        let told = [
+            ("Ingress", objects.ingresses.touches.since(ingresses)),
+            ("GatewayClass", objects.gateway_classes.touches.since(classes)),
+            ("Gateway", objects.gateways.touches.since(gateways)),
+            ("HTTPRoute", objects.http_routes.touches.since(routes)),
+        ];
+        let mut all = BTreeSet::new();
+        for (kind, keys) in told {
+            all.extend(keys?.into_iter().map(|key| Object { kind, key }));
+        }
+        Some(all)
+    }
+}
+
+/// The difference between what a status says and what it should say.
+fn lack(objects: &Objects, wanted: &Status, now: &str) -> Option<Write> {
+    let (current, version) = current(objects, &wanted.object)?;
+    let (object, status) = difference(&current, wanted, now)?;
+    Some(Write { object, version, status })
 }
 
 /// An object's status and version.
@@ -182,7 +232,7 @@ pub fn wall_time() -> String {
 /// Writes what there is to write, one after the other.
 pub struct Writer {
     client: Client,
-    writes: watch::Receiver<Arc<[Write]>>,
+    writes: watch::Receiver<Arc<[Arc<Write>]>>,
     events: mpsc::Receiver<Told>,
     recorder: Recorder,
     pace: Pace,
@@ -195,7 +245,7 @@ impl Writer {
     #[must_use]
     pub fn new(
         client: Client,
-        writes: watch::Receiver<Arc<[Write]>>,
+        writes: watch::Receiver<Arc<[Arc<Write>]>>,
         events: mpsc::Receiver<Told>,
         instance: &str,
     ) -> Self {
@@ -288,6 +338,8 @@ impl std::fmt::Debug for Writer {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::networking::v1::Ingress;
+
     use super::super::parts::Condition;
     use super::*;
 
@@ -337,5 +389,42 @@ mod tests {
         let wanted = status("HTTPRoute", vec![], json!({"parents": []}));
         assert_eq!(written(&first, &wanted), Some(json!({"parents": [theirs]})));
         assert_eq!(written(&Value::Null, &wanted), None);
+    }
+
+    #[test]
+    fn only_what_is_new_is_looked_at_and_what_is_written_is_written_no_more() {
+        let ingress = |name: &str, address: &str, version: &str| -> Ingress {
+            let metadata = json!({"name": name, "namespace": "default", "resourceVersion": version, "generation": 1});
+            let status = json!({"loadBalancer": {"ingress": [{"ip": address}]}});
+            serde_json::from_value(json!({"metadata": metadata, "status": status})).unwrap()
+        };
+        let wanted = |name: &str| {
+            let object = Object { kind: "Ingress", key: Key::new("default", name) };
+            let body = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}});
+            Arc::new(Status { object, generation: 0, conditions: Vec::new(), body })
+        };
+        let mut objects = Objects::default();
+        objects.ingresses.put(ingress("a", "10.9.9.9", "1"));
+        objects.ingresses.put(ingress("b", "10.0.0.1", "1"));
+        let mut lacking = Lacking::default();
+        let mut names = |objects: &Objects, wanted: &[Arc<Status>]| {
+            let writes = lacking.renew(objects, wanted, "NOW")?;
+            Some(
+                writes.iter().map(|write| format!("{} {:?}", write.object.key.name, write.version)).collect::<Vec<_>>(),
+            )
+        };
+        let both = [wanted("a"), wanted("b")];
+        assert_eq!(names(&objects, &both), Some(vec!["a Some(\"1\")".to_owned()]));
+        assert_eq!(names(&objects, &both), None);
+        // Somebody else was faster: the write is about another version.
+        objects.ingresses.put(ingress("a", "10.9.9.8", "2"));
+        assert_eq!(names(&objects, &both), Some(vec!["a Some(\"2\")".to_owned()]));
+        // Written.
+        objects.ingresses.put(ingress("a", "10.0.0.1", "3"));
+        assert_eq!(names(&objects, &both), Some(vec![]));
+        // What is no longer ours is let alone.
+        objects.ingresses.put(ingress("b", "10.9.9.9", "2"));
+        assert_eq!(names(&objects, &both), Some(vec!["b Some(\"2\")".to_owned()]));
+        assert_eq!(names(&objects, &both[..1]), Some(vec![]));
     }
 }

@@ -14,6 +14,7 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -41,6 +42,27 @@ pub struct Health {
     ready: AtomicU64,
     failing: AtomicU64,
     failures: AtomicU64,
+    /// Translations of all objects, and of those that a change of endpoints concerns.
+    whole: AtomicU64,
+    partial: AtomicU64,
+}
+
+/// What is told of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reading {
+    /// Kinds and namespaces that are watched.
+    pub watches: u64,
+    /// Those that have told all that there is at least once.
+    pub ready: u64,
+    /// Those that wait to try again; what they told last is served.
+    pub failing: u64,
+    /// Failures since the start.
+    pub failures: u64,
+    /// Translations of all objects.
+    pub whole_translations: u64,
+    /// Translations of those objects alone that a change of endpoints concerns.
+    pub partial_translations: u64,
 }
 
 impl Health {
@@ -50,16 +72,24 @@ impl Health {
         self.ready.load(Ordering::Acquire) >= self.watches.load(Ordering::Relaxed)
     }
 
-    /// Watches that wait to try again; the last state goes on to be served.
+    /// All of it, one after the other.
     #[must_use]
-    pub fn failing(&self) -> u64 {
-        self.failing.load(Ordering::Relaxed)
+    pub fn read(&self) -> Reading {
+        let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        Reading {
+            watches: load(&self.watches),
+            ready: load(&self.ready),
+            failing: load(&self.failing),
+            failures: load(&self.failures),
+            whole_translations: load(&self.whole),
+            partial_translations: load(&self.partial),
+        }
     }
 
-    /// Failures since the start.
-    #[must_use]
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
+    /// Counts a translation.
+    pub(super) fn translated(&self, whole: bool) {
+        let cell = if whole { &self.whole } else { &self.partial };
+        cell.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -19,7 +19,7 @@ use self::process::Process;
 use self::text::{Kind, Page};
 use crate::catalog::Catalog;
 use crate::config::model::Certificate;
-use crate::kube::pods;
+use crate::kube::{pods, watch};
 use crate::merge::phase::Phase;
 
 /// The exporter's account: made = sent + lost + pending.
@@ -91,6 +91,8 @@ pub struct Inputs<'a> {
     pub probe_refusals: u64,
     /// Pods; `None` where none are watched.
     pub pods: Option<pods::Reading>,
+    /// Watches of what routes are made from; `None` where there are none.
+    pub watches: Option<watch::Reading>,
     /// Configuration.
     pub config: ReloadCounts,
     /// Certificates that clients may be shown.
@@ -108,6 +110,9 @@ pub fn render(inputs: &Inputs<'_>, format: Format) -> String {
     certificates(&mut page, inputs.certificates);
     if let Some(pods) = &inputs.pods {
         kubernetes(&mut page, pods);
+    }
+    if let Some(watches) = &inputs.watches {
+        providers(&mut page, watches);
     }
     process(&mut page, &Process::read());
     page.finish()
@@ -360,6 +365,20 @@ fn kubernetes(page: &mut Page, pods: &pods::Reading) {
     }
 }
 
+fn providers(page: &mut Page, reading: &watch::Reading) {
+    let watch::Reading { watches, ready, failing, failures, whole_translations, partial_translations } = *reading;
+    gauge(page, "wayspan_provider_watches", "Watches of what routes are made from.", watches);
+    gauge(page, "wayspan_provider_watches_ready", "Those that have told all that there is.", ready);
+    let help = "Those that wait to try again; what they told last is served.";
+    gauge(page, "wayspan_provider_watches_failing", help, failing);
+    counter(page, "wayspan_provider_watch_failures_total", "Failures of these watches.", failures);
+    let help = "Translations of objects into routes: of all, or of those that a change of endpoints concerns.";
+    page.family("wayspan_provider_translations_total", Kind::Counter, help);
+    for (scope, count) in [("all", whole_translations), ("part", partial_translations)] {
+        page.sample(&[("scope", scope)], count);
+    }
+}
+
 fn process(page: &mut Page, process: &Process) {
     if let Some(cpu_s) = process.cpu_s {
         page.family("process_cpu_seconds_total", Kind::Counter, "CPU time of the process.");
@@ -445,6 +464,12 @@ mod tests {
             probes: &[probe.clone(), probe],
             probe_refusals: 3,
             pods: Some(pods::Reading { pods: 9, restarts: 2, is_synced: true, ..pods::Reading::default() }),
+            watches: Some(watch::Reading {
+                watches: 4,
+                failing: 1,
+                whole_translations: 7,
+                ..watch::Reading::default()
+            }),
             config: ReloadCounts { reloads: 2, last_succeeded: true },
             certificates: &[],
         };
@@ -492,6 +517,8 @@ mod tests {
             ("wayspan_probe_misses_total", &[("probe", "sk_data_ready")], 8.0),
             ("wayspan_probe_refusals_total", &[], 3.0),
             ("wayspan_kubernetes_pods", &[], 9.0),
+            ("wayspan_provider_watches_failing", &[], 1.0),
+            ("wayspan_provider_translations_total", &[("scope", "all")], 7.0),
             ("wayspan_kubernetes_watch_restarts_total", &[], 2.0),
             ("wayspan_kubernetes_synced", &[], 1.0),
             ("wayspan_config_reloads_total", &[], 2.0),

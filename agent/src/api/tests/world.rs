@@ -153,6 +153,7 @@ fn state(setup: Setup, draining: &Arc<AtomicBool>, heard: &Arc<Mutex<Vec<ApiRequ
         switch: Arc::new(|set, _| set.is_none_or(|set| set == "backends")),
         span_counts: Arc::new(|| json!({"made": 3, "sent": 2})),
         kubernetes: Arc::new(|| json!({"pods": 3, "isSynced": true})),
+        watches: Arc::new(|| json!({"watches": 4, "failing": 1})),
         metrics: setup.metrics.then(|| -> crate::api::Metrics {
             Arc::new(|accept| ("text/plain; version=0.0.4", format!("up 1 {accept}")))
         }),

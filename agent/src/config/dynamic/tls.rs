@@ -173,11 +173,10 @@ impl<'s> Read<'_, 's> {
         for entry_point in &dynamic.entry_points {
             let own =
                 |router: &'_ Router| router.tls.clone().or_else(|| entry_point.tls.clone()).map(|tls| tls.options);
-            let here =
-                |router: &&Router| router.entry_points.is_empty() || router.entry_points.contains(&entry_point.name);
+            let here = |router: &&Router| entry_point.takes(router);
             let default = entry_point.tls.as_ref().and_then(|tls| tls.options.clone());
             let mut by_host: HashMap<String, (&str, Option<String>)> = HashMap::new();
-            for router in dynamic.routers.iter().filter(here) {
+            for router in dynamic.routers.iter().map(|router| &**router).filter(here) {
                 let Some(options) = own(router) else { continue };
                 let hosts = wayspan_proxy::tls::hosts(&router.rule);
                 let message = if hosts.is_empty() && options != default {

@@ -11,7 +11,7 @@ use wayspan_proxy::snapshot::{Route, Service, Snapshot, Target};
 
 use super::{Inputs, Registry, STAY};
 use crate::catalog::{Catalog, qualified};
-use crate::config::model::MiddlewareKind;
+use crate::config::model::{Dynamic, MiddlewareKind};
 use crate::config::resolve::{Resolved, names};
 use crate::config::tests::good;
 
@@ -80,12 +80,12 @@ fn a_change_touches_only_its_entry_point() {
 }
 
 fn route_of(world: &World, router: &str) -> Arc<Route> {
-    Arc::clone(world.registry.last.routes.values().find(|route| &*route.name == router).expect(router))
+    Arc::clone(world.registry.last.routers[router].routes[0].as_ref().expect(router))
 }
 
 fn service_of(world: &World, router: &str) -> Arc<Service> {
     match &route_of(world, router).target {
-        Target::Service(service) => Arc::clone(service),
+        Target::Service(place) => Arc::clone(world.registry.snapshot.services.get(*place).expect(router)),
         Target::Fixed(_) => panic!("{router} leads to no service"),
     }
 }
@@ -166,8 +166,9 @@ fn observability_is_the_routers_then_the_entry_points_then_the_default() {
         let mut got: Vec<_> = world
             .registry
             .last
-            .routes
+            .routers
             .values()
+            .flat_map(|routed| routed.routes.iter().flatten())
             .map(|route| {
                 let names = &catalog.routes[&route.id];
                 (&*route.name, route.traced, names.detailed, route.metered)
@@ -283,7 +284,7 @@ fn a_router_whose_middleware_is_not_supported_is_not_there() {
          middlewares: {c: {chain: {middlewares: [m]}}, m: {addPrefix: {prefix: /a}}}}",
     );
     for kind in [MiddlewareKind::Unsupported("retry".to_owned()), MiddlewareKind::Chain(vec!["c".to_owned()])] {
-        config.dynamic.middlewares[1].kind = kind;
+        Arc::make_mut(&mut config.dynamic.middlewares[1]).kind = kind;
         let inputs = Inputs {
             fixed: &config.fixed,
             dynamic: &config.dynamic,
@@ -325,4 +326,62 @@ fn requests_find_their_routes_and_ping_comes_first() {
     let names = &catalog.routes[&id_of(&catalog, "h")];
     assert_eq!(names.operations, ["hotrod.localhost/a".into(), "hotrod.localhost/p/*".into()]);
     assert_eq!(names.patterns, ["/a".into(), "/p/*".into()]);
+}
+
+/// Services by place: the URLs of their servers.
+fn served(snapshot: &Snapshot) -> Vec<Vec<(u32, String)>> {
+    let servers = |service: &Arc<Service>| service.servers.iter().map(|one| (one.id, one.url.to_string())).collect();
+    (0..8).filter_map(|place| snapshot.services.get(place)).map(servers).collect()
+}
+
+#[test]
+fn other_servers_of_a_service_are_its_own_matter() {
+    let other = "s: {loadBalancer: {servers: [{url: 'http://10.0.0.1', weight: 2}, {url: 'http://10.0.0.9'}]}}";
+    let idle = ", idle: {loadBalancer: {servers: [{url: 'http://10.0.0.5'}]}}";
+    let (mut world, mut whole) = (World::default(), World::default());
+    let (first, _) = world.build(&file(A, &(S.to_owned() + idle)));
+    let changed = good(&file(A, &(other.to_owned() + &idle.replace("0.5", "0.6")))).dynamic.services;
+    let (swapped, names) = world.registry.swap(&changed, world.now);
+    assert!(first.entry_points.iter().zip(&swapped.entry_points).all(|(a, b)| Arc::ptr_eq(a, b)));
+    // As a build would have it; what no router leads to is nowhere.
+    whole.build(&file(A, S));
+    let (built, known) = whole.build(&file(A, other));
+    assert_eq!(served(&swapped), served(&built));
+    assert_ne!(served(&swapped), served(&first));
+    assert_eq!((&names.servers, names.servers.len()), (&known.servers, 3));
+    // The same once more is the same.
+    let (again, _) = world.registry.swap(&changed, world.now);
+    assert!(Arc::ptr_eq(swapped.services.get(0).unwrap(), again.services.get(0).unwrap()));
+    // A server that left is known for a while, and a build finds what a swap left.
+    world.pass(STAY);
+    assert_eq!(world.registry.swap(&[], world.now).1.servers.len(), 2);
+    let (last, _) = world.build(&file(A, other));
+    assert_eq!(served(&last), served(&swapped));
+    assert!(Arc::ptr_eq(&first.entry_points[0], &last.entry_points[0]));
+}
+
+#[test]
+fn a_route_of_before_is_the_same_until_its_router_or_what_it_leads_to_is_another() {
+    let mut world = World::default();
+    let b = ", b: {rule: Path(`/b`), service: t}";
+    let t = ", t: {loadBalancer: {servers: [{url: 'http://10.0.0.2'}]}}";
+    let all = good(&file(&(A.to_owned() + b), &(S.to_owned() + t)));
+    let mut dynamic = all.dynamic.clone();
+    let mut build = |dynamic: &Dynamic| {
+        let (resolved, now) = (Resolved::default(), MonoNs(1));
+        world.registry.build(&Inputs { fixed: &all.fixed, dynamic, resolved: &resolved, api: None, now }).0
+    };
+    let first = build(&dynamic);
+    let second = build(&dynamic);
+    assert!(first.entry_points.iter().zip(&second.entry_points).all(|(a, b)| Arc::ptr_eq(a, b)));
+    // Without its service a router has no route; others keep theirs, and their places.
+    dynamic.services.retain(|service| service.name != "t");
+    let third = build(&dynamic);
+    let routes = |snapshot: &Snapshot| snapshot.entry_points[0].routes.names().map(|one| one.route).collect::<Vec<_>>();
+    assert_eq!((routes(&second).len(), routes(&third).len()), (3, 2));
+    let places = |snapshot: &Snapshot| (0..8).filter(|place| snapshot.services.get(*place).is_some()).count();
+    assert_eq!((places(&second), places(&third)), (2, 1));
+    // Back, it has the id of before.
+    dynamic.services.clone_from(&all.dynamic.services);
+    assert_eq!(routes(&build(&dynamic)), routes(&first));
 }

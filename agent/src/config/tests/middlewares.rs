@@ -1,5 +1,7 @@
 //! What middlewares a file may name, and what becomes of routers whose middleware cannot be had.
 
+use std::sync::Arc;
+
 use super::{Files, good};
 use crate::config::model::{Middleware, MiddlewareKind};
 use crate::config::{Reloader, by_name, expand, names};
@@ -220,10 +222,10 @@ fn circles_of_chains_are_found_and_chains_that_only_lead_there_stand() {
 
 #[test]
 fn what_keeps_a_router_from_its_middlewares_is_told_by_name() {
-    let of = |name: &str, kind| Middleware { name: name.to_owned(), kind };
+    let of = |name: &str, kind| Arc::new(Middleware { name: name.to_owned(), kind });
     let chain = |names: &[&str]| MiddlewareKind::Chain(names.iter().map(|name| (*name).to_owned()).collect());
     let all = [
-        of("good", good(&file("addPrefix: {prefix: /a}")).dynamic.middlewares.remove(0).kind),
+        of("good", good(&file("addPrefix: {prefix: /a}")).dynamic.middlewares[0].kind.clone()),
         of("late", MiddlewareKind::Unsupported("retry".to_owned())),
         of("one", chain(&["good", "two"])),
         of("two", chain(&["good", "good"])),

@@ -1,13 +1,15 @@
 //! From a Service's port to servers: straight to the pods of its EndpointSlices, the near ones first where the Service
 //! asks for it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
-use super::super::objects::Objects;
+use super::super::objects::{Key, Objects};
+use super::super::parts::Object;
 use crate::config::model::Server;
 
 /// The Service of a slice.
@@ -31,25 +33,87 @@ pub(super) enum Port<'p> {
     Name(&'p str),
 }
 
+/// EndpointSlices by their Service, kept from one translation to the next.
+#[derive(Debug, Default)]
+pub(super) struct Slices {
+    by_service: HashMap<Key, BTreeMap<Key, Arc<EndpointSlice>>>,
+    services: HashMap<Key, Key>,
+}
+
+impl Slices {
+    /// Those of a Service, in the order of their names.
+    fn of(&self, service: &Key) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        self.by_service.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Looks at all of them.
+    pub(super) fn of_all(objects: &Objects) -> Self {
+        let mut slices = Self::default();
+        for (key, _) in objects.slices.iter() {
+            slices.renew(objects, key);
+        }
+        slices
+    }
+
+    /// Looks at one of them again. Gives the Services that it was and is of.
+    pub(super) fn renew(&mut self, objects: &Objects, key: &Key) -> [Option<Key>; 2] {
+        let before = self.services.remove(key);
+        if let Some(slices) = before.as_ref().and_then(|service| self.by_service.get_mut(service)) {
+            slices.remove(key);
+        }
+        if let Some(before) = before.as_ref().filter(|before| self.of(before).next().is_none()) {
+            self.by_service.remove(before);
+        }
+        let slice = objects.slices.get(&key.namespace, &key.name);
+        let of = slice.and_then(|slice| slice.metadata.labels.as_ref()?.get(OF_SERVICE));
+        let now = of.map(|service| Key::new(&key.namespace, service));
+        if let (Some(slice), Some(service)) = (slice, &now) {
+            self.by_service.entry(service.clone()).or_default().insert(key.clone(), Arc::clone(slice));
+            self.services.insert(key.clone(), service.clone());
+        }
+        [before, now]
+    }
+}
+
 /// All backends, found by their Service.
 pub(super) struct Backends<'o> {
     objects: &'o Objects,
-    slices: HashMap<(&'o str, &'o str), Vec<&'o Arc<EndpointSlice>>>,
+    slices: &'o Slices,
     here: Here,
     /// Names of other clusters' or the internet's servers may be used.
     pub external_names: bool,
+    reader: RefCell<Option<Object>>,
+    readers: RefCell<Readers>,
+}
+
+/// Who asked for which Service; `None`: somebody who did not say so.
+pub(super) type Readers = HashMap<Key, BTreeSet<Option<Object>>>;
+
+/// While it lives, what is asked for is asked for by an object.
+pub(super) struct Reading<'b>(&'b RefCell<Option<Object>>);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.replace(None);
+    }
 }
 
 impl<'o> Backends<'o> {
-    pub(super) fn new(objects: &'o Objects, here: Here) -> Self {
-        let mut slices: HashMap<_, Vec<_>> = HashMap::new();
-        for (key, slice) in objects.slices.iter() {
-            let labels = slice.metadata.labels.as_ref();
-            if let Some(service) = labels.and_then(|labels| labels.get(OF_SERVICE)) {
-                slices.entry((&*key.namespace, service.as_str())).or_default().push(slice);
-            }
-        }
-        Self { objects, slices, here, external_names: false }
+    pub(super) fn new(objects: &'o Objects, slices: &'o Slices, here: Here) -> Self {
+        let (reader, readers) = Default::default();
+        Self { objects, slices, here, external_names: false, reader, readers }
+    }
+
+    /// Notes that an object is translated: when a Service changes, those who asked for it are translated anew.
+    #[must_use]
+    pub(super) fn read_by(&self, object: &Object) -> Reading<'_> {
+        self.reader.replace(Some(object.clone()));
+        Reading(&self.reader)
+    }
+
+    /// Who asked for which Service.
+    pub(super) fn into_readers(self) -> Readers {
+        self.readers.into_inner()
     }
 
     /// The node that we are on.
@@ -64,6 +128,8 @@ impl<'o> Backends<'o> {
         name: &str,
         port: Port<'_>,
     ) -> Result<(&'o Service, ServicePort), String> {
+        let readers = &mut self.readers.borrow_mut();
+        readers.entry(Key::new(namespace, name)).or_default().insert(self.reader.borrow().clone());
         let service = self.objects.services.get(namespace, name);
         let service = service.ok_or_else(|| format!("there is no Service {namespace}/{name}"))?;
         let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
@@ -107,7 +173,7 @@ impl<'o> Backends<'o> {
         }
         let mut ready = BTreeMap::new();
         let mut leaving = BTreeMap::new();
-        for slice in self.slices.get(&(namespace, name)).into_iter().flatten() {
+        for slice in self.slices.of(&Key::new(namespace, name)) {
             let ports = slice.ports.as_deref().unwrap_or_default();
             let wanted = port.name.as_deref().unwrap_or_default();
             let named = ports.iter().find(|candidate| candidate.name.as_deref().unwrap_or_default() == wanted);

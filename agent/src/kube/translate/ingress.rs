@@ -82,6 +82,7 @@ pub(super) fn translate<'t>(out: &mut Out<'t>, backends: &Backends<'t>, settings
             continue;
         }
         let object = Object { kind: "Ingress", key: key.clone() };
+        let _reading = backends.read_by(&object);
         if !addresses.is_empty() {
             out.parts.statuses.push(status(&object, &addresses));
         }
@@ -147,7 +148,7 @@ impl One<'_, '_> {
             for router in list {
                 let hashed = || format!("{name}-{}", names::hash(&router.rule.text));
                 let name = names::of(INGRESS, &if alone { name.clone() } else { hashed() });
-                self.out.parts.routers.insert(name.clone(), Router { name, ..router });
+                self.out.router(&self.object, Router { name, ..router });
             }
         }
     }
@@ -180,8 +181,8 @@ impl One<'_, '_> {
         let rules = if alone { vec![rule] } else { self.host_rules() };
         for (index, rule) in rules.into_iter().enumerate() {
             let name = if index == 0 { name.clone() } else { name.replacen('@', &format!("-{index}@"), 1) };
-            let router = Router { priority: LAST, ..router(name.clone(), rule, target.clone(), annotated) };
-            self.out.parts.routers.insert(name, router);
+            let router = Router { priority: LAST, ..router(name, rule, target.clone(), annotated) };
+            self.out.router(&self.object, router);
         }
     }
 

@@ -7,17 +7,20 @@ mod crd;
 pub(in crate::kube) mod gateway;
 mod ingress;
 mod names;
+mod partial;
 mod rules;
 mod specs;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use self::backends::{Backends, Here};
+use self::backends::{Backends, Here, Readers, Slices};
 pub use self::gateway::Around;
+use self::partial::Last;
 use self::rules::Rules;
 use super::objects::{Key, Objects};
 use super::parts::{Certificate, Object, Parts, Problem, Status};
@@ -32,10 +35,12 @@ pub struct Translator {
     rules: Rules,
     crd: crd::Known,
     gateway: gateway::Known,
+    last: Option<Last>,
+    was_whole: bool,
 }
 
 impl Translator {
-    /// All parts that the objects ask for, in the order of their names.
+    /// All parts that the objects ask for, in the order of their names. What is as it was the last time is the same `Arc`.
     pub fn translate(
         &mut self,
         objects: &Objects,
@@ -44,8 +49,37 @@ impl Translator {
         around: &Around,
     ) -> Parts {
         let here = Here { node: node.map(str::to_owned), zone: node.and_then(|node| zone(objects, node)) };
+        let mut last = self.last.take().unwrap_or_default();
+        let (parts, whole) = last.renew(objects, settings, &here, around, |objects, slices| {
+            self.all(objects, slices, settings, &here, around)
+        });
+        self.last = Some(last);
+        self.was_whole = whole;
+        if whole {
+            self.rules.forget_unused();
+            self.crd.forget_unused();
+            self.gateway.forget_unused();
+        }
+        parts
+    }
+
+    /// Whether the last translation read all objects.
+    #[must_use]
+    pub fn was_whole(&self) -> bool {
+        self.was_whole
+    }
+
+    /// Each object that there is, and who asked for which Service.
+    fn all(
+        &mut self,
+        objects: &Objects,
+        slices: &Slices,
+        settings: &Kubernetes,
+        here: &Here,
+        around: &Around,
+    ) -> (Parts, Readers) {
         let mut out = Out { objects, rules: &mut self.rules, parts: Collected::default() };
-        let mut backends = Backends::new(objects, here);
+        let mut backends = Backends::new(objects, slices, here.clone());
         if let Some(ingress) = &settings.ingress {
             backends.external_names = ingress.allow_external_names;
             ingress::translate(&mut out, &backends, ingress);
@@ -56,15 +90,11 @@ impl Translator {
         }
         if let Some(gateway) = &settings.gateway {
             backends.external_names = gateway.allow_external_names;
-            let addresses = addresses(objects, &gateway.address, node);
+            let addresses = addresses(objects, &gateway.address, here.node.as_deref());
             let around = Around { addresses, ..around.clone() };
             gateway::translate(&mut out, &mut self.gateway, &backends, gateway, &around);
         }
-        let parts = out.parts.finish();
-        self.rules.forget_unused();
-        self.crd.forget_unused();
-        self.gateway.forget_unused();
-        parts
+        (out.parts.finish(), backends.into_readers())
     }
 }
 
@@ -120,6 +150,7 @@ struct Collected {
     chains: crd::Chains,
     certificates: BTreeMap<Key, Certificate>,
     problems: Vec<Problem>,
+    origins: BTreeMap<String, Object>,
 }
 
 impl Collected {
@@ -131,13 +162,14 @@ impl Collected {
             Router { middlewares: crd::expanded(&self.chains, &router.middlewares), ..router }
         });
         Parts {
-            routers: routers.collect(),
-            services: self.services.into_values().collect(),
-            middlewares: self.middlewares.into_values().collect(),
-            certificates: self.certificates.into_values().collect(),
+            routers: routers.map(Arc::new).collect(),
+            services: self.services.into_values().map(Arc::new).collect(),
+            middlewares: self.middlewares.into_values().map(Arc::new).collect(),
+            certificates: self.certificates.into_values().map(Arc::new).collect(),
             problems: self.problems,
             entry_points: self.entry_points,
-            statuses: self.statuses,
+            statuses: self.statuses.into_iter().map(Arc::new).collect(),
+            origins: Arc::new(self.origins),
         }
     }
 }
@@ -146,6 +178,11 @@ impl Out<'_> {
     fn problem(&mut self, object: &Object, path: impl Into<String>, message: impl Into<String>) {
         let problem = Problem { object: object.clone(), path: path.into(), message: message.into() };
         self.parts.problems.push(problem);
+    }
+
+    fn router(&mut self, object: &Object, router: Router) {
+        self.parts.origins.insert(router.name.clone(), object.clone());
+        self.parts.routers.insert(router.name.clone(), router);
     }
 
     /// A Secret's certificate, once.

@@ -3,6 +3,7 @@
 mod crd;
 mod gateway;
 mod ingress;
+mod partial;
 
 use kube::core::DynamicObject;
 use serde::de::DeserializeOwned;

@@ -92,7 +92,7 @@ fn kind(id: &Object, spec: &Value) -> Result<MiddlewareKind, String> {
         return Err(format!("{place}{}", fault.message));
     }
     let first = dynamic.middlewares.into_iter().next();
-    first.map(|middleware| middleware.kind).ok_or_else(|| "names no kind that can be used".to_owned())
+    first.map(|middleware| middleware.kind.clone()).ok_or_else(|| "names no kind that can be used".to_owned())
 }
 
 /// The lines of a Secret's `users`, as `htpasswd` writes them.

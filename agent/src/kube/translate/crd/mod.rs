@@ -52,6 +52,7 @@ pub(super) fn translate<'t>(
     middlewares::translate(out, &mut known.middlewares, settings);
     for (key, route) in objects.ingress_routes.iter().filter(|(key, _)| settings.serves(&key.namespace)) {
         let object = Object { kind: "IngressRoute", key: key.clone() };
+        let _reading = backends.read_by(&object);
         let spec = known.routes.typed(key, route);
         let spec = match &*spec {
             Ok(spec) => spec,
@@ -96,7 +97,7 @@ impl One<'_, '_> {
         for (index, route) in spec.routes.iter().flatten().enumerate() {
             let place = format!("spec.routes[{index}]");
             if let Some(router) = self.route(spec, route, &place) {
-                self.loader.out.parts.routers.insert(router.name.clone(), router);
+                self.loader.out.router(&self.object, router);
             }
         }
     }

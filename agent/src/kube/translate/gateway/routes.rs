@@ -36,6 +36,7 @@ pub(super) fn translate<'t>(
     let mut order = TIES;
     for (key, route) in routes {
         let object = Object { kind: "HTTPRoute", key: key.clone() };
+        let _reading = backends.read_by(&object);
         let spec = known.routes.typed(key, route);
         let spec = match &*spec {
             Ok(spec) => spec,
@@ -308,7 +309,7 @@ impl One<'_, '_> {
             None => UNUSABLE.to_owned(),
         };
         let router = Router {
-            name: name.clone(),
+            name,
             rule: parsed,
             priority: matched.rank.saturating_add((*self.order).max(0)),
             entry_points: vec![entry_point.to_owned()],
@@ -317,7 +318,7 @@ impl One<'_, '_> {
             observability: Observability::default(),
             tls: at.secure.then(RouterTls::default),
         };
-        self.out.parts.routers.insert(name, router);
+        self.out.router(&self.object, router);
         Ok(())
     }
 }

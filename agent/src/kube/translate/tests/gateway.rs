@@ -123,8 +123,9 @@ fn a_port_that_nobody_has_is_opened() {
 fn the_file_s_routers_do_not_move_to_a_port_that_a_gateway_opened() {
     let parts = translated(&gateway("{name: a, port: 8181, protocol: HTTP}"), &around());
     let mut file = crate::config::model::Dynamic::default();
-    file.entry_points.push(crate::config::fragment::entry_point("web", ":80").unwrap());
-    file.routers.push(Router {
+    let web = crate::config::fragment::entry_point("web", ":80").unwrap();
+    file.entry_points.push(crate::config::model::EntryPoint { by_name_only: false, ..web });
+    file.routers.push(Arc::new(Router {
         name: "all".to_owned(),
         rule: wayspan_proxy::rule::Rule::parse("Path(`/`)").unwrap(),
         priority: 0,
@@ -133,10 +134,10 @@ fn the_file_s_routers_do_not_move_to_a_port_that_a_gateway_opened() {
         service: "api@internal".to_owned(),
         observability: crate::config::model::Observability::default(),
         tls: None,
-    });
+    }));
     let (merged, _) = parts.merged(&file);
-    assert_eq!(merged.entry_points.len(), 2);
-    assert_eq!(merged.routers[0].entry_points, ["web"]);
+    let takes: Vec<_> = merged.entry_points.iter().map(|one| (&*one.name, one.takes(&merged.routers[0]))).collect();
+    assert_eq!(takes, [("web", true), ("gateway-8181", false)]);
 }
 
 /// A route's spec, and what it says of its parent.
