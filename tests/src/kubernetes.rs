@@ -54,6 +54,15 @@ impl Kubernetes {
         Ok(started)
     }
 
+    /// The same, with keys made for it.
+    ///
+    /// # Errors
+    /// As [`Kubernetes::start`].
+    pub fn start_alone() -> Result<Self> {
+        let key = rcgen::KeyPair::generate()?;
+        Self::start([&key.serialize_pem(), &key.public_key_pem()])
+    }
+
     /// Starts the API server, anew where it was away.
     ///
     /// # Errors

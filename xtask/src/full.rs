@@ -30,7 +30,7 @@ struct Step {
     shows: &'static str,
 }
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     Step {
         name: "accuracy",
         arguments: &["accuracy", "--write"],
@@ -44,6 +44,11 @@ const STEPS: [Step; 7] = [
         name: "nodes",
         arguments: &["cluster", "run", "--nodes", "2"],
         shows: "chart and lab on a cluster of two nodes",
+    },
+    Step {
+        name: "scale",
+        arguments: &["scale", "--away", "600", "--write"],
+        shows: "5,000 routes, 10,000 endpoints, the API server away for ten minutes; docs/scale.md",
     },
     Step { name: "vm", arguments: &["vm", "6.1", "6.12"], shows: "probes and attribution on Debian's kernels" },
 ];

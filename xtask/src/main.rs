@@ -19,6 +19,7 @@ mod page;
 mod peers;
 mod progress;
 mod release;
+mod scale;
 mod setup;
 mod steps;
 mod test;
@@ -55,6 +56,8 @@ enum Command {
     Accuracy(accuracy::Options),
     /// A million requests whose every joined mark must lie in its request's own window.
     Joins(joins::Options),
+    /// Thousands of routes: time from a change to its effect, CPU, memory, and the API server away.
+    Scale(scale::Options),
     /// The whole gate: format, lints, tests, demo, browser, licences.
     Test(test::Options),
     /// Gateway API's own suite against the agent on a real node.
@@ -118,6 +121,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Conformance(options) => return conformance::run(&root, &options),
         Command::Full(options) => return full::run(&root, &options),
         Command::Joins(options) => return joins::run(&root, &options),
+        Command::Scale(options) => return scale::run(&root, &options),
         Command::Test(options) => return test::run(&root, &options),
         Command::Tidy => return tidy::run(&root),
     }

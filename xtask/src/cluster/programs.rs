@@ -63,6 +63,15 @@ pub fn ensure(root: &Path) -> Result<PathBuf> {
     ensure_tools(root)
 }
 
+/// The same for the node's parts alone.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_node(root: &Path) -> Result<PathBuf> {
+    build(root, &NODE)?;
+    Ok(directory())
+}
+
 /// The same for Helm and the other tools alone.
 ///
 /// # Errors
