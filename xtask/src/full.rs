@@ -30,7 +30,7 @@ struct Step {
     shows: &'static str,
 }
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     Step {
         name: "accuracy",
         arguments: &["accuracy", "--write"],
@@ -49,6 +49,11 @@ const STEPS: [Step; 8] = [
         name: "scale",
         arguments: &["scale", "--away", "600", "--write"],
         shows: "5,000 routes, 10,000 endpoints, the API server away for ten minutes; docs/scale.md",
+    },
+    Step {
+        name: "fixtures",
+        arguments: &["fixtures", "--write"],
+        shows: "Traefik's fixtures routed as Traefik routes them; docs/traefik-fixtures.md",
     },
     Step { name: "vm", arguments: &["vm", "6.1", "6.12"], shows: "probes and attribution on Debian's kernels" },
 ];

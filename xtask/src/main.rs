@@ -12,6 +12,7 @@ mod conformance;
 mod demo;
 mod deny;
 mod ebpf;
+mod fixtures;
 mod full;
 mod joins;
 mod outage;
@@ -62,6 +63,8 @@ enum Command {
     Test(test::Options),
     /// Gateway API's own suite against the agent on a real node.
     Conformance(conformance::Options),
+    /// Traefik's own fixtures against our translation and rules.
+    Fixtures(fixtures::Options),
     /// All that the gate has no time for; the outcomes go to docs/conformance.md.
     Full(full::Options),
     /// The probes on Debian's kernels in virtual machines: `vm 6.1 6.12`; the matrix of kernel and probe.
@@ -119,6 +122,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Accuracy(options) => return accuracy::run(&root, &options),
         Command::Conformance(options) => return conformance::run(&root, &options),
+        Command::Fixtures(options) => return fixtures::run(&root, &options),
         Command::Full(options) => return full::run(&root, &options),
         Command::Joins(options) => return joins::run(&root, &options),
         Command::Scale(options) => return scale::run(&root, &options),

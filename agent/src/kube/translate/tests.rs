@@ -4,6 +4,7 @@ mod crd;
 mod gateway;
 mod ingress;
 mod partial;
+mod traefik;
 
 use kube::core::DynamicObject;
 use serde::de::DeserializeOwned;
@@ -20,14 +21,15 @@ pub(super) fn objects(text: &str) -> Objects {
         }
         let value: serde_json::Value =
             serde_saphyr::from_str(document).unwrap_or_else(|error| panic!("{error}: {document}"));
-        put(&mut objects, value);
+        put(&mut objects, value).unwrap_or_else(|error| panic!("{error}: {document}"));
     }
     objects
 }
 
-fn put(objects: &mut Objects, mut value: serde_json::Value) {
-    fn of<T: DeserializeOwned>(value: serde_json::Value) -> T {
-        serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{error}: {value}"))
+/// Adds an object as the API server would have it.
+pub(super) fn put(objects: &mut Objects, mut value: serde_json::Value) -> Result<(), serde_json::Error> {
+    fn of<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, serde_json::Error> {
+        serde_json::from_value(value)
     }
     let kind = value["kind"].as_str().unwrap_or_default().to_owned();
     // What the API server would have set.
@@ -37,25 +39,26 @@ fn put(objects: &mut Objects, mut value: serde_json::Value) {
     }
     let dynamic = |value| of::<DynamicObject>(value);
     match kind.as_str() {
-        "Ingress" => objects.ingresses.put(of(value)),
-        "IngressClass" => objects.ingress_classes.put(of(value)),
-        "Service" => objects.services.put(of(value)),
-        "EndpointSlice" => objects.slices.put(of(value)),
-        "Secret" => objects.secrets.put(of(value)),
-        "Namespace" => objects.namespaces.put(of(value)),
-        "Node" => objects.nodes.put(of(value)),
-        "IngressRoute" => objects.ingress_routes.put(dynamic(value)),
-        "Middleware" => objects.middlewares.put(dynamic(value)),
-        "TraefikService" => objects.traefik_services.put(dynamic(value)),
-        "ServersTransport" => objects.servers_transports.put(dynamic(value)),
-        "TLSOption" => objects.tls_options.put(dynamic(value)),
-        "TLSStore" => objects.tls_stores.put(dynamic(value)),
-        "GatewayClass" => objects.gateway_classes.put(dynamic(value)),
-        "Gateway" => objects.gateways.put(dynamic(value)),
-        "HTTPRoute" => objects.http_routes.put(dynamic(value)),
-        "ReferenceGrant" => objects.reference_grants.put(dynamic(value)),
+        "Ingress" => objects.ingresses.put(of(value)?),
+        "IngressClass" => objects.ingress_classes.put(of(value)?),
+        "Service" => objects.services.put(of(value)?),
+        "EndpointSlice" => objects.slices.put(of(value)?),
+        "Secret" => objects.secrets.put(of(value)?),
+        "Namespace" => objects.namespaces.put(of(value)?),
+        "Node" => objects.nodes.put(of(value)?),
+        "IngressRoute" => objects.ingress_routes.put(dynamic(value)?),
+        "Middleware" => objects.middlewares.put(dynamic(value)?),
+        "TraefikService" => objects.traefik_services.put(dynamic(value)?),
+        "ServersTransport" => objects.servers_transports.put(dynamic(value)?),
+        "TLSOption" => objects.tls_options.put(dynamic(value)?),
+        "TLSStore" => objects.tls_stores.put(dynamic(value)?),
+        "GatewayClass" => objects.gateway_classes.put(dynamic(value)?),
+        "Gateway" => objects.gateways.put(dynamic(value)?),
+        "HTTPRoute" => objects.http_routes.put(dynamic(value)?),
+        "ReferenceGrant" => objects.reference_grants.put(dynamic(value)?),
         _ => false,
     };
+    Ok(())
 }
 
 /// A Service with a port and one EndpointSlice.

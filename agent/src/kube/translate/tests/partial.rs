@@ -126,7 +126,7 @@ fn change(world: &mut Objects, (what, which, how): Change) {
         8 => return gone(&mut world.ingresses, format!("i{which}")),
         _ => return gone(&mut world.http_routes, format!("h{which}")),
     };
-    put(world, serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")));
+    put(world, serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))).unwrap();
 }
 
 proptest! {
@@ -202,7 +202,7 @@ fn an_endpoint_is_a_matter_of_those_who_lead_to_its_service() {
     assert_eq!(second.other_services(&first).unwrap().len(), changed.len());
     assert!(first.routers.iter().zip(&second.routers).all(|(a, b)| Arc::ptr_eq(a, b)));
     // Nobody leads to it: nothing is read.
-    put(&mut world, serde_saphyr::from_str(&service(9, 1)).unwrap());
+    put(&mut world, serde_saphyr::from_str(&service(9, 1)).unwrap()).unwrap();
     assert_eq!(translate(&world).2.len(), 0);
     // Another route is a matter of all of them.
     change(&mut world, (3, 1, 4));
