@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use wayspan_tests::http::Connection;
 
 use super::objects::{self, Kind, MANY};
-use super::site::{NEW, Site, Watching};
+use super::site::{NEW, SHARED, Site, Watching};
 use crate::progress::Stopwatch;
 
 /// Rounds by turns, of which the median counts.
@@ -25,28 +25,35 @@ const CHURN_FOR: Duration = Duration::from_secs(20);
 /// A change that has no effect by then is lost.
 const LOST: Duration = Duration::from_secs(60);
 
-/// CPU of the worker per request, in microseconds: one route, and all of them.
+/// CPU of the worker per request, in microseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cost {
+    /// With a single route.
     pub(super) one_us: f64,
+    /// With all of them, requests for one after the other that lead to the same servers.
     pub(super) many_us: f64,
+    /// Each to servers of its own: that more connections are in use costs too.
+    pub(super) spread_us: f64,
 }
 
 /// The agents in turns, the order changing.
 pub(super) fn cost(site: &mut Site) -> Result<Cost> {
-    let all = spread(site);
-    let (mut one, mut many) = (Vec::new(), Vec::new());
+    let shared: Vec<String> = (0..SHARED).map(|number| objects::shared(number).1).collect();
+    let loads = [(site.one(), vec![objects::host(0)]), (site.many(), shared), (site.many(), spread(site))];
+    let mut costs = [const { Vec::new() }; 3];
     // The first of each opens connections.
     for round in 0..=ROUNDS {
-        for turn in [round % 2, (round + 1) % 2] {
-            let (watching, hosts) = if turn == 0 { (site.one(), &all[..1]) } else { (site.many(), &all[..]) };
+        for turn in 0..loads.len() {
+            let turn = (turn + round) % loads.len();
+            let (Some((watching, hosts)), Some(costs)) = (loads.get(turn), costs.get_mut(turn)) else { continue };
             let cost = round_of(watching, hosts)?;
             if round > 0 {
-                if turn == 0 { one.push(cost) } else { many.push(cost) }
+                costs.push(cost);
             }
         }
     }
-    Ok(Cost { one_us: median(one), many_us: median(many) })
+    let [one_us, many_us, spread_us] = costs.map(median);
+    Ok(Cost { one_us, many_us, spread_us })
 }
 
 fn spread(site: &Site) -> Vec<String> {

@@ -65,6 +65,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     let endpoints =
         progress::step("endpoint changes, one after the other", || measure::endpoints(&mut site, options.changes))?;
     let routes = progress::step("new routes and their end", || measure::routes(&mut site))?;
+    progress::step("waiting until the agents have nothing left to do", || site.settle())?;
     let churn = progress::step("a stream of endpoint changes", || measure::churn(&mut site))?;
     let after = site.memory()?;
     let away = Duration::from_secs(options.away);

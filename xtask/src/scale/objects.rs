@@ -41,6 +41,11 @@ pub(super) fn host(number: usize) -> String {
     format!("{}.scale.test", name(number))
 }
 
+/// The name and the host of a route that leads to the first Service.
+pub(super) fn shared(number: usize) -> (String, String) {
+    (format!("shared-{number:02}"), format!("shared-{number:02}.scale.test"))
+}
+
 /// Without an address of its own: nobody asks for one, and the API has few.
 pub(super) fn service(number: usize) -> Value {
     json!({

@@ -15,6 +15,9 @@ use crate::bench::measure::resident_kb;
 
 /// The entry point's, and the Gateway's.
 const WEB: u16 = 8000;
+/// Further routes that lead to the first Service: with them it is routes alone that differ from request to request, and not
+/// the servers.
+pub(super) const SHARED: usize = 64;
 /// Those who make objects at once: the API server answers each when etcd has it on its disk.
 const MAKERS: usize = 8;
 /// An agent that has taken less than this of a CPU for [`CALM_FOR`] is at rest.
@@ -85,6 +88,10 @@ impl Site {
         });
         made?;
         let mut api = self.api()?;
+        for number in 0..SHARED {
+            let (name, host) = objects::shared(number);
+            api.make(Kind::Ingress, MANY, &objects::ingress(&name, &host, 0))?;
+        }
         api.make(Kind::Service, ONE, &objects::service(0))?;
         for nth in 0..endpoints_each {
             api.make(Kind::Slice, ONE, &objects::slice(0, nth, self.address, self.port(nth)))?;
