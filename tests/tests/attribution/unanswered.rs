@@ -4,6 +4,8 @@ use std::net::Shutdown;
 
 use super::*;
 
+const BACKENDS: &str = "probes: {backends: true}\n";
+
 /// A request that a server on a kept connection has read and does not answer.
 struct Silent {
     jaeger: Jaeger,
@@ -28,7 +30,7 @@ impl Silent {
             let _ = stream.read(&mut [0]);
             ends.send(now()).unwrap();
         });
-        let config = config::forward("PathPrefix(`/`)", upstream) + timeouts + &config::traced(&jaeger);
+        let config = config::forward("PathPrefix(`/`)", upstream) + timeouts + BACKENDS + &config::traced(&jaeger);
         let mut agent = Agent::start(&config).unwrap();
         let mut client = TcpStream::connect(agent.address("web").unwrap()).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
