@@ -81,8 +81,12 @@ pub(crate) struct ClientConn<O: SocketObserver> {
     /// Requests whose response is not yet with the socket, in order.
     lives: RefCell<VecDeque<Rc<RefCell<Live>>>>,
     pub(crate) requests: Cell<u32>,
-    pub(crate) previous_written: Cell<MonoNs>,
+    previous_written: Cell<MonoNs>,
     last_written: Cell<MonoNs>,
+    /// When that write began.
+    last_write: Cell<MonoNs>,
+    /// When the write began that ended the previous response: a client has nothing of its end before.
+    pub(crate) previous_write: Cell<MonoNs>,
     /// A body is on its way in.
     uploading: Cell<bool>,
     /// The client sends nothing more: it has closed, or its connection broke.
@@ -153,6 +157,8 @@ impl<O: SocketObserver> ClientConn<O> {
             requests: Cell::new(0),
             previous_written: Cell::new(MonoNs::UNKNOWN),
             last_written: Cell::new(MonoNs::UNKNOWN),
+            last_write: Cell::new(MonoNs::UNKNOWN),
+            previous_write: Cell::new(MonoNs::UNKNOWN),
             uploading: Cell::new(false),
             gone: Cell::new(false),
             unparsed: Cell::new(false),
@@ -392,7 +398,9 @@ impl<O: SocketObserver> ClientConn<O> {
                 let last = self.worker.observer.marks(self.token, end.saturating_sub(1)..end);
                 head.marks.last = last.last;
                 head.marks.missing = head.marks.missing.with(last.missing);
-                (head.woken, head.preempted_ns) = (wake::last(), wake::preempted_ns(last.last, at));
+                // Behind a response under way nobody would have read it sooner.
+                let waits = last.last.known().map_or(MonoNs::UNKNOWN, |from| from.max(self.previous_write.get()));
+                (head.woken, head.preempted_ns) = (wake::last(), wake::preempted_ns(waits, at));
                 (head.end, head.head_read, head.body) = (end, at, body != Body::None);
                 head.upgrade = upgrade;
                 self.uploading.set(head.body);

@@ -113,7 +113,7 @@ pub(crate) fn first_stamps<O: SocketObserver>(conn: &ClientConn<O>, seen: &HeadS
         preempted_ns: seen.preempted_ns,
         srtt_us: seen.marks.srtt_us,
         rttvar_us: seen.marks.rttvar_us,
-        previous_written: conn.previous_written.get(),
+        previous_write: conn.previous_write.get(),
         previous,
         client_missing: seen.marks.missing.with(conn.missing()),
         https: conn.secured().is_some(),

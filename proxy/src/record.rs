@@ -103,8 +103,9 @@ pub struct Head {
     /// Of the time from wake-up to `head_read`, how long the worker's thread was off the CPU, nanoseconds. Measured only
     /// where the head waited for a millisecond or more.
     pub preempted_ns: u64,
-    /// p4: the previous response on this connection was written; unknown on the first.
-    pub previous_written: MonoNs,
+    /// p4: the write of the previous response's last byte on this connection began; unknown on the first. Only a pipelining
+    /// client's request was there before.
+    pub previous_write: MonoNs,
     /// What had become of that response by the time of this request.
     pub previous: Previous,
     /// p5: route chosen and middlewares done, an upstream is wanted.
@@ -486,7 +487,7 @@ impl Default for Head {
             head_read: MonoNs::UNKNOWN,
             woken: MonoNs::UNKNOWN,
             preempted_ns: 0,
-            previous_written: MonoNs::UNKNOWN,
+            previous_write: MonoNs::UNKNOWN,
             previous: Previous::default(),
             upstream_wanted: MonoNs::UNKNOWN,
             middleware_wait_ns: 0,

@@ -20,7 +20,9 @@ pub(super) fn of_client(a: &mut Attributes<'_>, request: &Attributed<'_>) {
     }
     let as_read = RoundTrip { smoothed_us: head.srtt_us, deviation_us: head.rttvar_us };
     round_trip(a, [names::CLIENT_RTT, names::CLIENT_RTTVAR], late.client_rtt.or(as_read));
-    delay(a, request, [head.head_readable, head.woken, head.head_read], head.preempted_ns);
+    // Behind the response before it nobody would have read it sooner.
+    let readable = head.head_readable.known().map_or(MonoNs::UNKNOWN, |at| at.max(head.previous_write));
+    delay(a, request, [readable, head.woken, head.head_read], head.preempted_ns);
     // Without the last acknowledgement nobody knows whether the last byte has left by now.
     if let Some(acked) = late.acked.known() {
         if let Some(left) = late.left.known() {
@@ -274,6 +276,17 @@ mod tests {
         check(|h, _, _| h.woken = MonoNs(1), &with("worker.backlog=3000 worker.preempted=1200 "), UPSTREAM);
         check(|h, _, _| h.woken = at(9000), &with("worker.wakeup=3000 "), UPSTREAM);
         check(|h, _, _| h.head_readable = at(3000), &with(""), UPSTREAM);
+    }
+
+    #[test]
+    fn a_worker_that_served_the_response_before_was_neither_asleep_nor_late() {
+        let with = |delay: &str| format!("{CONNECTION} client.rtt=210 client.rttvar=30 {delay}{AFTER}");
+        check(
+            |h, _, _| (h.previous_write, h.woken) = (at(2960), at(2980)),
+            &with("worker.wakeup=20 worker.backlog=20 worker.preempted=20 "),
+            UPSTREAM,
+        );
+        check(|h, _, _| (h.previous_write, h.woken) = (at(3005), at(50)), &with(""), UPSTREAM);
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub fn attribute<'a>(record: &'a Record<'a>) -> Attributed<'a> {
     }
 }
 
-/// p0 to p4. `false` when the request ended before its head was whole.
+/// p0 to p3 and p4, whichever comes first. `false` when the request ended before its head was whole.
 fn client_side(walk: &mut Walk, head: &Head) -> bool {
     if head.request_index == 0 && head.first_readable.known().is_some() {
         walk.to(head.accepted, Phase::AcceptWait);
@@ -70,8 +70,9 @@ fn client_side(walk: &mut Walk, head: &Head) -> bool {
         walk.to(walk.end, open);
         return false;
     };
+    // Nobody reads on while the response before it is made, but once.
+    walk.to(head.previous_write, Phase::PipelineWait);
     walk.to(read, Phase::ReadWait);
-    walk.to(head.previous_written, Phase::PipelineWait);
     true
 }
 

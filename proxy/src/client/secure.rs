@@ -279,9 +279,10 @@ fn write_out<O: SocketObserver>(
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
     while tls.wants_write() {
+        let begun = MonoNs::now();
         match tls.write_tls(&mut Sink(&conn.stream, Some(cx))) {
             Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            Ok(bytes) => conn.wrote(bytes, MonoNs::now()),
+            Ok(bytes) => conn.wrote(bytes, begun),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 conn.blocked();
                 return Poll::Pending;

@@ -97,8 +97,9 @@ impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
         if let Some(secured) = self.conn.secured() {
             return secured.poll_write(&self.conn, cx, &[io::IoSlice::new(bytes)]);
         }
+        let begun = MonoNs::now();
         let written = Pin::new(&mut *self.conn.stream.borrow_mut()).poll_write(cx, bytes);
-        self.stamp(written)
+        self.stamp(written, begun)
     }
 
     fn poll_write_vectored(
@@ -113,8 +114,9 @@ impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
         if let Some(gathered) = gather(slices, &mut conn.worker.scratch.borrow_mut()) {
             return self.poll_write(cx, gathered);
         }
+        let begun = MonoNs::now();
         let written = Pin::new(&mut *self.conn.stream.borrow_mut()).poll_write_vectored(cx, slices);
-        self.stamp(written)
+        self.stamp(written, begun)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -154,9 +156,9 @@ impl<O: SocketObserver> Tap<O> {
         if good == 0 { conn.poll_refused(cx) } else { Poll::Ready(Ok(())) }
     }
 
-    fn stamp(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn stamp(&self, written: Poll<io::Result<usize>>, begun: MonoNs) -> Poll<io::Result<usize>> {
         match &written {
-            Poll::Ready(Ok(bytes)) => self.conn.wrote(*bytes, MonoNs::now()),
+            Poll::Ready(Ok(bytes)) => self.conn.wrote(*bytes, begun),
             Poll::Pending => self.conn.blocked(),
             Poll::Ready(Err(_)) => {}
         }

@@ -16,8 +16,10 @@ impl<O: SocketObserver> ClientConn<O> {
         }
     }
 
-    /// The socket has taken so many bytes.
-    pub(super) fn wrote(&self, bytes: usize, at: MonoNs) {
+    /// The socket has taken so many bytes, by a write that began then.
+    pub(super) fn wrote(&self, bytes: usize, begun: MonoNs) {
+        let at = MonoNs::now();
+        self.last_write.set(begun);
         self.last_written.set(at);
         let from = self.written_bytes.get();
         self.written_bytes.set(from + u64::try_from(bytes).unwrap_or(0));
@@ -69,6 +71,7 @@ impl<O: SocketObserver> ClientConn<O> {
             }
             self.worker.recycle(live);
             self.previous_written.set(at);
+            self.previous_write.set(self.last_write.get());
             self.exchange_until(MonoNs::UNKNOWN);
             if self.lives.borrow().is_empty() {
                 if self.begun.get().is_none() && self.heads.borrow().is_empty() {

@@ -128,8 +128,18 @@ fn the_clients_side_is_read_from_its_points() {
     check("data after accept", |h, _| h.accepted = MonoNs(T0 - 5), &but(&[(AcceptWait, 0), (ClientSend, 20)]));
     check("whole head before accept", |h, _| h.head_readable = at(5), &but(&[(ClientSend, 0), (ReadWait, 20)]));
     check("last byte unknown", |h, _| h.head_readable = MonoNs(0), &but(&[(ClientSend, 0), (ReadWait, 20)]));
-    check("pipelined", |h, _| h.previous_written = at(36), &but(&[(PipelineWait, 6), (ProxyRequest, 4)]));
-    check("written before it was read", |h, _| h.previous_written = at(25), ORDINARY);
+    check(
+        "pipelined, and read ahead",
+        |h, _| h.previous_write = at(36),
+        &but(&[(ReadWait, 0), (PipelineWait, 16), (ProxyRequest, 4)]),
+    );
+    check("pipelined", |h, _| h.previous_write = at(25), &but(&[(PipelineWait, 5), (ReadWait, 5)]));
+    check("its head ends behind the answer before", |h, _| h.previous_write = at(15), ORDINARY);
+    check(
+        "pipelined, last byte unknown",
+        |h, _| (h.previous_write, h.head_readable) = (at(25), MonoNs(0)),
+        &but(&[(ClientSend, 0), (PipelineWait, 15), (ReadWait, 5)]),
+    );
     check(
         "no mark at all: starts with the first read",
         |h, _| {
@@ -458,7 +468,7 @@ fn any_head() -> impl Strategy<Value = Head> {
             accepted: MonoNs(t[2]),
             head_readable: MonoNs(t[3]),
             head_read: MonoNs(t[4]),
-            previous_written: MonoNs(t[5]),
+            previous_write: MonoNs(t[5]),
             upstream_wanted: MonoNs(t[6]),
             head_written: MonoNs(t[7]),
             ended: MonoNs(t[8]),
