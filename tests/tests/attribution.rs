@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "all of this file is a test")]
 
+#[path = "attribution/far.rs"]
+mod far;
 #[path = "attribution/pipelined.rs"]
 mod pipelined;
 #[path = "attribution/tls.rs"]

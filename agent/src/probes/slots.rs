@@ -621,6 +621,38 @@ mod tests {
     }
 
     #[test]
+    fn offsets_that_32_bits_cannot_count_are_what_they_are() {
+        // Each has the same lower half as another.
+        const WRAP: u64 = 1 << 32;
+        let ends = [10, WRAP, WRAP + 10, WRAP + 20, 2 * WRAP + 10];
+        let slot = slot(&ends);
+        let trail = trail(&ends, &ends);
+        let at = |end: u64| MonoNs(1000 + end);
+        for (offset, beyond, since) in [
+            (9, Some(10), None),
+            (10, Some(WRAP), Some(10)),
+            (WRAP - 1, Some(WRAP), Some(10)),
+            (WRAP, Some(WRAP + 10), Some(WRAP)),
+            (WRAP + 10, Some(WRAP + 20), Some(WRAP + 10)),
+            (2 * WRAP, Some(2 * WRAP + 10), Some(WRAP + 20)),
+            (2 * WRAP + 10, None, Some(2 * WRAP + 10)),
+        ] {
+            let expected = beyond.map(at).ok_or(Missing::UNSEEN);
+            assert_eq!((slot.readable_at(offset), trail.taken_at(offset)), (expected, expected), "{offset}");
+            assert_eq!(trail.sent_at(offset), since.map(at).ok_or(Missing::UNSEEN), "{offset}");
+            assert_eq!(trail.held_until(offset, MonoNs(0)), since.map(at), "{offset}");
+        }
+        check(&slot, WRAP..WRAP + 20, 1010 + WRAP, 1020 + WRAP, Missing::NOTHING);
+        // The latch was armed there, and a burst follows.
+        (3..=40).for_each(|mark| record(&slot, 2 * WRAP + mark * 10, mark));
+        check(&slot, WRAP + 20..WRAP + 21, 0, 0, Missing::OVERWRITTEN);
+        let far = SharedSlot { arm_offset: AtomicU64::new(WRAP + 20), ..SharedSlot::default() };
+        (1..=40).for_each(|mark| record(&far, WRAP + mark * 20, mark));
+        check(&far, WRAP + 20..WRAP + 21, 2, 2, Missing::NOTHING);
+        check(&far, 20..21, 0, 0, Missing::OVERWRITTEN);
+    }
+
+    #[test]
     fn a_connection_older_than_the_watch_has_gaps() {
         let slot = slot(&[10]);
         slot.established_ns.store(5, Ordering::Relaxed);
