@@ -25,6 +25,8 @@ use self::load::Programs;
 
 pub use self::log::ProbeLog;
 pub use self::plan::{Probe, Reason, Row, Set};
+#[cfg(test)]
+pub(crate) use self::slots::Written;
 pub use self::tcp_info::TcpInfo;
 pub use self::watch::{Counters, Events, Observer, Watch};
 use crate::config::model;

@@ -3,6 +3,9 @@
 //! decided elsewhere.
 #![expect(unsafe_code, reason = "the mapping is memory that the kernel writes")]
 
+#[cfg(test)]
+mod written;
+
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -14,6 +17,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Marks, Missing};
 
+#[cfg(test)]
+pub(crate) use self::written::Written;
 use crate::merge::late::RoundTrip;
 
 const RING: u64 = MARKS as u64;
@@ -355,7 +360,7 @@ impl SharedTrail {
             .filter_map(|sequence| self.resent.get(usize::try_from(sequence).ok()? % RESENT))
             .filter(|resent| {
                 let (start, end) = (resent.start.load(Ordering::Relaxed), resent.end.load(Ordering::Relaxed));
-                start < bytes.end && end > bytes.start
+                start.max(bytes.start) < end.min(bytes.end)
             })
             .fold(0_u64, |sum, resent| sum.saturating_add(resent.count.load(Ordering::Relaxed)));
         u32::try_from(counts).unwrap_or(u32::MAX)
@@ -600,6 +605,7 @@ mod tests {
         }
         trail.resent_head.store(3, Ordering::Relaxed);
         assert_eq!((trail.resent(&(0..10)), trail.resent(&(0..11)), trail.resent(&(20..30))), (5, 7, 0));
+        assert_eq!(trail.resent(&(15..15)), 0, "who has no bytes has none that were sent again");
     }
 
     #[test]

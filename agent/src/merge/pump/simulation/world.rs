@@ -1,18 +1,21 @@
 //! A small world of connections: which byte is whose, what the kernel saw and when, and the record of each request. What is
-//! true of a request is read from its bytes one by one, what the pump is told from the ranges that it asks for.
+//! true of a request is read from its bytes one by one, what the pump is told by the agent's own reading of the kernel's rings,
+//! from the ranges that it asks for.
 
 use std::collections::HashSet;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::rc::Rc;
 
+use abi::{MARKS, STALLS};
 use fastrand::Rng;
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Missing, Token};
-use wayspan_proxy::record::{Attempt, BodyClock, End, ErrorKind, Head, Method, Texts, encode};
+use wayspan_proxy::record::{Attempt, BodyClock, End, ErrorKind, Head, Method, Previous, Texts, encode};
 use wayspan_proxy::sampling::Reason;
 use wayspan_proxy::trace_context::{SpanId, TraceId};
 
 use crate::merge::late::{Ask, Facts, Late};
+use crate::probes::Written;
 
 pub(super) const MS: u64 = 1_000_000;
 const T0: u64 = 1_000_000 * MS;
@@ -29,6 +32,8 @@ struct Trail {
     /// When, acknowledged up to here, and left up to here by then.
     acks: Vec<(MonoNs, u64, u64)>,
     resent: Vec<(MonoNs, Range<u64>)>,
+    /// When, from which byte that could not leave to which, and for how many nanoseconds.
+    stalls: Vec<(MonoNs, RangeInclusive<u64>, u64)>,
     handshake_rtt_us: u32,
     handshake_resent_ns: u64,
 }
@@ -39,6 +44,11 @@ pub(super) struct Request {
     pub(super) sampled: bool,
     pub(super) ended: MonoNs,
     pub(super) bytes: Vec<u8>,
+    /// What its record says of the response before it.
+    previous: Previous,
+    begun: MonoNs,
+    head: Head,
+    attempts: Vec<Attempt>,
     client: usize,
     /// The last attempt's connection, as index of both its ends.
     upstream: Option<usize>,
@@ -80,9 +90,21 @@ impl Trail {
     /// Some of the bytes are sent again, and taken, in the time after they were sent.
     fn happen(&mut self, random: &mut Rng, from: MonoNs) {
         let end = self.owners.len();
+        if end == 0 {
+            return;
+        }
+        let some = |random: &mut Rng| {
+            let (a, b) = (random.usize(..end), random.usize(..end));
+            offset(a.min(b))..=offset(a.max(b))
+        };
         for _ in 0..random.usize(..4) {
-            let (a, b) = (random.usize(..=end), random.usize(..=end));
-            self.resent.push((later(random, from, 300), offset(a.min(b))..offset(a.max(b))));
+            let bytes = some(random);
+            self.resent.push((later(random, from, 300), *bytes.start()..bytes.end() + 1));
+        }
+        let mut at = from;
+        for _ in 0..random.usize(..STALLS + 3) {
+            at = later(random, at, 100);
+            self.stalls.push((at, some(random), random.u64(1..MS)));
         }
         let (mut at, mut acked, mut left) = (from, 0, 0);
         while acked < end && random.u8(..8) != 0 {
@@ -103,12 +125,36 @@ impl Trail {
         u32::try_from(hits.count()).unwrap()
     }
 
-    /// When the byte was acknowledged, and until when it had been kept from leaving.
+    /// When the byte was acknowledged, and until when it had been kept from leaving, as far as that is kept: the newest are.
     fn taken(&self, now: MonoNs, last: u64, ended: MonoNs) -> (MonoNs, MonoNs) {
-        let mut by_now = self.acks.iter().filter(|(at, _, _)| *at <= now);
-        let acked = by_now.clone().find(|(_, acked, _)| *acked > last).map(|(at, _, _)| *at);
-        let left = by_now.rfind(|(at, _, left)| *at >= ended && *left <= last).map(|(at, _, _)| *at);
-        (acked.unwrap_or_default(), left.unwrap_or_default())
+        let by_now: Vec<_> = self.acks.iter().filter(|(at, _, _)| *at <= now).collect();
+        let acked = by_now.iter().position(|(_, acked, _)| *acked > last);
+        // The one before it says that it is the first, and one of all may be under the pen.
+        let kept = acked.filter(|index| by_now.len() - index.saturating_sub(1) < MARKS);
+        let mut newest = by_now.iter().rev().take(MARKS - 1);
+        let left = newest.find(|(at, _, left)| *at >= ended && *left <= last);
+        (kept.map_or(MonoNs::UNKNOWN, |index| by_now[index].0), left.map_or(MonoNs::UNKNOWN, |(at, _, _)| *at))
+    }
+
+    /// For how long bytes that are counted, and no others, have waited by now; of the newest times.
+    fn stalled_ns(&self, now: MonoNs, counts: impl Fn(u64) -> bool) -> u64 {
+        let newest = self.stalls.iter().rev().filter(|(at, _, _)| *at <= now).take(STALLS);
+        newest.filter(|(_, bytes, _)| bytes.clone().all(&counts)).map(|(_, _, ns)| ns).sum()
+    }
+
+    /// What the kernel has written by now.
+    fn written(&self, now: MonoNs) -> Written {
+        let written = Written::default();
+        for (at, acked, left) in self.acks.iter().filter(|(at, _, _)| *at <= now) {
+            written.on_acknowledged(*at, *acked, *left);
+        }
+        for (_, bytes) in self.resent.iter().filter(|(at, _)| *at <= now) {
+            written.on_resent(bytes);
+        }
+        for (_, bytes, ns) in self.stalls.iter().filter(|(at, _, _)| *at <= now) {
+            written.on_stalled(*bytes.start(), *bytes.end(), *ns);
+        }
+        written
     }
 
     fn owned_by(&self, request: usize) -> impl Fn(u64) -> bool {
@@ -146,20 +192,55 @@ impl World {
         for trail in world.clients.iter_mut().chain(&mut world.upstreams).chain(&mut world.backends) {
             trail.happen(random, MonoNs(T0));
         }
+        for id in 0..world.requests.len() {
+            world.leave_record(id);
+        }
         world
+    }
+
+    /// What the proxy leaves of a request, and of the response before it by what the kernel has of it when the request comes.
+    fn leave_record(&mut self, id: usize) {
+        if let Some(before) = self.before(id).filter(|_| self.waits) {
+            let client = &self.clients[before.client];
+            let (begun, end) = (self.requests[id].begun, before.head.response_end);
+            if before.ended <= begun && begun < client.gone && end > before.head.response_start {
+                let (acked, left) = client.written(begun).acknowledged(end - 1, before.ended);
+                self.requests[id].previous =
+                    Previous { end, acked: acked.unwrap_or_default(), left: left.unwrap_or_default() };
+            }
+        }
+        let request = &mut self.requests[id];
+        request.head.previous = request.previous;
+        let texts = Texts { path: "/x", ..Texts::default() };
+        encode(&mut request.bytes, &request.head, &request.attempts, &texts, [], []);
+    }
+
+    /// The request before it on its connection.
+    fn before(&self, id: usize) -> Option<&Request> {
+        let before = self.requests.get(id.checked_sub(1)?)?;
+        (before.client == self.requests[id].client).then_some(before)
+    }
+
+    /// Who tells when a response was acknowledged, and what: the next request on its connection.
+    pub(super) fn told(&self, id: usize) -> Option<(usize, Previous)> {
+        let next = self.requests.get(id + 1).filter(|next| next.client == self.requests[id].client)?;
+        (next.previous.acked != MonoNs::UNKNOWN).then_some((id + 1, next.previous))
     }
 
     /// Requests of one client, one after the other or pipelined.
     fn connection(&mut self, random: &mut Rng, client: usize) {
         let worker = random.usize(..self.workers);
         let mut at = later(random, MonoNs(T0), 50);
+        // Many small acknowledgements push those of the first responses out.
+        let most = if random.bool() { 7 } else { 30 };
         for index in 0..random.u32(1..=5) {
+            let begun = at;
             let id = self.requests.len();
             if random.u8(..6) == 0 {
                 // An interim response's bytes are nobody's.
                 self.clients[client].send(None, random.usize(1..4));
             }
-            let response = self.clients[client].send(Some(id), random.usize(..7));
+            let response = self.clients[client].send(Some(id), random.usize(..most));
             let (attempts, upstream) = self.attempts(random, id, at);
             let mut head = head(random, id, &attempts, at);
             at = head.ended;
@@ -170,10 +251,10 @@ impl World {
                 // Pipelined: the next one came while this was served.
                 at = MonoNs(at.0 - random.u64(..MS));
             }
-            let mut bytes = Vec::new();
-            encode(&mut bytes, &head, &attempts, &Texts { path: "/x", ..Texts::default() }, [], []);
             let (sampled, ended) = (head.sampled, head.ended);
-            self.requests.push(Request { worker, sampled, ended, bytes, client, upstream });
+            let (bytes, previous) = (Vec::new(), Previous::default());
+            let request = Request { worker, sampled, ended, bytes, previous, begun, head, attempts, client, upstream };
+            self.requests.push(request);
         }
     }
 
@@ -209,6 +290,7 @@ impl World {
             late.handshake_rtt_us = client.handshake_rtt_us;
             late.handshake_resent_ns = client.handshake_resent_ns;
             late.client_resent = client.resent(now, client.owned_by(id));
+            late.client_stalled_ns = client.stalled_ns(now, client.owned_by(id));
             let last = client.owners.iter().rposition(|owner| *owner == Some(id)).map(offset);
             if let Some(last) = last.filter(|_| self.waits) {
                 (late.acked, late.left) = client.taken(now, last, request.ended);
@@ -219,6 +301,7 @@ impl World {
             let (ours, theirs) = (&self.upstreams[upstream], &self.backends[upstream]);
             if now < ours.gone {
                 late.upstream_resent = ours.resent(now, ours.owned_by(id));
+                late.upstream_stalled_ns = ours.stalled_ns(now, ours.owned_by(id));
             }
             if now < ours.gone.min(theirs.gone) {
                 late.backend_resent = theirs.resent(now, theirs.owned_by(id));
@@ -238,6 +321,20 @@ impl World {
         });
         u32::try_from(segments.sum::<usize>()).unwrap()
     }
+
+    /// For how long windows have been shut by now for bytes that are all of one sampled request.
+    pub(super) fn client_stalled_ns(&self, now: MonoNs) -> u64 {
+        let is_ones = |trail: &Trail, bytes: &RangeInclusive<u64>| {
+            let owners: HashSet<_> = bytes.clone().map(|byte| trail.owners[usize::try_from(byte).unwrap()]).collect();
+            owners.len() == 1 && owners.into_iter().flatten().any(|id| self.requests[id].sampled)
+        };
+        let trails = self.clients.iter().filter(|trail| now < trail.gone);
+        let of_trail = |trail: &Trail| -> u64 {
+            let newest = trail.stalls.iter().rev().filter(|(at, _, _)| *at <= now).take(STALLS);
+            newest.filter(|(_, bytes, _)| is_ones(trail, bytes)).map(|(_, _, ns)| ns).sum()
+        };
+        trails.map(of_trail).sum()
+    }
 }
 
 impl Facts for Kernel {
@@ -251,17 +348,22 @@ impl Facts for Kernel {
         if let Some(client) = world.clients.iter().find(|client| client.is(ask.client, now)) {
             late.handshake_rtt_us = client.handshake_rtt_us;
             late.handshake_resent_ns = client.handshake_resent_ns;
-            late.client_resent = client.resent(now, |byte| ask.response.contains(&byte));
+            let written = client.written(now);
+            late.client_resent = written.resent(&ask.response);
+            late.client_stalled_ns = written.stalled_ns(&ask.response);
             if world.waits && !ask.response.is_empty() {
-                (late.acked, late.left) = client.taken(now, ask.response.end - 1, ask.ended);
-                late.may_come = late.acked == MonoNs::UNKNOWN;
+                let (acked, left) = written.acknowledged(ask.response.end - 1, ask.ended);
+                (late.acked, late.left) = (acked.unwrap_or_default(), left.unwrap_or_default());
+                late.may_come = acked.is_none();
             }
         }
         for (ours, theirs) in world.upstreams.iter().zip(&world.backends) {
             if ours.is(ask.upstream, now) {
-                late.upstream_resent = ours.resent(now, |byte| ask.request.contains(&byte));
+                let written = ours.written(now);
+                late.upstream_resent = written.resent(&ask.request);
+                late.upstream_stalled_ns = written.stalled_ns(&ask.request);
                 if now < theirs.gone {
-                    late.backend_resent = theirs.resent(now, |byte| ask.answer.contains(&byte));
+                    late.backend_resent = theirs.written(now).resent(&ask.answer);
                 }
             }
         }

@@ -1,0 +1,63 @@
+//! A trail as the kernel's programs write it, for tests of those who go by what is read from it.
+
+use super::*;
+
+/// Written like `agent-ebpf` does, read like everywhere.
+#[derive(Debug, Default)]
+pub(crate) struct Written(SharedTrail);
+
+impl Written {
+    /// The client has acknowledged what lies before `end`, when what lies before `left` had left for it.
+    pub(crate) fn on_acknowledged(&self, at: MonoNs, end: u64, left: u64) {
+        for (head, ring, offset) in [(&self.0.sent_head, &self.0.sent, left), (&self.0.taken_head, &self.0.taken, end)]
+        {
+            let sequence = head.fetch_add(1, Ordering::Relaxed);
+            let mark = &ring[usize::try_from(sequence % RING).unwrap()];
+            mark.end.store(offset, Ordering::Relaxed);
+            mark.at_ns.store(at.0, Ordering::Relaxed);
+        }
+    }
+
+    /// A segment was sent again: one more time, where it is the newest already.
+    pub(crate) fn on_resent(&self, bytes: &Range<u64>) {
+        let head = self.0.resent_head.load(Ordering::Relaxed);
+        let segment = |sequence: u64| &self.0.resent[usize::try_from(sequence).unwrap() % RESENT];
+        if let Some(newest) = head.checked_sub(1).map(segment)
+            && newest.start.load(Ordering::Relaxed) == bytes.start
+            && newest.end.load(Ordering::Relaxed) == bytes.end
+        {
+            newest.count.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        for (word, value) in
+            [(&segment(head).start, bytes.start), (&segment(head).end, bytes.end), (&segment(head).count, 1)]
+        {
+            word.store(value, Ordering::Relaxed);
+        }
+        self.0.resent_head.store(head + 1, Ordering::Relaxed);
+    }
+
+    /// The byte at `first`, and those up to the one at `last`, have waited for the window.
+    pub(crate) fn on_stalled(&self, first: u64, last: u64, ns: u64) {
+        let sequence = self.0.stall_head.fetch_add(1, Ordering::Relaxed);
+        let stall = &self.0.stalls[usize::try_from(sequence).unwrap() % STALLS];
+        for (word, value) in [(&stall.first, first), (&stall.last, last), (&stall.lasted_ns, ns)] {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// When this byte was acknowledged, as far as that is known, and until when it had been kept from leaving.
+    pub(crate) fn acknowledged(&self, last: u64, ended: MonoNs) -> (Option<MonoNs>, Option<MonoNs>) {
+        (self.0.taken_at(last).ok(), self.0.held_until(last, ended))
+    }
+
+    /// See [`SharedTrail::resent`].
+    pub(crate) fn resent(&self, bytes: &Range<u64>) -> u32 {
+        self.0.resent(bytes)
+    }
+
+    /// See [`SharedTrail::stalled_ns`].
+    pub(crate) fn stalled_ns(&self, bytes: &Range<u64>) -> u64 {
+        self.0.stalled_ns(bytes)
+    }
+}
