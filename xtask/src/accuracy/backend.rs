@@ -143,6 +143,9 @@ fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Optio
             ledger.unsure(id, index, 0, again_ns);
         }
         is_first = false;
+        if is_silent(stream, &running, id, had_ns)? {
+            return Ok(());
+        }
         let holds = hold(&running, id, had_ns);
         let first = running.response.get_or_init(|| first_bytes(&running.row.shape));
         let worked = running.pause(How::BackendCode, id, had_ns);
@@ -168,9 +171,30 @@ fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Optio
     }
 }
 
-/// Keeps a request that holds the connection for another, for that one's delay.
+/// Leaves a request unanswered where the row wants that, until its connection ends.
+fn is_silent(stream: &TcpStream, running: &Running, id: u64, had_ns: u64) -> Result<bool> {
+    let (gone, silent) = (running.chosen(How::ClientGone, id), running.chosen(How::BackendSilent, id));
+    let ledger = &running.ledger;
+    if gone.or(silent).is_none() {
+        return Ok(false);
+    }
+    ledger.deliver(id, had_ns);
+    readable(stream)?;
+    let over_ns = now_ns();
+    if let Some((index, _)) = silent {
+        ledger.add(id, index, true, had_ns, over_ns);
+    }
+    if let Some((index, _)) = gone {
+        // The agent heard of it at some time in between.
+        let gone_ns = ledger.ended(id, index).context("the connection ended before its client had gone")?;
+        ledger.unsure(id, index, 0, over_ns.saturating_sub(gone_ns));
+    }
+    Ok(true)
+}
+
+/// Keeps a request that holds the connection, or its client's next one, for another, for that one's delay.
 fn hold(running: &Running, id: u64, had_ns: u64) -> Option<usize> {
-    let index = running.index(How::Capped)?;
+    let index = running.index(How::Capped).or_else(|| running.index(How::Pipelined))?;
     let delay = running.delay(index, id.checked_sub(HOLDS)?)?;
     running.ledger.deliver(id, had_ns);
     std::thread::sleep(delay);

@@ -116,6 +116,9 @@ impl Client<'_> {
             Life::Fresh => self.open.extend(self.connection.take()),
             Life::Short => self.connection = None,
         }
+        if self.gives_up(id)? {
+            return Ok(());
+        }
         let (agent, ledger) = (self.stage.agent()?, &running.ledger);
         let before = agent.workers.account();
         let mut intended_ns = 0;
@@ -161,7 +164,7 @@ impl Client<'_> {
             ledger.add(id, index, true, sent_ns, freed_ns);
             ledger.noise(id, agent.workers.account().since(before).busy_ns());
             return received;
-        } else {
+        } else if !self.pipeline(id)? {
             self.send(id)?;
         }
         let received = self.receive(id);
@@ -206,14 +209,44 @@ impl Client<'_> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(format!("GET /r/{} HTTP/1.1\r\nhost: {}\r\n\r\n", HOLDS + id, self.asked.host).as_bytes())?;
-        let until_ns = now_ns() + u64::try_from(PATIENCE.as_nanos())?;
-        while self.running.ledger.delivered(HOLDS + id).is_none() {
-            if now_ns() > until_ns {
-                bail!("the connection is not held");
-            }
-            std::thread::sleep(LOOK);
-        }
+        awaited("the connection is not held", || self.running.ledger.delivered(HOLDS + id))?;
         Ok(Some((index, stream)))
+    }
+
+    /// Goes away while the backend works, where the row wants that.
+    fn gives_up(&mut self, id: u64) -> Result<bool> {
+        let Some((index, delay)) = self.running.chosen(How::ClientGone, id) else { return Ok(false) };
+        let (workers, ledger) = (&self.stage.agent()?.workers, &self.running.ledger);
+        let before = workers.account();
+        self.send(id)?;
+        let had_ns = awaited("the backend has not got it", || ledger.delivered(id))?;
+        std::thread::sleep(delay);
+        ledger.add(id, index, true, had_ns, now_ns());
+        self.connection = None;
+        workers.settle()?;
+        ledger.noise(id, workers.account().since(before).busy_ns());
+        Ok(true)
+    }
+
+    /// Sends another request and the begin of this one's head, and the rest when the other is with the backend, where the row
+    /// wants that; reads the other's response.
+    fn pipeline(&mut self, id: u64) -> Result<bool> {
+        let Some((index, _)) = self.running.chosen(How::Pipelined, id) else { return Ok(false) };
+        let (ledger, host) = (&self.running.ledger, self.asked.host);
+        let mut stream = self.connection(id)?;
+        let other = format!("GET /r/{} HTTP/1.1\r\nhost: {host}\r\n\r\n", HOLDS + id);
+        stream.write_all(format!("{other}GET /r/{id} HTTP/1.1\r\n").as_bytes())?;
+        awaited("the backend has not got the one before", || ledger.delivered(HOLDS + id))?;
+        let sending_ns = now_ns();
+        stream.write_all(format!("host: {host}\r\n\r\n").as_bytes())?;
+        let sent_ns = now_ns();
+        read_one(stream)?;
+        let read_ns = now_ns();
+        let written_ns = awaited("the one before is not answered", || ledger.ended(HOLDS + id, index))?;
+        ledger.add(id, index, true, sent_ns, written_ns);
+        // The agent's write was at some time before it was here.
+        ledger.unsure(id, index, 0, sent_ns - sending_ns + read_ns.saturating_sub(written_ns));
+        Ok(true)
     }
 
     /// Lets a crowd come or go where the row wants one; its injection, and whether it is here.
@@ -287,10 +320,49 @@ impl Client<'_> {
         if close {
             self.connection = None;
         }
-        if status != 200 {
+        let expected = if running.chosen(How::BackendSilent, id).is_some() { 504 } else { 200 };
+        if status != expected {
             bail!("status {status}");
         }
         Ok(())
+    }
+}
+
+/// Waits for what another thread finds out.
+fn awaited<T>(otherwise: &'static str, known: impl Fn() -> Option<T>) -> Result<T> {
+    let until_ns = now_ns() + u64::try_from(PATIENCE.as_nanos())?;
+    loop {
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        if now_ns() > until_ns {
+            bail!("{otherwise}");
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Reads one small response, and nothing of what may come behind it.
+fn read_one(mut stream: &TcpStream) -> Result<()> {
+    let mut buffer = vec![0; 4 << 10];
+    let mut seen = 0;
+    loop {
+        let length = stream.peek(&mut buffer)?;
+        let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).to_ascii_lowercase();
+        let field = text.split_once("\r\n\r\n").and_then(|(head, _)| {
+            let field = head.lines().find_map(|line| line.strip_prefix("content-length:"))?;
+            Some(head.len() + 4 + field.trim().parse::<usize>().ok()?)
+        });
+        if let Some(whole) = field.filter(|whole| *whole <= length) {
+            return Ok(stream.read_exact(buffer.get_mut(..whole).unwrap_or_default())?);
+        }
+        if length == seen {
+            std::thread::sleep(LOOK);
+        }
+        if length == 0 {
+            bail!("the connection ended before a response");
+        }
+        seen = length;
     }
 }
 

@@ -113,6 +113,12 @@ pub(super) enum How {
     BackendChunks,
     /// The backend closes a reused connection without an answer, after that long.
     BackendReset,
+    /// The backend has read a request and does not answer it.
+    BackendSilent,
+    /// The client goes away while the backend works.
+    ClientGone,
+    /// The client sends the end of its head while the response before it is made.
+    Pipelined,
     /// The client pauses within its greeting of TLS.
     ClientHello,
     /// The service that a middleware asks pauses before its answer.
@@ -189,6 +195,8 @@ pub(super) struct Shape {
     pub(super) asks: bool,
     /// There is one connection to the backend at most.
     pub(super) capped: bool,
+    /// A response has to begin within a time.
+    pub(super) limited: bool,
     /// The head comes in two segments.
     pub(super) split_head: bool,
     /// Bytes of the request's body, in so many parts.
@@ -218,6 +226,7 @@ impl Shape {
         late_acceptor: false,
         asks: false,
         capped: false,
+        limited: false,
         split_head: false,
         upload: (0, 1),
         download: (100, 1),
@@ -282,7 +291,7 @@ pub(super) struct Row {
 /// Requests with this number or a higher one are not judged.
 pub(super) const JUDGED_MAX: u64 = 1 << 40;
 
-/// The request that holds the connection for another has that one's number and this more.
+/// The request that holds the connection, or keeps its client's next one waiting, for another has that one's number and this more.
 pub(super) const HOLDS: u64 = JUDGED_MAX << 1;
 
 /// A row under way: what its injectors share.

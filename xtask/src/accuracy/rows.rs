@@ -125,6 +125,12 @@ fn backend() -> Vec<Row> {
             },
             one(How::BackendReset, USUAL_US, phase("retry_wait")),
         ),
+        long(row(
+            "backend: answers never",
+            "the backend reads a request and keeps silent until responseHeaderTimeout has ended it",
+            Shape { limited: true, lanes: 4, ..Shape::SMALL },
+            one(How::BackendSilent, (100_000, 350_000), phase("backend_app")),
+        )),
     ]
 }
 
@@ -209,6 +215,18 @@ fn client() -> Vec<Row> {
             one(How::ClientBody, USUAL_US, phase("client_body")),
         ),
         row("client: reads slowly", UNREAD, unread(), one(How::ClientRead, USUAL_US, phase("client_drain"))),
+        row(
+            "client: gives up while the backend works",
+            "the client closes its connection while the backend has its request and does not answer",
+            MIXED,
+            one(How::ClientGone, USUAL_US, phase("backend_app")),
+        ),
+        row(
+            "client: pipelines, the second request waits for the first",
+            "the client sends the end of its head while the backend works on the request before it",
+            Shape::SMALL,
+            one(How::Pipelined, USUAL_US, phase("pipeline_wait")),
+        ),
     ]
 }
 

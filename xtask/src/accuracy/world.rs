@@ -104,6 +104,7 @@ impl World {
         let host = match (shape.backend, shape.late_acceptor) {
             _ if shape.asks => "asking.test",
             _ if shape.capped => "capped.test",
+            _ if shape.limited => "limited.test",
             (_, true) => "late.test",
             (Route::Direct, false) => "direct.test",
             (Route::Relayed, false) => "relayed.test",
@@ -122,6 +123,7 @@ impl World {
             ("late", at(relayed, late)?, "", ""),
             ("asking", at(direct, prompt)?, ", middlewares: [ask]", ""),
             ("capped", at(direct, prompt)?, "", ", serversTransport: one"),
+            ("limited", at(direct, prompt)?, "", ", serversTransport: limited"),
         ];
         let routers = servers.map(|(name, _, with, _)| {
             format!("    {name}: {{rule: \"Host(`{name}.test`)\", service: {name}{with}}}\n")
@@ -131,7 +133,7 @@ impl World {
         });
         let ask = format!(
             "  middlewares:\n    ask: {{forwardAuth: {{address: \"http://{}\"}}}}\n  serversTransports:\n    \
-             one: {{maxConnsPerHost: 1}}\n",
+             one: {{maxConnsPerHost: 1}}\n    limited: {{forwardingTimeouts: {{responseHeaderTimeout: 100ms}}}}\n",
             at(direct, called)?
         );
         let probes = match kind {
