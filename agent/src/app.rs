@@ -18,9 +18,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::ring::RecordReader;
-use wayspan_proxy::sampling::Policy;
 use wayspan_proxy::server::{ListenFault, Proxy, Settings};
+use wayspan_proxy::{ring::RecordReader, sampling::Policy};
 
 use self::cluster::Cluster;
 use self::handover::{ApiSocket, Way};
@@ -33,7 +32,7 @@ use crate::export::resource::{HostFacts, OwnPod, Resource};
 use crate::export::sender::Exporter;
 use crate::export::writer::SpanWriter;
 use crate::kube::pods::{self, Pods};
-use crate::kube::watch::Health;
+use crate::kube::{client::Shared, watch::Health};
 use crate::merge::phase::Attributed;
 use crate::merge::pump::{self, Pump, PumpCounts, Sink};
 use crate::metrics::{self, PhaseReader, PhaseWriter};
@@ -236,8 +235,8 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let mut tasks = JoinSet::new();
     let probes = load_probes(&fixed, &mut tasks)?;
     let share = fixed.tracing.as_ref().map_or(0.0, |tracing| tracing.sample_rate);
-    let policy = Arc::new(ArcSwap::from_pointee(Policy::ratio(share)));
-    let (pods, own) = pods::start(&fixed, variable, &mut tasks).await;
+    let (policy, client) = (Arc::new(ArcSwap::from_pointee(Policy::ratio(share))), Shared::default());
+    let (pods, own) = pods::start(&fixed, variable, &client, &mut tasks).await;
     let mut traces = Traces::start(&fixed, &own, &policy)?;
     let (mut proxy, readers) =
         Proxy::start(&settings(&fixed), probes.observer(), policy).context("starting the workers")?;
@@ -277,7 +276,7 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let (mut resolver, resolving) = Resolver::new();
     tasks.spawn(resolving);
     let around = cluster::around(&reloader.config().dynamic, api, &[]);
-    let mut cluster = Cluster::start(&fixed, around, meters.watches.clone(), &mut tasks).await?;
+    let mut cluster = Cluster::start(&fixed, &client, around, meters.watches.clone(), &mut tasks).await?;
     resolver.want(names(&cluster.merged(&reloader.config().dynamic)));
     resolver.settle(NAMES_PATIENCE).await;
     let (registry, unopened) = (Registry::default(), Vec::new());

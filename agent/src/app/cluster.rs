@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::config::Fault;
 use crate::config::model::{Dynamic, Service, Static};
-use crate::kube::client::connect;
+use crate::kube::client::Shared;
 use crate::kube::parts::Parts;
 use crate::kube::provider::{Provider, Who};
 use crate::kube::translate::Around;
@@ -50,12 +50,13 @@ impl Cluster {
     /// Starts them and waits a little for what there is.
     pub(super) async fn start(
         fixed: &Static,
+        client: &Shared,
         around: Around,
         health: Option<Arc<Health>>,
         tasks: &mut JoinSet<()>,
     ) -> Result<Self> {
         let Some((settings, health)) = fixed.kubernetes.as_ref().zip(health) else { return Ok(Self::default()) };
-        let client = connect(&settings.connection()).await.context("providers: Kubernetes")?;
+        let client = client.get(&settings.connection()).await.context("providers: Kubernetes")?;
         let namespace = client.default_namespace().to_owned();
         let (mut provider, task) = Provider::new(settings.clone(), client, node_name(), who(namespace), around, health);
         tasks.spawn(task);

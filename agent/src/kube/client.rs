@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kube::client::ClientBuilder;
 use kube::{Client, Config};
+use tokio::sync::OnceCell;
 use wayspan_proxy::clock::MonoNs;
 
 /// Connecting to a server that is gone must not hold a watch up for longer than its own back-off does.
@@ -61,6 +62,28 @@ pub async fn connect(connection: &Connection) -> Result<Client, ConnectError> {
     Ok(builder.build())
 }
 
+/// One client for all who ask: made for the first of them.
+#[derive(Default)]
+pub struct Shared {
+    client: OnceCell<Client>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("is_made", &self.client.initialized()).finish()
+    }
+}
+
+impl Shared {
+    /// The client.
+    ///
+    /// # Errors
+    /// As [`connect`]; then the next who asks tries again.
+    pub async fn get(&self, connection: &Connection) -> Result<Client, ConnectError> {
+        self.client.get_or_try_init(|| connect(connection)).await.cloned()
+    }
+}
+
 /// Spreads requests of one kind: so many at once, then so many a second. Traefik's figures for status writes, which a
 /// cluster of a thousand routes needs and an API server bears.
 #[derive(Debug)]
@@ -86,6 +109,31 @@ impl Pace {
         self.full_at = MonoNs(self.full_at.0.max(now.0).saturating_add(interval));
         Duration::from_nanos(self.full_at.0.saturating_sub(now.0).saturating_sub(reserve))
     }
+}
+
+/// Why the API server did not do something: in its own words, where it has any.
+#[must_use]
+pub fn reason(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        error => causes(error),
+    }
+}
+
+/// An error with all that lies behind it.
+#[must_use]
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        // Many repeat their cause's words.
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]

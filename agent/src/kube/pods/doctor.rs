@@ -9,8 +9,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use serde::Serialize;
 
-use super::watch::causes;
-use crate::kube::client::{self, ConnectError, Connection};
+use crate::kube::client::{self, ConnectError, Connection, causes};
 
 /// For each question.
 const PATIENCE: Duration = Duration::from_secs(5);

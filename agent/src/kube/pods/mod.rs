@@ -26,7 +26,7 @@ use wayspan_proxy::record::{Attempt, Head};
 use self::cache::{Cache, Change, Found};
 use crate::config::model::{Kubernetes, Metadata, Static, Switch};
 use crate::export::resource::OwnPod;
-use crate::kube::client;
+use crate::kube::client::{Shared, causes};
 
 /// Changes on their way to the merge. Beyond, the watch waits, and with it the API's answer.
 const CHANGES_MAX: usize = 1024;
@@ -136,6 +136,7 @@ const IN_A_POD: &str = "KUBERNETES_SERVICE_HOST";
 pub async fn start(
     fixed: &Static,
     variable: impl Fn(&str) -> Option<String>,
+    client: &Shared,
     tasks: &mut JoinSet<()>,
 ) -> (Pods, OwnPod) {
     let (config, own) = (&fixed.metadata, own::from_environment(&variable));
@@ -148,13 +149,13 @@ pub async fn start(
         Switch::Auto | Switch::On => {}
     }
     let connection = fixed.kubernetes.as_ref().map(Kubernetes::connection).unwrap_or_default();
-    match client::connect(&connection).await {
+    match client.get(&connection).await {
         Ok(client) => {
             let own = own::complete(own, &client).await;
             (Pods::watch(&client, config, tasks), own)
         }
         Err(error) => {
-            warn!(error = watch::causes(&error), "spans name no pods");
+            warn!(error = causes(&error), "spans name no pods");
             (Pods::none(), own)
         }
     }

@@ -22,6 +22,7 @@ use super::{Counts, Told, Watch};
 use crate::config::model::Metadata;
 use crate::export::clock::WallClock;
 use crate::export::peer::Writer;
+use crate::kube::client::causes;
 
 /// A node's zone, in the words of Kubernetes.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -204,19 +205,4 @@ impl Mouth {
         watch.failed.store(at.0, Ordering::Relaxed);
         watch.failure.store(Some(Arc::new(format!("{}: {text}", watch.what))));
     }
-}
-
-/// An error with all that lies behind it.
-pub(super) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        // Many repeat their cause's words.
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = cause.source();
-    }
-    text
 }
