@@ -63,4 +63,6 @@ pub struct ServerNames {
     pub path_prefix: Arc<str>,
     /// Where it was last resolved to.
     pub addresses: Vec<SocketAddr>,
+    /// The Service of Kubernetes that it is one of (`peer.k8s.service.name`).
+    pub service: Option<Arc<str>>,
 }

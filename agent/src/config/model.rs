@@ -186,6 +186,8 @@ pub struct Server {
     pub path_prefix: String,
     /// `weight`, 1 by default.
     pub weight: u32,
+    /// The Service of Kubernetes that it is one of, by its name.
+    pub service: Option<Arc<str>>,
 }
 
 /// `http.middlewares.<name>`.

@@ -469,6 +469,7 @@ impl<'b> Build<'b> {
             port: address.port(),
             path_prefix: String::new(),
             weight: 1,
+            service: None,
         });
         self.service(&Arc::new(model::Service {
             name: API.to_owned(),

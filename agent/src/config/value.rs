@@ -320,6 +320,7 @@ pub(super) fn server(text: &str) -> Result<Server, String> {
         port,
         path_prefix: uri.path().trim_end_matches('/').to_owned(),
         weight: 1,
+        service: None,
     })
 }
 

@@ -16,6 +16,8 @@ const ATTRIBUTES: u8 = length_tag(9);
 const PREFIX: &str = "peer.";
 /// OpenTelemetry has no name for a node's zone in Kubernetes.
 const ZONE: &str = "peer.k8s.zone";
+/// Of the backend, known by its EndpointSlice.
+pub(super) const SERVICE: &str = "peer.k8s.service.name";
 /// Bytes of one value: names and labels are shorter by their own rules, annotations may have 256 KiB.
 const VALUE_MAX: usize = 1024;
 

@@ -374,6 +374,9 @@ impl SpanEncoder {
             let url = cleared(value);
             text::full_url(url, server, request.record.texts.path, query);
             a.text(otel::URL_FULL, url);
+            if let Some(service) = &server.service {
+                a.text(peer::SERVICE, service);
+            }
         }
         self.peer_attributes(a, attempt);
     }

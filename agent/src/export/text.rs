@@ -157,7 +157,7 @@ mod tests {
             ("http://[::1]:81", "[::1]", 81, "", "http://[::1]:81/x?q=REDACTED"),
         ] {
             let (url, host, path_prefix) = (url.into(), host.into(), prefix.into());
-            let server = ServerNames { url, host, port, path_prefix, addresses: Vec::new() };
+            let server = ServerNames { url, host, port, path_prefix, addresses: Vec::new(), service: None };
             let mut out = String::new();
             full_url(&mut out, &server, "/x", "q=REDACTED");
             assert_eq!(out, expected);

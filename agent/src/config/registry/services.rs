@@ -149,6 +149,7 @@ impl Registry {
             port: server.port,
             path_prefix: server.path_prefix.as_str().into(),
             addresses: addresses.clone(),
+            service: server.service.clone(),
         };
         let id = self.servers.named(key, names);
         let last = last(id);

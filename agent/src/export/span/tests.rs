@@ -44,7 +44,7 @@ fn catalog() -> Catalog {
     let internal = RouteNames { internal: true, service: "ping@internal".into(), ..route.clone() };
     let server = |url: &str, host: &str, port, path_prefix: &str| {
         let (url, host, path_prefix) = (url.into(), host.into(), path_prefix.into());
-        ServerNames { url, host, port, path_prefix, addresses: Vec::new() }.into()
+        ServerNames { url, host, port, path_prefix, addresses: Vec::new(), service: Some("shop".into()) }.into()
     };
     Catalog {
         entry_points: [(1, "web".into())].into(),
@@ -447,12 +447,10 @@ impl Reference<'_> {
             if !host.is_empty() {
                 a.push(text("server.address", host));
                 a.push(int("server.port", port));
-                let query = if record.texts.query.is_empty() {
-                    String::new()
-                } else {
-                    format!("?{}", redacted(record.texts.query))
-                };
-                a.push(text("url.full", &format!("{base}{}{query}", record.texts.path)));
+                let query = Some(record.texts.query).filter(|query| !query.is_empty());
+                let query = query.map(|query| format!("?{}", redacted(query))).unwrap_or_default();
+                let url = format!("{base}{}{query}", record.texts.path);
+                a.extend([text("url.full", &url), text("peer.k8s.service.name", "shop")]);
             }
             if attempt.address != NO_ADDRESS {
                 a.push(text("network.peer.address", &attempt.address.ip().to_string()));

@@ -169,7 +169,7 @@ impl<'o> Backends<'o> {
             let host = host.trim_end_matches('.');
             let port = u16::try_from(port.port).ok().filter(|port| *port != 0 && !host.is_empty());
             let port = port.ok_or_else(|| format!("Service {namespace}/{name} names no host and port"))?;
-            return Ok(vec![server(host, port)]);
+            return Ok(vec![server(host, port, &name.into())]);
         }
         let mut ready = BTreeMap::new();
         let mut leaving = BTreeMap::new();
@@ -193,7 +193,8 @@ impl<'o> Backends<'o> {
         }
         let list = if ready.is_empty() { leaving } else { ready };
         let list = self.near(service, list);
-        Ok(list.into_iter().take(SERVERS_MAX).map(|(host, port)| server(host, port)).collect())
+        let name: Arc<str> = name.into();
+        Ok(list.into_iter().take(SERVERS_MAX).map(|(host, port)| server(host, port, &name)).collect())
     }
 
     /// Those that the Service's traffic distribution prefers from here; all where that would leave none.
@@ -258,9 +259,16 @@ fn is_external(service: &Service) -> bool {
     service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName")
 }
 
-fn server(host: &str, port: u16) -> Server {
+fn server(host: &str, port: u16, service: &Arc<str>) -> Server {
     let shown = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    Server { url: format!("http://{shown}:{port}"), host: host.to_owned(), port, path_prefix: String::new(), weight: 1 }
+    Server {
+        url: format!("http://{shown}:{port}"),
+        host: host.to_owned(),
+        port,
+        path_prefix: String::new(),
+        weight: 1,
+        service: Some(Arc::clone(service)),
+    }
 }
 
 /// Groups of servers with the groups' weights as one list: each group gets its share, however many it has. Groups

@@ -376,7 +376,14 @@ fn duration(text: &str) -> Option<Duration> {
 
 /// A server for requests whose backend is nowhere.
 fn nowhere() -> Server {
-    Server { url: "http://".to_owned(), host: String::new(), port: 0, path_prefix: String::new(), weight: 1 }
+    Server {
+        url: "http://".to_owned(),
+        host: String::new(),
+        port: 0,
+        path_prefix: String::new(),
+        weight: 1,
+        service: None,
+    }
 }
 
 /// A parent reference as it was written: that is how its status is found.
