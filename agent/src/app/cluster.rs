@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::config::Fault;
 use crate::config::model::{Dynamic, Service, Static};
 use crate::kube::client::Shared;
-use crate::kube::parts::Parts;
+use crate::kube::parts::{Parts, Problem};
 use crate::kube::provider::{Provider, Who};
 use crate::kube::translate::Around;
 use crate::kube::watch::Health;
@@ -86,8 +86,14 @@ impl Cluster {
         let Some(provider) = &self.provider else { return file.clone() };
         let parts = provider.parts();
         let (dynamic, missing) = parts.merged(file);
-        let missing = missing.into_iter().map(|(router, what)| {
-            Fault::at(Path::new("Kubernetes"), router, 0, format!("{what}; its requests are answered with 500"))
+        let missing = missing.into_iter().filter_map(|(router, what)| {
+            let object = parts.origins.get(&router);
+            let told = |problem: &Problem| Some(&problem.object) == object && problem.message.starts_with(&what);
+            if parts.problems.iter().any(told) {
+                return None;
+            }
+            let origin = object.map_or_else(|| "Kubernetes".to_owned(), ToString::to_string);
+            Some(Fault::at(Path::new(&origin), router, 0, format!("{what}; its requests are answered with 500")))
         });
         let faults: Vec<Fault> = parts.problems.iter().map(|problem| problem.fault()).chain(missing).collect();
         let told: HashSet<String> = self.faults.iter().map(ToString::to_string).collect();

@@ -10,11 +10,14 @@ use serde_json::{Value, json};
 
 use super::objects::Key;
 use crate::config::Fault;
-use crate::config::model::{self, Dynamic, EntryPoint, Middleware, Router, Service};
+use crate::config::model::{self, Dynamic, EntryPoint, Middleware, Router, RouterTls, Service, TlsOptions};
 
 /// Where a router leads whose object cannot be served as it was meant: it answers 500, as the Gateway API asks, instead
 /// of leaving its requests to a wider route that may do without what this one asked for.
 pub const UNUSABLE: &str = "unusable@kubernetes";
+
+/// TLS options of whoever names none.
+const DEFAULT_OPTIONS: &str = "default";
 
 /// An object of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,6 +87,12 @@ pub struct Parts {
     pub statuses: Vec<Arc<Status>>,
     /// Whom a router comes from, by its name.
     pub origins: Arc<BTreeMap<String, Object>>,
+    /// For server names that no certificate is for, where the file has none.
+    pub default_certificate: Option<model::Certificate>,
+    /// Of TLSOption objects.
+    pub tls_options: Vec<TlsOptions>,
+    /// Somebody asks for default options that cannot be had: nobody is to be served by others.
+    pub default_options_lost: bool,
 }
 
 impl Parts {
@@ -96,25 +105,42 @@ impl Parts {
         all.services.extend(self.services.iter().cloned());
         all.middlewares.extend(self.middlewares.iter().cloned());
         all.certificates.extend(self.certificates.iter().map(|one| one.certificate.clone()));
-        let (services, middlewares): (HashSet<&str>, HashSet<&str>) = (
+        all.default_certificate = all.default_certificate.or_else(|| self.default_certificate.clone());
+        let has_default = all.tls_options.iter().any(|one| one.name == DEFAULT_OPTIONS);
+        // Of two defaults the file's counts.
+        let options = self.tls_options.iter().filter(|one| !has_default || one.name != DEFAULT_OPTIONS);
+        all.tls_options.extend(options.cloned());
+        let (services, middlewares, options): (HashSet<&str>, HashSet<&str>, HashSet<&str>) = (
             all.services.iter().map(|one| one.name.as_str()).collect(),
             all.middlewares.iter().map(|one| one.name.as_str()).collect(),
+            all.tls_options.iter().map(|one| one.name.as_str()).collect(),
         );
         let mut missing = Vec::new();
         let routers = self.routers.iter().map(|router| {
             let service = Some(router.service.as_str());
             let service = service.filter(|name| !is_own_answer(name) && !services.contains(name));
             let lost = router.middlewares.iter().map(String::as_str).find(|name| !middlewares.contains(name));
-            let what = match (service, lost) {
-                (None, None) => return Arc::clone(router),
-                (_, Some(name)) => format!("there is no middleware `{name}` that can be used"),
-                (Some(name), None) => format!("there is no service `{name}`"),
+            let unknown = router.tls.as_ref().and_then(|tls| tls.options.as_deref());
+            let unknown = unknown.filter(|name| !options.contains(name) && *name != DEFAULT_OPTIONS);
+            let what = match (service, lost, unknown) {
+                (None, None, None) => return Arc::clone(router),
+                (_, Some(name), _) => no_middleware(name),
+                (_, None, Some(name)) => no_options(name),
+                (Some(name), None, None) => format!("there is no service `{name}`"),
             };
             missing.push((router.name.clone(), what));
             Arc::new(Router { service: UNUSABLE.to_owned(), middlewares: Vec::new(), ..Router::clone(router) })
         });
         let routers: Vec<_> = routers.collect();
         all.routers.extend(routers);
+        if self.default_options_lost && !has_default {
+            let Dynamic { routers, entry_points, .. } = &mut all;
+            for router in routers.iter_mut().filter(|router| has_default_options(router, entry_points)) {
+                missing.push((router.name.clone(), "the default TLS options cannot be used".to_owned()));
+                let refused = Router { service: UNUSABLE.to_owned(), middlewares: Vec::new(), ..Router::clone(router) };
+                *router = Arc::new(refused);
+            }
+        }
         (all, missing)
     }
 
@@ -158,7 +184,10 @@ impl Parts {
             && is_same(&self.certificates, &before.certificates)
             && self.services.len() == before.services.len()
             && self.entry_points == before.entry_points
-            && self.problems == before.problems;
+            && self.problems == before.problems
+            && self.tls_options == before.tls_options
+            && self.default_certificate == before.default_certificate
+            && self.default_options_lost == before.default_options_lost;
         let pairs = || self.services.iter().zip(&before.services).enumerate().filter(|(_, (a, b))| !Arc::ptr_eq(a, b));
         if !is_rest_same || !pairs().all(|(_, (a, b))| a.name == b.name) {
             return None;
@@ -169,6 +198,28 @@ impl Parts {
 
 fn is_same<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+/// Whether a router is reached by connections that have the default options.
+fn has_default_options(router: &Router, entry_points: &[EntryPoint]) -> bool {
+    let is_default = |tls: &RouterTls| tls.options.is_none();
+    let mut here = entry_points.iter().filter(|one| one.takes(router));
+    match &router.tls {
+        Some(tls) => is_default(tls),
+        None => here.any(|one| one.tls.as_ref().is_some_and(is_default)),
+    }
+}
+
+/// What is wrong with a router that names such TLS options.
+#[must_use]
+pub fn no_options(name: &str) -> String {
+    format!("there are no TLS options `{name}` that can be used")
+}
+
+/// What is wrong with a router that names such a middleware.
+#[must_use]
+pub fn no_middleware(name: &str) -> String {
+    format!("there is no middleware `{name}` that can be used")
 }
 
 fn is_own_answer(service: &str) -> bool {

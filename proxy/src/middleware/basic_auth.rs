@@ -70,6 +70,12 @@ impl User {
         }
         Ok(Self { name: name.to_owned(), secret: secret.to_owned() })
     }
+
+    /// A line of `htpasswd`, for a password that is kept as it is anyway.
+    #[must_use]
+    pub fn line(name: &str, password: &[u8]) -> String {
+        format!("{name}:{{SHA}}{}", STANDARD.encode(Sha1::digest(password)))
+    }
 }
 
 fn is_bcrypt(secret: &str) -> bool {
@@ -297,6 +303,12 @@ mod tests {
         let mut settings = BasicAuth { users, realm: "a \"b\"".to_owned(), remove_header: false, header_field: None };
         edit(&mut settings);
         Authenticator::new(&settings)
+    }
+
+    #[test]
+    fn a_line_is_what_htpasswd_writes() {
+        let (name, hash) = USERS[1];
+        assert_eq!(User::line(name, b"test"), format!("{name}:{hash}"));
     }
 
     #[test]

@@ -67,13 +67,13 @@ pub(super) fn of_router(annotations: Option<&BTreeMap<String, String>>) -> Resul
                 Some(false) => router.tls = None,
                 None => return wrong(format!("`{value}` is neither true nor false")),
             },
-            // The file's; those of objects are not read yet.
-            "tls.options" if value != "default" && !value.ends_with("@file") => {
-                return wrong("not supported yet; name options of the file, as in strict@file".to_owned());
+            // An Ingress brings none of its own.
+            "tls.options" if value != "default" && !value.ends_with("@file") && !value.ends_with("@kubernetescrd") => {
+                return wrong("is no name such as default-strict@kubernetescrd or strict@file".to_owned());
             }
             "tls.options" => {
                 let name = value.strip_suffix("@file").unwrap_or(value);
-                router.tls.get_or_insert_default().options = Some(name.to_owned());
+                router.tls.get_or_insert_default().options = Some(name.to_owned()).filter(|name| name != "default");
             }
             "observability.tracing" => router.observability.tracing = boolean(value),
             "observability.metrics" => router.observability.metrics = boolean(value),

@@ -10,6 +10,7 @@ use wayspan_proxy::snapshot::Timeouts;
 use super::annotations::{self, OfRouter};
 use super::backends::{Backends, Port};
 use super::names::{self, INGRESS, normalized, quoted};
+use super::transports::Transports;
 use super::{Object, Out};
 use crate::config::model::{KubernetesProvider, Router, RouterTls, Service};
 use crate::kube::objects::{Key, Objects};
@@ -55,15 +56,23 @@ impl<'o> Classes<'o> {
     }
 
     pub(in crate::kube) fn takes(&self, ingress: &Ingress) -> bool {
-        if let Some(name) = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref()) {
+        if let Some(name) = named_class(ingress) {
             return self.ours.contains(name);
         }
-        let annotations = ingress.metadata.annotations.as_ref();
-        match annotations.and_then(|all| all.get(CLASS_ANNOTATION)).map(String::as_str) {
-            Some(name) if !name.is_empty() => name == self.wanted || (self.wanted.is_empty() && name == OWN_CLASS),
-            _ => self.wanted.is_empty() && !self.other_default,
+        match annotated_class(ingress) {
+            Some(name) => name == self.wanted || (self.wanted.is_empty() && name == OWN_CLASS),
+            None => self.wanted.is_empty() && !self.other_default,
         }
     }
+}
+
+fn named_class(ingress: &Ingress) -> Option<&str> {
+    ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref())
+}
+
+fn annotated_class(ingress: &Ingress) -> Option<&str> {
+    let annotations = ingress.metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get(CLASS_ANNOTATION)).map(String::as_str).filter(|name| !name.is_empty())
 }
 
 fn is_default(class: &IngressClass) -> bool {
@@ -72,7 +81,12 @@ fn is_default(class: &IngressClass) -> bool {
 }
 
 /// All Ingress objects that are ours.
-pub(super) fn translate<'t>(out: &mut Out<'t>, backends: &Backends<'t>, settings: &KubernetesProvider) {
+pub(super) fn translate<'t>(
+    out: &mut Out<'t>,
+    transports: &mut Transports,
+    backends: &Backends<'t>,
+    settings: &KubernetesProvider,
+) {
     let objects = out.objects;
     let classes = Classes::new(objects, settings);
     let mut defaults = None;
@@ -86,7 +100,7 @@ pub(super) fn translate<'t>(out: &mut Out<'t>, backends: &Backends<'t>, settings
         if !addresses.is_empty() {
             out.parts.statuses.push(status(&object, &addresses));
         }
-        let mut one = One { out, backends, settings, object, ingress };
+        let mut one = One { out, transports, backends, settings, object, ingress };
         match annotations::of_router(ingress.metadata.annotations.as_ref()) {
             Ok(annotated) => one.translate(&annotated, &mut defaults),
             Err((path, message)) => one.problem(path, message),
@@ -106,6 +120,7 @@ fn status(object: &Object, addresses: &[(String, String)]) -> Status {
 
 struct One<'a, 't> {
     out: &'a mut Out<'t>,
+    transports: &'a mut Transports,
     backends: &'a Backends<'t>,
     settings: &'a KubernetesProvider,
     object: Object,
@@ -242,6 +257,7 @@ impl One<'_, '_> {
 
     fn load(&mut self, target: &IngressServiceBackend) -> Result<Service, String> {
         let namespace = &self.object.key.namespace;
+        let of_service = |message: String| format!("Service {namespace}/{}: {message}", target.name);
         let asked = target.port.as_ref();
         let named = asked.and_then(|port| port.name.as_deref()).filter(|name| !name.is_empty());
         let port = match (named, asked.and_then(|port| port.number)) {
@@ -251,18 +267,19 @@ impl One<'_, '_> {
         };
         let (service, port_spec) = self.backends.find(namespace, &target.name, port)?;
         let annotated = annotations::of_service(service.metadata.annotations.as_ref())
-            .map_err(|(path, message)| format!("Service {namespace}/{}: {path}: {message}", target.name))?;
+            .map_err(|(path, message)| of_service(format!("{path}: {message}")))?;
         plain(annotated.scheme.as_deref(), &port_spec)?;
-        if annotated.transport.is_some() {
-            return Err(format!("Service {namespace}/{}: service.serverstransport is not supported yet", target.name));
-        }
+        let objects = self.out.objects;
+        let transport = annotated.transport.as_deref().map(|name| self.transports.named(objects, name));
+        let (timeouts, idle_max) =
+            transport.transpose().map_err(of_service)?.unwrap_or((Timeouts::default(), super::IDLE_MAX));
         let shown = named.map_or_else(|| port_spec.port.to_string(), str::to_owned);
         Ok(Service {
             name: names::of(INGRESS, &normalized(&format!("{namespace}-{}-{shown}", target.name))),
             servers: self.backends.servers(service, &port_spec)?,
             pass_host: annotated.pass_host.unwrap_or(true),
-            timeouts: Timeouts::default(),
-            idle_max: super::IDLE_MAX,
+            timeouts,
+            idle_max,
             conns_max: 0,
         })
     }

@@ -3,13 +3,14 @@
 
 mod annotations;
 pub(in crate::kube) mod backends;
-mod crd;
+pub(in crate::kube) mod crd;
 pub(in crate::kube) mod gateway;
-mod ingress;
-mod names;
+pub(in crate::kube) mod ingress;
+pub(in crate::kube) mod names;
 mod partial;
 mod rules;
 mod specs;
+mod transports;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,10 +23,13 @@ use self::backends::{Backends, Here, Readers, Slices};
 pub use self::gateway::Around;
 use self::partial::Last;
 use self::rules::Rules;
+use self::transports::Transports;
 use super::objects::{Key, Objects};
-use super::parts::{Certificate, Object, Parts, Problem, Status};
-use crate::config::model::{self, EntryPoint, Kubernetes, Middleware, Router, Service, StatusAddress};
+use super::parts::{Certificate, Object, Parts, Problem, Status, no_middleware, no_options};
+use crate::config::model::{self, EntryPoint, Kubernetes, Middleware, Router, Service, StatusAddress, TlsOptions};
 
+/// What names of Middleware and TLSOption objects end in: what is not among them is nowhere.
+const OF_OBJECTS: &str = "@kubernetescrd";
 /// Idle connections kept per server and worker: the file's default.
 const IDLE_MAX: usize = 200;
 
@@ -37,6 +41,7 @@ pub struct Translator {
     gateway: gateway::Known,
     last: Option<Last>,
     was_whole: bool,
+    transports: Transports,
 }
 
 impl Translator {
@@ -58,6 +63,7 @@ impl Translator {
         if whole {
             self.rules.forget_unused();
             self.crd.forget_unused();
+            self.transports.forget_unused();
             self.gateway.forget_unused();
         }
         parts
@@ -82,11 +88,11 @@ impl Translator {
         let mut backends = Backends::new(objects, slices, here.clone());
         if let Some(ingress) = &settings.ingress {
             backends.external_names = ingress.allow_external_names;
-            ingress::translate(&mut out, &backends, ingress);
+            ingress::translate(&mut out, &mut self.transports, &backends, ingress);
         }
         if let Some(crd) = &settings.crd {
             backends.external_names = crd.allow_external_names;
-            crd::translate(&mut out, &mut self.crd, &backends, crd);
+            crd::translate(&mut out, &mut self.crd, &mut self.transports, &backends, crd);
         }
         if let Some(gateway) = &settings.gateway {
             backends.external_names = gateway.allow_external_names;
@@ -149,20 +155,28 @@ struct Collected {
     middlewares: BTreeMap<String, Middleware>,
     chains: crd::Chains,
     certificates: BTreeMap<Key, Certificate>,
+    default_certificate: Option<model::Certificate>,
+    tls_options: BTreeMap<String, TlsOptions>,
+    default_options_lost: bool,
     problems: Vec<Problem>,
     origins: BTreeMap<String, Object>,
 }
 
 impl Collected {
-    fn finish(self) -> Parts {
-        let routers = self.routers.into_values().map(|router| {
-            if router.middlewares.is_empty() {
-                return router;
+    fn finish(mut self) -> Parts {
+        let mut routers = Vec::with_capacity(self.routers.len());
+        for mut router in std::mem::take(&mut self.routers).into_values() {
+            if !router.middlewares.is_empty() {
+                router.middlewares = crd::expanded(&self.chains, &router.middlewares);
             }
-            Router { middlewares: crd::expanded(&self.chains, &router.middlewares), ..router }
-        });
+            if let (Some(lost), Some(object)) = (self.lost(&router), self.origins.get(&router.name)) {
+                let message = format!("{lost}; its requests are answered with 500");
+                self.problems.push(Problem { object: object.clone(), path: String::new(), message });
+            }
+            routers.push(router);
+        }
         Parts {
-            routers: routers.map(Arc::new).collect(),
+            routers: routers.into_iter().map(Arc::new).collect(),
             services: self.services.into_values().map(Arc::new).collect(),
             middlewares: self.middlewares.into_values().map(Arc::new).collect(),
             certificates: self.certificates.into_values().map(Arc::new).collect(),
@@ -170,7 +184,20 @@ impl Collected {
             entry_points: self.entry_points,
             statuses: self.statuses.into_iter().map(Arc::new).collect(),
             origins: Arc::new(self.origins),
+            default_certificate: self.default_certificate,
+            tls_options: self.tls_options.into_values().collect(),
+            default_options_lost: self.default_options_lost,
         }
+    }
+
+    /// What a router names of objects and none of them can be used as.
+    fn lost(&self, router: &Router) -> Option<String> {
+        let of_objects = |name: &&String| name.ends_with(OF_OBJECTS);
+        let middleware =
+            router.middlewares.iter().filter(of_objects).find(|name| !self.middlewares.contains_key(*name));
+        let options = router.tls.as_ref().and_then(|tls| tls.options.as_ref()).filter(of_objects);
+        let options = options.filter(|name| !self.tls_options.contains_key(*name));
+        middleware.map(|name| no_middleware(name)).or_else(|| options.map(|name| no_options(name)))
     }
 }
 
@@ -188,14 +215,19 @@ impl Out<'_> {
     /// A Secret's certificate, once.
     fn certificate(&mut self, namespace: &str, name: &str) -> Result<(), String> {
         let key = Key::new(namespace, name);
-        if self.parts.certificates.contains_key(&key) {
-            return Ok(());
+        if !self.parts.certificates.contains_key(&key) {
+            let certificate = self.one_certificate(namespace, name)?;
+            self.parts.certificates.insert(key, certificate);
         }
-        let secret = self.objects.secrets.get(namespace, name);
-        let certificate = certificate(secret.ok_or_else(|| format!("there is no Secret {key}"))?)
-            .map_err(|message| format!("Secret {key} {message}"))?;
-        self.parts.certificates.insert(key.clone(), Certificate { secret: key, certificate });
         Ok(())
+    }
+
+    /// A Secret's certificate, which nobody gets yet.
+    fn one_certificate(&self, namespace: &str, name: &str) -> Result<Certificate, String> {
+        let key = Key::new(namespace, name);
+        let secret = self.objects.secrets.get(namespace, name).ok_or_else(|| format!("there is no Secret {key}"))?;
+        let certificate = certificate(secret).map_err(|message| format!("Secret {key} {message}"))?;
+        Ok(Certificate { secret: key, certificate })
     }
 }
 
@@ -213,4 +245,4 @@ fn certificate(secret: &Secret) -> Result<model::Certificate, String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::kube) mod tests;

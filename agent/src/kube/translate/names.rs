@@ -44,7 +44,7 @@ pub(super) fn hash(rule: &str) -> String {
     hex(rule, 10)
 }
 
-pub(super) fn hex(text: &str, bytes: usize) -> String {
+pub(in crate::kube) fn hex(text: &str, bytes: usize) -> String {
     let suite = TLS13_AES_128_GCM_SHA256.tls13();
     let digest = suite.map(|suite| suite.common.hash_provider.hash(text.as_bytes()));
     let mut out = String::with_capacity(2 * bytes);

@@ -4,6 +4,7 @@ mod crd;
 mod gateway;
 mod ingress;
 mod partial;
+mod tls;
 mod traefik;
 
 use kube::core::DynamicObject;
@@ -13,7 +14,7 @@ use super::*;
 use crate::config::model::KubernetesProvider;
 
 /// The objects of a text of YAML documents.
-pub(super) fn objects(text: &str) -> Objects {
+pub(in crate::kube) fn objects(text: &str) -> Objects {
     let mut objects = Objects::default();
     for document in text.split("\n---") {
         if document.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
@@ -62,7 +63,7 @@ pub(super) fn put(objects: &mut Objects, mut value: serde_json::Value) -> Result
 }
 
 /// A Service with a port and one EndpointSlice.
-pub(super) fn backend(name: &str, port: u16, addresses: &[&str]) -> String {
+pub(in crate::kube) fn backend(name: &str, port: u16, addresses: &[&str]) -> String {
     let endpoints: String = addresses.iter().map(|address| format!("\n- addresses: [\"{address}\"]")).collect();
     let endpoints = if endpoints.is_empty() { " []".to_owned() } else { endpoints };
     format!(

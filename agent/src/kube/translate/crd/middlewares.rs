@@ -3,6 +3,7 @@
 
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
+use wayspan_proxy::middleware::User;
 
 use super::super::specs::Specs;
 use super::super::{Object, Out};
@@ -95,25 +96,25 @@ fn kind(id: &Object, spec: &Value) -> Result<MiddlewareKind, String> {
     first.map(|middleware| middleware.kind.clone()).ok_or_else(|| "names no kind that can be used".to_owned())
 }
 
-/// The lines of a Secret's `users`, as `htpasswd` writes them.
+/// A Secret's users as `htpasswd` writes them: its only entry, or a name and a password of the type that has these.
 fn users(out: &Out<'_>, namespace: &str, name: &str) -> Result<Vec<String>, String> {
     let secret = out.objects.secrets.get(namespace, name);
     let secret: &Secret =
         secret.ok_or_else(|| format!("spec.basicAuth.secret: there is no Secret {namespace}/{name}"))?;
+    let wrong = |what: &str| format!("spec.basicAuth.secret: Secret {namespace}/{name} {what}");
+    let entry = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
     if secret.type_.as_deref() == Some("kubernetes.io/basic-auth") {
-        return Err(format!(
-            "spec.basicAuth.secret: Secret {namespace}/{name}: the type kubernetes.io/basic-auth is not supported yet; \
-             write `users` as htpasswd does"
-        ));
+        let (Some(user), Some(password)) = (entry("username"), entry("password")) else {
+            return Err(wrong("has no username and password"));
+        };
+        let user = std::str::from_utf8(user).ok().filter(|user| !user.is_empty() && !user.contains([':', '\n']));
+        let user = user.ok_or_else(|| wrong("has no username without a colon"))?;
+        return Ok(vec![User::line(user, password)]);
     }
     let all = secret.data.iter().flatten().next().filter(|_| secret.data.as_ref().is_some_and(|data| data.len() == 1));
-    let (_, bytes) =
-        all.ok_or_else(|| format!("spec.basicAuth.secret: Secret {namespace}/{name} has not one entry"))?;
+    let (_, bytes) = all.ok_or_else(|| wrong("has not one entry"))?;
     let text = String::from_utf8_lossy(&bytes.0);
-    Ok(text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(str::to_owned)
-        .collect())
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines: Vec<String> = lines.map(str::to_owned).collect();
+    if lines.is_empty() { Err(wrong("names no users")) } else { Ok(lines) }
 }

@@ -4,16 +4,18 @@
 mod middlewares;
 mod schema;
 mod services;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wayspan_proxy::snapshot::Timeouts;
+use kube::core::DynamicObject;
 
 use self::schema::{Reference, Route, RouteSpec, ServiceSpec};
 use self::services::Loader;
 use super::backends::Backends;
 use super::names::{self, CRD, normalized};
 use super::specs::Specs;
+use super::transports::Transports;
 use super::{Object, Out};
 use crate::config::model::{KubernetesProvider, Observability, Router, RouterTls, Verbosity};
 use crate::kube::objects::Key;
@@ -28,7 +30,6 @@ const OWN_CLASSES: [&str; 3] = ["", "wayspan", "traefik"];
 pub(super) struct Known {
     routes: Specs<RouteSpec>,
     services: Specs<ServiceSpec>,
-    transports: Specs<(Timeouts, usize)>,
     middlewares: middlewares::Known,
 }
 
@@ -36,7 +37,6 @@ impl Known {
     pub(super) fn forget_unused(&mut self) {
         self.routes.forget_unused();
         self.services.forget_unused();
-        self.transports.forget_unused();
         self.middlewares.forget_unused();
     }
 }
@@ -45,11 +45,13 @@ impl Known {
 pub(super) fn translate<'t>(
     out: &mut Out<'t>,
     known: &mut Known,
+    transports: &mut Transports,
     backends: &Backends<'t>,
     settings: &KubernetesProvider,
 ) {
     let objects = out.objects;
     middlewares::translate(out, &mut known.middlewares, settings);
+    tls::translate(out, settings);
     for (key, route) in objects.ingress_routes.iter().filter(|(key, _)| settings.serves(&key.namespace)) {
         let object = Object { kind: "IngressRoute", key: key.clone() };
         let _reading = backends.read_by(&object);
@@ -61,19 +63,26 @@ pub(super) fn translate<'t>(
                 continue;
             }
         };
-        let annotations = route.metadata.annotations.as_ref();
-        let annotated = annotations.and_then(|all| all.get(CLASS_ANNOTATION)).map(String::as_str);
-        let class = spec.ingress_class_name.as_deref().or(annotated).unwrap_or_default();
-        let ours = if settings.ingress_class.is_empty() {
-            OWN_CLASSES.contains(&class)
-        } else {
-            class == settings.ingress_class
-        };
-        if ours {
-            let (services, transports) = (&mut known.services, &mut known.transports);
+        if takes(settings, class(spec.ingress_class_name.as_deref(), route)) {
+            let services = &mut known.services;
             let loader = Loader { out, services, transports, backends, settings };
             One { loader, object }.translate(spec);
         }
+    }
+}
+
+/// The class that an object asks for: in its spec, else by annotation.
+pub(in crate::kube) fn class<'o>(named: Option<&'o str>, object: &'o DynamicObject) -> &'o str {
+    let annotations = object.metadata.annotations.as_ref();
+    let annotated = annotations.and_then(|all| all.get(CLASS_ANNOTATION)).map(String::as_str);
+    named.or(annotated).unwrap_or_default()
+}
+
+/// Whether objects of a class are ours.
+pub(in crate::kube) fn takes(settings: &KubernetesProvider, class: &str) -> bool {
+    match settings.ingress_class.as_str() {
+        "" => OWN_CLASSES.contains(&class),
+        wanted => class == wanted,
     }
 }
 
@@ -128,7 +137,9 @@ impl One<'_, '_> {
                 return None;
             }
         };
-        let tls = match spec.tls.as_ref().map(options).transpose() {
+        let namespace = self.object.key.namespace.clone();
+        let tls = spec.tls.as_ref().map(|tls| options(self.loader.settings, &namespace, tls));
+        let tls = match tls.transpose() {
             Ok(tls) => tls,
             Err(message) => {
                 // Never with other options than those that were meant.
@@ -136,7 +147,6 @@ impl One<'_, '_> {
                 return None;
             }
         };
-        let namespace = self.object.key.namespace.clone();
         let key = format!("{namespace}-{}-{}", self.object.key.name, names::hash(text));
         let name = names::of(CRD, &normalized(&key));
         let middlewares = self.middlewares(&namespace, route.middlewares.as_deref().unwrap_or_default(), place);
@@ -176,25 +186,21 @@ impl One<'_, '_> {
     }
 }
 
-/// A route's TLS. Options of objects are not read yet; the file's are.
-fn options(tls: &schema::Tls) -> Result<RouterTls, String> {
+/// A route's TLS.
+fn options(settings: &KubernetesProvider, namespace: &str, tls: &schema::Tls) -> Result<RouterTls, String> {
     if tls.cert_resolver.as_deref().is_some_and(|name| !name.is_empty()) {
         return Err("certResolver is not supported yet: the route is left out".to_owned());
     }
     if tls.store.as_ref().is_some_and(|store| store["name"] != "default") {
         return Err("another store than `default` is not supported: the route is left out".to_owned());
     }
-    let options = match tls.options.as_ref().map(|options| options.name.as_str()) {
-        None | Some("" | "default") => None,
-        Some(name) => match name.strip_suffix("@file") {
-            Some(name) => Some(name.to_owned()),
-            None => {
-                return Err(format!(
-                    "options `{name}`: objects of the kind TLSOption are not supported yet; name the file's, as in \
-                     strict@file; the route is left out"
-                ));
-            }
-        },
+    let options = match &tls.options {
+        None => None,
+        // Wherever they are, they are for whoever names none.
+        Some(Reference { name, .. }) if matches!(name.as_str(), "" | "default") => None,
+        Some(reference) => {
+            Some(referred(settings, namespace, reference).map_err(|message| format!("options: {message}"))?)
+        }
     };
     Ok(RouterTls { options, domains: Vec::new() })
 }

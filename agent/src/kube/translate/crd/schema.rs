@@ -75,6 +75,21 @@ pub(super) struct LoadBalancer {
     pub middlewares: Option<Vec<Value>>,
 }
 
+/// Of a TLSStore.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct StoreSpec {
+    pub certificates: Option<Vec<InSecret>>,
+    pub default_certificate: Option<InSecret>,
+    pub default_generated_cert: Option<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct InSecret {
+    pub secret_name: String,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ServiceSpec {

@@ -7,10 +7,10 @@ use wayspan_proxy::snapshot::Timeouts;
 use super::super::backends::{Backends, Port, flattened};
 use super::super::ingress::plain;
 use super::super::specs::Specs;
+use super::super::transports::{Transport, Transports};
 use super::super::{IDLE_MAX, Out};
 use super::schema::{LoadBalancer, ServiceSpec};
 use super::{CRD, key, names, normalized, within};
-use crate::config::fragment;
 use crate::config::model::{KubernetesProvider, Server, Service};
 
 /// TraefikServices inside each other.
@@ -19,7 +19,7 @@ const NESTING_MAX: usize = 8;
 pub(super) struct Loader<'a, 't> {
     pub out: &'a mut Out<'t>,
     pub services: &'a mut Specs<ServiceSpec>,
-    pub transports: &'a mut Specs<(Timeouts, usize)>,
+    pub transports: &'a mut Transports,
     pub backends: &'a Backends<'t>,
     pub settings: &'a KubernetesProvider,
 }
@@ -29,7 +29,7 @@ pub(super) struct Loader<'a, 't> {
 struct Group {
     servers: Vec<Server>,
     pass_host: bool,
-    transport: (Timeouts, usize),
+    transport: Transport,
 }
 
 impl Loader<'_, '_> {
@@ -121,21 +121,11 @@ impl Loader<'_, '_> {
         })
     }
 
-    fn transport(&mut self, namespace: &str, name: &str) -> Result<(Timeouts, usize), String> {
+    fn transport(&mut self, namespace: &str, name: &str) -> Result<Transport, String> {
         if name.contains('@') {
             return Err(format!("serversTransport `{name}`: another provider's is not supported yet"));
         }
-        let key = key(namespace, name);
-        let object = self.out.objects.servers_transports.get(namespace, name);
-        let object = object.ok_or_else(|| format!("there is no ServersTransport {key}"))?;
-        let read = self.transports.read(&key, object, |spec| {
-            let (transport, faults) = fragment::transport(&format!("ServersTransport {key}"), spec);
-            match faults.first() {
-                None => transport.ok_or_else(|| format!("ServersTransport {key} cannot be used")),
-                Some(fault) => Err(fault.to_string()),
-            }
-        });
-        (*read).clone()
+        self.transports.of(self.out.objects, &key(namespace, name))
     }
 
     fn nested(&mut self, namespace: &str, one: &LoadBalancer, depth: usize) -> Result<Group, String> {
@@ -166,7 +156,7 @@ impl Loader<'_, '_> {
 
     fn weighted(&mut self, namespace: &str, many: &[LoadBalancer], depth: usize) -> Result<Group, String> {
         let mut groups = Vec::new();
-        let mut spoken: Option<(bool, (Timeouts, usize))> = None;
+        let mut spoken: Option<(bool, Transport)> = None;
         for one in many {
             let Group { servers, pass_host, transport } = self.group(namespace, one, depth)?;
             let this = (pass_host, transport);

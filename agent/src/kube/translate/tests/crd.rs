@@ -33,6 +33,7 @@ fn routed(text: &str, want: &[&str]) {
 fn one_service_is_called_like_its_route() {
     routed(
         &(route("{name: shop, port: 80}", "    middlewares: [{name: auth}, {name: other@file}]")
+            + "\n---\nkind: Middleware\nmetadata: {name: auth}\nspec: {addPrefix: {prefix: /x}}\n---"
             + &backend("shop", 80, &["10.0.0.1"])),
         &["R: Host(`a.example`) -> R with default-auth@kubernetescrd, other on web", "R = http://10.0.0.1:8080"],
     );
@@ -110,6 +111,8 @@ fn what_is_not_supported_yet_is_said_and_its_route_is_not_served_without_it() {
             "R: Host(`a.example`) -> R with default-m@kubernetescrd on web",
             "R = http://10.0.0.1:8080",
             "! Middleware default/m: spec.plugin: not supported yet",
+            "! IngressRoute default/r: there is no middleware `default-m@kubernetescrd` that can be used; its requests are answered \
+             with 500",
         ],
     );
     let parts = Translator::default().translate(&objects(&text), &settings(), None, &Around::default());
@@ -196,7 +199,7 @@ fn a_route_with_tls_is_never_served_in_the_clear_nor_with_other_options() {
     assert_eq!(tls("{}").routers.first().unwrap().tls, Some(Default::default()));
     let strict = tls("{options: {name: strict@file}}");
     assert_eq!(strict.routers.first().unwrap().tls.as_ref().unwrap().options.as_deref(), Some("strict"));
-    for refused in ["{options: {name: mine}}", "{certResolver: le}", "{store: {name: other}}"] {
+    for refused in ["{options: {name: mine@kubernetescrd}}", "{certResolver: le}", "{store: {name: other}}"] {
         let parts = tls(refused);
         assert!(parts.routers.is_empty() && parts.problems.len() == 1, "{refused}");
     }

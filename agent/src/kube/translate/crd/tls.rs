@@ -1,0 +1,129 @@
+//! TLSOption and TLSStore objects. Options are written in the words of the file, and read by the file's reader; whom they let in
+//! is in Secrets. What is called `default` is for whoever names none, so that of two such nobody can say which is meant.
+
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+
+use super::super::{Object, Out};
+use super::names::{self, CRD, normalized};
+use super::schema::StoreSpec;
+use crate::config::fragment;
+use crate::config::model::{KubernetesProvider, TlsOptions};
+use crate::kube::objects::{Key, Set};
+
+const DEFAULT: &str = "default";
+
+/// A place in an object, and what is wrong there.
+type Wrong = (&'static str, String);
+
+/// All of them.
+pub(super) fn translate(out: &mut Out<'_>, settings: &KubernetesProvider) {
+    let objects = out.objects;
+    let serves = |key: &&Key| settings.serves(&key.namespace);
+    let defaults =
+        |set: &Set<_>| set.iter().map(|(key, _)| key).filter(serves).filter(|key| &*key.name == DEFAULT).count();
+    let [options, stores] = [defaults(&objects.tls_options), defaults(&objects.tls_stores)];
+    for (key, object) in objects.tls_options.iter().filter(|(key, _)| serves(key)) {
+        let id = Object { kind: "TLSOption", key: key.clone() };
+        let is_default = &*key.name == DEFAULT;
+        let read = match options {
+            2.. if is_default => Err(("", several("TLSOption"))),
+            _ => read(out, &id, object.data.get("spec").unwrap_or(&Value::Null)),
+        };
+        match read {
+            Ok(mut options) => {
+                options.name = if is_default { DEFAULT.to_owned() } else { name(key) };
+                out.parts.tls_options.insert(options.name.clone(), options);
+            }
+            Err((path, message)) => {
+                // Who names no options must not be served without what these ask for.
+                out.parts.default_options_lost |= is_default;
+                out.problem(&id, path, message);
+            }
+        }
+    }
+    for (key, object) in objects.tls_stores.iter().filter(|(key, _)| serves(key)) {
+        let id = Object { kind: "TLSStore", key: key.clone() };
+        if &*key.name != DEFAULT {
+            out.problem(&id, "", "there is one store; call it `default`");
+        } else if stores > 1 {
+            out.problem(&id, "", several("TLSStore"));
+        } else {
+            store(out, &id, object.data.get("spec").unwrap_or(&Value::Null));
+        }
+    }
+}
+
+fn several(kind: &str) -> String {
+    format!("more than one {kind} is called `default`, and none of them counts; keep one")
+}
+
+/// What routes call an object's options.
+fn name(key: &Key) -> String {
+    names::of(CRD, &normalized(&format!("{}-{}", key.namespace, key.name)))
+}
+
+fn read(out: &Out<'_>, id: &Object, spec: &Value) -> Result<TlsOptions, Wrong> {
+    let mut spec = if spec.is_null() { json!({}) } else { spec.clone() };
+    if let Some(fields) = spec.as_object_mut() {
+        // As in Traefik, where it has had no effect for long.
+        fields.remove("preferServerCipherSuites");
+    }
+    if let Some(auth) = spec.get_mut("clientAuth").and_then(Value::as_object_mut) {
+        if auth.contains_key("caFiles") {
+            // A path of ours is nothing for an object to name.
+            return Err(("spec.clientAuth.caFiles", "is a file's word; name Secrets in secretNames".to_owned()));
+        }
+        if let Some(names) = auth.remove("secretNames") {
+            const PLACE: &str = "spec.clientAuth.secretNames";
+            let names =
+                Vec::<String>::deserialize(&names).map_err(|error| (PLACE, format!("cannot be read: {error}")))?;
+            let roots = names.iter().map(|name| roots(out, &id.key.namespace, name)).collect::<Result<Vec<_>, _>>();
+            let roots = roots.map_err(|message| (PLACE, message))?;
+            if !roots.is_empty() {
+                auth.insert("caFiles".to_owned(), roots.into());
+            }
+        }
+    }
+    let (dynamic, faults) = fragment::part(&id.to_string(), "tls.options", &spec);
+    if let Some(fault) = faults.first() {
+        let place = fault.path.replace("clientAuth.caFiles", "clientAuth.secretNames");
+        let colon = if place.is_empty() { "" } else { ": " };
+        return Err(("", format!("{place}{colon}{}", fault.message)));
+    }
+    dynamic.tls_options.into_iter().next().ok_or_else(|| ("spec", "cannot be used".to_owned()))
+}
+
+/// Whom a Secret certifies, in PEM. Its text is never taken for a path.
+fn roots(out: &Out<'_>, namespace: &str, name: &str) -> Result<String, String> {
+    let key = Key::new(namespace, name);
+    let secret = out.objects.secrets.get(namespace, name).ok_or_else(|| format!("there is no Secret {key}"))?;
+    let data = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
+    let pem =
+        data("tls.ca").or_else(|| data("ca.crt")).ok_or_else(|| format!("Secret {key} has no tls.ca or ca.crt"))?;
+    let text = String::from_utf8_lossy(pem);
+    // What stands before it would make it a path.
+    let text = text.find("-----BEGIN").and_then(|at| text.get(at..));
+    text.map(str::to_owned).ok_or_else(|| format!("Secret {key} holds no certificate in PEM in tls.ca or ca.crt"))
+}
+
+fn store(out: &mut Out<'_>, id: &Object, spec: &Value) {
+    let spec = match Option::<StoreSpec>::deserialize(spec) {
+        Ok(spec) => spec.unwrap_or_default(),
+        Err(error) => return out.problem(id, "spec", format!("cannot be read: {error}")),
+    };
+    let namespace = id.key.namespace.clone();
+    for (index, certificate) in spec.certificates.iter().flatten().enumerate() {
+        if let Err(message) = out.certificate(&namespace, &certificate.secret_name) {
+            out.problem(id, format!("spec.certificates[{index}].secretName"), message);
+        }
+    }
+    if let Some(certificate) = &spec.default_certificate {
+        match out.one_certificate(&namespace, &certificate.secret_name) {
+            Ok(certificate) => out.parts.default_certificate = Some(certificate.certificate),
+            Err(message) => out.problem(id, "spec.defaultCertificate.secretName", message),
+        }
+    } else if spec.default_generated_cert.is_some() {
+        out.problem(id, "spec.defaultGeneratedCert", "not supported yet; name a Secret in defaultCertificate");
+    }
+}

@@ -1,0 +1,239 @@
+//! TLSOption, TLSStore, users and certificates of Secrets, and how servers are reached.
+
+use k8s_openapi::ByteString;
+
+use super::*;
+use crate::config::model::{ClientAuth, Dynamic};
+use crate::kube::parts::UNUSABLE;
+
+const ROUTE: &str = "kind: IngressRoute\nmetadata: {name: r}\nspec: {tls: {TLS}, routes: [{match: Host(`a.example`), services: \
+                     [{name: shop, port: 80}]}]}\n---\n";
+
+fn settings() -> Kubernetes {
+    Kubernetes { ingress: Some(provider()), crd: Some(provider()), ..Kubernetes::default() }
+}
+
+fn secret(name: &str, kind: &str, data: &[(&str, &str)]) -> Secret {
+    let mut secret = Secret { type_: Some(kind.to_owned()), ..Secret::default() };
+    secret.metadata.name = Some(name.to_owned());
+    secret.metadata.namespace = Some("default".to_owned());
+    let entry = |(key, text): &(&str, &str)| ((*key).to_owned(), ByteString((*text).to_owned().into_bytes()));
+    secret.data = Some(data.iter().map(entry).collect());
+    secret
+}
+
+fn translated(text: &str, secrets: Vec<Secret>) -> Parts {
+    let mut objects = objects(&(text.to_owned() + &backend("shop", 80, &["10.0.0.1"])));
+    for one in secrets {
+        objects.secrets.put(one);
+    }
+    Translator::default().translate(&objects, &settings(), None, &Around::default())
+}
+
+fn option(name: &str, spec: &str) -> String {
+    format!("kind: TLSOption\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n")
+}
+
+fn problems(parts: &Parts) -> Vec<String> {
+    parts.problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_route_has_the_options_of_the_object_that_it_names() {
+    let authority = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).unwrap().cert.pem();
+    let text = ROUTE.replace("TLS", "options: {name: strict}")
+        + &option(
+            "strict",
+            "{minVersion: VersionTLS13, sniStrict: true, preferServerCipherSuites: true, clientAuth: {secretNames: [ca], \
+             clientAuthType: RequireAndVerifyClientCert}}",
+        );
+    // What stands before the text must not make it a path.
+    let parts = translated(&text, vec![secret("ca", "Opaque", &[("ca.crt", &format!("# ours\n{authority}"))])]);
+    assert_eq!(problems(&parts), Vec::<String>::new());
+    let router = parts.routers.first().unwrap();
+    assert_eq!(router.tls.as_ref().unwrap().options.as_deref(), Some("default-strict@kubernetescrd"));
+    let options = parts.tls_options.first().unwrap();
+    assert_eq!(options.name, "default-strict@kubernetescrd");
+    assert_eq!((options.settings.oldest, options.settings.sni_strict), (3, true));
+    assert_eq!((options.settings.client_auth, options.settings.client_roots.len()), (ClientAuth::RequireAndVerify, 1));
+    let (merged, missing) = parts.merged(&Dynamic::default());
+    assert!(missing.is_empty() && merged.tls_options.len() == 1);
+    // By annotation an Ingress has them, too.
+    let ingress = "kind: Ingress\nmetadata: {name: i, annotations: {traefik.ingress.kubernetes.io/router.tls.options: \
+                   default-strict@kubernetescrd}}\nspec: {rules: [{host: a, http: {paths: [{path: /, pathType: Prefix, backend: {service: \
+                   {name: shop, port: {number: 80}}}}]}}]}\n---\n";
+    let parts = translated(&(ingress.to_owned() + &option("strict", "{}")), vec![]);
+    assert_eq!(
+        parts.routers.first().unwrap().tls.as_ref().unwrap().options.as_deref(),
+        Some("default-strict@kubernetescrd")
+    );
+    assert_eq!(problems(&parts), Vec::<String>::new());
+}
+
+#[test]
+fn who_names_options_that_cannot_be_used_is_served_by_no_others() {
+    let told = |options: &str, secrets: Vec<Secret>| {
+        let parts = translated(&(ROUTE.replace("TLS", "options: {name: strict}") + options), secrets);
+        let (merged, _) = parts.merged(&Dynamic::default());
+        assert_eq!(merged.routers.first().unwrap().service, UNUSABLE, "{options}");
+        let all = problems(&parts);
+        assert_eq!(
+            all.last().map(String::as_str),
+            Some(
+                "IngressRoute default/r: there are no TLS options `default-strict@kubernetescrd` that can be used; its requests are \
+                 answered with 500"
+            )
+        );
+        all.first().cloned().unwrap_or_default()
+    };
+    told("", vec![]);
+    for (spec, secrets, wanted) in [
+        ("{minVersion: VersionTLS10}", vec![], "spec.minVersion: "),
+        ("{clientAuth: {secretNames: [gone]}}", vec![], "spec.clientAuth.secretNames: there is no Secret default/gone"),
+        (
+            "{clientAuth: {caFiles: [/etc/passwd]}}",
+            vec![],
+            "spec.clientAuth.caFiles: is a file's word; name Secrets in secretNames",
+        ),
+        (
+            "{clientAuth: {secretNames: [path]}}",
+            vec![secret("path", "Opaque", &[("tls.ca", "/etc/passwd")])],
+            "spec.clientAuth.secretNames: Secret default/path holds no certificate in PEM in tls.ca or ca.crt",
+        ),
+        ("{clientAuth: {secretNames: 7}}", vec![], "spec.clientAuth.secretNames: cannot be read: "),
+        ("7", vec![], "spec: must be a section, not a value"),
+        ("{minVersio: x}", vec![], "spec.minVersio: unknown key; did you mean `minVersion`?"),
+    ] {
+        let first = told(&option("strict", spec), secrets);
+        assert!(first.starts_with(&format!("TLSOption default/strict: {wanted}")), "{first}");
+    }
+}
+
+#[test]
+fn default_options_are_for_who_names_none_and_of_two_none_counts() {
+    let route = ROUTE.replace("TLS", "");
+    let parts = translated(&(route.clone() + &option("default", "{sniStrict: true}")), vec![]);
+    let options = parts.tls_options.first().unwrap();
+    assert_eq!(
+        (options.name.as_str(), options.settings.sni_strict, parts.default_options_lost),
+        ("default", true, false)
+    );
+    assert_eq!(
+        parts.merged(&Dynamic::default()).0.routers.first().unwrap().service,
+        parts.routers.first().unwrap().name
+    );
+    // The file's goes before it.
+    let own = parts.tls_options.clone();
+    let (merged, _) = parts.merged(&Dynamic { tls_options: own, ..Dynamic::default() });
+    assert_eq!(merged.tls_options.len(), 1);
+
+    let second = option("default", "{}").replace("{name", "{namespace: other, name");
+    let parts = translated(&(route.clone() + &option("default", "{sniStrict: true}") + &second), vec![]);
+    assert!(parts.default_options_lost && parts.tls_options.is_empty() && parts.problems.len() == 2);
+    // Nobody is served without what these ask for.
+    let (merged, missing) = parts.merged(&Dynamic::default());
+    assert_eq!(merged.routers.first().unwrap().service, UNUSABLE);
+    assert_eq!(missing.first().unwrap().1, "the default TLS options cannot be used");
+    // A route without TLS is none of their business.
+    let plain = route.replace("tls: {}, ", "") + &option("default", "{minVersion: x}");
+    let parts = translated(&plain, vec![]);
+    assert!(parts.default_options_lost && parts.merged(&Dynamic::default()).1.is_empty());
+}
+
+#[test]
+fn a_store_gives_certificates_and_the_default_one() {
+    let made = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(vec![format!("{name}.example")]).unwrap();
+        secret(
+            name,
+            "kubernetes.io/tls",
+            &[("tls.crt", &made.cert.pem()), ("tls.key", &made.signing_key.serialize_pem())],
+        )
+    };
+    let store = |name: &str, spec: &str| format!("kind: TLSStore\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n");
+    let spec = "{defaultCertificate: {secretName: one}, certificates: [{secretName: two}, {secretName: gone}]}";
+    let parts = translated(&store("default", spec), vec![made("one"), made("two")]);
+    assert_eq!(parts.default_certificate.as_ref().unwrap().names, ["one.example"]);
+    assert_eq!(parts.certificates.iter().map(|one| one.secret.to_string()).collect::<Vec<_>>(), ["default/two"]);
+    assert_eq!(
+        problems(&parts),
+        ["TLSStore default/default: spec.certificates[1].secretName: there is no Secret default/gone"]
+    );
+    let own = parts.certificates.first().unwrap().certificate.clone();
+    let (merged, _) = parts.merged(&Dynamic { default_certificate: Some(own.clone()), ..Dynamic::default() });
+    assert_eq!(merged.default_certificate, Some(own));
+    assert_eq!(parts.merged(&Dynamic::default()).0.default_certificate, parts.default_certificate);
+    for (text, wanted) in [
+        (store("other", "{}"), "TLSStore default/other: there is one store; call it `default`"),
+        (
+            store("default", "{defaultGeneratedCert: {resolver: le}}"),
+            "TLSStore default/default: spec.defaultGeneratedCert: not supported yet; name a Secret in defaultCertificate",
+        ),
+        (
+            store("default", "{defaultCertificate: {secretName: gone}}"),
+            "TLSStore default/default: spec.defaultCertificate.secretName: there is no Secret default/gone",
+        ),
+        (store("default", "{certificates: 7}"), "TLSStore default/default: spec: cannot be read: "),
+    ] {
+        let parts = translated(&text, vec![]);
+        assert!(parts.default_certificate.is_none());
+        assert!(problems(&parts).concat().starts_with(wanted), "{:?}", problems(&parts));
+    }
+}
+
+#[test]
+fn users_come_from_secrets() {
+    let middleware = "kind: Middleware\nmetadata: {name: m}\nspec: {basicAuth: {secret: users}}\n---\n";
+    let told = |secret: Option<Secret>| {
+        let parts = translated(middleware, secret.into_iter().collect());
+        let names = parts.middlewares.iter().flat_map(|one| match &one.kind {
+            model::MiddlewareKind::BasicAuth(auth) => auth.users.iter().map(|user| user.name.clone()).collect(),
+            _ => Vec::new(),
+        });
+        names.chain(problems(&parts)).collect::<Vec<_>>()
+    };
+    let problem =
+        |what: &str| vec![format!("Middleware default/m: spec.basicAuth.secret: Secret default/users {what}")];
+    let lines = "# two\nann:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=\n\n bob:$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/ \n";
+    assert_eq!(told(Some(secret("users", "Opaque", &[("users", lines)]))), ["ann", "bob"]);
+    let basic = |data: &[(&str, &str)]| told(Some(secret("users", "kubernetes.io/basic-auth", data)));
+    assert_eq!(basic(&[("username", "eve"), ("password", "p:w"), ("more", "x")]), ["eve"]);
+    assert_eq!(basic(&[("username", "eve")]), problem("has no username and password"));
+    assert_eq!(basic(&[("username", "e:ve"), ("password", "x")]), problem("has no username without a colon"));
+    assert_eq!(told(Some(secret("users", "Opaque", &[("users", "# none")]))), problem("names no users"));
+    assert_eq!(told(Some(secret("users", "Opaque", &[("a", lines), ("b", lines)]))), problem("has not one entry"));
+    assert_eq!(told(None), ["Middleware default/m: spec.basicAuth.secret: there is no Secret default/users"]);
+    // A hash is shown to nobody.
+    let broken = told(Some(secret("users", "Opaque", &[("users", "ann:plain-password")]))).concat();
+    assert!(broken.contains("ann") && !broken.contains("plain-password"), "{broken}");
+}
+
+#[test]
+fn a_service_names_how_its_servers_are_reached() {
+    let text = |name: &str| {
+        let ingress = "kind: Ingress\nmetadata: {name: i}\nspec: {rules: [{http: {paths: [{path: /, pathType: Prefix, backend: {service: \
+                       {name: shop, port: {number: 80}}}}]}}]}\n---\nkind: ServersTransport\nmetadata: {name: slow}\nspec: \
+                       {maxIdleConnsPerHost: 3, forwardingTimeouts: {dialTimeout: 2s}}\n---\n";
+        let annotated = format!(
+            "metadata: {{name: shop, annotations: {{traefik.ingress.kubernetes.io/service.serverstransport: {name}}}}}"
+        );
+        let backend = backend("shop", 80, &["10.0.0.1"]).replacen("metadata: {name: shop}", &annotated, 1);
+        let objects = objects(&(ingress.to_owned() + &backend));
+        Translator::default().translate(&objects, &settings(), None, &Around::default())
+    };
+    let parts = text("default-slow@kubernetescrd");
+    let service = parts.services.first().unwrap();
+    assert_eq!((service.idle_max, service.timeouts.connect.as_secs()), (3, 2));
+    for (name, wanted) in [
+        ("default-gone@kubernetescrd", "there is no ServersTransport `default-gone@kubernetescrd`"),
+        ("slow@file", "`slow@file` is no name such as default-slow@kubernetescrd"),
+    ] {
+        let parts = text(&format!("\"{name}\""));
+        assert_eq!(parts.routers.first().unwrap().service, UNUSABLE);
+        assert!(
+            problems(&parts).concat().ends_with(&format!("Service default/shop: {wanted}")),
+            "{:?}",
+            problems(&parts)
+        );
+    }
+}
