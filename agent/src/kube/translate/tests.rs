@@ -3,6 +3,7 @@
 mod crd;
 mod gateway;
 mod ingress;
+mod odd;
 mod partial;
 mod tls;
 mod traefik;
