@@ -6,6 +6,7 @@
 //! ends of a request.
 
 pub mod client;
+pub mod events;
 pub mod lease;
 pub mod objects;
 pub mod parts;

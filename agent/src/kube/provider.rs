@@ -1,7 +1,6 @@
 //! The task that owns the objects: takes news as they come, translates what there is, and publishes it. What the proxy
 //! makes of it is `app`'s; what was published stays for as long as nothing better is known.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +10,14 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
+use super::events::{self, Teller, Told};
 use super::lease;
 use super::objects::Objects;
-use super::parts::{Parts, Problem};
-use super::status::{self, EVENTS_MAX, Lacking, Told, Write, Writer};
+use super::parts::Parts;
+use super::status::{self, Lacking, Write, Writer};
 use super::translate::{Around, Translator};
-use super::watch::{self as watches, Health, News, Selection, Wanted};
-use crate::config::model::{Kubernetes, KubernetesProvider};
+use super::watch::{self as watches, Health, News, Wanted};
+use crate::config::model::Kubernetes;
 
 /// News taken at once before a translation: the rest waits for the next.
 const BATCH: usize = 4096;
@@ -50,24 +50,14 @@ impl Provider {
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (around, around_seen) = watch::channel(around);
         let (publish, parts) = watch::channel(Arc::new(Parts::default()));
-        let of = |provider: &Option<KubernetesProvider>| {
-            provider.as_ref().map(|provider| Selection {
-                namespaces: provider.namespaces.clone(),
-                labels: provider.label_selector.clone(),
-            })
-        };
-        let wanted = Wanted {
-            ingress: of(&settings.ingress),
-            crd: of(&settings.crd),
-            gateway: of(&settings.gateway),
-            node: node.clone(),
-        };
+        let wanted = Wanted::of(&settings, node.clone());
         let (mut tasks, news) = watches::start(&client, &wanted, &health);
         let (writes, writes_seen) = watch::channel(Arc::from([]));
-        let (events, events_seen) = mpsc::channel(EVENTS_MAX);
+        let (events, events_seen) = watch::channel(Arc::from([]));
         let (lead, leads) = watch::channel(false);
         tasks.spawn(lease::stand(client.clone(), who.namespace, who.name.clone(), lead));
-        tasks.spawn(Writer::new(client, writes_seen, events_seen, &who.name).run());
+        tasks.spawn(Teller::new(client.clone(), events_seen, &who.name).run());
+        tasks.spawn(Writer::new(client, writes_seen).run());
         let task = Task {
             news,
             _tasks: tasks,
@@ -81,8 +71,7 @@ impl Provider {
             leads,
             writes,
             events,
-            told: HashSet::new(),
-            told_of: Arc::default(),
+            told_of: None,
             lacking: Lacking::default(),
             published: false,
         };
@@ -130,10 +119,9 @@ struct Task {
     /// Whether we are the one who writes statuses.
     leads: watch::Receiver<bool>,
     writes: watch::Sender<Arc<[Arc<Write>]>>,
-    events: mpsc::Sender<Told>,
-    /// Problems that events were written about, of these parts.
-    told: HashSet<Problem>,
-    told_of: Arc<Parts>,
+    events: watch::Sender<Arc<[Told]>>,
+    /// What the events are of.
+    told_of: Option<Arc<Parts>>,
     lacking: Lacking,
     published: bool,
 }
@@ -153,8 +141,7 @@ impl Task {
                 },
                 led = self.leads.changed() => match led {
                     Ok(()) => {
-                        self.told.clear();
-                        (self.told_of, self.lacking) = Default::default();
+                        self.lacking = Lacking::default();
                         false
                     }
                     Err(_) => return,
@@ -187,30 +174,25 @@ impl Task {
     /// Gives the writer what statuses lack, where that is ours to write.
     fn write_back(&mut self) {
         if !*self.leads.borrow_and_update() {
+            self.told_of = None;
+            self.events.send_if_modified(|told| !std::mem::replace(told, Arc::from([])).is_empty());
             return;
         }
         let parts = Arc::clone(&self.publish.borrow());
         let writes = self.lacking.renew(&self.objects, &parts.statuses, &status::wall_time());
-        if !Arc::ptr_eq(&parts, &self.told_of) {
-            self.tell(&parts);
-            self.told_of = parts;
+        if self.told_of.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &parts)) {
+            let told = events::told(&self.objects, &parts.problems);
+            self.events.send_if_modified(|before| {
+                let changed = **before != *told;
+                if changed {
+                    *before = told.into();
+                }
+                changed
+            });
+            self.told_of = Some(parts);
         }
         if let Some(writes) = writes {
             self.writes.send_replace(writes);
-        }
-    }
-
-    /// Writes an event for each problem that is new.
-    fn tell(&mut self, parts: &Parts) {
-        let current: HashSet<&Problem> = parts.problems.iter().collect();
-        self.told.retain(|problem| current.contains(problem));
-        for problem in &parts.problems {
-            if self.told.insert(problem.clone())
-                && let Some(about) = status::reference(&self.objects, &problem.object)
-            {
-                // A queue that is full holds more than anyone reads.
-                drop(self.events.try_send((problem.clone(), about)));
-            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! What we say in the status of objects, and as events. Working out what differs is pure; writing is the [`Writer`]'s, who
+//! What we say in the status of objects. Working out what differs is pure; writing is the [`Writer`]'s, who
 //! is one of all agents at a time ([`super::lease`]) and keeps a pace that the API server bears.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -8,17 +8,16 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 use wayspan_proxy::clock::MonoNs;
 
 use super::client::Pace;
 use super::objects::{Key, Mark, Objects};
-use super::parts::{Object, Problem, Status};
+use super::parts::{Object, Status};
 use super::translate::gateway::CONTROLLER;
 
 /// Traefik's figures for the writing of statuses.
@@ -26,9 +25,6 @@ const PER_SECOND: u32 = 50;
 const BURST: u32 = 100;
 /// After writes that failed.
 const RETRY: Duration = Duration::from_secs(5);
-/// Events that wait to be written; the rest is in the log alone.
-pub const EVENTS_MAX: usize = 100;
-const NAME: &str = "wayspan";
 
 /// A status that differs from what it should be.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,9 +36,6 @@ pub struct Write {
     /// The fields to replace.
     pub status: Value,
 }
-
-/// A problem to tell of, and what it is about.
-pub type Told = (Problem, ObjectReference);
 
 /// What statuses lack. It is kept up to date by looking only at what is new.
 #[derive(Debug, Default)]
@@ -125,6 +118,10 @@ fn dynamic<'o>(objects: &'o Objects, object: &Object) -> Option<&'o Arc<DynamicO
         "HTTPRoute" => &objects.http_routes,
         "IngressRoute" => &objects.ingress_routes,
         "Middleware" => &objects.middlewares,
+        "TraefikService" => &objects.traefik_services,
+        "ServersTransport" => &objects.servers_transports,
+        "TLSOption" => &objects.tls_options,
+        "TLSStore" => &objects.tls_stores,
         "ReferenceGrant" => &objects.reference_grants,
         _ => return None,
     };
@@ -217,7 +214,9 @@ fn resource(kind: &str) -> Option<GroupVersionKind> {
         "Ingress" => ("networking.k8s.io", "v1"),
         "GatewayClass" | "Gateway" | "HTTPRoute" => ("gateway.networking.k8s.io", "v1"),
         "ReferenceGrant" => ("gateway.networking.k8s.io", "v1beta1"),
-        "IngressRoute" | "Middleware" => ("traefik.io", "v1alpha1"),
+        "IngressRoute" | "Middleware" | "TraefikService" | "ServersTransport" | "TLSOption" | "TLSStore" => {
+            ("traefik.io", "v1alpha1")
+        }
         _ => return None,
     };
     Some(GroupVersionKind::gvk(group, version, kind))
@@ -233,37 +232,22 @@ pub fn wall_time() -> String {
 pub struct Writer {
     client: Client,
     writes: watch::Receiver<Arc<[Arc<Write>]>>,
-    events: mpsc::Receiver<Told>,
-    recorder: Recorder,
     pace: Pace,
     /// Objects whose write failed: that is said once.
     failed: HashSet<Object>,
 }
 
 impl Writer {
-    /// For one who leads; `instance` is our name in events.
+    /// For one who leads.
     #[must_use]
-    pub fn new(
-        client: Client,
-        writes: watch::Receiver<Arc<[Arc<Write>]>>,
-        events: mpsc::Receiver<Told>,
-        instance: &str,
-    ) -> Self {
-        let reporter = Reporter { controller: NAME.to_owned(), instance: Some(instance.to_owned()) };
-        let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, writes, events, recorder, pace: Pace::new(PER_SECOND, BURST), failed: HashSet::new() }
+    pub fn new(client: Client, writes: watch::Receiver<Arc<[Arc<Write>]>>) -> Self {
+        Self { client, writes, pace: Pace::new(PER_SECOND, BURST), failed: HashSet::new() }
     }
 
     /// Until nobody has work any more.
     pub async fn run(mut self) {
-        loop {
-            tokio::select! {
-                newer = self.writes.changed() => match newer {
-                    Ok(()) => self.write_all().await,
-                    Err(_) => return,
-                },
-                Some((problem, reference)) = self.events.recv() => self.tell(&problem, &reference).await,
-            }
+        while self.writes.changed().await.is_ok() {
+            self.write_all().await;
         }
     }
 
@@ -310,22 +294,6 @@ impl Writer {
                 }
                 false
             }
-        }
-    }
-
-    async fn tell(&mut self, problem: &Problem, reference: &ObjectReference) {
-        sleep(self.pace.take(MonoNs::now())).await;
-        let place = if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
-        let event = Event {
-            type_: EventType::Warning,
-            reason: "NotServed".to_owned(),
-            // The API takes a kilobyte.
-            note: Some(format!("{place}{}", problem.message).chars().take(250).collect()),
-            action: "Translate".to_owned(),
-            secondary: None,
-        };
-        if let Err(error) = self.recorder.publish(&event, reference).await {
-            debug!(%error, object = %problem.object, "an event cannot be written");
         }
     }
 }

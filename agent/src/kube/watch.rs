@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -21,10 +21,14 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
+use super::client::reason;
 use super::objects::{Objects, Set};
+use crate::config::model::{Kubernetes, KubernetesProvider};
 
 /// News that wait for the owner; beyond, watches wait, and the server keeps what they have not read.
 const QUEUE: usize = 1024;
+/// Objects of one answer of a list.
+const PAGE: u32 = 500;
 /// Between two questions for a kind that the server does not know.
 const ABSENT: Duration = Duration::from_secs(10);
 /// After a failure, doubled up to the most.
@@ -106,6 +110,20 @@ pub struct Wanted {
     pub node: Option<String>,
 }
 
+impl Wanted {
+    /// What the providers ask for.
+    #[must_use]
+    pub fn of(settings: &Kubernetes, node: Option<String>) -> Self {
+        let of = |provider: &Option<KubernetesProvider>| {
+            provider.as_ref().map(|provider| Selection {
+                namespaces: provider.namespaces.clone(),
+                labels: provider.label_selector.clone(),
+            })
+        };
+        Self { ingress: of(&settings.ingress), crd: of(&settings.crd), gateway: of(&settings.gateway), node }
+    }
+}
+
 /// Which objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
@@ -118,38 +136,40 @@ pub struct Selection {
 /// The watches' tasks, for their owner to hold, and what they tell.
 pub fn start(client: &Client, wanted: &Wanted, health: &Arc<Health>) -> (JoinSet<()>, mpsc::Receiver<News>) {
     let (news, receiver) = mpsc::channel(QUEUE);
-    let mut watches = Watches { client: client.clone(), health: Arc::clone(health), news, tasks: JoinSet::new() };
-    let all: Vec<&Selection> = [&wanted.ingress, &wanted.crd, &wanted.gateway].into_iter().flatten().collect();
-    // Backends and secrets are common to the three and know no labels of routes.
-    let everywhere = all.iter().any(|selection| selection.namespaces.is_empty());
-    let mut namespaces: Vec<String> = all.iter().flat_map(|selection| selection.namespaces.clone()).collect();
-    namespaces.sort_unstable();
-    namespaces.dedup();
-    if everywhere {
-        namespaces.clear();
-    }
-    let any = Selection { namespaces, labels: String::new() };
-    if !all.is_empty() {
-        watches.typed::<Service>(&any, config(&any), |objects| &mut objects.services);
-        watches.typed::<EndpointSlice>(&any, config(&any), |objects| &mut objects.slices);
-        watches.secrets(&any);
-    }
-    if let Some(selection) = &wanted.ingress {
-        watches.typed::<Ingress>(selection, config(selection), |objects| &mut objects.ingresses);
-        watches.cluster::<IngressClass>(watcher::Config::default(), |objects| &mut objects.ingress_classes);
-    }
-    if let Some(selection) = &wanted.crd {
-        watches.traefik(selection);
-    }
-    if let Some(selection) = &wanted.gateway {
-        watches.cluster::<Namespace>(watcher::Config::default(), |objects| &mut objects.namespaces);
-        watches.gateway_api(selection);
-    }
-    if let Some(node) = wanted.node.as_deref().filter(|_| !all.is_empty()) {
-        let own = watcher::Config::default().fields(&format!("metadata.name={node}"));
-        watches.cluster::<Node>(own, |objects| &mut objects.nodes);
-    }
+    let health = Arc::clone(health);
+    let mut watches = Watches { client: client.clone(), health, news, tasks: JoinSet::new(), once: None };
+    watches.start(wanted);
     (watches.tasks, receiver)
+}
+
+/// What could not be read, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// Of these.
+    pub kind: String,
+    /// The namespace; `None`: of all.
+    pub namespace: Option<String>,
+    /// What the server said.
+    pub why: String,
+}
+
+/// Reads all that there is once, without a watch.
+pub async fn read(client: &Client, wanted: &Wanted) -> (Objects, Vec<Unread>) {
+    let (news, mut receiver) = mpsc::channel(QUEUE);
+    let (once, mut unread) = mpsc::channel(QUEUE);
+    let health = Arc::default();
+    let mut watches = Watches { client: client.clone(), health, news, tasks: JoinSet::new(), once: Some(once) };
+    watches.start(wanted);
+    let Watches { mut tasks, news, .. } = watches;
+    drop(news);
+    let mut objects = Objects::default();
+    while let Some(told) = receiver.recv().await {
+        told(&mut objects);
+    }
+    while tasks.join_next().await.is_some() {}
+    let mut all: Vec<Unread> = std::iter::from_fn(|| unread.try_recv().ok()).collect();
+    all.sort_by(|a, b| (&a.kind, &a.namespace).cmp(&(&b.kind, &b.namespace)));
+    (objects, all)
 }
 
 type Place<K> = fn(&mut Objects) -> &mut Set<K>;
@@ -159,9 +179,44 @@ struct Watches {
     health: Arc<Health>,
     news: mpsc::Sender<News>,
     tasks: JoinSet<()>,
+    /// Everything is read once, and this is what was not to be had.
+    once: Option<mpsc::Sender<Unread>>,
 }
 
 impl Watches {
+    fn start(&mut self, wanted: &Wanted) {
+        let all: Vec<&Selection> = [&wanted.ingress, &wanted.crd, &wanted.gateway].into_iter().flatten().collect();
+        // Backends and secrets are common to the three and know no labels of routes.
+        let everywhere = all.iter().any(|selection| selection.namespaces.is_empty());
+        let mut namespaces: Vec<String> = all.iter().flat_map(|selection| selection.namespaces.clone()).collect();
+        namespaces.sort_unstable();
+        namespaces.dedup();
+        if everywhere {
+            namespaces.clear();
+        }
+        let any = Selection { namespaces, labels: String::new() };
+        if !all.is_empty() {
+            self.typed::<Service>(&any, config(&any), |objects| &mut objects.services);
+            self.typed::<EndpointSlice>(&any, config(&any), |objects| &mut objects.slices);
+            self.secrets(&any);
+        }
+        if let Some(selection) = &wanted.ingress {
+            self.typed::<Ingress>(selection, config(selection), |objects| &mut objects.ingresses);
+            self.cluster::<IngressClass>(watcher::Config::default(), |objects| &mut objects.ingress_classes);
+        }
+        if let Some(selection) = &wanted.crd {
+            self.traefik(selection);
+        }
+        if let Some(selection) = &wanted.gateway {
+            self.cluster::<Namespace>(watcher::Config::default(), |objects| &mut objects.namespaces);
+            self.gateway_api(selection);
+        }
+        if let Some(node) = wanted.node.as_deref().filter(|_| !all.is_empty()) {
+            let own = watcher::Config::default().fields(&format!("metadata.name={node}"));
+            self.cluster::<Node>(own, |objects| &mut objects.nodes);
+        }
+    }
+
     fn typed<K>(&mut self, selection: &Selection, config: watcher::Config, place: Place<K>)
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
@@ -272,6 +327,16 @@ impl Watches {
     where
         K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
+        if let Some(unread) = &self.once {
+            let (news, unread) = (self.news.clone(), unread.clone());
+            self.tasks.spawn(async move {
+                if let Err(error) = list(&api, &config, scope.as_deref(), &news, place).await {
+                    // As many as there are kinds and namespaces: beyond a thousand nobody reads on.
+                    drop(unread.try_send(Unread { kind, namespace: scope, why: reason(&error) }));
+                }
+            });
+            return;
+        }
         self.health.watches.fetch_add(1, Ordering::Relaxed);
         let watch = Watch {
             kind,
@@ -281,6 +346,38 @@ impl Watches {
             state: State::default(),
         };
         self.tasks.spawn(watch.run(api, config, place));
+    }
+}
+
+/// Everything of one kind, a page at a time. A kind that the server does not know has no objects.
+async fn list<K>(
+    api: &Api<K>,
+    config: &watcher::Config,
+    scope: Option<&str>,
+    news: &mpsc::Sender<News>,
+    place: Place<K>,
+) -> Result<(), kube::Error>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let mut asked = ListParams::default().limit(PAGE);
+    (asked.label_selector, asked.field_selector) = (config.label_selector.clone(), config.field_selector.clone());
+    loop {
+        let page = match api.list(&asked).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            page => page?,
+        };
+        for mut object in page.items {
+            lighten(&mut object);
+            let scope = scope.map(str::to_owned);
+            let told: News = Box::new(move |objects| place(objects).apply(scope.as_deref(), Event::Apply(object)));
+            // A reader that is gone needs no news.
+            let _ = news.send(told).await;
+        }
+        asked.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+        if asked.continue_token.is_none() {
+            return Ok(());
+        }
     }
 }
 
