@@ -1,11 +1,12 @@
 //! The `wayspan` command: reads its arguments, hands over to the library.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use wayspan_agent::kube::check as objects;
 use wayspan_agent::kube::pods::doctor as cluster;
 use wayspan_agent::{app, config, handover, probes};
 
@@ -21,6 +22,26 @@ struct Arguments {
     command: Command,
 }
 
+#[derive(Debug, Args)]
+struct Check {
+    /// The configuration file.
+    #[arg(required_unless_present = "from_cluster")]
+    file: Option<PathBuf>,
+    /// Say what of the cluster's objects would be served differently or not at all. The cluster is KUBECONFIG's, or that of the
+    /// pod; what is looked at is what the file's providers name, without a file everything.
+    #[arg(long)]
+    from_cluster: bool,
+    /// Only in this namespace; may be given more than once.
+    #[arg(long, value_name = "NAME", requires = "from_cluster")]
+    namespace: Vec<String>,
+    /// Objects of this class, as if it were ours.
+    #[arg(long, value_name = "NAME", requires = "from_cluster")]
+    ingress_class: Option<String>,
+    /// As JSON.
+    #[arg(long, requires = "from_cluster")]
+    json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve until SIGTERM or SIGINT.
@@ -29,11 +50,8 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// Check a configuration file: prints every fault, exits 1 if there is one.
-    Check {
-        /// The configuration file.
-        file: PathBuf,
-    },
+    /// Check a configuration file, and with --from-cluster the objects of a cluster: prints every fault, exits 1 if there is one.
+    Check(Check),
     /// Ask the agent of this pod, which POD_UID names, whether it is up: for two agents that share their ports (handOver.name).
     Healthcheck,
     /// Say what this kernel and these capabilities give: each probe on, or off and why.
@@ -50,7 +68,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run { config } => app::run(&config),
-        Command::Check { file } => check(&file),
+        Command::Check(asked) => check(&asked),
         Command::Healthcheck => healthcheck(),
         Command::Doctor { json, cost } => doctor(json, cost),
     };
@@ -63,18 +81,41 @@ fn main() -> ExitCode {
     }
 }
 
-fn check(file: &Path) -> anyhow::Result<ExitCode> {
-    match config::check(file) {
-        Ok(_) => {
-            say(&format!("{}: ok\n", file.display()))?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(faults) => {
+fn check(asked: &Check) -> anyhow::Result<ExitCode> {
+    let file = match asked.file.as_deref().map(|file| (file, config::check(file))) {
+        None => None,
+        Some((_, Err(faults))) => {
             let told: String = faults.iter().map(|fault| format!("{fault}\n")).collect();
             say(&format!("{told}{}\n", config::counted(&faults)))?;
-            Ok(ExitCode::FAILURE)
+            return Ok(ExitCode::FAILURE);
+        }
+        Some((file, Ok(config))) => {
+            if !asked.json {
+                say(&format!("{}: ok\n", file.display()))?;
+            }
+            Some(config)
+        }
+    };
+    if asked.from_cluster { check_cluster(asked, file) } else { Ok(ExitCode::SUCCESS) }
+}
+
+fn check_cluster(asked: &Check, file: Option<config::model::Config>) -> anyhow::Result<ExitCode> {
+    let named = file.as_ref().and_then(|file| file.fixed.kubernetes.clone());
+    let mut settings = named.unwrap_or_else(config::kubernetes_defaults);
+    let each = [&mut settings.ingress, &mut settings.crd, &mut settings.gateway];
+    for provider in each.into_iter().flatten() {
+        if !asked.namespace.is_empty() {
+            provider.namespaces.clone_from(&asked.namespace);
+        }
+        if let Some(class) = &asked.ingress_class {
+            provider.ingress_class.clone_from(class);
         }
     }
+    let asked_for = objects::Asked { settings, file: file.map(|file| file.dynamic) };
+    let report = runtime()?.block_on(objects::run(&asked_for))?;
+    let told = if asked.json { serde_json::to_string_pretty(&report)? + "\n" } else { report.to_string() };
+    say(&told)?;
+    Ok(if report.is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[expect(clippy::disallowed_methods, reason = "the downward API's variable, read once, here")]

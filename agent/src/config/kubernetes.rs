@@ -5,7 +5,7 @@ use std::path::Path;
 use super::cursor::Cursor;
 use super::fault::{Fault, Faults};
 use super::model::{Kubernetes, KubernetesProvider, StatusAddress};
-use super::yaml::Node;
+use super::yaml::{self, Node};
 use crate::kube::client::Connection;
 
 /// Reads the three providers; `None`: there is none.
@@ -22,6 +22,14 @@ pub(super) fn read(file: &Path, root: &Node, faults: &mut Faults) -> Option<Kube
     };
     kubernetes.providers().next()?;
     Some(kubernetes)
+}
+
+/// All three with their defaults, for who has no file.
+#[must_use]
+pub fn kubernetes_defaults() -> Kubernetes {
+    const ALL: &str = "providers: {kubernetesIngress: , kubernetesCRD: , kubernetesGateway: }";
+    let root = yaml::parse(ALL).ok();
+    root.and_then(|root| read(Path::new(""), &root, &mut Faults::default())).unwrap_or_default()
 }
 
 fn provider(file: &Path, path: &'static str, place: &Cursor<'_>, faults: &mut Faults) -> KubernetesProvider {
@@ -72,7 +80,6 @@ fn provider(file: &Path, path: &'static str, place: &Cursor<'_>, faults: &mut Fa
 
 #[cfg(test)]
 mod tests {
-    use super::super::yaml;
     use super::*;
 
     #[test]
@@ -83,6 +90,7 @@ mod tests {
             (read, faults.finish(Path::new("/etc/w.yaml")).0)
         };
         assert_eq!(read("http: {}"), (None, vec![]));
+        assert_eq!(kubernetes_defaults().providers().count(), 3);
         let (some, faults) = read("providers: {kubernetesIngress: , kubernetesCRD: {allowCrossNamespace: true}}");
         let some = some.unwrap();
         assert!(faults.is_empty());

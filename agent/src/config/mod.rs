@@ -32,6 +32,7 @@ mod tests;
 
 pub use fault::{Fault, counted};
 pub use files::{Parsed, check};
+pub use kubernetes::kubernetes_defaults;
 pub(crate) use middleware::{by_name, expand};
 pub use reference::reference;
 pub(crate) use registry::Observed;

@@ -3,8 +3,9 @@
 //! [`client`] connects and keeps requests within limits. Everybody shares one client: it holds one connection pool and
 //! reloads its own credentials. [`watch`] tells of objects, [`objects`] holds them, [`translate`] makes routes of them,
 //! which is pure, and [`provider`] is the task that turns news into configuration. [`pods`] says which pods are at the two
-//! ends of a request.
+//! ends of a request, and [`check`] what of a cluster's objects would not be served as it is.
 
+pub mod check;
 pub mod client;
 pub mod events;
 pub mod lease;

@@ -75,6 +75,11 @@ fn annotated_class(ingress: &Ingress) -> Option<&str> {
     annotations.and_then(|all| all.get(CLASS_ANNOTATION)).map(String::as_str).filter(|name| !name.is_empty())
 }
 
+/// The class that an Ingress asks for, if any.
+pub(in crate::kube) fn asked_class(ingress: &Ingress) -> Option<&str> {
+    named_class(ingress).or_else(|| annotated_class(ingress))
+}
+
 fn is_default(class: &IngressClass) -> bool {
     let annotations = class.metadata.annotations.as_ref();
     annotations.and_then(|all| all.get(DEFAULT_CLASS)).is_some_and(|value| value == "true")
