@@ -17,7 +17,14 @@ use crate::record::{End, ErrorKind};
 use crate::upstream::Upstream;
 
 /// What the upstream gets.
-pub(crate) struct RequestBody(Option<Upload>);
+pub(crate) struct RequestBody(Source);
+
+enum Source {
+    Nothing,
+    Upload(Upload),
+    /// What was kept of another's, in order.
+    Kept(std::vec::IntoIter<Bytes>),
+}
 
 /// A body that has bytes.
 struct Upload {
@@ -26,14 +33,71 @@ struct Upload {
     live: Rc<RefCell<Live>>,
     /// Whether anything of it was taken.
     taken: bool,
+    /// Where it is kept as well.
+    copying: Option<Box<Copying>>,
+}
+
+/// A body is kept as it passes, for those who want it when it is whole.
+pub(crate) struct Copying {
+    kept: Vec<Bytes>,
+    /// Bytes that may still be kept.
+    room: usize,
+    /// Gets the whole body, or nothing where it was longer or broke off.
+    then: Option<Then>,
+}
+
+type Then = Box<dyn FnOnce(Option<Vec<Bytes>>)>;
+
+impl Copying {
+    pub(crate) fn new(room: usize, then: Then) -> Box<Self> {
+        Box::new(Self { kept: Vec::new(), room, then: Some(then) })
+    }
+
+    /// Whether there is room for it.
+    fn keep(&mut self, data: &Bytes) -> bool {
+        let left = self.room.checked_sub(data.len());
+        self.room = left.unwrap_or_default();
+        self.kept.push(data.clone());
+        left.is_some()
+    }
+
+    fn finish(mut self) {
+        if let Some(then) = self.then.take() {
+            then(Some(std::mem::take(&mut self.kept)));
+        }
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        if let Some(then) = self.then.take() {
+            then(None);
+        }
+    }
 }
 
 impl RequestBody {
-    pub(crate) const EMPTY: Self = Self(None);
+    pub(crate) const EMPTY: Self = Self(Source::Nothing);
 
     pub(crate) fn new(incoming: Incoming, live: &Rc<RefCell<Live>>) -> Self {
-        let empty = incoming.is_end_stream();
-        Self((!empty).then(|| Upload { incoming: Some(incoming), live: Rc::clone(live), taken: false }))
+        if incoming.is_end_stream() {
+            return Self::EMPTY;
+        }
+        let live = Rc::clone(live);
+        Self(Source::Upload(Upload { incoming: Some(incoming), live, taken: false, copying: None }))
+    }
+
+    /// One that was kept.
+    pub(crate) fn kept(body: Vec<Bytes>) -> Self {
+        Self(Source::Kept(body.into_iter()))
+    }
+
+    /// Keeps it as it passes.
+    pub(crate) fn copy(&mut self, copying: Box<Copying>) {
+        match &mut self.0 {
+            Source::Upload(upload) => upload.copying = Some(copying),
+            Source::Nothing | Source::Kept(_) => copying.finish(),
+        }
     }
 }
 
@@ -47,7 +111,32 @@ impl Upload {
         {
             self.live.borrow_mut().head.request_body_bytes += u64::try_from(data.len()).unwrap_or(0);
         }
+        if self.copying.is_some() {
+            self.keep(&polled);
+        }
         polled
+    }
+
+    #[cold]
+    fn keep(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, hyper::Error>>>) {
+        let Some(mut copying) = self.copying.take() else { return };
+        let whole = match polled {
+            Poll::Pending => false,
+            Poll::Ready(Some(Err(_))) => return,
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Ok(frame))) => {
+                if frame.data_ref().is_some_and(|data| !copying.keep(data)) {
+                    return;
+                }
+                // hyper does not ask again behind the last byte that was promised, nor behind trailers.
+                frame.is_trailers() || self.incoming.as_ref().is_none_or(Body::is_end_stream)
+            }
+        };
+        if whole {
+            copying.finish();
+        } else {
+            self.copying = Some(copying);
+        }
     }
 }
 
@@ -65,16 +154,30 @@ impl Body for RequestBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        self.0.as_mut().map_or(Poll::Ready(None), |upload| upload.poll_frame(cx))
+        match &mut self.0 {
+            Source::Nothing => Poll::Ready(None),
+            Source::Upload(upload) => upload.poll_frame(cx),
+            Source::Kept(kept) => Poll::Ready(kept.next().map(|data| Ok(Frame::data(data)))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().and_then(|upload| upload.incoming.as_ref()).is_none_or(Body::is_end_stream)
+        match &self.0 {
+            Source::Nothing => true,
+            Source::Upload(upload) => upload.incoming.as_ref().is_none_or(Body::is_end_stream),
+            Source::Kept(kept) => kept.as_slice().is_empty(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let incoming = self.0.as_ref().and_then(|upload| upload.incoming.as_ref());
-        incoming.map_or(SizeHint::with_exact(0), Body::size_hint)
+        match &self.0 {
+            Source::Nothing => SizeHint::with_exact(0),
+            Source::Upload(upload) => upload.incoming.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint),
+            Source::Kept(kept) => {
+                let bytes: usize = kept.as_slice().iter().map(Bytes::len).sum();
+                SizeHint::with_exact(u64::try_from(bytes).unwrap_or(0))
+            }
+        }
     }
 }
 

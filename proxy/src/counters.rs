@@ -113,6 +113,10 @@ pub struct Totals {
     pub tunnels_begun: u64,
     /// Tunnels that ended.
     pub tunnels_ended: u64,
+    /// Copies of requests that mirrors answered.
+    pub mirrored: u64,
+    /// Copies of requests that came to nothing.
+    pub mirrors_lost: u64,
     /// TLS handshakes that were done.
     pub tls_handshakes: u64,
     /// Those of them that resumed a session.
@@ -193,7 +197,7 @@ impl OpenConnections {
     }
 }
 
-const TOTALS: usize = 9 + TLS_FAILURES.len();
+const TOTALS: usize = 11 + TLS_FAILURES.len();
 
 /// The totals, by name of what happened.
 #[derive(Clone, Copy, Debug)]
@@ -207,6 +211,8 @@ pub enum Total {
     Reused,
     TunnelsBegun,
     TunnelsEnded,
+    Mirrored,
+    MirrorsLost,
     TlsHandshakes,
     TlsResumed,
     TlsTimedOut,
@@ -265,6 +271,8 @@ impl Counters {
             reused,
             tunnels_begun,
             tunnels_ended,
+            mirrored,
+            mirrors_lost,
             tls_handshakes,
             tls_resumed,
             tls_failed @ ..,
@@ -277,6 +285,8 @@ impl Counters {
             reused,
             tunnels_begun,
             tunnels_ended,
+            mirrored,
+            mirrors_lost,
             tls_handshakes,
             tls_resumed,
             tls_failed,

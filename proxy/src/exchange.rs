@@ -4,7 +4,9 @@
 mod around;
 mod attempt;
 mod auth;
+mod mirror;
 mod password;
+mod retry;
 mod room;
 
 use std::cell::RefCell;
@@ -271,12 +273,17 @@ async fn answer<O: SocketObserver>(
             reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(fixed.content_type));
             reply
         }
-        (Ok(()), Target::Service(place)) => match snapshot.services.get(*place) {
-            Some(service) => {
+        (Ok(()), Target::Service(place)) => match (snapshot.services.get(*place), around.retry) {
+            (None, _) => failed(live, ErrorKind::NoServer),
+            (Some(service), None) => {
                 live.borrow_mut().head.service = service.id;
-                forward(conn, live, service, parts, body).await
+                forward(conn, live, service, (&around, snapshot), parts, body).await
             }
-            None => failed(live, ErrorKind::NoServer),
+            (Some(service), Some(retry)) => {
+                live.borrow_mut().head.service = service.id;
+                // On the heap: few routes send again, and none of the others has a place for it.
+                Box::pin(retry::forward(conn, live, service, (&around, snapshot, retry), parts, body)).await
+            }
         },
     };
     let switching = reply.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -351,28 +358,71 @@ async fn forward<O: SocketObserver>(
     conn: &Rc<ClientConn<O>>,
     live: &Rc<RefCell<Live>>,
     service: &Service,
+    (around, snapshot): (&Around<'_>, &Snapshot),
     parts: &mut Parts,
     body: Incoming,
 ) -> Reply<O> {
     let wanted = MonoNs::now();
     live.borrow_mut().head.upstream_wanted = wanted;
-    let Some(server) = conn.worker.pick(service).and_then(|index| service.servers.get(index)) else {
-        return failed(live, ErrorKind::NoServer);
+    let server = match served_by(conn, live, service) {
+        Ok(server) => server,
+        Err(reply) => return reply,
     };
-    if server.addresses.is_empty() {
-        return failed(live, ErrorKind::NameNotResolved);
+    let mut body = RequestBody::new(body, live);
+    if !around.mirrors.is_empty() {
+        mirror::copy(conn, live, (&around.mirrors, snapshot), parts, &mut body);
     }
-    let mut request = match outgoing(parts, RequestBody::new(body, live), server, service.pass_host) {
+    let mut request = match outgoing(parts, body, server, service.pass_host) {
         Ok(request) => Some(request),
         Err(()) => return failed(live, ErrorKind::BadRequest),
     };
     let whole = after(wanted, service.timeouts.request);
     match attempt(conn, live, service, server, &mut request, whole).await {
-        Ok((reply, upstream)) if reply.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            switch(conn, live, reply, upstream)
-        }
-        Ok((reply, upstream)) => relay(conn, live, service, reply, upstream, whole),
+        Ok((reply, upstream)) => answered(conn, live, service, reply, upstream, whole),
         Err(error) => failed(live, fault_of(conn, live, error)),
+    }
+}
+
+/// The server whose turn it is.
+///
+/// # Errors
+/// What is answered where it cannot be asked.
+#[expect(
+    clippy::result_large_err,
+    reason = "it is returned at once, and to have it on the heap would cost every request"
+)]
+fn served_by<'s, O: SocketObserver>(
+    conn: &ClientConn<O>,
+    live: &RefCell<Live>,
+    service: &'s Service,
+) -> Result<&'s Arc<Server>, Reply<O>> {
+    let Some(server) = conn.worker.pick(service).and_then(|index| service.servers.get(index)) else {
+        return Err(failed(live, ErrorKind::NoServer));
+    };
+    if !server.addresses.is_empty() {
+        return Ok(server);
+    }
+    if server.host.is_empty() {
+        // The Gateway API: the share of a backend that is not there is an error of the configuration.
+        live.borrow_mut().fail(End::Complete, ErrorKind::NoServer);
+        return Err(own(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error\n"));
+    }
+    Err(failed(live, ErrorKind::NameNotResolved))
+}
+
+/// The server's answer.
+fn answered<O: SocketObserver>(
+    conn: &Rc<ClientConn<O>>,
+    live: &Rc<RefCell<Live>>,
+    service: &Service,
+    reply: Response<Incoming>,
+    upstream: Box<Upstream<O>>,
+    whole: MonoNs,
+) -> Reply<O> {
+    if reply.status() == StatusCode::SWITCHING_PROTOCOLS {
+        switch(conn, live, reply, upstream)
+    } else {
+        relay(conn, live, service, reply, upstream, whole)
     }
 }
 
@@ -393,6 +443,9 @@ fn outgoing(
     *request.method_mut() = std::mem::take(&mut parts.method);
     *request.uri_mut() = Uri::from(target);
     let mut headers = std::mem::take(&mut parts.headers);
+    if let Some(modifier) = &server.request_headers {
+        modifier.edit(&mut headers);
+    }
     let body = request.body();
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
         // hyper would take a GET or HEAD of unknown length for one without a body, and send none.

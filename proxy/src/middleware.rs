@@ -3,12 +3,15 @@
 //! them, waits where one has to wait, and calls whom one has to ask.
 
 mod basic_auth;
+mod cors;
 mod forward_auth;
 mod headers;
 mod in_flight;
+mod mirror;
 mod path;
 mod rate;
 mod redirect;
+mod retry;
 mod source;
 
 use std::net::IpAddr;
@@ -20,9 +23,11 @@ use http::request::Parts;
 use http::{HeaderName, StatusCode};
 
 pub use basic_auth::{Authenticator, BasicAuth, Check, User};
+pub use cors::{Allowed, AllowedOrigin, CorsFilter, OriginHost};
 pub use forward_auth::{AuthServer, ForwardAuth};
 pub use headers::{Asked, Cors, HeaderEdits, HeaderModifier, Headers, Security};
 pub use in_flight::{InFlightLimiter, InFlightReq, Permit};
+pub use mirror::{Mirror, Share};
 pub(crate) use path::with_path;
 pub use path::{
     AddPrefix, PathChange, ReplacePath, ReplacePathRegex, StripPrefix, StripPrefixRegex, UrlRewrite, as_path,
@@ -30,6 +35,7 @@ pub use path::{
 };
 pub use rate::{RateLimit, RateLimiter};
 pub use redirect::{RedirectRegex, RedirectScheme, RequestRedirect};
+pub use retry::Retry;
 pub use source::{IpAllowList, IpFrom, IpStrategy, Source};
 
 /// One step of a route. Cheap to clone; its settings are shared by all workers, and what it counts too.
@@ -39,6 +45,7 @@ pub enum Middleware {
     Headers(Arc<Headers>),
     RequestHeaderModifier(Arc<HeaderModifier>),
     ResponseHeaderModifier(Arc<HeaderModifier>),
+    Cors(Arc<CorsFilter>),
     StripPrefix(Arc<StripPrefix>),
     StripPrefixRegex(Arc<StripPrefixRegex>),
     AddPrefix(Arc<AddPrefix>),
@@ -53,6 +60,8 @@ pub enum Middleware {
     InFlightReq(Arc<InFlightLimiter>),
     ForwardAuth(Arc<AuthServer>),
     BasicAuth(Arc<Authenticator>),
+    Mirror(Arc<Mirror>),
+    Retry(Arc<Retry>),
 }
 
 /// Who asks, as far as the connection tells.
@@ -113,11 +122,14 @@ impl Middleware {
             (Self::UrlRewrite(a), Self::UrlRewrite(b)) => Arc::ptr_eq(a, b),
             (Self::RequestHeaderModifier(a), Self::RequestHeaderModifier(b)) => Arc::ptr_eq(a, b),
             (Self::ResponseHeaderModifier(a), Self::ResponseHeaderModifier(b)) => Arc::ptr_eq(a, b),
+            (Self::Cors(a), Self::Cors(b)) => Arc::ptr_eq(a, b),
             (Self::IpAllowList(a), Self::IpAllowList(b)) => Arc::ptr_eq(a, b),
             (Self::RateLimit(a), Self::RateLimit(b)) => Arc::ptr_eq(a, b),
             (Self::InFlightReq(a), Self::InFlightReq(b)) => Arc::ptr_eq(a, b),
             (Self::ForwardAuth(a), Self::ForwardAuth(b)) => Arc::ptr_eq(a, b),
             (Self::BasicAuth(a), Self::BasicAuth(b)) => Arc::ptr_eq(a, b),
+            (Self::Mirror(a), Self::Mirror(b)) => a == b,
+            (Self::Retry(a), Self::Retry(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }

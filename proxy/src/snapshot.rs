@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::cap::Cap;
-use crate::middleware::Middleware;
+use crate::middleware::{HeaderModifier, Middleware};
 use crate::route::RouteTable;
 use crate::tls::Tls;
 
@@ -235,8 +235,11 @@ pub struct Server {
     pub host: Box<str>,
     /// Path prefix of the URL without its last slash; empty for most.
     pub path_prefix: Box<str>,
-    /// Where to connect. Names are resolved by the agent; empty while a name does not resolve (502).
+    /// Where to connect. Names are resolved by the agent; empty while a name does not resolve (502), and of what stands for a
+    /// backend that is not there, which has no host either (500).
     pub addresses: Box<[SocketAddr]>,
+    /// What its requests' headers become beyond what the route's middlewares make of them.
+    pub request_headers: Option<Arc<HeaderModifier>>,
     /// The cap on connections to it, where there is one. It survives a snapshot with the server.
     pub cap: Option<Arc<Cap>>,
 }

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -93,7 +94,17 @@ pub(crate) struct Worker<O: SocketObserver> {
     connections: RefCell<Vec<Weak<ClientConn<O>>>>,
     spare: RefCell<Vec<Rc<RefCell<Live>>>>,
     open: Cell<usize>,
+    errands: mpsc::Sender<Errand>,
+    errands_told: Cell<Option<mpsc::Receiver<Errand>>>,
 }
+
+/// Work that no connection waits for.
+pub(crate) type Errand = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Errands under way; what comes beyond is lost, and counted.
+const ERRANDS_MAX: usize = 1024;
+/// Errands that the worker has not begun: it comes to them when its tasks wait.
+const ERRANDS_TOLD_MAX: usize = 256;
 
 /// What a head ends with.
 pub(crate) const HEAD_END: &[u8] = b"\r\n\r\n";
@@ -113,7 +124,10 @@ impl<O: SocketObserver> Worker<O> {
         counters: WorkerCounters,
         unfolded: Unfolded,
     ) -> Rc<Self> {
+        let (errands, errands_told) = mpsc::channel(ERRANDS_TOLD_MAX);
         Rc::new(Self {
+            errands,
+            errands_told: Cell::new(Some(errands_told)),
             id,
             observer,
             snapshot: RefCell::new(Cache::new(Arc::clone(&process.snapshot))),
@@ -152,6 +166,13 @@ impl<O: SocketObserver> Worker<O> {
     /// What X-Forwarded-Server says.
     pub(crate) fn hostname(&self) -> Option<HeaderValue> {
         self.process.hostname.clone()
+    }
+
+    /// Gives work to whoever has time; its loss is counted.
+    pub(crate) fn errand(&self, errand: Errand) {
+        if self.errands.try_send(errand).is_err() {
+            self.counters.borrow().count(Total::MirrorsLost);
+        }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -238,6 +259,9 @@ pub(crate) async fn run<O: SocketObserver>(worker: Rc<Worker<O>>, mut commands: 
     let mut tasks = JoinSet::new();
     let mut accepting: HashMap<u64, Vec<Rc<Notify>>> = HashMap::new();
     let (arrivals, mut arrived) = mpsc::channel(256);
+    let Some(mut errands) = worker.errands_told.take() else { return };
+    // Those of a worker that ends are cut off.
+    let mut under_way = JoinSet::new();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut draining = false;
@@ -263,6 +287,14 @@ pub(crate) async fn run<O: SocketObserver>(worker: Rc<Worker<O>>, mut commands: 
             }
             _ = sweep.tick() => worker.sweep(),
             () = worker.process.summoned(worker.id) => worker.pool.shed(),
+            Some(errand) = errands.recv() => {
+                if under_way.len() < ERRANDS_MAX {
+                    under_way.spawn_local(errand);
+                } else {
+                    worker.counters.borrow().count(Total::MirrorsLost);
+                }
+            }
+            Some(_) = under_way.join_next() => {}
             Some(_) = tasks.join_next() => {}
         }
         if draining {

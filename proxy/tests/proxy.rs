@@ -6,6 +6,8 @@
 mod accounts;
 #[path = "proxy/cap.rs"]
 mod cap;
+#[path = "proxy/copies.rs"]
+mod copies;
 #[path = "proxy/drain.rs"]
 mod drain;
 #[path = "proxy/listeners.rs"]
@@ -94,6 +96,7 @@ impl Setup {
                 host: address.ip().to_string().into(),
                 path_prefix: "".into(),
                 addresses: vec![*address; self.addresses_each].into(),
+                request_headers: None,
                 cap: self.cap.clone(),
             })
         });

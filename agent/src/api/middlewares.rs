@@ -3,7 +3,10 @@
 
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
-use wayspan_proxy::middleware::{HeaderModifier, Headers, IpFrom, IpStrategy, PathChange, RequestRedirect, Source};
+use wayspan_proxy::middleware::{
+    Allowed, AllowedOrigin, CorsFilter, HeaderModifier, Headers, IpFrom, IpStrategy, OriginHost, PathChange,
+    RequestRedirect, Retry, Source,
+};
 
 use super::shapes::go_duration;
 use crate::config::model::{ForwardAuth, MiddlewareKind};
@@ -29,15 +32,7 @@ pub(super) fn describe(kind: &MiddlewareKind) -> (&str, Value) {
             "redirectRegex",
             json!({"regex": to.pattern.as_str(), "replacement": to.replacement, "permanent": to.permanent}),
         ),
-        MiddlewareKind::RequestRedirect(to) => {
-            let RequestRedirect { scheme, hostname, port, path, status } = &**to;
-            let path = path.as_ref().map(change);
-            let (status, path) = (status.as_u16(), path.unwrap_or(Value::Null));
-            (
-                "requestRedirect",
-                json!({"scheme": scheme, "hostname": hostname, "port": port, "path": path, "statusCode": status}),
-            )
-        }
+        MiddlewareKind::RequestRedirect(to) => ("requestRedirect", redirect(to)),
         MiddlewareKind::UrlRewrite(rewrite) => {
             let hostname = rewrite.hostname.as_ref().and_then(|name| name.to_str().ok());
             let path = rewrite.path.as_ref().map_or(Value::Null, change);
@@ -45,6 +40,11 @@ pub(super) fn describe(kind: &MiddlewareKind) -> (&str, Value) {
         }
         MiddlewareKind::RequestHeaderModifier(one) => ("requestHeaderModifier", modifier(one)),
         MiddlewareKind::ResponseHeaderModifier(one) => ("responseHeaderModifier", modifier(one)),
+        MiddlewareKind::Cors(one) => ("cors", cors(one)),
+        MiddlewareKind::Mirror(to) => {
+            ("requestMirror", json!({"service": to.service, "some": to.share.some, "of": to.share.of}))
+        }
+        MiddlewareKind::Retry(one) => ("retry", retry(one)),
         MiddlewareKind::IpAllowList(list) => (
             "ipAllowList",
             json!({
@@ -86,6 +86,43 @@ pub(super) fn describe(kind: &MiddlewareKind) -> (&str, Value) {
 fn hidden(list: &[(HeaderName, Option<HeaderValue>)]) -> Map<String, Value> {
     let shown = |value: &Option<_>| if value.is_some() { "xxxx" } else { "" };
     list.iter().map(|(name, value)| (name.to_string(), shown(value).into())).collect()
+}
+
+fn redirect(to: &RequestRedirect) -> Value {
+    let RequestRedirect { scheme, hostname, port, path, status } = to;
+    let path = path.as_ref().map(change);
+    let (status, path) = (status.as_u16(), path.unwrap_or(Value::Null));
+    json!({"scheme": scheme, "hostname": hostname, "port": port, "path": path, "statusCode": status})
+}
+
+fn retry(retry: &Retry) -> Value {
+    json!({
+        "attempts": retry.attempts,
+        "codes": retry.codes,
+        "backoff": go_duration(retry.backoff),
+        "each": go_duration(retry.each),
+    })
+}
+
+fn cors(filter: &CorsFilter) -> Value {
+    let list = |allowed: &Allowed| match allowed {
+        Allowed::Nothing => Value::Null,
+        Allowed::Any => "*".into(),
+        Allowed::These(list) => list.to_str().unwrap_or_default().into(),
+    };
+    let origin = |origin: &AllowedOrigin| match origin {
+        AllowedOrigin::Any => "*".to_owned(),
+        AllowedOrigin::At { scheme, host: OriginHost::Exact(host), port } => format!("{scheme}://{host}:{port}"),
+        AllowedOrigin::At { scheme, host: OriginHost::Below(suffix), port } => format!("{scheme}://*{suffix}:{port}"),
+    };
+    json!({
+        "allowOrigins": filter.origins.iter().map(origin).collect::<Vec<_>>(),
+        "allowCredentials": filter.credentials,
+        "allowMethods": list(&filter.methods),
+        "allowHeaders": list(&filter.headers),
+        "exposeHeaders": list(&filter.exposed),
+        "maxAge": filter.max_age,
+    })
 }
 
 fn change(change: &PathChange) -> Value {

@@ -33,6 +33,7 @@ pub(super) fn around(file: &Dynamic, api: Option<SocketAddr>, faults: &[ListenFa
         api,
         unopened: unopened.collect(),
         addresses: Vec::new(),
+        pool: Vec::new(),
     }
 }
 

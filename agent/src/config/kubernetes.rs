@@ -1,5 +1,6 @@
 //! The Kubernetes providers' section.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use super::cursor::Cursor;
@@ -75,7 +76,23 @@ fn provider(file: &Path, path: &'static str, place: &Cursor<'_>, faults: &mut Fa
         allow_cross_namespace: crd && place.boolean("allowCrossNamespace"),
         strict_prefix: ingress && place.boolean("strictPrefixMatching"),
         address,
+        address_pool: if gateway { pool(file, path, place, faults) } else { Vec::new() },
     }
+}
+
+/// Addresses for Gateways.
+fn pool(file: &Path, path: &str, place: &Cursor<'_>, faults: &mut Faults) -> Vec<IpAddr> {
+    let mut pool = Vec::new();
+    for text in place.texts("addressPool") {
+        match text.parse() {
+            Ok(address) => pool.push(address),
+            Err(_) => {
+                let message = format!("`{text}` is not an IP address");
+                faults.push(Fault::at(file, format!("{path}.addressPool"), place.line("addressPool"), message));
+            }
+        }
+    }
+    pool
 }
 
 #[cfg(test)]
@@ -97,6 +114,12 @@ mod tests {
         let ingress = some.ingress.as_ref().unwrap();
         assert!(ingress.allow_empty && ingress.strict_prefix && !ingress.allow_external_names);
         assert!(some.crd.as_ref().unwrap().allow_cross_namespace && some.gateway.is_none());
+        let (some, faults) = read("providers: {kubernetesGateway: {addressPool: [10.0.0.1, \"fd00::1\", x]}}");
+        assert_eq!(some.unwrap().gateway.unwrap().address_pool.len(), 2);
+        assert_eq!(
+            faults.first().unwrap().to_string(),
+            "/etc/w.yaml:1: providers.kubernetesGateway.addressPool: `x` is not an IP address"
+        );
         let (_, faults) = read("providers: {kubernetesIngress: {ingressEndpoint: {publishedService: traefik}}}");
         assert_eq!(
             faults.first().unwrap().to_string(),

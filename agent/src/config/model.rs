@@ -2,7 +2,7 @@
 
 mod tls;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,9 @@ use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use wayspan_proxy::counters::Bounds;
 use wayspan_proxy::middleware::{
-    AddPrefix, BasicAuth, HeaderModifier, Headers, InFlightReq, IpAllowList, RateLimit, RedirectRegex, RedirectScheme,
-    ReplacePath, ReplacePathRegex, RequestRedirect, StripPrefix, StripPrefixRegex, UrlRewrite,
+    AddPrefix, BasicAuth, CorsFilter, HeaderModifier, Headers, InFlightReq, IpAllowList, RateLimit, RedirectRegex,
+    RedirectScheme, ReplacePath, ReplacePathRegex, RequestRedirect, Retry, Share, StripPrefix, StripPrefixRegex,
+    UrlRewrite,
 };
 use wayspan_proxy::rule::Rule;
 use wayspan_proxy::snapshot::{Limits, Timeouts};
@@ -188,6 +189,8 @@ pub struct Server {
     pub weight: u32,
     /// The Service of Kubernetes that it is one of, by its name.
     pub service: Option<Arc<str>>,
+    /// Of a filter of the Gateway API; no file names it.
+    pub request_headers: Option<Arc<HeaderModifier>>,
 }
 
 /// `http.middlewares.<name>`.
@@ -219,6 +222,12 @@ pub enum MiddlewareKind {
     RequestHeaderModifier(Arc<HeaderModifier>),
     /// The Gateway API's filter; no file names it.
     ResponseHeaderModifier(Arc<HeaderModifier>),
+    /// The Gateway API's filter; no file names it.
+    Cors(Arc<CorsFilter>),
+    /// The Gateway API's filter; no file names it.
+    Mirror(Mirror),
+    /// Of a rule of the Gateway API; no file names it.
+    Retry(Arc<Retry>),
     IpAllowList(Arc<IpAllowList>),
     RateLimit(RateLimit),
     InFlightReq(InFlightReq),
@@ -229,6 +238,15 @@ pub enum MiddlewareKind {
     /// A kind that is not supported yet, by its name: routers that name such a middleware are left out, never served
     /// without it. A file's are faults already; this is for what comes from elsewhere.
     Unsupported(String),
+}
+
+/// Copies of requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// The service that gets them.
+    pub service: String,
+    /// How many of them.
+    pub share: Share,
 }
 
 /// `forwardAuth`.
@@ -501,6 +519,8 @@ pub struct KubernetesProvider {
     pub strict_prefix: bool,
     /// `ingressEndpoint`, `statusAddress`.
     pub address: StatusAddress,
+    /// `addressPool`.
+    pub address_pool: Vec<IpAddr>,
 }
 
 impl KubernetesProvider {

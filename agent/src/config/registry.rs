@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::middleware::{AuthServer, Middleware};
+use wayspan_proxy::middleware::{AuthServer, Middleware, Mirror};
 use wayspan_proxy::route::RouteTable;
 use wayspan_proxy::snapshot::{self, Fixed, Route, Snapshot, Target};
 use wayspan_proxy::tls::{Tls, hosts};
@@ -292,6 +292,7 @@ impl<'b> Build<'b> {
     fn again(&mut self, router: &Arc<model::Router>) -> Option<(String, Routed)> {
         let last = self.registry.last.routers.get(&router.name).filter(|last| Arc::ptr_eq(&last.router, router))?;
         let service = self.services.get(router.service.as_str()).copied();
+        let mut mirrors = Vec::new();
         if !self.is_framed_alike || last.leads_to_service != service.is_some() || router.service == API {
             return None;
         }
@@ -304,12 +305,17 @@ impl<'b> Build<'b> {
             if expanded.len() != last.expanded.len() || !last.expanded.iter().zip(&expanded).all(is_same) {
                 return None;
             }
+            for one in expanded {
+                if let MiddlewareKind::Mirror(mirror) = &one.kind {
+                    mirrors.push(self.services.get(mirror.service.as_str()).copied()?);
+                }
+            }
         }
         let found = self.registry.last.routers.remove_entry(&router.name)?;
         for route in found.1.routes.iter().flatten() {
             self.registry.routes.again(route.id);
         }
-        if let Some(service) = service {
+        for service in service.into_iter().chain(mirrors) {
             self.service(service);
         }
         Some(found)
@@ -406,6 +412,10 @@ impl<'b> Build<'b> {
         if let MiddlewareKind::ForwardAuth(auth) = &one.kind {
             return Some(Middleware::ForwardAuth(self.auth(&one.name, auth)));
         }
+        if let MiddlewareKind::Mirror(mirror) = &one.kind {
+            let service = self.service(self.services.get(mirror.service.as_str()).copied()?);
+            return Some(Middleware::Mirror(Arc::new(Mirror { service, share: mirror.share })));
+        }
         let named = |all: &[(Arc<model::Middleware>, Middleware)]| {
             all.iter().find(|(known, _)| known.name == one.name).cloned()
         };
@@ -470,6 +480,7 @@ impl<'b> Build<'b> {
             path_prefix: String::new(),
             weight: 1,
             service: None,
+            request_headers: None,
         });
         self.service(&Arc::new(model::Service {
             name: API.to_owned(),

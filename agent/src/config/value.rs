@@ -321,6 +321,7 @@ pub(super) fn server(text: &str) -> Result<Server, String> {
         path_prefix: uri.path().trim_end_matches('/').to_owned(),
         weight: 1,
         service: None,
+        request_headers: None,
     })
 }
 

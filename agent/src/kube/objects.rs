@@ -253,6 +253,7 @@ pub struct Objects {
     pub tls_stores: Set<DynamicObject>,
     pub gateway_classes: Set<DynamicObject>,
     pub gateways: Set<DynamicObject>,
+    pub listener_sets: Set<DynamicObject>,
     pub http_routes: Set<DynamicObject>,
     pub reference_grants: Set<DynamicObject>,
 }
@@ -277,6 +278,7 @@ impl Objects {
             tls_stores,
             gateway_classes,
             gateways,
+            listener_sets,
             http_routes,
             reference_grants,
         } = self;
@@ -291,6 +293,7 @@ impl Objects {
             tls_stores,
             gateway_classes,
             gateways,
+            listener_sets,
             http_routes,
             reference_grants,
         ];

@@ -115,6 +115,7 @@ fn dynamic<'o>(objects: &'o Objects, object: &Object) -> Option<&'o Arc<DynamicO
     let set = match object.kind {
         "GatewayClass" => &objects.gateway_classes,
         "Gateway" => &objects.gateways,
+        "ListenerSet" => &objects.listener_sets,
         "HTTPRoute" => &objects.http_routes,
         "IngressRoute" => &objects.ingress_routes,
         "Middleware" => &objects.middlewares,
@@ -212,7 +213,7 @@ pub fn reference(objects: &Objects, object: &Object) -> Option<ObjectReference> 
 fn resource(kind: &str) -> Option<GroupVersionKind> {
     let (group, version) = match kind {
         "Ingress" => ("networking.k8s.io", "v1"),
-        "GatewayClass" | "Gateway" | "HTTPRoute" => ("gateway.networking.k8s.io", "v1"),
+        "GatewayClass" | "Gateway" | "ListenerSet" | "HTTPRoute" => ("gateway.networking.k8s.io", "v1"),
         "ReferenceGrant" => ("gateway.networking.k8s.io", "v1beta1"),
         "IngressRoute" | "Middleware" | "TraefikService" | "ServersTransport" | "TLSOption" | "TLSStore" => {
             ("traefik.io", "v1alpha1")

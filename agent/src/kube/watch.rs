@@ -277,6 +277,7 @@ impl Watches {
         let config = watcher::Config::default();
         self.one("GatewayClass".to_owned(), None, api, config, |objects| &mut objects.gateway_classes);
         self.dynamic(selection, (GROUP, "v1", "Gateway"), |objects| &mut objects.gateways);
+        self.dynamic(selection, (GROUP, "v1", "ListenerSet"), |objects| &mut objects.listener_sets);
         self.dynamic(selection, (GROUP, "v1", "HTTPRoute"), |objects| &mut objects.http_routes);
         // A grant is the other side's word: labels that select routes are not on it.
         let grants = Selection { labels: String::new(), ..selection.clone() };

@@ -281,6 +281,9 @@ fn connections(page: &mut Page, inputs: &Inputs<'_>) {
     }
     counter(page, "wayspan_upstream_connections_total", "Connections made to servers.", connected);
     counter(page, "wayspan_upstream_reuses_total", "Requests sent over a kept connection.", reused);
+    let Totals { mirrored, mirrors_lost, .. } = inputs.totals;
+    counter(page, "wayspan_mirrored_requests_total", "Copies of requests that mirrors answered.", mirrored);
+    counter(page, "wayspan_mirrors_lost_total", "Copies of requests that came to nothing.", mirrors_lost);
 }
 
 fn phase_histograms(page: &mut Page, readers: &[PhaseReader]) {

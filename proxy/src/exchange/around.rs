@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderValue};
@@ -12,7 +13,7 @@ use super::{auth, password};
 use crate::client::ClientConn;
 use crate::clock::MonoNs;
 use crate::live::Live;
-use crate::middleware::{Asked, Client, Middleware, Verdict};
+use crate::middleware::{Asked, Client, Middleware, Mirror, Retry, Verdict};
 use crate::observer::SocketObserver;
 use crate::snapshot::Route;
 
@@ -23,16 +24,21 @@ pub(super) struct Around<'r> {
     passed: usize,
     /// What those that want to know it on the response remember of the request, by position.
     kept: Vec<(usize, Kept)>,
+    /// Who gets a copy of it.
+    pub(super) mirrors: Vec<&'r Arc<Mirror>>,
+    /// How often it is sent again.
+    pub(super) retry: Option<&'r Retry>,
 }
 
 enum Kept {
     Headers(Asked),
+    Origin(HeaderValue),
     Cookies(Vec<HeaderValue>),
 }
 
 impl<'r> Around<'r> {
     pub(super) fn new(route: &'r Route) -> Self {
-        Self { middlewares: &route.middlewares, passed: 0, kept: Vec::new() }
+        Self { middlewares: &route.middlewares, passed: 0, kept: Vec::new(), mirrors: Vec::new(), retry: None }
     }
 
     /// Lets the request through them, as far as they let it.
@@ -54,6 +60,11 @@ impl<'r> Around<'r> {
                 }
                 Middleware::RequestHeaderModifier(modifier) => modifier.edit(&mut parts.headers),
                 Middleware::ResponseHeaderModifier(_) => {}
+                Middleware::Cors(cors) => {
+                    if let Some(origin) = cors.request(parts)? {
+                        self.kept.push((self.passed, Kept::Origin(origin)));
+                    }
+                }
                 Middleware::StripPrefix(strip) => strip.request(parts)?,
                 Middleware::StripPrefixRegex(strip) => strip.request(parts)?,
                 Middleware::AddPrefix(add) => add.request(parts)?,
@@ -63,6 +74,12 @@ impl<'r> Around<'r> {
                 Middleware::RedirectRegex(redirect) => redirect.request(parts, &client)?,
                 Middleware::RequestRedirect(redirect) => redirect.request(parts, &client)?,
                 Middleware::UrlRewrite(rewrite) => rewrite.request(parts)?,
+                Middleware::Mirror(mirror) => {
+                    if mirror.share.takes(&mut conn.worker.random.borrow_mut()) {
+                        self.mirrors.push(mirror);
+                    }
+                }
+                Middleware::Retry(retry) => self.retry = Some(retry),
                 Middleware::IpAllowList(list) => list.request(parts, &client)?,
                 Middleware::RateLimit(limiter) => {
                     let now = MonoNs::now();
@@ -107,6 +124,8 @@ impl<'r> Around<'r> {
                 (Middleware::Headers(one), Some(Kept::Headers(asked))) => one.response(headers, &asked),
                 (Middleware::Headers(one), _) => one.response(headers, &Asked::default()),
                 (Middleware::ResponseHeaderModifier(modifier), _) => modifier.edit(headers),
+                (Middleware::Cors(cors), Some(Kept::Origin(origin))) => cors.response(headers, Some(&origin)),
+                (Middleware::Cors(cors), _) => cors.response(headers, None),
                 (Middleware::ForwardAuth(auth), Some(Kept::Cookies(cookies))) => {
                     auth.settings.add_cookies(headers, &cookies);
                 }

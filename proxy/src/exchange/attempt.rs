@@ -27,7 +27,7 @@ use crate::trace_context::{SpanId, TRACEPARENT, TraceParent};
 use crate::upstream::{Seen, Upstream};
 
 /// Tries at most this often per request: the pooled connections that turned out dead, and the server's addresses.
-const ATTEMPTS_MAX: u16 = 8;
+pub(super) const ATTEMPTS_MAX: u16 = 8;
 
 /// Sends the request, over pooled connections while they turn out dead, then over new ones, one address after the
 /// other. What was certainly not processed is sent again as often as that takes; what may have been processed once, and
@@ -115,8 +115,9 @@ fn begin_attempt(
 #[cold]
 fn hang_under(headers: &mut HeaderMap, server_span: SpanId, before: u16, now: u16) {
     let sent = headers.get(&TRACEPARENT).and_then(|value| TraceParent::parse(value.as_bytes()));
+    // One that is sent again may be as it was some attempts before.
     if let Some(sent) = sent
-        && sent.parent_id == nth_client_span(server_span, before)
+        && (0..=before).any(|attempt| sent.parent_id == nth_client_span(server_span, attempt))
     {
         let parent = TraceParent { parent_id: nth_client_span(server_span, now), ..sent };
         headers.insert(&TRACEPARENT, parent.header());
@@ -283,7 +284,7 @@ impl<O: SocketObserver> Drop for Unsettled<'_, O> {
 }
 
 /// RFC 9110, 9.2.2: once or twice is the same to the server.
-fn is_idempotent(method: Method) -> bool {
+pub(super) fn is_idempotent(method: Method) -> bool {
     matches!(method, Method::Get | Method::Head | Method::Options | Method::Trace | Method::Put | Method::Delete)
 }
 

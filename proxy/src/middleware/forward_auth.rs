@@ -370,6 +370,7 @@ mod tests {
             host: "auth".into(),
             path_prefix: "".into(),
             addresses: [].into(),
+            request_headers: None,
             cap: None,
         };
         let service = Service {

@@ -224,7 +224,7 @@ impl Security {
 }
 
 /// The Gateway API's `RequestHeaderModifier` or `ResponseHeaderModifier`.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeaderModifier {
     /// In place of what is there.
     pub set: Vec<(HeaderName, HeaderValue)>,

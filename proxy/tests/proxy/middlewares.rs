@@ -187,6 +187,7 @@ fn asks(server: SocketAddr, settings: ForwardAuth) -> Middleware {
         host: server.ip().to_string().into(),
         path_prefix: "".into(),
         addresses: [server].into(),
+        request_headers: None,
         cap: None,
     };
     let service = Service {

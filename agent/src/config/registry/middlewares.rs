@@ -1,4 +1,4 @@
-//! What the proxy runs for a middleware, and what spans call it.
+//! From a middleware's kind to what the proxy runs, and what it is called. Those that call servers are the registry's own.
 
 use std::sync::Arc;
 
@@ -20,6 +20,9 @@ pub(super) fn kind_name(kind: &MiddlewareKind) -> &'static str {
         MiddlewareKind::UrlRewrite(_) => "URLRewrite",
         MiddlewareKind::RequestHeaderModifier(_) => "RequestHeaderModifier",
         MiddlewareKind::ResponseHeaderModifier(_) => "ResponseHeaderModifier",
+        MiddlewareKind::Cors(_) => "CORS",
+        MiddlewareKind::Mirror(_) => "RequestMirror",
+        MiddlewareKind::Retry(_) => "Retry",
         MiddlewareKind::IpAllowList(_) => "IPAllowLister",
         MiddlewareKind::RateLimit(_) => "RateLimiter",
         MiddlewareKind::InFlightReq(_) => "InFlightReq",
@@ -44,12 +47,14 @@ pub(super) fn built(kind: &MiddlewareKind) -> Option<Middleware> {
         MiddlewareKind::UrlRewrite(one) => Middleware::UrlRewrite(Arc::clone(one)),
         MiddlewareKind::RequestHeaderModifier(one) => Middleware::RequestHeaderModifier(Arc::clone(one)),
         MiddlewareKind::ResponseHeaderModifier(one) => Middleware::ResponseHeaderModifier(Arc::clone(one)),
+        MiddlewareKind::Cors(one) => Middleware::Cors(Arc::clone(one)),
+        MiddlewareKind::Retry(one) => Middleware::Retry(Arc::clone(one)),
         MiddlewareKind::IpAllowList(one) => Middleware::IpAllowList(Arc::clone(one)),
         MiddlewareKind::RateLimit(one) => Middleware::RateLimit(Arc::new(RateLimiter::new(one))),
         MiddlewareKind::InFlightReq(one) => Middleware::InFlightReq(Arc::new(InFlightLimiter::new(one))),
         MiddlewareKind::BasicAuth(one) => Middleware::BasicAuth(Arc::new(Authenticator::new(one))),
-        // It needs the server's id and addresses: whoever builds those builds it.
-        MiddlewareKind::ForwardAuth(_) => return None,
+        // They need servers' ids and addresses: whoever builds those builds them.
+        MiddlewareKind::ForwardAuth(_) | MiddlewareKind::Mirror(_) => return None,
         MiddlewareKind::Chain(_) | MiddlewareKind::Unsupported(_) => return None,
     })
 }

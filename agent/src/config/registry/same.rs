@@ -55,12 +55,12 @@ pub(super) fn same_service(a: &snapshot::Service, b: &snapshot::Service) -> bool
 }
 
 pub(super) fn same_server(a: &snapshot::Server, b: &snapshot::Server) -> bool {
-    let snapshot::Server { id, url, authority, host, path_prefix, addresses, cap } = a;
+    let snapshot::Server { id, url, authority, host, path_prefix, addresses, request_headers, cap } = a;
     let same_cap = match (cap, &b.cap) {
         (Some(a), Some(b)) => Arc::ptr_eq(a, b),
         (a, b) => a.is_none() && b.is_none(),
     };
     (id, url, authority, host) == (&b.id, &b.url, &b.authority, &b.host)
-        && (path_prefix, addresses) == (&b.path_prefix, &b.addresses)
+        && (path_prefix, addresses, request_headers) == (&b.path_prefix, &b.addresses, &b.request_headers)
         && same_cap
 }

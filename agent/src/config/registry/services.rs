@@ -160,6 +160,7 @@ impl Registry {
             host: server.host.as_str().into(),
             path_prefix: server.path_prefix.as_str().into(),
             addresses: addresses.into(),
+            request_headers: server.request_headers.clone(),
             cap: cap(last, conns_max),
         };
         kept(last, built, same_server)

@@ -98,4 +98,12 @@ pub(super) const KUBERNETES: &[Key] = &[
     ),
     key("providers.kubernetesGateway.statusAddress.service.namespace", Kind::Text, "", "Its namespace."),
     ours("providers.kubernetesGateway.allowExternalNameServices", Kind::Bool, "false", EXTERNAL),
+    ours(
+        "providers.kubernetesGateway.addressPool",
+        Kind::Texts,
+        "",
+        "Addresses of the node for Gateways, one for each, the oldest first: what is asked for at one reaches its Gateway's \
+         routes alone. Without one, Gateways share the node's addresses, and routes of equal matches that differ in \
+         their Gateway alone cannot be told apart.",
+    ),
 ];

@@ -268,6 +268,7 @@ fn server(host: &str, port: u16, service: &Arc<str>) -> Server {
         path_prefix: String::new(),
         weight: 1,
         service: Some(Arc::clone(service)),
+        request_headers: None,
     }
 }
 

@@ -97,7 +97,7 @@ impl Translator {
         if let Some(gateway) = &settings.gateway {
             backends.external_names = gateway.allow_external_names;
             let addresses = addresses(objects, &gateway.address, here.node.as_deref());
-            let around = Around { addresses, ..around.clone() };
+            let around = Around { addresses, pool: gateway.address_pool.clone(), ..around.clone() };
             gateway::translate(&mut out, &mut self.gateway, &backends, gateway, &around);
         }
         (out.parts.finish(), backends.into_readers())

@@ -56,6 +56,7 @@ pub(super) fn put(objects: &mut Objects, mut value: serde_json::Value) -> Result
         "TLSStore" => objects.tls_stores.put(dynamic(value)?),
         "GatewayClass" => objects.gateway_classes.put(dynamic(value)?),
         "Gateway" => objects.gateways.put(dynamic(value)?),
+        "ListenerSet" => objects.listener_sets.put(dynamic(value)?),
         "HTTPRoute" => objects.http_routes.put(dynamic(value)?),
         "ReferenceGrant" => objects.reference_grants.put(dynamic(value)?),
         _ => false,

@@ -1,25 +1,33 @@
 //! The filters of HTTPRoutes as middlewares.
 
-use gateway_api::apis::standard::httproutes::{
-    HttpRouteRulesFilters, HttpRouteRulesFiltersRequestRedirect, HttpRouteRulesFiltersRequestRedirectPath,
-    HttpRouteRulesFiltersRequestRedirectPathType, HttpRouteRulesFiltersRequestRedirectScheme,
-    HttpRouteRulesFiltersType, HttpRouteRulesFiltersUrlRewritePath, HttpRouteRulesFiltersUrlRewritePathType,
+use std::sync::Arc;
+
+use gateway_api::apis::experimental::httproutes::{
+    HttpRouteRulesBackendRefsFilters, HttpRouteRulesBackendRefsFiltersType, HttpRouteRulesFilters,
+    HttpRouteRulesFiltersCors, HttpRouteRulesFiltersRequestMirror, HttpRouteRulesFiltersRequestRedirect,
+    HttpRouteRulesFiltersRequestRedirectPath, HttpRouteRulesFiltersRequestRedirectPathType,
+    HttpRouteRulesFiltersRequestRedirectScheme, HttpRouteRulesFiltersType, HttpRouteRulesFiltersUrlRewritePath,
+    HttpRouteRulesFiltersUrlRewritePathType,
 };
 use http::{HeaderName, HeaderValue, StatusCode};
-use wayspan_proxy::middleware::{HeaderModifier, PathChange, RequestRedirect, UrlRewrite, as_path};
+use wayspan_proxy::middleware::{
+    Allowed, AllowedOrigin, CorsFilter, HeaderModifier, PathChange, RequestRedirect, Share, UrlRewrite, as_path,
+};
 
 use super::super::names::{self, CRD, normalized};
 use crate::config::model::MiddlewareKind;
 
 /// What a filter becomes.
-pub(super) enum Filter {
+pub(super) enum Filter<'f> {
     Kind(MiddlewareKind),
     /// A Middleware object's name.
     Named(String),
+    /// Copies go to a backend.
+    Mirror(&'f HttpRouteRulesFiltersRequestMirror, Share),
 }
 
 /// A filter; `prefix` is what the match says that it may replace.
-pub(super) fn read(namespace: &str, filter: &HttpRouteRulesFilters, prefix: &str) -> Result<Filter, String> {
+pub(super) fn read<'f>(namespace: &str, filter: &'f HttpRouteRulesFilters, prefix: &str) -> Result<Filter<'f>, String> {
     let kind = match &filter.r#type {
         HttpRouteRulesFiltersType::RequestHeaderModifier => {
             let all = filter.request_header_modifier.as_ref().ok_or("names no headers")?;
@@ -52,10 +60,62 @@ pub(super) fn read(namespace: &str, filter: &HttpRouteRulesFilters, prefix: &str
             let name = normalized(&format!("{namespace}-{}", reference.name));
             return Ok(Filter::Named(names::of(CRD, &name)));
         }
-        HttpRouteRulesFiltersType::RequestMirror => return Err("RequestMirror is not supported yet".to_owned()),
-        HttpRouteRulesFiltersType::Cors => return Err("CORS is not supported yet".to_owned()),
+        HttpRouteRulesFiltersType::RequestMirror => {
+            let mirror = filter.request_mirror.as_ref().ok_or("names no mirror")?;
+            return Ok(Filter::Mirror(mirror, share(mirror)?));
+        }
+        HttpRouteRulesFiltersType::Cors => {
+            MiddlewareKind::Cors(cors(filter.cors.as_ref().ok_or("names no origins")?)?.into())
+        }
+        HttpRouteRulesFiltersType::ExternalAuth => return Err("ExternalAuth is not supported yet".to_owned()),
     };
     Ok(Filter::Kind(kind))
+}
+
+/// What a backend's filters make of its requests' headers.
+pub(super) fn of_backend(filters: &[HttpRouteRulesBackendRefsFilters]) -> Result<Option<Arc<HeaderModifier>>, String> {
+    let mut all = HeaderModifier::default();
+    for filter in filters {
+        if filter.r#type != HttpRouteRulesBackendRefsFiltersType::RequestHeaderModifier {
+            return Err("filters of a backend but RequestHeaderModifier are not supported yet".to_owned());
+        }
+        let own = filter.request_header_modifier.as_ref().ok_or("names no headers")?;
+        let set = own.set.iter().flatten().map(|one| (one.name.as_str(), one.value.as_str()));
+        let add = own.add.iter().flatten().map(|one| (one.name.as_str(), one.value.as_str()));
+        let own = modifier(set, add, own.remove.as_deref())?;
+        all.set.extend(own.set);
+        all.add.extend(own.add);
+        all.remove.extend(own.remove);
+    }
+    Ok((!filters.is_empty()).then(|| Arc::new(all)))
+}
+
+/// How many requests are copied; all where it does not say.
+fn share(mirror: &HttpRouteRulesFiltersRequestMirror) -> Result<Share, String> {
+    let number = |number: i32| u32::try_from(number).map_err(|_| format!("{number} is no share"));
+    if let Some(percent) = mirror.percent {
+        return Ok(Share { some: number(percent)?, of: 100 });
+    }
+    let Some(fraction) = &mirror.fraction else { return Ok(Share::ALL) };
+    let of = number(fraction.denominator.unwrap_or(100))?;
+    Ok(Share { some: number(fraction.numerator)?, of })
+}
+
+fn cors(filter: &HttpRouteRulesFiltersCors) -> Result<CorsFilter, String> {
+    let origin =
+        |text: &String| AllowedOrigin::parse(text).ok_or_else(|| format!("`{}` is no origin", text.escape_debug()));
+    let list = |words: &Option<Vec<String>>, what: &str| {
+        Allowed::of(words.as_deref().unwrap_or_default()).ok_or_else(|| format!("{what} cannot stand in a header"))
+    };
+    Ok(CorsFilter {
+        origins: filter.allow_origins.iter().flatten().map(origin).collect::<Result<_, _>>()?,
+        credentials: filter.allow_credentials.unwrap_or(false),
+        methods: list(&filter.allow_methods, "allowMethods")?,
+        headers: list(&filter.allow_headers, "allowHeaders")?,
+        exposed: list(&filter.expose_headers, "exposeHeaders")?,
+        // The API's default.
+        max_age: filter.max_age.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(5),
+    })
 }
 
 fn modifier<'h>(

@@ -1,15 +1,16 @@
 //! A Gateway's listeners onto entry points: by port, and where nobody listens on a port yet, an entry point of its own.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use gateway_api::apis::standard::gateways::{
     GatewayListeners, GatewayListenersAllowedRoutes, GatewayListenersAllowedRoutesNamespacesFrom,
-    GatewayListenersAllowedRoutesNamespacesSelector, GatewayListenersTlsMode, GatewaySpec,
+    GatewayListenersAllowedRoutesNamespacesSelector, GatewayListenersTlsMode,
 };
 use serde_json::{Value, json};
 
 use super::super::Out;
+use super::super::names::normalized;
 use super::{Around, GROUP, Grants};
 use crate::config::fragment;
 use crate::config::model::EntryPoint;
@@ -22,12 +23,14 @@ const OPENED_MAX: usize = 64;
 /// Which entry point listens on which port.
 pub(super) struct Listening<'a> {
     around: &'a Around,
-    opened: BTreeMap<u16, EntryPoint>,
+    /// The address of the Gateway whose listeners are read, where it has one of its own.
+    pub at: Option<IpAddr>,
+    opened: BTreeMap<String, EntryPoint>,
 }
 
 impl<'a> Listening<'a> {
     pub(super) fn new(around: &'a Around) -> Self {
-        Self { around, opened: BTreeMap::new() }
+        Self { around, at: None, opened: BTreeMap::new() }
     }
 
     /// The entry points that are not the file's.
@@ -40,28 +43,48 @@ impl<'a> Listening<'a> {
         let number = u16::try_from(port).ok().filter(|port| *port != 0);
         let number = number.ok_or_else(|| format!("{port} is no port"))?;
         let has = |addresses: &[SocketAddr]| addresses.iter().any(|address| address.port() == number);
-        if let Some((name, _)) = self.around.entry_points.iter().find(|(_, addresses)| has(addresses)) {
+        let shared = self.around.entry_points.iter().find(|(_, addresses)| has(addresses));
+        if let (None, Some((name, _))) = (self.at, shared) {
             return Ok(name.clone());
         }
         if self.around.api.is_some_and(|api| api.port() == number) {
             return Err(format!("the api listens on port {number}"));
         }
-        let name = format!("gateway-{number}");
-        if !self.opened.contains_key(&number) {
+        let (name, address) = match self.at {
+            None => (format!("gateway-{number}"), format!(":{number}")),
+            Some(at) => {
+                let address = SocketAddr::new(at, number).to_string();
+                (normalized(&format!("gateway-{address}")), address)
+            }
+        };
+        if !self.opened.contains_key(&name) {
             if self.opened.len() >= OPENED_MAX {
                 return Err(format!("more than {OPENED_MAX} ports that are no entry point's"));
             }
-            let entry_point = fragment::entry_point(&name, &format!(":{number}"));
-            self.opened.insert(number, entry_point.ok_or_else(|| format!("port {number} cannot be opened"))?);
+            let entry_point = fragment::entry_point(&name, &address);
+            let entry_point = entry_point.ok_or_else(|| format!("port {number} cannot be opened"))?;
+            self.opened.insert(name.clone(), entry_point);
         }
         Ok(name)
     }
 }
 
+/// Whose listeners they are.
+pub(super) struct Owner<'k> {
+    /// `Gateway`, `ListenerSet`.
+    pub kind: &'static str,
+    pub key: &'k Key,
+    /// Which of the Gateway's sets.
+    pub set: Option<usize>,
+}
+
 /// One listener, with what is known of it so far.
 pub(super) struct Listener {
     pub name: String,
+    /// Which of the Gateway's sets it is of; `None`: the Gateway's own.
+    pub set: Option<usize>,
     pub port: i32,
+    protocol: String,
     pub hostname: Option<String>,
     pub entry_point: String,
     /// It takes TLS.
@@ -106,9 +129,9 @@ impl Listener {
                 Namespaces::All => true,
                 Namespaces::Same(own) => **own == *namespace,
                 Namespaces::Selected(selector) => {
-                    let object = objects.namespaces.get("", namespace);
-                    let labels = object.and_then(|object| object.metadata.labels.as_ref());
-                    selects(selector, labels.unwrap_or(&BTreeMap::new()))
+                    let all = selector.match_expressions.iter().flatten();
+                    let all = all.map(|one| (&*one.key, &*one.operator, one.values.as_deref().unwrap_or_default()));
+                    selects(objects, namespace, selector.match_labels.as_ref(), all)
                 }
             }
     }
@@ -127,7 +150,7 @@ impl Listener {
     /// In the words of the API.
     pub(super) fn status(&self, generation: i64) -> Value {
         let accepted = match (&self.accepted, &self.conflicted, &self.unopened) {
-            (Err((reason, message)), ..) | (_, Some((reason, message)), _) => {
+            (_, Some((reason, message)), _) | (Err((reason, message)), ..) => {
                 Condition::new("Accepted", false, reason, message)
             }
             (.., Some(message)) => Condition::new("Accepted", false, "PortUnavailable", message),
@@ -141,10 +164,11 @@ impl Listener {
             Err((reason, message)) => Condition::new("ResolvedRefs", false, reason, message),
             Ok(()) => Condition::new("ResolvedRefs", true, "ResolvedRefs", ""),
         };
-        let programmed = match &self.unopened {
-            Some(message) => Condition::new("Programmed", false, "PortUnavailable", message),
-            None if self.is_programmed() => Condition::new("Programmed", true, "Programmed", ""),
-            None => Condition::new("Programmed", false, "Invalid", "the listener cannot be served as it is"),
+        let programmed = match (&self.conflicted, &self.unopened) {
+            (Some((reason, message)), _) => Condition::new("Programmed", false, reason, message),
+            (None, Some(message)) => Condition::new("Programmed", false, "PortUnavailable", message),
+            (None, None) if self.is_programmed() => Condition::new("Programmed", true, "Programmed", ""),
+            (None, None) => Condition::new("Programmed", false, "Invalid", "the listener cannot be served as it is"),
         };
         let conditions = [accepted, conflicted, resolved, programmed];
         let conditions: Vec<Value> = conditions.iter().map(|condition| condition.json(generation)).collect();
@@ -157,31 +181,47 @@ impl Listener {
     }
 }
 
-/// All listeners of a Gateway.
+/// The listeners of a Gateway, or of one of its sets.
 pub(super) fn read(
     out: &mut Out<'_>,
     listening: &mut Listening<'_>,
     grants: &Grants,
-    gateway: &Key,
-    spec: &GatewaySpec,
+    owner: &Owner<'_>,
+    specs: &[GatewayListeners],
 ) -> Vec<Listener> {
-    let mut listeners: Vec<Listener> =
-        spec.listeners.iter().map(|one| listener(out, listening, grants, gateway, one)).collect();
-    let keys: Vec<(i32, &str, Option<String>)> =
-        spec.listeners.iter().map(|one| (one.port, one.protocol.as_str(), hostname(one))).collect();
-    for (listener, key) in listeners.iter_mut().zip(&keys) {
-        let others = || keys.iter().filter(|other| other.0 == key.0 && !std::ptr::eq(*other, key));
-        if others().any(|other| is_http(other.1) != is_http(key.1) || (is_http(key.1) && other.1 != key.1)) {
-            let message = format!("listeners of different protocols on port {}", key.0);
-            listener.conflicted = Some(("ProtocolConflict", message));
-        } else if others().any(|other| other.2 == key.2) {
-            let message = format!("listeners of the same hostname on port {}", key.0);
-            listener.conflicted = Some(("HostnameConflict", message));
+    specs.iter().map(|one| listener(out, listening, grants, owner, one)).collect()
+}
+
+/// Says which of all listeners of a Gateway cannot be served beside the others, and leaves the requests of narrower ones to
+/// those. The Gateway's own come before those of its sets, which are in their order: who comes first is served.
+pub(super) fn settle(listeners: &mut [Listener]) {
+    for index in 0..listeners.len() {
+        let (Some(own), before) = (listeners.get(index), listeners.get(..index).unwrap_or_default()) else { continue };
+        let behind = listeners.get(index + 1..).unwrap_or_default();
+        let first = before.iter().filter(|one| one.accepted.is_ok() && one.conflicted.is_none());
+        // Of two of the Gateway itself nobody can say which one is meant.
+        let equals = before.iter().chain(behind).filter(|one| own.set.is_none() && one.set.is_none());
+        let conflicted = first.chain(equals).find_map(|other| conflict(own, other));
+        let others = before.iter().chain(behind).filter(|other| other.port == own.port);
+        let narrower = others.filter_map(|other| other.hostname.as_deref());
+        let narrower = narrower.filter(|other| covers(own.hostname.as_deref(), other)).map(str::to_owned).collect();
+        if let Some(own) = listeners.get_mut(index) {
+            (own.conflicted, own.narrower) = (conflicted, narrower);
         }
-        let narrower = others().filter_map(|other| other.2.as_deref());
-        listener.narrower = narrower.filter(|other| covers(key.2.as_deref(), other)).map(str::to_owned).collect();
     }
-    listeners
+}
+
+/// Why two listeners cannot be served beside each other.
+fn conflict(one: &Listener, other: &Listener) -> Option<(&'static str, String)> {
+    let (is_http, port) = (is_http(&one.protocol), one.port);
+    if other.port != port {
+        return None;
+    }
+    if self::is_http(&other.protocol) != is_http || (is_http && one.protocol != other.protocol) {
+        return Some(("ProtocolConflict", format!("listeners of different protocols on port {port}")));
+    }
+    let same = one.hostname == other.hostname;
+    same.then(|| ("HostnameConflict", format!("listeners of the same hostname on port {port}")))
 }
 
 fn is_http(protocol: &str) -> bool {
@@ -204,17 +244,19 @@ fn listener(
     out: &mut Out<'_>,
     listening: &mut Listening<'_>,
     grants: &Grants,
-    gateway: &Key,
+    owner: &Owner<'_>,
     spec: &GatewayListeners,
 ) -> Listener {
     let mut listener = Listener {
         name: spec.name.clone(),
+        set: owner.set,
         port: spec.port,
+        protocol: spec.protocol.clone(),
         hostname: hostname(spec),
         entry_point: String::new(),
         secure: false,
         attached: 0,
-        namespaces: namespaces(spec.allowed_routes.as_ref(), gateway),
+        namespaces: namespaces(spec.allowed_routes.as_ref(), owner.key),
         takes_routes: false,
         kinds: Vec::new(),
         narrower: Vec::new(),
@@ -226,7 +268,7 @@ fn listener(
     match spec.protocol.as_str() {
         "HTTP" => {}
         "HTTPS" => {
-            certificates(out, grants, gateway, spec, &mut listener);
+            certificates(out, grants, owner, spec, &mut listener);
             listener.secure = true;
             let mode = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref());
             if matches!(mode, Some(GatewayListenersTlsMode::Passthrough)) {
@@ -269,23 +311,30 @@ fn kinds(allowed: Option<&GatewayListenersAllowedRoutes>, listener: &mut Listene
     }
 }
 
-fn namespaces(allowed: Option<&GatewayListenersAllowedRoutes>, gateway: &Key) -> Namespaces {
+fn namespaces(allowed: Option<&GatewayListenersAllowedRoutes>, owner: &Key) -> Namespaces {
     let namespaces = allowed.and_then(|allowed| allowed.namespaces.as_ref());
     match namespaces.and_then(|namespaces| namespaces.from.as_ref()) {
         Some(GatewayListenersAllowedRoutesNamespacesFrom::All) => Namespaces::All,
         Some(GatewayListenersAllowedRoutesNamespacesFrom::Selector) => {
             Namespaces::Selected(namespaces.and_then(|one| one.selector.clone()).unwrap_or_default())
         }
-        _ => Namespaces::Same(gateway.namespace.clone()),
+        _ => Namespaces::Same(owner.namespace.clone()),
     }
 }
 
-fn selects(selector: &GatewayListenersAllowedRoutesNamespacesSelector, labels: &BTreeMap<String, String>) -> bool {
-    let equal = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
-    equal
-        && selector.match_expressions.iter().flatten().all(|one| {
-            let (value, values) = (labels.get(&one.key), one.values.as_deref().unwrap_or_default());
-            match one.operator.as_str() {
+/// Whether a namespace has all these labels, and is as all these expressions want: key, operator and values.
+pub(super) fn selects<'e>(
+    objects: &Objects,
+    namespace: &str,
+    labels: Option<&BTreeMap<String, String>>,
+    mut expressions: impl Iterator<Item = (&'e str, &'e str, &'e [String])>,
+) -> bool {
+    let object = objects.namespaces.get("", namespace);
+    let own = |key: &str| object.and_then(|object| object.metadata.labels.as_ref()?.get(key));
+    labels.into_iter().flatten().all(|(key, value)| own(key) == Some(value))
+        && expressions.all(|(key, operator, values)| {
+            let value = own(key);
+            match operator {
                 "In" => value.is_some_and(|value| values.contains(value)),
                 "NotIn" => value.is_none_or(|value| !values.contains(value)),
                 "Exists" => value.is_some(),
@@ -295,7 +344,13 @@ fn selects(selector: &GatewayListenersAllowedRoutesNamespacesSelector, labels: &
         })
 }
 
-fn certificates(out: &mut Out<'_>, grants: &Grants, gateway: &Key, spec: &GatewayListeners, listener: &mut Listener) {
+fn certificates(
+    out: &mut Out<'_>,
+    grants: &Grants,
+    owner: &Owner<'_>,
+    spec: &GatewayListeners,
+    listener: &mut Listener,
+) {
     let references = spec.tls.as_ref().and_then(|tls| tls.certificate_refs.as_deref()).unwrap_or_default();
     let mut wrong = |reason, message: String| listener.resolved = Err((reason, message));
     if references.is_empty() {
@@ -307,9 +362,9 @@ fn certificates(out: &mut Out<'_>, grants: &Grants, gateway: &Key, spec: &Gatewa
             wrong("InvalidCertificateRef", format!("{} is no Secret", reference.name));
             continue;
         }
-        let namespace = reference.namespace.as_deref().unwrap_or(&gateway.namespace);
+        let namespace = reference.namespace.as_deref().unwrap_or(&owner.key.namespace);
         let key = Key::new(namespace, &reference.name);
-        if !grants.allow("Gateway", &gateway.namespace, "Secret", &key) {
+        if !grants.allow(owner.kind, &owner.key.namespace, "Secret", &key) {
             wrong("RefNotPermitted", format!("Secret {key}: no ReferenceGrant allows it"));
         } else if let Err(message) = out.certificate(namespace, &reference.name) {
             wrong("InvalidCertificateRef", message);

@@ -1,6 +1,6 @@
 //! Hostnames and matches of HTTPRoutes as rules, and their order: the API's, as one number.
 
-use gateway_api::apis::standard::httproutes::{
+use gateway_api::apis::experimental::httproutes::{
     HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPathType,
     HttpRouteRulesMatchesQueryParamsType,
 };

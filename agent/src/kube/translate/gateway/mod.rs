@@ -5,15 +5,20 @@ mod filters;
 mod listeners;
 mod matches;
 mod routes;
+mod sets;
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use gateway_api::apis::experimental::httproutes::HttpRouteSpec;
 use gateway_api::apis::standard::gateways::GatewaySpec;
-use gateway_api::apis::standard::httproutes::HttpRouteSpec;
 use gateway_api::apis::standard::referencegrants::ReferenceGrantSpec;
+use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
-use self::listeners::{Listener, Listening};
+use self::listeners::{Listener, Listening, Owner};
+use self::sets::{ListenerSetSpec, Set};
 use super::backends::Backends;
 use super::specs::Specs;
 use super::{Object, Out};
@@ -24,34 +29,49 @@ use crate::kube::parts::{Condition, Status};
 /// `spec.controllerName` of the classes that are ours.
 pub(in crate::kube) const CONTROLLER: &str = "wayspan.io/gateway-controller";
 pub(super) const GROUP: &str = "gateway.networking.k8s.io";
+/// What an address is that does not say what it is.
+const ADDRESS: &str = "IPAddress";
 
-/// What of the API's features there is, by the conformance suite's names.
-const FEATURES: [&str; 17] = [
+/// What of the API's features there is, by the conformance suite's names, in their order.
+const FEATURES: [&str; 31] = [
     "Gateway",
+    "GatewayAddressEmpty",
     "GatewayHTTPListenerIsolation",
     "GatewayPort8080",
+    "GatewayStaticAddresses",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
     "HTTPRoute307RedirectStatusCode",
     "HTTPRoute308RedirectStatusCode",
     "HTTPRouteBackendProtocolWebSocket",
+    "HTTPRouteBackendRequestHeaderModification",
     "HTTPRouteBackendTimeout",
+    "HTTPRouteCORS",
     "HTTPRouteDestinationPortMatching",
     "HTTPRouteHostRewrite",
     "HTTPRouteMethodMatching",
+    "HTTPRouteNamedRouteRule",
     "HTTPRouteParentRefPort",
     "HTTPRoutePathRedirect",
     "HTTPRoutePathRewrite",
     "HTTPRoutePortRedirect",
     "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestMirror",
+    "HTTPRouteRequestMultipleMirrors",
+    "HTTPRouteRequestPercentageMirror",
+    "HTTPRouteRequestTimeout",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRouteRetry",
+    "HTTPRouteSchemeRedirect",
+    "ListenerSet",
+    "ReferenceGrant",
 ];
-const MORE_FEATURES: [&str; 4] =
-    ["HTTPRouteRequestTimeout", "HTTPRouteResponseHeaderModification", "HTTPRouteSchemeRedirect", "ReferenceGrant"];
 
 /// What was read of the kinds.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     gateways: Specs<GatewaySpec>,
+    sets: Specs<ListenerSetSpec>,
     routes: Specs<HttpRouteSpec>,
     grants: Specs<ReferenceGrantSpec>,
 }
@@ -59,6 +79,7 @@ pub(super) struct Known {
 impl Known {
     pub(super) fn forget_unused(&mut self) {
         self.gateways.forget_unused();
+        self.sets.forget_unused();
         self.routes.forget_unused();
         self.grants.forget_unused();
     }
@@ -75,15 +96,21 @@ pub struct Around {
     pub unopened: Vec<(String, String)>,
     /// Our addresses, for statuses: type and value.
     pub addresses: Vec<(String, String)>,
+    /// Addresses for Gateways, one for each.
+    pub pool: Vec<IpAddr>,
 }
 
 /// A Gateway of ours.
 struct Gateway {
     object: Object,
     generation: i64,
-    /// Its addresses that we do not have.
-    addresses: Result<(), Condition>,
+    /// What it asks for that we do not have: the condition that says so.
+    wanting: Option<Condition>,
+    /// Its addresses, for its status.
+    addresses: Vec<Value>,
+    /// Its own, and those of its sets behind them.
     listeners: Vec<Listener>,
+    sets: Vec<Set>,
 }
 
 /// All objects of the Gateway API.
@@ -98,19 +125,32 @@ pub(super) fn translate<'t>(
     let classes = classes(out);
     let grants = grants(out, known);
     let mut listening = Listening::new(around);
+    let asking = sets::all(out, known, settings);
     let mut gateways = Vec::new();
-    for (key, gateway) in objects.gateways.iter().filter(|(key, _)| settings.serves(&key.namespace)) {
+    let is_ours = |gateway: &DynamicObject| {
         let class = gateway.data.pointer("/spec/gatewayClassName").and_then(Value::as_str).unwrap_or_default();
-        if !classes.iter().any(|ours| ours == class) {
-            continue;
-        }
+        classes.iter().any(|ours| ours == class)
+    };
+    let served = objects.gateways.iter().filter(|(key, gateway)| settings.serves(&key.namespace) && is_ours(gateway));
+    let served: Vec<_> = served.collect();
+    let given = given(&around.pool, &served);
+    for (key, gateway) in served {
         let object = Object { kind: "Gateway", key: key.clone() };
         let generation = gateway.metadata.generation.unwrap_or(0);
         let spec = known.gateways.typed(key, gateway);
         match &*spec {
             Ok(spec) => {
-                let listeners = listeners::read(out, &mut listening, &grants, key, spec);
-                gateways.push(Gateway { object, generation, addresses: wanted(spec, around), listeners });
+                let owner = Owner { kind: "Gateway", key, set: None };
+                // Who has an address of its own has no other.
+                let own = given.get(key).map(|own| vec![(ADDRESS.to_owned(), own.to_string())]);
+                let ours = own.as_deref().unwrap_or(&around.addresses);
+                listening.at = given.get(key).copied();
+                let listeners = listeners::read(out, &mut listening, &grants, &owner, &spec.listeners);
+                let (wanting, addresses) = (wanting(spec, ours), addresses(spec, ours));
+                let mut gateway = Gateway { object, generation, wanting, addresses, listeners, sets: Vec::new() };
+                sets::attach(out, &mut listening, &grants, &asking, spec, &mut gateway);
+                listeners::settle(&mut gateway.listeners);
+                gateways.push(gateway);
             }
             Err(message) => out.problem(&object, "spec", message.clone()),
         }
@@ -119,11 +159,13 @@ pub(super) fn translate<'t>(
     routes::translate(out, known, backends, settings, &grants, &mut gateways);
     for gateway in gateways {
         for listener in &gateway.listeners {
+            let owner = listener.set.and_then(|set| gateway.sets.get(set)).map_or(&gateway.object, |set| &set.object);
             for (place, message) in listener.problems() {
-                out.problem(&gateway.object, place, message);
+                out.problem(owner, place, message);
             }
         }
-        out.parts.statuses.push(status(gateway, around));
+        out.parts.statuses.extend(sets::statuses(&gateway));
+        out.parts.statuses.push(status(&gateway));
     }
 }
 
@@ -136,9 +178,7 @@ fn classes(out: &mut Out<'_>) -> Vec<String> {
             continue;
         }
         ours.push(key.name.to_string());
-        let mut features: Vec<&str> = FEATURES.into_iter().chain(MORE_FEATURES).collect();
-        features.sort_unstable();
-        let features: Vec<Value> = features.into_iter().map(|name| json!({ "name": name })).collect();
+        let features: Vec<Value> = FEATURES.iter().map(|name| json!({ "name": name })).collect();
         out.parts.statuses.push(Status {
             object: Object { kind: "GatewayClass", key: key.clone() },
             generation: class.metadata.generation.unwrap_or(0),
@@ -149,51 +189,92 @@ fn classes(out: &mut Out<'_>) -> Vec<String> {
     ours
 }
 
-/// The addresses that a Gateway asks for are ours.
-fn wanted(spec: &GatewaySpec, around: &Around) -> Result<(), Condition> {
-    for address in spec.addresses.iter().flatten() {
-        let kind = address.r#type.as_deref().unwrap_or("IPAddress");
-        if !matches!(kind, "IPAddress" | "Hostname") {
-            let message = format!("addresses of the type {kind} cannot be had");
-            return Err(Condition::new("Accepted", false, "UnsupportedAddress", &message));
-        }
-        let value = address.value.as_deref().unwrap_or_default();
-        if !value.is_empty() && !around.addresses.iter().any(|(_, ours)| ours == value) {
-            let message = format!("{value} is no address of ours");
-            return Err(Condition::new("Programmed", false, "AddressNotUsable", &message));
+/// Which Gateway has which address of the pool: the one that it asks for, else the one that its status says it has, so that
+/// nobody's changes when another one leaves; the oldest of the others get what is left. Who asks for another address has none.
+fn given<'g>(pool: &[IpAddr], gateways: &[(&'g Key, &Arc<DynamicObject>)]) -> BTreeMap<&'g Key, IpAddr> {
+    let mut gateways = gateways.to_vec();
+    gateways.sort_by_cached_key(|(key, one)| (one.metadata.creation_timestamp.as_ref().map(|time| time.0), *key));
+    let named = |gateway: &DynamicObject, place: &str| -> Vec<String> {
+        let all = gateway.data.pointer(place).and_then(Value::as_array).into_iter().flatten();
+        let values = all.filter_map(|one| one["value"].as_str()).filter(|value| !value.is_empty());
+        values.map(str::to_owned).collect()
+    };
+    let mut free: Vec<IpAddr> = pool.to_vec();
+    let mut given = BTreeMap::new();
+    for place in ["/spec/addresses", "/status/addresses"] {
+        for (key, gateway) in &gateways {
+            if place.starts_with("/status") && !named(gateway, "/spec/addresses").is_empty() {
+                continue;
+            }
+            let had = named(gateway, place).iter().find_map(|had| free.iter().position(|one| one.to_string() == *had));
+            if let Some(had) = had.filter(|_| !given.contains_key(key)) {
+                given.insert(*key, free.remove(had));
+            }
         }
     }
-    Ok(())
+    let asks = |gateway: &DynamicObject| !named(gateway, "/spec/addresses").is_empty();
+    let others: Vec<_> = gateways.iter().filter(|(key, one)| !given.contains_key(key) && !asks(one)).collect();
+    given.extend(others.into_iter().map(|(key, _)| *key).zip(free));
+    given
 }
 
-fn status(gateway: Gateway, around: &Around) -> Status {
-    let Gateway { object, generation, addresses, listeners } = gateway;
-    let accepted = listeners.iter().filter(|listener| listener.is_accepted()).count();
-    let programmed = listeners.iter().any(Listener::is_programmed);
+/// What a Gateway asks for as a whole that cannot be had.
+fn wanting(spec: &GatewaySpec, ours: &[(String, String)]) -> Option<Condition> {
+    let lacks = |kind, reason, message: &str| Some(Condition::new(kind, false, reason, message));
+    let parameters = spec.infrastructure.as_ref().and_then(|infrastructure| infrastructure.parameters_ref.as_ref());
+    if let Some(parameters) = parameters {
+        let message = format!("{}/{} holds no parameters of ours", parameters.group, parameters.kind);
+        return lacks("Accepted", "InvalidParameters", &message);
+    }
+    let kind = |kind: &Option<String>| kind.as_deref().unwrap_or(ADDRESS).to_owned();
+    let mut asked = spec.addresses.iter().flatten();
+    if let Some(other) = asked.clone().map(|one| kind(&one.r#type)).find(|kind| kind != ADDRESS && kind != "Hostname") {
+        return lacks("Accepted", "UnsupportedAddress", &format!("addresses of the type {other} cannot be had"));
+    }
+    let is_ours = |value: &str| value.is_empty() || ours.iter().any(|(_, ours)| ours == value);
+    let other = asked.find_map(|one| one.value.as_deref().filter(|value| !is_ours(value)))?;
+    lacks("Programmed", "AddressNotUsable", &format!("{other} is no address of ours"))
+}
+
+/// Our addresses; where a Gateway names some of them, those.
+fn addresses(spec: &GatewaySpec, ours: &[(String, String)]) -> Vec<Value> {
+    let asked: Vec<&str> = spec.addresses.iter().flatten().filter_map(|one| one.value.as_deref()).collect();
+    let asked: Vec<&str> = asked.into_iter().filter(|value| !value.is_empty()).collect();
+    let is_asked = |(_, value): &&(String, String)| asked.is_empty() || asked.contains(&value.as_str());
+    ours.iter().filter(is_asked).map(|(kind, value)| json!({"type": kind, "value": value})).collect()
+}
+
+fn status(gateway: &Gateway) -> Status {
+    let own = || gateway.listeners.iter().filter(|listener| listener.set.is_none());
+    let generation = gateway.generation;
+    let accepted = own().filter(|listener| listener.is_accepted()).count();
     let mut conditions = vec![match accepted {
         0 => Condition::new("Accepted", false, "ListenersNotValid", "no listener can be served"),
-        some if some < listeners.len() => {
+        some if some < own().count() => {
             Condition::new("Accepted", true, "ListenersNotValid", "some listeners cannot be served")
         }
         _ => Condition::new("Accepted", true, "Accepted", ""),
     }];
-    conditions.push(if programmed {
+    conditions.push(if own().any(Listener::is_programmed) {
         Condition::new("Programmed", true, "Programmed", "")
     } else {
         Condition::new("Programmed", false, "Invalid", "no listener can be served")
     });
-    if let Err(condition) = addresses {
-        if condition.kind == "Accepted" {
-            conditions.push(Condition::new("Programmed", false, "Invalid", &condition.message));
+    if let Some(wanting) = &gateway.wanting {
+        if wanting.kind == "Accepted" {
+            conditions = vec![wanting.clone(), Condition::new("Programmed", false, "Invalid", &wanting.message)];
+        } else {
+            conditions.retain(|other| other.kind != wanting.kind);
+            conditions.push(wanting.clone());
         }
-        conditions.retain(|other| other.kind != condition.kind);
-        conditions.insert(0, condition);
-        conditions.dedup_by(|a, b| a.kind == b.kind);
     }
-    let addresses: Vec<Value> =
-        around.addresses.iter().map(|(kind, value)| json!({"type": kind, "value": value})).collect();
-    let listeners: Vec<Value> = listeners.iter().map(|listener| listener.status(generation)).collect();
-    Status { object, generation, conditions, body: json!({"addresses": addresses, "listeners": listeners}) }
+    let listeners: Vec<Value> = own().map(|listener| listener.status(generation)).collect();
+    let mut body = json!({"addresses": gateway.addresses, "listeners": listeners});
+    // Older definitions of Gateways do not know it, and would say so with every write.
+    if !gateway.sets.is_empty() {
+        body["attachedListenerSets"] = sets::attached(gateway).into();
+    }
+    Status { object: gateway.object.clone(), generation, conditions, body }
 }
 
 /// Who may refer from where to what.
@@ -201,7 +282,7 @@ pub(super) struct Grants(Vec<Grant>);
 
 struct Grant {
     namespace: Box<str>,
-    spec: std::sync::Arc<Result<ReferenceGrantSpec, String>>,
+    spec: Arc<Result<ReferenceGrantSpec, String>>,
 }
 
 fn grants(out: &mut Out<'_>, known: &mut Known) -> Grants {

@@ -1,11 +1,15 @@
 //! HTTPRoutes onto the listeners of their parents.
 
-use gateway_api::apis::standard::httproutes::{
-    HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesFiltersType, HttpRouteRulesMatches,
-    HttpRouteSpec,
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_api::apis::experimental::httproutes::{
+    HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesFiltersRequestMirrorBackendRef,
+    HttpRouteRulesFiltersType, HttpRouteRulesMatches, HttpRouteSpec,
 };
 use serde_json::{Value, json};
-use std::time::Duration;
+use wayspan_proxy::middleware::{Retry, Share};
 use wayspan_proxy::snapshot::Timeouts;
 
 use super::super::backends::{Backends, Port, flattened};
@@ -14,9 +18,14 @@ use super::super::{IDLE_MAX, Object, Out};
 use super::filters::{self, Filter};
 use super::matches::{self, TIES};
 use super::{GROUP, Gateway, Grants, Known};
-use crate::config::model::{KubernetesProvider, Middleware, Observability, Router, RouterTls, Server, Service};
+use crate::config::model::{
+    KubernetesProvider, Middleware, MiddlewareKind, Mirror, Observability, Router, RouterTls, Server, Service,
+};
 use crate::kube::objects::Key;
 use crate::kube::parts::{Condition, Status, UNUSABLE};
+
+/// Between two attempts of a rule that does not say.
+const BACKOFF: Duration = Duration::from_millis(25);
 
 /// What is wrong with a reference: the API's reason, and more.
 type Unresolved = (&'static str, String);
@@ -71,6 +80,9 @@ struct Rule<'s> {
     spec: &'s HttpRouteRules,
     /// `None`: what it leads to cannot be had.
     target: Option<(Vec<Server>, Timeouts)>,
+    /// Who gets copies, by the filter's place.
+    mirrors: BTreeMap<usize, (Vec<Server>, Share)>,
+    retry: Option<Arc<Retry>>,
 }
 
 impl One<'_, '_> {
@@ -78,13 +90,9 @@ impl One<'_, '_> {
         let mut parents = Vec::new();
         let mut prepared = None;
         for parent in spec.parent_refs.iter().flatten() {
-            let gateway = parent.group.as_deref().is_none_or(|group| group == GROUP)
-                && parent.kind.as_deref().is_none_or(|kind| kind == "Gateway");
-            let namespace = parent.namespace.as_deref().unwrap_or(&self.object.key.namespace);
-            let key = Key::new(namespace, &parent.name);
-            let Some(gateway) = gateways.iter_mut().find(|one| gateway && one.object.key == key) else { continue };
+            let Some((gateway, set)) = self.parent_of(parent, gateways) else { continue };
             let prepared = prepared.get_or_insert_with(|| self.prepare(spec));
-            let attached = self.parent(spec, prepared, parent, gateway);
+            let attached = self.parent(spec, prepared, parent, (gateway, set));
             let accepted = match (&prepared.accepted, attached) {
                 (Err((reason, message)), _) => Condition::new("Accepted", false, reason, message),
                 (Ok(()), Err((reason, message))) => Condition::new("Accepted", false, reason, &message),
@@ -116,19 +124,39 @@ impl One<'_, '_> {
         });
     }
 
+    /// The Gateway of ours that a parent reference means, or the one of the set that it means, with the set's place.
+    fn parent_of<'g>(
+        &self,
+        parent: &HttpRouteParentRefs,
+        gateways: &'g mut [Gateway],
+    ) -> Option<(&'g mut Gateway, Option<usize>)> {
+        if parent.group.as_deref().is_some_and(|group| group != GROUP) {
+            return None;
+        }
+        let key = Key::new(parent.namespace.as_deref().unwrap_or(&self.object.key.namespace), &parent.name);
+        match parent.kind.as_deref().unwrap_or("Gateway") {
+            "Gateway" => gateways.iter_mut().find(|one| one.object.key == key).map(|gateway| (gateway, None)),
+            "ListenerSet" => gateways.iter_mut().find_map(|gateway| {
+                let set = gateway.sets.iter().position(|set| set.object.key == key)?;
+                Some((gateway, Some(set)))
+            }),
+            _ => None,
+        }
+    }
+
     /// Puts the route onto the listeners that a parent reference means, or says why there is none.
     fn parent(
         &mut self,
         spec: &HttpRouteSpec,
         prepared: &Prepared<'_>,
         parent: &HttpRouteParentRefs,
-        gateway: &mut Gateway,
+        (gateway, set): (&mut Gateway, Option<usize>),
     ) -> Result<(), Unresolved> {
         let objects = self.out.objects;
-        let mut why = ("NoMatchingParent", "the Gateway has no such listener".to_owned());
+        let mut why = ("NoMatchingParent", "the parent has no such listener".to_owned());
         let mut attached = false;
         let hostnames = spec.hostnames.as_deref().unwrap_or_default();
-        for listener in &mut gateway.listeners {
+        for listener in gateway.listeners.iter_mut().filter(|listener| listener.set == set) {
             let meant = parent.section_name.as_deref().is_none_or(|name| name.is_empty() || name == listener.name)
                 && parent.port.is_none_or(|port| port == listener.port);
             if !meant {
@@ -165,26 +193,34 @@ impl One<'_, '_> {
     fn prepare<'s>(&mut self, spec: &'s HttpRouteSpec) -> Prepared<'s> {
         let mut prepared = Prepared { rules: Vec::new(), accepted: Ok(()), resolved: Ok(()) };
         for rule in spec.rules.iter().flatten() {
-            let mut bad = false;
-            for filter in rule.filters.iter().flatten() {
-                if let Err(message) = filters::read(&self.object.key.namespace, filter, "/") {
-                    prepared.accepted = Err(("UnsupportedValue", message));
-                    bad = true;
+            let mut wrong = None;
+            let mut mirrors = BTreeMap::new();
+            for (number, filter) in rule.filters.iter().flatten().enumerate() {
+                match filters::read(&self.object.key.namespace, filter, "/") {
+                    Err(message) => wrong = Some(message),
+                    Ok(Filter::Mirror(mirror, share)) => match self.backend(&Backend::of_mirror(&mirror.backend_ref)) {
+                        Ok(servers) => drop(mirrors.insert(number, (servers, share))),
+                        Err(unresolved) => prepared.resolved = Err(unresolved),
+                    },
+                    Ok(Filter::Kind(_) | Filter::Named(_)) => {}
                 }
             }
-            let target = match self.target(rule) {
-                Ok((target, unresolved)) => {
-                    if let Some(unresolved) = unresolved {
-                        prepared.resolved = Err(unresolved);
-                    }
-                    target
-                }
-                Err(message) => {
-                    prepared.accepted = Err(("UnsupportedValue", message));
-                    None
-                }
-            };
-            prepared.rules.push(Rule { spec: rule, target: target.filter(|_| !bad) });
+            let (target, unresolved) = self.target(rule).unwrap_or_else(|message| {
+                wrong = Some(message);
+                (None, None)
+            });
+            if let Some(unresolved) = unresolved {
+                prepared.resolved = Err(unresolved);
+            }
+            let retry = retry(rule).unwrap_or_else(|message| {
+                wrong = Some(message);
+                None
+            });
+            let target = target.filter(|_| wrong.is_none());
+            if let Some(message) = wrong {
+                prepared.accepted = Err(("UnsupportedValue", message));
+            }
+            prepared.rules.push(Rule { spec: rule, target, mirrors, retry: retry.map(Arc::new) });
         }
         prepared
     }
@@ -199,11 +235,15 @@ impl One<'_, '_> {
         let (mut groups, mut unresolved, mut lost) = (Vec::new(), None, 0_u32);
         for backend in rule.backend_refs.iter().flatten() {
             let weight = u32::try_from(backend.weight.unwrap_or(1)).unwrap_or(0);
-            if backend.filters.as_ref().is_some_and(|filters| !filters.is_empty()) {
-                return Err(format!("backend {}: filters of a backend are not supported yet", backend.name));
-            }
-            match self.backend(backend) {
-                Ok(servers) => groups.push((weight, servers)),
+            let headers = filters::of_backend(backend.filters.as_deref().unwrap_or_default());
+            let headers = headers.map_err(|message| format!("backend {}: {message}", backend.name))?;
+            match self.backend(&Backend::of(backend)) {
+                Ok(mut servers) => {
+                    for server in &mut servers {
+                        server.request_headers.clone_from(&headers);
+                    }
+                    groups.push((weight, servers));
+                }
                 Err(wrong) => {
                     lost = lost.saturating_add(weight);
                     unresolved = Some(wrong);
@@ -221,14 +261,14 @@ impl One<'_, '_> {
         Ok((Some((flattened(groups), timeouts)), unresolved))
     }
 
-    fn backend(&mut self, backend: &HttpRouteRulesBackendRefs) -> Result<Vec<Server>, Unresolved> {
-        let core = backend.group.as_deref().is_none_or(|group| matches!(group, "" | "core"));
-        if !core || backend.kind.as_deref().is_some_and(|kind| kind != "Service") {
-            let kind = backend.kind.as_deref().unwrap_or_default();
+    fn backend(&mut self, backend: &Backend<'_>) -> Result<Vec<Server>, Unresolved> {
+        let core = backend.group.is_none_or(|group| matches!(group, "" | "core"));
+        if !core || backend.kind.is_some_and(|kind| kind != "Service") {
+            let kind = backend.kind.unwrap_or_default();
             return Err(("InvalidKind", format!("backend {}: {kind} is no Service", backend.name)));
         }
         let own = self.object.key.namespace.clone();
-        let key = Key::new(backend.namespace.as_deref().unwrap_or(&own), &backend.name);
+        let key = Key::new(backend.namespace.unwrap_or(&own), backend.name);
         if !self.grants.allow("HTTPRoute", &own, "Service", &key) {
             return Err(("RefNotPermitted", format!("Service {key}: no ReferenceGrant allows it")));
         }
@@ -261,6 +301,25 @@ impl One<'_, '_> {
         }
     }
 
+    /// Adds a service, once, and gives its name.
+    fn service(&mut self, name: &str, servers: &[Server], timeouts: Timeouts) -> String {
+        let name = names::of(GATEWAY, name);
+        self.out.parts.services.entry(name.clone()).or_insert_with(|| Service {
+            name: name.clone(),
+            servers: servers.to_vec(),
+            pass_host: true,
+            timeouts,
+            idle_max: IDLE_MAX,
+            conns_max: 0,
+        });
+        name
+    }
+
+    fn middleware(&mut self, name: String, kind: MiddlewareKind) -> String {
+        self.out.parts.middlewares.insert(name.clone(), Middleware { name: name.clone(), kind });
+        name
+    }
+
     fn router(
         &mut self,
         rule: &Rule<'_>,
@@ -271,7 +330,7 @@ impl One<'_, '_> {
     ) -> Result<(), String> {
         let matched = matches::matched(hostname, narrower, one)?;
         let parsed = self.out.rules.parse(&matched.rule)?;
-        let Key { namespace, name } = &self.object.key;
+        let Key { namespace, name } = self.object.key.clone();
         let (gateway, entry_point) = (at.gateway, at.entry_point);
         let key = normalized(&format!(
             "httproute-{namespace}-{name}-gw-{}-{}-ep-{entry_point}-{index}",
@@ -281,31 +340,28 @@ impl One<'_, '_> {
         let name = names::of(GATEWAY, &base);
         let mut middlewares = Vec::new();
         for (number, filter) in rule.spec.filters.iter().flatten().enumerate() {
-            match filters::read(namespace, filter, &matches::prefix(Some(one)))? {
-                Filter::Named(name) => middlewares.push(name),
-                Filter::Kind(kind) => {
-                    let kind_name = kind_name(&filter.r#type);
-                    let name = names::of(GATEWAY, &format!("{base}-{kind_name}-{number}"));
-                    let middleware = Middleware { name: name.clone(), kind };
-                    self.out.parts.middlewares.insert(name.clone(), middleware);
+            let kind = match filters::read(&namespace, filter, &matches::prefix(Some(one)))? {
+                Filter::Named(name) => {
                     middlewares.push(name);
+                    continue;
                 }
-            }
+                Filter::Kind(kind) => kind,
+                Filter::Mirror(..) => {
+                    let Some((servers, share)) = rule.mirrors.get(&number) else { continue };
+                    let service = self.service(&format!("{key}-mirror-{number}"), servers, Timeouts::default());
+                    MiddlewareKind::Mirror(Mirror { service, share: *share })
+                }
+            };
+            let name = names::of(GATEWAY, &format!("{base}-{}-{number}", kind_name(&filter.r#type)));
+            middlewares.push(self.middleware(name, kind));
+        }
+        if let Some(retry) = &rule.retry {
+            let name = names::of(GATEWAY, &format!("{key}-retry"));
+            middlewares.push(self.middleware(name, MiddlewareKind::Retry(Arc::clone(retry))));
         }
         let service = match &rule.target {
             // One for each rule, whatever its matches and hostnames.
-            Some((servers, timeouts)) => {
-                let name = names::of(GATEWAY, &format!("{key}-wrr"));
-                self.out.parts.services.entry(name.clone()).or_insert_with(|| Service {
-                    name: name.clone(),
-                    servers: servers.clone(),
-                    pass_host: true,
-                    timeouts: *timeouts,
-                    idle_max: IDLE_MAX,
-                    conns_max: 0,
-                });
-                name
-            }
+            Some((servers, timeouts)) => self.service(&format!("{key}-wrr"), servers, *timeouts),
             None => UNUSABLE.to_owned(),
         };
         let router = Router {
@@ -320,6 +376,27 @@ impl One<'_, '_> {
         };
         self.out.router(&self.object, router);
         Ok(())
+    }
+}
+
+/// A backend by the parts of a reference.
+struct Backend<'r> {
+    group: Option<&'r str>,
+    kind: Option<&'r str>,
+    namespace: Option<&'r str>,
+    name: &'r str,
+    port: Option<i32>,
+}
+
+impl<'r> Backend<'r> {
+    fn of(reference: &'r HttpRouteRulesBackendRefs) -> Self {
+        let HttpRouteRulesBackendRefs { group, kind, namespace, name, port, .. } = reference;
+        Self { group: group.as_deref(), kind: kind.as_deref(), namespace: namespace.as_deref(), name, port: *port }
+    }
+
+    fn of_mirror(reference: &'r HttpRouteRulesFiltersRequestMirrorBackendRef) -> Self {
+        let HttpRouteRulesFiltersRequestMirrorBackendRef { group, kind, namespace, name, port } = reference;
+        Self { group: group.as_deref(), kind: kind.as_deref(), namespace: namespace.as_deref(), name, port: *port }
     }
 }
 
@@ -339,22 +416,41 @@ fn kind_name(kind: &HttpRouteRulesFiltersType) -> &'static str {
         HttpRouteRulesFiltersType::RequestMirror => "requestmirror",
         HttpRouteRulesFiltersType::ExtensionRef => "extensionref",
         HttpRouteRulesFiltersType::Cors => "cors",
+        HttpRouteRulesFiltersType::ExternalAuth => "externalauth",
     }
 }
 
-/// Of a request's two timeouts the shorter: there is one attempt that counts.
+/// A request's time, and that of each attempt to have it answered; zero: none.
+fn both_timeouts(rule: &HttpRouteRules) -> Result<[Duration; 2], String> {
+    let of = |text: &Option<String>| text.as_deref().map_or(Ok(Duration::ZERO), time);
+    let Some(timeouts) = &rule.timeouts else { return Ok([Duration::ZERO; 2]) };
+    Ok([of(&timeouts.request)?, of(&timeouts.backend_request)?])
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    duration(text).ok_or_else(|| format!("`{text}` is no duration; write e.g. 10s or 1m30s"))
+}
+
+/// Where there is one attempt, the shorter of the two counts.
 fn timeouts(rule: &HttpRouteRules) -> Result<Timeouts, String> {
-    let of = |text: &Option<String>| {
-        let text = text.as_deref().unwrap_or("0s");
-        duration(text).ok_or_else(|| format!("`{text}` is no duration; write e.g. 10s or 1m30s"))
-    };
-    let timeouts = rule.timeouts.as_ref();
-    let both = [
-        timeouts.map(|all| of(&all.request)).transpose()?.unwrap_or_default(),
-        timeouts.map(|all| of(&all.backend_request)).transpose()?.unwrap_or_default(),
-    ];
-    let request = both.into_iter().filter(|time| !time.is_zero()).min().unwrap_or_default();
+    let [request, attempt] = both_timeouts(rule)?;
+    let all = [request, if rule.retry.is_some() { Duration::ZERO } else { attempt }];
+    let request = all.into_iter().filter(|time| !time.is_zero()).min().unwrap_or_default();
     Ok(Timeouts { request, ..Timeouts::default() })
+}
+
+fn retry(rule: &HttpRouteRules) -> Result<Option<Retry>, String> {
+    if rule.session_persistence.is_some() {
+        return Err("sessionPersistence is not supported yet".to_owned());
+    }
+    let Some(retry) = &rule.retry else { return Ok(None) };
+    let code = |code: &i64| u16::try_from(*code).map_err(|_| format!("{code} is no status"));
+    Ok(Some(Retry {
+        attempts: u16::try_from(retry.attempts.unwrap_or(1)).unwrap_or(0),
+        codes: retry.codes.iter().flatten().map(code).collect::<Result<_, _>>()?,
+        backoff: retry.backoff.as_deref().map_or(Ok(BACKOFF), time)?,
+        each: both_timeouts(rule)?[1],
+    }))
 }
 
 /// GEP-2257: hours, minutes, seconds and milliseconds, whole numbers, largest first.
@@ -383,6 +479,7 @@ fn nowhere() -> Server {
         path_prefix: String::new(),
         weight: 1,
         service: None,
+        request_headers: None,
     }
 }
 

@@ -1,5 +1,8 @@
 //! The Gateway API.
 
+mod filters;
+mod sets;
+
 use super::*;
 
 const CLASS: &str = "kind: GatewayClass\nmetadata: {name: w, generation: 2}\nspec: {controllerName: wayspan.io/gateway-controller}\n---\n";

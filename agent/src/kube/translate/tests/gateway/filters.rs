@@ -1,0 +1,93 @@
+//! Filters and retries: what becomes of them, and what is wrong with some.
+
+use super::*;
+use crate::config::model::MiddlewareKind;
+
+fn of(rule: &str) -> Parts {
+    let text = gateway(HTTP)
+        + &route(&format!("rules: [{{{rule}}}]"))
+        + &backend("shop", 80, &["10.0.0.1"])
+        + &backend("copy", 80, &["10.0.0.2"]);
+    translated(&text, &around())
+}
+
+const TO_SHOP: &str = "backendRefs: [{name: shop, port: 80}]";
+
+fn kinds(parts: &Parts) -> Vec<&MiddlewareKind> {
+    let router = parts.routers.first().unwrap();
+    let named = |name: &String| parts.middlewares.iter().find(|one| one.name == *name).unwrap();
+    router.middlewares.iter().map(|name| &named(name).kind).collect()
+}
+
+#[test]
+fn copies_go_to_a_service_of_their_own() {
+    let mirror = |more: &str| {
+        format!(
+            "filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: copy, port: 80}}{more}}}}}], {TO_SHOP}"
+        )
+    };
+    for (more, some, all) in [
+        ("", 1, 1),
+        (", percent: 20", 20, 100),
+        (", fraction: {numerator: 3}", 3, 100),
+        (", fraction: {numerator: 3, denominator: 7}", 3, 7),
+    ] {
+        let parts = of(&mirror(more));
+        assert!(parts.problems.is_empty(), "{:?}", parts.problems);
+        let [MiddlewareKind::Mirror(mirror)] = kinds(&parts)[..] else { panic!("{:?}", kinds(&parts)) };
+        assert_eq!((mirror.share.some, mirror.share.of), (some, all), "{more}");
+        let service = parts.services.iter().find(|service| service.name == mirror.service).unwrap();
+        assert_eq!(service.servers[0].host, "10.0.0.2");
+    }
+    // A mirror that is not there is told of, and the route is served.
+    let parts = of(&mirror("").replace("name: copy", "name: gone"));
+    assert_eq!(conditions(&parts, "HTTPRoute"), ["Accepted=True Accepted", "ResolvedRefs=False BackendNotFound"]);
+    assert!(kinds(&parts).is_empty());
+    assert_ne!(parts.routers[0].service, crate::kube::parts::UNUSABLE);
+}
+
+#[test]
+fn a_backend_s_filter_is_its_servers() {
+    let backend = "backendRefs: [{name: shop, port: 80, filters: [{type: RequestHeaderModifier, requestHeaderModifier: \
+                   {set: [{name: a, value: b}]}}]}, {name: copy, port: 80}]";
+    let parts = of(backend);
+    assert!(parts.problems.is_empty(), "{:?}", parts.problems);
+    let servers = &parts.services[0].servers;
+    let headers: Vec<Option<&str>> = servers
+        .iter()
+        .map(|server| server.request_headers.as_ref().map(|modifier| modifier.set[0].1.to_str().unwrap()))
+        .collect();
+    assert_eq!(headers, [Some("b"), None]);
+    let parts = of(&backend.replace("RequestHeaderModifier,", "ResponseHeaderModifier,"));
+    assert_eq!(conditions(&parts, "HTTPRoute")[0], "Accepted=False UnsupportedValue");
+    assert!(parts.routers.is_empty());
+}
+
+#[test]
+fn a_rule_that_is_tried_again_has_a_time_for_each_try() {
+    let parts = of(&format!(
+        "retry: {{attempts: 3, codes: [500, 503], backoff: 100ms}}, timeouts: {{request: 5s, backendRequest: 1s}}, {TO_SHOP}"
+    ));
+    assert!(parts.problems.is_empty(), "{:?}", parts.problems);
+    let [MiddlewareKind::Retry(retry)] = kinds(&parts)[..] else { panic!("{:?}", kinds(&parts)) };
+    assert_eq!((retry.attempts, retry.codes.as_slice()), (3, &[500, 503][..]));
+    assert_eq!((retry.backoff.as_millis(), retry.each.as_millis()), (100, 1000));
+    assert_eq!(parts.services[0].timeouts.request.as_secs(), 5);
+    let parts = of(&format!("timeouts: {{request: 5s, backendRequest: 1s}}, {TO_SHOP}"));
+    assert_eq!(parts.services[0].timeouts.request.as_secs(), 1);
+    let parts = of(&format!("retry: {{backoff: soon}}, {TO_SHOP}"));
+    assert_eq!(conditions(&parts, "HTTPRoute")[0], "Accepted=False UnsupportedValue");
+}
+
+#[test]
+fn origins_are_read() {
+    let cors = |origin: &str| {
+        format!(
+            "filters: [{{type: CORS, cors: {{allowOrigins: [\"{origin}\"], allowMethods: [GET, PUT]}}}}], {TO_SHOP}"
+        )
+    };
+    let parts = of(&cors("https://*.example"));
+    let [MiddlewareKind::Cors(filter)] = kinds(&parts)[..] else { panic!("{:?}", kinds(&parts)) };
+    assert_eq!((filter.max_age, filter.credentials), (5, false));
+    assert_eq!(conditions(&of(&cors("nowhere")), "HTTPRoute")[0], "Accepted=False UnsupportedValue");
+}

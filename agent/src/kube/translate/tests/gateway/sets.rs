@@ -1,0 +1,207 @@
+//! ListenerSets, and what a Gateway asks for as a whole.
+
+use super::*;
+
+const OWN: &str = "{name: own, port: 80, protocol: HTTP, hostname: own.example}";
+
+/// The Gateway with its own listener, and who may add some.
+fn taking(from: &str) -> String {
+    gateway(OWN).replace("gatewayClassName: w,", &format!("gatewayClassName: w, {from}"))
+}
+
+const FROM_ALL: &str = "allowedListeners: {namespaces: {from: All}},";
+
+fn set(name: &str, second: u8, listeners: &str) -> String {
+    format!(
+        "kind: ListenerSet\nmetadata: {{name: {name}, generation: 4, creationTimestamp: \"2026-01-01T00:00:0{second}Z\"}}\n\
+         spec: {{parentRef: {{name: g, namespace: default}}, listeners: [{listeners}]}}\n---\n"
+    )
+}
+
+/// `Type=Status Reason` of a set, those of its listeners behind.
+fn said(parts: &Parts, name: &str) -> Vec<String> {
+    let mut parts = parts.clone();
+    parts.statuses.retain(|status| status.object.kind == "ListenerSet" && *status.object.key.name == *name);
+    conditions(&parts, "ListenerSet")
+}
+
+fn attached(parts: &Parts) -> serde_json::Value {
+    let gateway = parts.statuses.iter().find(|status| status.object.kind == "Gateway").unwrap();
+    gateway.body["attachedListenerSets"].clone()
+}
+
+#[test]
+fn a_set_adds_listeners_where_the_gateway_lets_it() {
+    let one = set("s", 0, "{name: more, port: 80, protocol: HTTP, hostname: more.example}");
+    let elsewhere = one.replace("name: s,", "name: s, namespace: other,");
+    let labelled = "kind: Namespace\nmetadata: {name: other, labels: {team: a}}\n---\n";
+    for (from, set, want) in [
+        ("", &one, false),
+        ("allowedListeners: {namespaces: {from: None}},", &one, false),
+        ("allowedListeners: {namespaces: {from: Same}},", &one, true),
+        ("allowedListeners: {namespaces: {from: Same}},", &elsewhere, false),
+        (FROM_ALL, &elsewhere, true),
+        ("allowedListeners: {namespaces: {from: Selector, selector: {matchLabels: {team: a}}}},", &elsewhere, true),
+        ("allowedListeners: {namespaces: {from: Selector, selector: {matchLabels: {team: b}}}},", &elsewhere, false),
+    ] {
+        let parts = translated(&(taking(from) + labelled + set), &around());
+        let said = said(&parts, "s");
+        if want {
+            assert_eq!(said[..2], ["Accepted=True Accepted", "Programmed=True Programmed"], "{from}");
+            assert_eq!(said.len(), 6, "{from}");
+        } else {
+            assert_eq!(said, ["Accepted=False NotAllowed", "Programmed=False NotAllowed"], "{from}");
+        }
+        assert_eq!(attached(&parts), usize::from(want), "{from}");
+    }
+    assert!(attached(&translated(&taking(FROM_ALL), &around())).is_null());
+}
+
+#[test]
+fn who_comes_first_is_served() {
+    let text = taking(FROM_ALL)
+        + &set("young", 2, "{name: x, port: 80, protocol: HTTP, hostname: x.example}")
+        + &set(
+            "old",
+            1,
+            "{name: x, port: 80, protocol: HTTP, hostname: x.example}, {name: own, port: 80, protocol: HTTP, hostname: own.example}",
+        )
+        + &set("other", 3, "{name: t, port: 80, protocol: TCP}");
+    let parts = translated(&text, &around());
+    assert_eq!(conditions(&parts, "Gateway")[0], "Accepted=True Accepted");
+    assert_eq!(conditions(&parts, "Gateway")[3], "Conflicted=False NoConflicts");
+    let old = said(&parts, "old");
+    assert_eq!(old[..2], ["Accepted=True ListenersNotValid", "Programmed=True Programmed"]);
+    assert_eq!(
+        (old[3].as_str(), old[7].as_str()),
+        ("Conflicted=False NoConflicts", "Conflicted=True HostnameConflict")
+    );
+    for (name, reason) in [("young", "HostnameConflict"), ("other", "ProtocolConflict")] {
+        let said = said(&parts, name);
+        assert_eq!(said[..2], ["Accepted=False ListenersNotValid", "Programmed=False ListenersNotValid"], "{name}");
+        assert_eq!(said[2], format!("Accepted=False {reason}"));
+        assert_eq!(said[5], format!("Programmed=False {reason}"));
+    }
+    assert_eq!(attached(&parts), 1);
+}
+
+#[test]
+fn a_route_goes_to_the_listeners_of_its_parent_alone() {
+    let text = taking(FROM_ALL)
+        + &set("s", 0, "{name: more, port: 80, protocol: HTTP, hostname: more.example}")
+        + &route("rules: [{}]")
+        + &route("rules: [{}]")
+            .replace("name: r,", "name: q,")
+            .replace("{name: g}", "{kind: ListenerSet, group: gateway.networking.k8s.io, name: s}")
+        + &route("rules: [{}]").replace("name: r,", "name: p,").replace("{name: g}", "{name: g, sectionName: more}");
+    let parts = translated(&text, &around());
+    let mut rules: Vec<String> =
+        parts.routers.iter().map(|router| format!("{} {}", &router.name[18..19], router.rule.text)).collect();
+    rules.sort();
+    assert_eq!(
+        rules,
+        ["q Host(\"more.example\") && PathPrefix(\"/\")", "r Host(\"own.example\") && PathPrefix(\"/\")"]
+    );
+    let of = |name: &str| {
+        let status = parts.statuses.iter().find(|status| *status.object.key.name == *name).unwrap();
+        status.body["parents"][0]["conditions"][0]["reason"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!([of("r"), of("q"), of("p")], ["Accepted", "Accepted", "NoMatchingParent"]);
+    let set = parts.statuses.iter().find(|status| status.object.kind == "ListenerSet").unwrap();
+    assert_eq!(set.body["listeners"][0]["attachedRoutes"], 1);
+}
+
+#[test]
+fn a_set_s_certificate_needs_a_grant_to_the_set() {
+    let listener = "{name: s, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cert, namespace: other}]}}";
+    let grant = |kind: &str| {
+        format!(
+            "kind: ReferenceGrant\nmetadata: {{name: x, namespace: other}}\n\
+             spec: {{from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: default}}], to: [{{group: \"\", kind: Secret}}]}}\n---\n"
+        )
+    };
+    for (kind, want) in
+        [("Gateway", "ResolvedRefs=False RefNotPermitted"), ("ListenerSet", "ResolvedRefs=False InvalidCertificateRef")]
+    {
+        let parts = translated(&(taking(FROM_ALL) + &set("s", 0, listener) + &grant(kind)), &around());
+        assert_eq!(said(&parts, "s")[4], want, "{kind}");
+    }
+}
+
+#[test]
+fn a_gateway_with_an_address_of_its_own_shares_its_ports_with_nobody() {
+    let named = |name: &str, second: u8, more: &str| {
+        format!(
+            "kind: Gateway\nmetadata: {{name: {name}, creationTimestamp: \"2026-01-01T00:00:0{second}Z\"}}\n\
+             spec: {{gatewayClassName: w, listeners: [{HTTP}]{more}}}\n---\n"
+        )
+    };
+    let has = |value: &str| format!("}}\nstatus: {{addresses: [{{type: IPAddress, value: {value}}}]");
+    let asks = |value: &str| format!(", addresses: [{{value: {value}}}]");
+    let mut provider = provider();
+    provider.address.ip = Some("10.0.0.1".to_owned());
+    provider.address_pool = vec!["10.0.0.7".parse().unwrap(), "10.0.0.8".parse().unwrap(), "10.0.0.9".parse().unwrap()];
+    let settings = Kubernetes { gateway: Some(provider), ..Kubernetes::default() };
+    for (gateways, want) in [
+        (named("b", 1, "") + &named("a", 2, ""), vec![("a", "10.0.0.8"), ("b", "10.0.0.7")]),
+        // Who has one keeps it.
+        (named("b", 1, "") + &named("a", 2, &has("10.0.0.7")), vec![("a", "10.0.0.7"), ("b", "10.0.0.8")]),
+        (
+            named("b", 1, &has("10.0.0.9")) + &named("a", 2, &asks("10.0.0.9")),
+            vec![("a", "10.0.0.9"), ("b", "10.0.0.7")],
+        ),
+        (named("b", 1, "") + &named("a", 2, &asks("10.0.0.1")), vec![("a", "10.0.0.1"), ("b", "10.0.0.7")]),
+        (
+            named("a", 1, "") + &named("b", 2, "") + &named("c", 3, "") + &named("d", 4, ""),
+            vec![("a", "10.0.0.7"), ("b", "10.0.0.8"), ("c", "10.0.0.9"), ("d", "10.0.0.1")],
+        ),
+    ] {
+        let world = objects(&(CLASS.to_owned() + &gateways));
+        let parts = Translator::default().translate(&world, &settings, Some("here"), &around());
+        let gateways = parts.statuses.iter().filter(|status| status.object.kind == "Gateway");
+        let shown: Vec<_> =
+            gateways.map(|one| (&*one.object.key.name, one.body["addresses"][0]["value"].as_str().unwrap())).collect();
+        assert_eq!(shown, want);
+        let shared = want.iter().filter(|(_, address)| *address == "10.0.0.1").count();
+        let opened: Vec<_> = parts.entry_points.iter().map(|one| one.addresses[0].to_string()).collect();
+        assert_eq!(opened.len(), want.len() - shared, "{opened:?}");
+        assert!(opened.iter().all(|address| address.ends_with(":80")), "{opened:?}");
+    }
+    let text = CLASS.to_owned() + &named("g", 1, "") + &route("rules: [{}]");
+    let parts = Translator::default().translate(&objects(&text), &settings, Some("here"), &around());
+    assert_eq!(parts.routers[0].entry_points, ["gateway-10-0-0-7-80"]);
+}
+
+#[test]
+fn what_a_gateway_asks_for_as_a_whole_is_ours_or_says_so() {
+    let ours = Around { addresses: vec![("IPAddress".to_owned(), "10.0.0.1".to_owned())], ..around() };
+    for (asks, want, shown) in [
+        ("", ["Accepted=True Accepted", "Programmed=True Programmed"], 1),
+        ("addresses: [{type: IPAddress}],", ["Accepted=True Accepted", "Programmed=True Programmed"], 1),
+        ("addresses: [{value: 10.0.0.1}],", ["Accepted=True Accepted", "Programmed=True Programmed"], 1),
+        (
+            "addresses: [{value: 10.0.0.9}, {value: 10.0.0.1}],",
+            ["Accepted=True Accepted", "Programmed=False AddressNotUsable"],
+            1,
+        ),
+        (
+            "addresses: [{value: 10.0.0.9}, {type: a/b, value: x}],",
+            ["Accepted=False UnsupportedAddress", "Programmed=False Invalid"],
+            0,
+        ),
+        (
+            "infrastructure: {parametersRef: {group: a, kind: B, name: c}},",
+            ["Accepted=False InvalidParameters", "Programmed=False Invalid"],
+            1,
+        ),
+    ] {
+        // The translator's own way to its addresses is the settings'.
+        let mut provider = provider();
+        provider.address.ip = ours.addresses.first().map(|(_, value)| value.clone());
+        let settings = Kubernetes { gateway: Some(provider), ..Kubernetes::default() };
+        let parts = Translator::default().translate(&objects(&taking(asks)), &settings, Some("here"), &ours);
+        assert_eq!(conditions(&parts, "Gateway")[..2], want, "{asks}");
+        let gateway = parts.statuses.iter().find(|status| status.object.kind == "Gateway").unwrap();
+        assert_eq!(gateway.body["addresses"].as_array().unwrap().len(), shown, "{asks}");
+    }
+}
