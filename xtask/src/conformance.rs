@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -46,6 +47,7 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     let place = Place::new(&wayspan_tests::target_dir().join("conformance-cluster"))?;
     let ran = (|| -> Result<Outcome> {
         cluster::bring_up(root, &place, 1)?;
+        define(root, &place)?;
         name_images(root, &place)?;
         install(root, &place)?;
         ask(&suite, &place, options)
@@ -91,6 +93,45 @@ fn build(root: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Gateway API's resource definitions with what is experimental in them in place of those without: retries are. A policy of
+/// theirs keeps people from that, who could not go back.
+fn define(root: &Path, place: &Place) -> Result<()> {
+    let policy = "safe-upgrades.gateway.networking.k8s.io";
+    for kind in ["validatingadmissionpolicybinding", "validatingadmissionpolicy"] {
+        tools::output(&mut tools::kubectl(place, &["delete", kind, policy, "--ignore-not-found"]))?;
+    }
+    let mut apply = tools::kubectl(place, &["apply", "--server-side", "--force-conflicts"]);
+    let directory = programs::gateway_definitions(root)?.with_file_name("experimental");
+    for entry in fs::read_dir(&directory).with_context(|| directory.display().to_string())?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("gateway.networking.k8s.io_") && !name.contains("_vap_") {
+            apply.arg("-f").arg(entry.path());
+        }
+    }
+    // The API server forgets a policy a moment after it is gone.
+    let applied = wayspan_tests::wait_until(Duration::from_secs(30), || tools::output(&mut apply).ok());
+    applied.context("Gateway API's experimental definitions are refused").map(drop)
+}
+
+/// Addresses of the node for Gateways: two of the suite's want what the other one has.
+fn pool(place: &Place) -> Result<Vec<String>> {
+    let own = node_address(place)?;
+    let (network, _) = own.rsplit_once('.').context("the node's address")?;
+    let holder = tools::holder(place, 1).context("the node has ended")?;
+    let pool: Vec<String> = (101..109).map(|number| format!("{network}.{number}")).collect();
+    for address in &pool {
+        let add = ["address", "replace", &format!("{address}/24"), "dev", "lan"];
+        tools::output(&mut tools::inside(holder, "ip", &add))?;
+    }
+    Ok(pool)
+}
+
+/// The address of the node, which is the agent's.
+fn node_address(place: &Place) -> Result<String> {
+    let path = r#"jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}"#;
+    tools::output(&mut tools::kubectl(place, &["get", "nodes", "-o", path]))
+}
+
 /// Gives the images of the echo and name servers the names that the suite's manifests ask for, which they do by versions that came
 /// and went.
 fn name_images(root: &Path, place: &Place) -> Result<()> {
@@ -130,7 +171,9 @@ fn install(root: &Path, place: &Place) -> Result<()> {
     let mut helm = Command::new(programs::directory().join("helm"));
     helm.arg("--kubeconfig").arg(place.kubeconfig()).args(["upgrade", "--install", "wayspan"]);
     helm.arg(root.join("deploy/helm/wayspan")).args(["--namespace", "kube-system", "--wait", "--timeout", "120s"]);
+    let pool = format!("providers.kubernetesGateway.addressPool={{{}}}", pool(place)?.join(","));
     for value in [
+        &pool,
         "image.tag=dev",
         "hostNetwork=true",
         "ports.web.hostPort=null",
@@ -153,19 +196,22 @@ fn install(root: &Path, place: &Place) -> Result<()> {
 fn ask(suite: &Path, place: &Place, options: &Options) -> Result<Outcome> {
     let (log, report) = (place.path("suite.log"), place.path("report.yaml"));
     let mut command = Command::new(suite);
-    command.current_dir(&place.directory).env("KUBECONFIG", place.kubeconfig()).stdin(Stdio::null());
+    command.current_dir(&place.directory).env("KUBECONFIG", place.kubeconfig());
     command.args(["-test.v", "-test.timeout=40m", "-test.run=TestConformance", "-gateway-class", CLASS]);
     command.args(["-conformance-profiles=GATEWAY-HTTP", "-organization=wayspan", "-project=wayspan"]);
     command.args(["-url=https://wayspan.example", "-version", env!("CARGO_PKG_VERSION"), "-contact=maintainers"]);
     command.arg(format!("-report-output={}", report.display()));
+    // One that the agent has, and one for documentation (RFC 5737), which nobody has.
+    command.arg(format!("-usable-address={}", node_address(place)?)).arg("-unusable-address=192.0.2.1");
     if let Some(test) = &options.test {
         command.arg(format!("-run-test={test}"));
     }
     let file = File::create(&log)?;
-    command.stdout(file.try_clone()?).stderr(file);
+    let mut command = wayspan_tests::tied(&command);
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
     // Tests that fail make it fail; the outcome says so.
     progress::step("running Gateway API's suite", || {
-        wayspan_tests::tied(&command).status().map(drop).context("the suite could not be started")
+        command.status().map(drop).context("the suite could not be started")
     })?;
     let said = fs::read_to_string(&log)?;
     let tests = verdicts(&said);

@@ -32,29 +32,28 @@ pub struct Recipe<'a> {
     pub place: &'a str,
 }
 
-/// The images of a cluster, in the order in which pods need them.
+/// The images of a cluster, in the order in which pods need them; those of the lab too where it is wanted.
 ///
 /// # Errors
 /// Something could not be built.
-pub fn all(root: &Path, agent: &Path) -> Result<Vec<PathBuf>> {
+pub fn all(root: &Path, agent: &Path, with_lab: bool) -> Result<Vec<PathBuf>> {
     let tools = programs::ensure(root)?;
-    let peers = peers::ensure(root)?;
+    let peers = if with_lab { Some(peers::ensure(root)?) } else { None };
     let tool = |name: &str| tools.join(name);
     let (pause, dns, echo) = (tool("pause"), tool("coredns"), tool("echo-basic"));
     let agent_tag = format!("{}:{}", AGENT.0, AGENT.1);
-    let recipes = [
+    let agent_tags = [agent_tag.as_str()];
+    let mut recipes = vec![
         Recipe { name: "pause", tags: &[PAUSE], program: &pause, place: "pause" },
         Recipe { name: "coredns", tags: &["wayspan-coredns:1"], program: &dns, place: "coredns" },
-        Recipe { name: "wayspan", tags: &[&agent_tag], program: agent, place: "usr/local/bin/wayspan" },
-        Recipe { name: "jaeger", tags: &["jaegertracing/jaeger:2.13.0"], program: &peers.jaeger, place: "jaeger" },
-        Recipe {
-            name: "hotrod",
-            tags: &["jaegertracing/example-hotrod:1.76.0"],
-            program: &peers.hotrod,
-            place: "hotrod",
-        },
+        Recipe { name: "wayspan", tags: &agent_tags, program: agent, place: "usr/local/bin/wayspan" },
         Recipe { name: "echo-basic", tags: &["wayspan-echo:lab"], program: &echo, place: "echo-basic" },
     ];
+    if let Some(peers) = &peers {
+        let (jaeger, hotrod) = (&["jaegertracing/jaeger:2.13.0"], &["jaegertracing/example-hotrod:1.76.0"]);
+        recipes.push(Recipe { name: "jaeger", tags: jaeger, program: &peers.jaeger, place: "jaeger" });
+        recipes.push(Recipe { name: "hotrod", tags: hotrod, program: &peers.hotrod, place: "hotrod" });
+    }
     progress::step("making the images", || recipes.iter().map(make).collect())
 }
 

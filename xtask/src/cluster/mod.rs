@@ -63,12 +63,12 @@ enum Action {
     },
 }
 
-/// Makes a cluster at `place`, or takes the one that is up there.
+/// Makes a cluster at `place`, without the lab's images, or takes the one that is up there.
 ///
 /// # Errors
 /// It did not come up.
 pub fn bring_up(root: &Path, place: &Place, nodes: u8) -> Result<()> {
-    let up = up::run(root, place, nodes)?;
+    let up = up::run(root, place, nodes, false)?;
     eprintln!("  the cluster is ready after {}", progress::seconds(up.took));
     Ok(())
 }
@@ -93,7 +93,7 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     let place = Place::new(&directory)?;
     match options.action {
         Action::Up { nodes } => {
-            let up = up::run(root, &place, nodes)?;
+            let up = up::run(root, &place, nodes, true)?;
             let names: Vec<String> = place.nodes(&up.record).into_iter().map(|node| node.name).collect();
             if options.json {
                 println!(

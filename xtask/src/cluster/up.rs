@@ -36,7 +36,7 @@ pub struct Up {
 ///
 /// # Errors
 /// Something could not be built or did not come up: then with the end of what it said.
-pub fn run(root: &Path, place: &Place, nodes: u8) -> Result<Up> {
+pub fn run(root: &Path, place: &Place, nodes: u8, with_lab: bool) -> Result<Up> {
     if !geteuid().is_root() {
         bail!("a node needs namespaces, mounts and cgroups, which only root can make: run this command as root");
     }
@@ -46,7 +46,7 @@ pub fn run(root: &Path, place: &Place, nodes: u8) -> Result<Up> {
     setup::ensure(root, &[Need::Ebpf, Need::Cluster])?;
     let programs = programs::ensure(root)?;
     let agent = image::agent_program(root)?;
-    let images = image::all(root, &agent)?;
+    let images = image::all(root, &agent, with_lab)?;
     let watch = Stopwatch::start();
     let record = begin(place, nodes)?;
     let made = make(root, place, &record, &programs, &images);
