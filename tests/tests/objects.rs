@@ -102,17 +102,8 @@ fn check(cluster: &Kubernetes, user: &str, arguments: &[&str]) -> (Option<i32>, 
     (output.status.code(), text)
 }
 
-#[test]
-#[ignore = "needs a Kubernetes API server, which `cargo xtask cluster` builds"]
-fn a_check_says_what_would_be_served_otherwise_or_not_at_all() {
-    let mut cluster = cluster();
-    let (code, told) = check(&cluster, "agent", &[]);
-    assert!(code == Some(1) && told.contains("Ingress: cannot be read: "), "{told}");
-    allow(&cluster);
-    cluster.kubectl(&["create", "namespace", "good"], "").unwrap();
-    service(&cluster, "shop", "default");
-    service(&cluster, "shop", "good");
-    cluster.make(&ingress("fine", "good", "shop")).unwrap();
+/// An Ingress of another class, and two objects of Traefik's that are not supported.
+fn others(cluster: &Kubernetes) {
     let class = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": "nginx"}, "spec": {"controller": "k8s.io/ingress-nginx"}});
     cluster.make(&class).unwrap();
     let mut theirs = ingress("theirs", "default", "shop");
@@ -129,6 +120,20 @@ fn a_check_says_what_would_be_served_otherwise_or_not_at_all() {
     let mut tcp = route("tcp", &json!({"routes": []}));
     tcp["kind"] = "IngressRouteTCP".into();
     cluster.make(&tcp).unwrap();
+}
+
+#[test]
+#[ignore = "needs a Kubernetes API server, which `cargo xtask cluster` builds"]
+fn a_check_says_what_would_be_served_otherwise_or_not_at_all() {
+    let mut cluster = cluster();
+    let (code, told) = check(&cluster, "agent", &[]);
+    assert!(code == Some(1) && told.contains("Ingress: cannot be read: "), "{told}");
+    allow(&cluster);
+    cluster.kubectl(&["create", "namespace", "good"], "").unwrap();
+    service(&cluster, "shop", "default");
+    service(&cluster, "shop", "good");
+    cluster.make(&ingress("fine", "good", "shop")).unwrap();
+    others(&cluster);
 
     // By who may read everything, by who may read what is served, and only where all is well.
     let (code, told) = check(&cluster, "admin", &["--json"]);

@@ -106,16 +106,21 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
+    /// The next request is on a new connection where the row wants that.
+    fn renew(&mut self) {
+        match self.running.row.shape.client_life {
+            Life::Kept => {}
+            Life::Fresh => self.open.extend(self.connection.take()),
+            Life::Short => self.connection = None,
+        }
+    }
+
     fn request(&mut self, id: u64) -> Result<()> {
         let running = self.running;
         if running.row.shape.tls {
             return self.secure_request(id);
         }
-        match running.row.shape.client_life {
-            Life::Kept => {}
-            Life::Fresh => self.open.extend(self.connection.take()),
-            Life::Short => self.connection = None,
-        }
+        self.renew();
         if self.gives_up(id)? {
             return Ok(());
         }
