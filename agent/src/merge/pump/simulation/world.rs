@@ -106,9 +106,11 @@ impl Trail {
             at = later(random, at, 100);
             self.stalls.push((at, some(random), random.u64(1..MS)));
         }
-        let (mut at, mut acked, mut left) = (from, 0, 0);
-        while acked < end && random.u8(..8) != 0 {
-            at = later(random, at, 60);
+        // Few that are far between, or so many that they push each other out while somebody waits.
+        let (pace_ms, last) = if random.bool() { (60, 8) } else { (4, 64) };
+        let (mut at, mut acked, mut left) = (later(random, from, 200), 0, 0);
+        while acked < end && random.u8(..last) != 0 {
+            at = later(random, at, pace_ms);
             acked += random.usize(1..=(end - acked).min(5));
             left = random.usize(acked.max(left)..=end);
             self.acks.push((at, offset(acked), offset(left)));
