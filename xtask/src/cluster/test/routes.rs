@@ -1,5 +1,7 @@
 //! The lab's route in the words of the other two APIs: the same requests, and the router's name in the span says whose it was.
 
+use std::process::Command;
+
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use wayspan_tests::{PATIENCE, wait_until};
@@ -7,13 +9,23 @@ use wayspan_tests::{PATIENCE, wait_until};
 use super::super::tools::{kubectl, output};
 use super::lab::{self, TARGETS};
 use super::{Stage, ask};
+use crate::demo::HOST;
 use crate::demo::checks::OURS;
 
 /// The route's files, each in another API.
 const FILES: [&str; 3] = ["hotrod-ingressroute", "hotrod-ingress", "hotrod-httproute"];
 
+/// An Ingress is for every entry point, so that it is also reached by TLS.
 pub(super) fn ingress(stage: &mut Stage<'_>) -> Result<String> {
-    by(stage, "hotrod-ingress", "@kubernetes")
+    let told = by(stage, "hotrod-ingress", "@kubernetes")?;
+    let mut curl = Command::new("curl");
+    // The certificate is the agent's own: no Secret names one.
+    curl.args(["-sS", "--insecure", "--max-time", "30", "--resolve", &format!("{HOST}:443:{}", stage.node()), "-I"]);
+    let head = output(curl.arg(format!("https://{HOST}{}", TARGETS[0])))?;
+    if !head.starts_with("HTTP/1.1 200 OK") {
+        bail!("websecure answers {head:?}");
+    }
+    Ok(format!("{told}, and by TLS at port 443"))
 }
 
 /// Afterwards the lab's own route is back.
