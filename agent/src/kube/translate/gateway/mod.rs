@@ -189,8 +189,8 @@ fn classes(out: &mut Out<'_>) -> Vec<String> {
     ours
 }
 
-/// Which Gateway has which address of the pool: the one that it asks for, else the one that its status says it has, so that
-/// nobody's changes when another one leaves; the oldest of the others get what is left. Who asks for another address has none.
+/// Which Gateway has which address of the pool: the one that it asks for, else the one that its status says it has. The oldest
+/// of those without an address get what is left; who has one already keeps it, whatever comes free.
 fn given<'g>(pool: &[IpAddr], gateways: &[(&'g Key, &Arc<DynamicObject>)]) -> BTreeMap<&'g Key, IpAddr> {
     let mut gateways = gateways.to_vec();
     gateways.sort_by_cached_key(|(key, one)| (one.metadata.creation_timestamp.as_ref().map(|time| time.0), *key));
@@ -212,8 +212,12 @@ fn given<'g>(pool: &[IpAddr], gateways: &[(&'g Key, &Arc<DynamicObject>)]) -> BT
             }
         }
     }
-    let asks = |gateway: &DynamicObject| !named(gateway, "/spec/addresses").is_empty();
-    let others: Vec<_> = gateways.iter().filter(|(key, one)| !given.contains_key(key) && !asks(one)).collect();
+    let is_of_pool = |had: &String| pool.iter().any(|one| one.to_string() == *had);
+    let has_another = |gateway: &DynamicObject| {
+        let had = named(gateway, "/status/addresses");
+        !named(gateway, "/spec/addresses").is_empty() || (!had.is_empty() && !had.iter().any(is_of_pool))
+    };
+    let others: Vec<_> = gateways.iter().filter(|(key, one)| !given.contains_key(key) && !has_another(one)).collect();
     given.extend(others.into_iter().map(|(key, _)| *key).zip(free));
     given
 }

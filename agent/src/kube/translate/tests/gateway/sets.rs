@@ -150,6 +150,7 @@ fn a_gateway_with_an_address_of_its_own_shares_its_ports_with_nobody() {
             named("b", 1, &has("10.0.0.9")) + &named("a", 2, &asks("10.0.0.9")),
             vec![("a", "10.0.0.9"), ("b", "10.0.0.7")],
         ),
+        (named("b", 1, &has("10.0.0.1")) + &named("a", 2, ""), vec![("a", "10.0.0.7"), ("b", "10.0.0.1")]),
         (named("b", 1, "") + &named("a", 2, &asks("10.0.0.1")), vec![("a", "10.0.0.1"), ("b", "10.0.0.7")]),
         (
             named("a", 1, "") + &named("b", 2, "") + &named("c", 3, "") + &named("d", 4, ""),
