@@ -48,7 +48,8 @@ pub(crate) enum Matcher {
 pub(crate) enum HostName {
     /// A name or address.
     Exact(Box<str>),
-    /// `*.example.com`: one label before the suffix, which is kept without its dot; `*` alone has an empty one.
+    /// `*.example.com`: one label before the suffix, which is kept without its dot; `*` alone has an empty one and
+    /// means every host.
     Wild(Box<str>),
     /// `**.example.com`: one or more labels before the suffix.
     Deep(Box<str>),
@@ -90,7 +91,8 @@ impl HostName {
     fn covers(&self, name: &str) -> bool {
         match self {
             Self::Exact(host) => *name == **host,
-            Self::Wild(suffix) if suffix.is_empty() => !name.is_empty() && !name.contains('.'),
+            // As in Traefik, which has it for TCP: with and without a name.
+            Self::Wild(suffix) if suffix.is_empty() => true,
             Self::Wild(suffix) => name.split_once('.').is_some_and(|(_, rest)| *rest == **suffix),
             Self::Deep(suffix) => name
                 .strip_suffix(&**suffix)
