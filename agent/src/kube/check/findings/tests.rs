@@ -1,3 +1,5 @@
+//! What a check finds, object by object.
+
 use super::*;
 use crate::config;
 use crate::kube::check::NotRead;
