@@ -43,7 +43,7 @@ pub struct Lacking {
     wanted: HashMap<Object, Arc<Status>>,
     /// As they were last given: the same are not looked at.
     list: Vec<Arc<Status>>,
-    marks: [Mark; 4],
+    marks: [Mark; 5],
     writes: BTreeMap<Object, Arc<Write>>,
 }
 
@@ -75,12 +75,13 @@ impl Lacking {
 
     /// Objects that somebody wrote to. `None`: too many to tell.
     fn touched(&mut self, objects: &Objects) -> Option<BTreeSet<Object>> {
-        let [ingresses, classes, gateways, routes] = &mut self.marks;
+        let [ingresses, classes, gateways, sets, routes] = &mut self.marks;
         // Each log is read to its end, whatever the others say.
         let told = [
             ("Ingress", objects.ingresses.touches.since(ingresses)),
             ("GatewayClass", objects.gateway_classes.touches.since(classes)),
             ("Gateway", objects.gateways.touches.since(gateways)),
+            ("ListenerSet", objects.listener_sets.touches.since(sets)),
             ("HTTPRoute", objects.http_routes.touches.since(routes)),
         ];
         let mut all = BTreeSet::new();
@@ -395,5 +396,29 @@ mod tests {
         objects.ingresses.put(ingress("b", "10.9.9.9", "2"));
         assert_eq!(names(&objects, &both), Some(vec!["b Some(\"2\")".to_owned()]));
         assert_eq!(names(&objects, &both[..1]), Some(vec![]));
+    }
+
+    #[test]
+    fn what_is_written_is_seen_of_each_kind_that_has_a_status() {
+        for kind in ["GatewayClass", "Gateway", "ListenerSet", "HTTPRoute"] {
+            let (mut objects, mut lacking) = (Objects::default(), Lacking::default());
+            let put = |objects: &mut Objects, said: &str, version: &str| {
+                let set = match kind {
+                    "GatewayClass" => &mut objects.gateway_classes,
+                    "Gateway" => &mut objects.gateways,
+                    "ListenerSet" => &mut objects.listener_sets,
+                    _ => &mut objects.http_routes,
+                };
+                let metadata =
+                    json!({"name": "x", "namespace": "default", "generation": 1, "resourceVersion": version});
+                set.put(serde_json::from_value(json!({"metadata": metadata, "status": {"said": said}})).unwrap());
+            };
+            let wanted = [Arc::new(status(kind, vec![], json!({"said": "new"})))];
+            let mut count = |objects: &Objects| lacking.renew(objects, &wanted, "NOW").map(|writes| writes.len());
+            put(&mut objects, "old", "1");
+            assert_eq!((count(&objects), count(&objects)), (Some(1), None), "{kind}");
+            put(&mut objects, "new", "2");
+            assert_eq!(count(&objects), Some(0), "{kind}");
+        }
     }
 }
