@@ -54,7 +54,13 @@ func (m *recordedMuxer) AddRoute(rule, syntax string, priority int, provider str
 func (m *recordedMuxer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	m.taken = -1
 	m.Muxer.ServeHTTP(w, r)
-	headers := r.Header.Clone()
+	// Others never come from a client: Go's server writes all names in one form.
+	headers := map[string][]string{}
+	for name, values := range r.Header {
+		if name == http.CanonicalHeaderKey(name) {
+			headers[name] = values
+		}
+	}
 	m.requests = append(m.requests, recordedRequest{
 		r.Method, r.Host, r.URL.EscapedPath(), r.URL.RawQuery, headers, r.RemoteAddr, m.taken,
 	})

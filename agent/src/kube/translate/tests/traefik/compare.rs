@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::probe::{self, Request};
-use super::seen::{Router, Seen, Step, Way};
+use super::seen::{Router, Seen, Step, Way, refused};
+use crate::config::model::MiddlewareKind;
 
 /// Shown of one case at most.
 const SHOWN_MAX: usize = 12;
@@ -11,6 +12,7 @@ const SHOWN_MAX: usize = 12;
 /// What is not the same; empty: nothing.
 pub(super) fn differences(theirs: &Seen, ours: &Seen, by_name: bool) -> Vec<String> {
     let mut all = Vec::new();
+    let (theirs, ours) = (&answered(theirs), &answered(ours));
     let texts = theirs.routers.values().chain(ours.routers.values()).map(|router| router.text.as_str());
     let requests = probe::requests(texts);
     if by_name {
@@ -26,6 +28,17 @@ pub(super) fn differences(theirs: &Seen, ours: &Seen, by_name: bool) -> Vec<Stri
     all.extend(theirs.others.symmetric_difference(&ours.others).map(|one| format!("{one} is not the same")));
     all.truncate(SHOWN_MAX);
     all
+}
+
+/// Behind a filter that redirects whatever comes there is nobody to serve it.
+fn answered(seen: &Seen) -> Seen {
+    let mut seen = seen.clone();
+    for router in seen.routers.values_mut() {
+        if router.way.steps.iter().any(|step| matches!(step, Step::Kind(MiddlewareKind::RequestRedirect(_)))) {
+            router.way.served = refused();
+        }
+    }
+    seen
 }
 
 fn routers(theirs: &Seen, ours: &Seen, requests: &[Request], all: &mut Vec<String>) {

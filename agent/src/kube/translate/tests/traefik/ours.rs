@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
-use wayspan_proxy::middleware::{HeaderModifier, PathChange, UrlRewrite};
+use wayspan_proxy::middleware::HeaderModifier;
 
 use super::super::super::{Parts, certificate, gateway, ingress, names};
 use super::super::put;
@@ -31,8 +31,10 @@ pub(super) fn objects(text: &str, said: &mut Vec<String>) -> (Objects, Texts) {
         let value: Result<Value, _> = serde_saphyr::from_str(document);
         let added = match value {
             Ok(mut value) => {
-                let class = &mut value["metadata"]["annotations"]["kubernetes.io/ingress.class"];
-                if *class == "traefik" {
+                without_breaks(&mut value["data"]);
+                if let Some(class) = value.pointer_mut("/metadata/annotations/kubernetes.io~1ingress.class")
+                    && *class == "traefik"
+                {
                     *class = "wayspan".into();
                 }
                 put(&mut objects, value).map_err(|error| error.to_string())
@@ -40,11 +42,21 @@ pub(super) fn objects(text: &str, said: &mut Vec<String>) -> (Objects, Texts) {
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = added {
-            said.push(format!("a fixture cannot be read: {error}: {document}"));
+            let kind = document.lines().find(|line| line.starts_with("kind:")).unwrap_or_default();
+            said.push(format!("a fixture cannot be read: {error}: {kind}"));
         }
     }
     let texts = stand_ins(&mut objects);
     (objects, texts)
+}
+
+/// Go reads Base64 over several lines; no API server writes it so.
+fn without_breaks(data: &mut Value) {
+    for text in data.as_object_mut().into_iter().flatten().map(|(_, text)| text) {
+        if let Some(one) = text.as_str() {
+            *text = one.split_whitespace().collect::<String>().into();
+        }
+    }
 }
 
 /// Fixtures hold words in the places of certificates: real ones take them, and what they stand for is remembered.
@@ -134,30 +146,15 @@ fn served(service: &model::Service) -> Served {
     Served::Servers(servers)
 }
 
-/// Without what Traefik's configuration leaves to other places, and in the order of names where there is none.
+/// In the order of names where Traefik's configuration has none.
 fn step(kind: &MiddlewareKind) -> Step {
     let kind = match kind {
         MiddlewareKind::RequestHeaderModifier(of) => MiddlewareKind::RequestHeaderModifier(sorted(of).into()),
         MiddlewareKind::ResponseHeaderModifier(of) => MiddlewareKind::ResponseHeaderModifier(sorted(of).into()),
-        MiddlewareKind::RequestRedirect(of) => {
-            let mut of = (**of).clone();
-            of.path = of.path.map(without_prefix);
-            MiddlewareKind::RequestRedirect(of.into())
-        }
-        MiddlewareKind::UrlRewrite(of) => MiddlewareKind::UrlRewrite(
-            UrlRewrite { hostname: of.hostname.clone(), path: of.path.clone().map(without_prefix) }.into(),
-        ),
         MiddlewareKind::Unsupported(name) => return Step::Unsupported(name.clone()),
         other => other.clone(),
     };
     Step::Kind(kind)
-}
-
-fn without_prefix(path: PathChange) -> PathChange {
-    match path {
-        PathChange::Prefix { with, .. } => PathChange::Prefix { prefix: String::new(), with },
-        full => full,
-    }
 }
 
 fn sorted(of: &HeaderModifier) -> HeaderModifier {

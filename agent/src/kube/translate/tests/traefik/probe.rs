@@ -150,15 +150,11 @@ impl Named {
 
 /// A text that a simple regular expression matches, as long as it has no classes but the usual.
 fn sample(regex: &str) -> String {
-    let plain = regex.trim_start_matches("^").trim_end_matches('$');
-    let plain = plain
-        .replace("(?:", "(")
-        .replace("[a-zA-Z0-9-]+", "a")
-        .replace("[a-z]+", "a")
-        .replace(".*", "a")
-        .replace(".+", "a");
-    let plain = plain.replace("\\d+", "1").replace("[0-9]+", "1");
-    plain.chars().filter(|c| !"()^$?\\".contains(*c)).collect()
+    let mut plain = regex.trim_start_matches('^').trim_end_matches('$').replace("(?:", "(").replace("\\d+", "1");
+    for class in ["[a-z0-9-\\.]+", "[a-zA-Z0-9-]+", "[a-z0-9-]+", "[a-z]+", ".*", ".+"] {
+        plain = plain.replace(class, "a");
+    }
+    plain.replace("[0-9]+", "1").chars().filter(|c| !"()^$?\\".contains(*c)).collect()
 }
 
 /// The matchers of a rule with their values, by their look alone.

@@ -8,7 +8,7 @@ use wayspan_proxy::snapshot::Timeouts;
 use crate::config::model::MiddlewareKind;
 
 /// All that a configuration says of HTTP, and what it says of the rest in words.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
     /// By name.
     pub routers: BTreeMap<String, Router>,

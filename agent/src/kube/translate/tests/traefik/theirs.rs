@@ -246,12 +246,12 @@ fn step(middleware: &Value) -> Step {
 }
 
 fn filter(kind: &str, value: &Value) -> Option<MiddlewareKind> {
-    // What prefix is meant stands in the rule; it is compared there.
     let path = || {
-        let full = value["path"].as_str().map(|path| PathChange::Full(as_some_path(path)));
-        full.or_else(|| {
-            let with = as_some_path(value["pathPrefix"].as_str()?);
-            Some(PathChange::Prefix { prefix: String::new(), with })
+        let with = as_some_path(value["path"].as_str()?);
+        let prefix = value["pathPrefix"].as_str().map(str::to_owned);
+        Some(match prefix {
+            Some(prefix) => PathChange::Prefix { prefix, with },
+            None => PathChange::Full(with),
         })
     };
     Some(match kind {
