@@ -127,6 +127,11 @@ pub(super) fn seen(provider: Provider, parts: &Parts, texts: &Texts) -> Seen {
         .iter()
         .map(|one| texts.get(&one.secret).cloned().unwrap_or_else(|| one.secret.to_string()))
         .collect();
+    let own = format!("@{}", provider.name());
+    seen.others.extend(parts.tls_options.iter().map(|one| format!("tls.options: {}", one.name.trim_end_matches(&own))));
+    if parts.default_certificate.is_some() {
+        seen.others.insert("tls.stores: a default certificate".to_owned());
+    }
     if provider == Provider::Gateway {
         seen.middlewares.retain(|name, _| !name.ends_with(names::GATEWAY));
     }
@@ -140,6 +145,10 @@ fn served(service: &model::Service) -> Served {
         let share = if total == 0.0 { 0.0 } else { f64::from(server.weight) / total };
         // A server without an address is one that answers at once.
         let key = if server.host.is_empty() { "500".to_owned() } else { server.url.clone() };
+        if let Some(headers) = &server.request_headers {
+            let step = step(&MiddlewareKind::RequestHeaderModifier(headers.clone()));
+            servers.extras.insert(format!("{step:?}"));
+        }
         servers.shares.entry(key).or_insert_with(Share::default).0 += share;
     }
     servers.spoken.insert(spoken(service.pass_host, &service.timeouts, service.idle_max));

@@ -38,11 +38,13 @@ pub(super) fn seen(provider: Provider, configuration: &Value) -> Seen {
     }
     for (what, there) in [
         ("tls.options", &configuration["tls"]["options"]),
-        ("tls.stores", &configuration["tls"]["stores"]),
         ("tcp.routers", &configuration["tcp"]["routers"]),
         ("udp.routers", &configuration["udp"]["routers"]),
     ] {
         seen.others.extend(entries(there).map(|(name, _)| format!("{what}: {name}")));
+    }
+    if !configuration["tls"]["stores"]["default"]["defaultCertificate"].is_null() {
+        seen.others.insert("tls.stores: a default certificate".to_owned());
     }
     seen
 }
@@ -157,8 +159,10 @@ impl Theirs<'_> {
             into.extras.insert(format!("no service {}", self.referred(name)));
             return;
         };
-        if let Some(middlewares) = service.get("middlewares").filter(|all| !all.is_null()) {
-            into.extras.insert(format!("service middlewares {middlewares}"));
+        for name in texts(&service["middlewares"]) {
+            // The Gateway API's filters of a backend.
+            let step = self.local("middlewares", &name).map(step);
+            into.extras.insert(step.map_or_else(|| format!("service middleware {name}"), |step| format!("{step:?}")));
         }
         for (kind, value) in entries(service).filter(|(kind, _)| *kind != "middlewares") {
             match kind.as_str() {
