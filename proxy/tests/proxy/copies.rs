@@ -192,6 +192,33 @@ fn what_fails_is_sent_again_as_often_as_is_said() {
 }
 
 #[test]
+fn each_try_has_its_own_time_and_all_together_have_theirs() {
+    for (whole, status, asked) in [(Duration::ZERO, 200, 2), (Duration::from_millis(1), 504, 1)] {
+        let counted = Arc::new(AtomicUsize::new(0));
+        let counts = Arc::clone(&counted);
+        let server = upstream(move |head, stream| {
+            // The first is silent until the proxy gives it up.
+            if counts.fetch_add(1, Ordering::Relaxed) == 0 {
+                stream.read(&mut [0]).is_err()
+            } else {
+                ok("hi")(head, stream)
+            }
+        });
+        let retry = Retry { attempts: 1, codes: Vec::new(), backoff: Duration::ZERO, each: Duration::from_millis(1) };
+        let timeouts = Timeouts { request: whole, ..Timeouts::default() };
+        let middlewares = vec![Middleware::Retry(Arc::new(retry))];
+        let mut world = Setup { middlewares, timeouts, ..Setup::to(server) }.start();
+        let mut client = world.connect();
+        client.write_all(get("/").as_bytes()).unwrap();
+        let (head, _) = response(&mut client);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert_eq!(counted.load(Ordering::Relaxed), asked);
+        assert_eq!(world.records(1)[0].attempts[0].error, ErrorKind::ResponseTimeout);
+        world.drain();
+    }
+}
+
+#[test]
 fn a_request_with_a_body_is_sent_once() {
     let (server, counted) =
         failing(1, "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");

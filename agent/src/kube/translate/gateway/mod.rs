@@ -33,7 +33,7 @@ pub(super) const GROUP: &str = "gateway.networking.k8s.io";
 const ADDRESS: &str = "IPAddress";
 
 /// What of the API's features there is, by the conformance suite's names, in their order.
-const FEATURES: [&str; 31] = [
+const FEATURES: [&str; 33] = [
     "Gateway",
     "GatewayAddressEmpty",
     "GatewayHTTPListenerIsolation",
@@ -62,6 +62,8 @@ const FEATURES: [&str; 31] = [
     "HTTPRouteRequestTimeout",
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteRetry",
+    "HTTPRouteRetryBackendTimeout",
+    "HTTPRouteRetryConnectionError",
     "HTTPRouteSchemeRedirect",
     "ListenerSet",
     "ReferenceGrant",
