@@ -20,7 +20,7 @@ use crate::config::model::{Dynamic, Kubernetes};
 const GROUPS: [&str; 4] =
     ["traefik.io", "traefik.containo.us", "gateway.networking.k8s.io", "gateway.networking.x-k8s.io"];
 /// Those of their kinds that are read, or that no controller reads.
-const READ: [&str; 11] = [
+const READ: [&str; 12] = [
     "IngressRoute",
     "Middleware",
     "TraefikService",
@@ -29,6 +29,7 @@ const READ: [&str; 11] = [
     "TLSStore",
     "GatewayClass",
     "Gateway",
+    "ListenerSet",
     "HTTPRoute",
     "ReferenceGrant",
     "ReferenceGrantList",
