@@ -54,7 +54,7 @@ fn moved(cluster: &Kubernetes, name: &str, server: SocketAddr) {
 }
 
 #[test]
-#[ignore = "needs a Kubernetes API server, which `cargo xtask cluster` builds"]
+#[ignore = "needs a Kubernetes API server: `cargo xtask test --only cluster` builds it and runs this"]
 fn traffic_goes_on_without_the_api_server_and_what_happened_meanwhile_is_caught_up_with() {
     let (old, new) = (upstream("old"), upstream("new"));
     let mut cluster = Kubernetes::start_alone().unwrap();

@@ -123,7 +123,7 @@ fn others(cluster: &Kubernetes) {
 }
 
 #[test]
-#[ignore = "needs a Kubernetes API server, which `cargo xtask cluster` builds"]
+#[ignore = "needs a Kubernetes API server: `cargo xtask test --only cluster` builds it and runs this"]
 fn a_check_says_what_would_be_served_otherwise_or_not_at_all() {
     let mut cluster = cluster();
     let (code, told) = check(&cluster, "agent", &[]);
@@ -204,7 +204,7 @@ fn events(cluster: &Kubernetes, name: &str) -> Vec<(String, u64, String)> {
 }
 
 #[test]
-#[ignore = "needs a Kubernetes API server, which `cargo xtask cluster` builds"]
+#[ignore = "needs a Kubernetes API server: `cargo xtask test --only cluster` builds it and runs this"]
 fn bad_objects_are_told_of_by_one_agent_and_once() {
     let cluster = cluster();
     allow(&cluster);
@@ -263,7 +263,7 @@ fn bad_objects_are_told_of_by_one_agent_and_once() {
 }
 
 #[test]
-#[ignore = "needs a Kubernetes API server, which `cargo xtask cluster` builds"]
+#[ignore = "needs a Kubernetes API server: `cargo xtask test --only cluster` builds it and runs this"]
 fn tls_of_objects_is_spoken_and_follows_their_secrets() {
     let cluster = cluster();
     allow(&cluster);

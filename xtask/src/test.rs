@@ -290,8 +290,8 @@ fn cluster(gate: &mut Gate) -> Result<Outcome> {
     gate.peers()?;
     setup::ensure(&gate.root, &[Need::Cluster])?;
     let programs = programs::ensure(&gate.root)?;
-    let mut alone =
-        gate.cargo(&["test", "--locked", "-p", "wayspan-tests", "--test", "pods", "--", "--include-ignored"]);
+    let mut alone = gate.cargo(&["test", "--locked", "-p", "wayspan-tests"]);
+    alone.args(["--test", "pods", "--test", "objects", "--test", "cluster_routes", "--", "--include-ignored"]);
     alone.env("WAYSPAN_BIN", &agent);
     for (variable, program) in [("KUBE_APISERVER_BIN", "kube-apiserver"), ("KUBECTL_BIN", "kubectl")] {
         alone.env(variable, programs.join(program));
