@@ -30,7 +30,7 @@ struct Step {
     shows: &'static str,
 }
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step {
         name: "accuracy",
         arguments: &["accuracy", "--write"],
@@ -49,6 +49,11 @@ const STEPS: [Step; 9] = [
         name: "scale",
         arguments: &["scale", "--away", "600", "--write"],
         shows: "5,000 routes, 10,000 endpoints, the API server away for ten minutes; docs/scale.md",
+    },
+    Step {
+        name: "conformance",
+        arguments: &["conformance", "--write"],
+        shows: "Gateway API's own suite: all of HTTP core, and what is beyond it",
     },
     Step {
         name: "fixtures",
