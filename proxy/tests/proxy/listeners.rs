@@ -306,10 +306,14 @@ fn sockets_go_from_one_proxy_to_the_next_and_no_client_is_turned_away() {
         assert!(next.apply(&[entry(7, "web", &[address])]).is_empty());
         let before = std::mem::replace(&mut ports, next);
         before.runtime.block_on(before.proxy.drain(Duration::from_secs(5)));
+        let until = patience() + Duration::from_secs(10);
+        while ports.proxy.counters().read().1.accepted < 10 {
+            assert!(patience() < until, "the next takes no connections");
+        }
     }
     let answers = stop();
     let other: Vec<_> = answers.iter().filter(|answer| *answer != "web").collect();
-    assert!(other.is_empty() && answers.len() > 100, "{other:?} of {}", answers.len());
+    assert!(other.is_empty() && answers.len() > 80, "{other:?} of {}", answers.len());
     assert!(refused(dropped), "what the next does not name is nobody's");
     ports.runtime.block_on(ports.proxy.drain(Duration::from_secs(5)));
     assert!(refused(address));
