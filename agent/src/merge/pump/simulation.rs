@@ -23,9 +23,9 @@ const SEEDS: u64 = 2_000;
 /// Worlds in the run by hand: minutes.
 const SEEDS_BY_HAND: u64 = 200_000;
 /// A record is not held longer than this and the pause between two turns.
-const HELD_MAX_NS: u64 = 200 * MS;
+const HELD_MAX_NS: u64 = 400 * MS;
 /// When a record that is held is asked for again.
-const ASKED_AFTER_NS: [u64; 5] = [5 * MS, 15 * MS, 45 * MS, 100 * MS, HELD_MAX_NS];
+const ASKED_AFTER_NS: [u64; 6] = [5 * MS, 15 * MS, 45 * MS, 100 * MS, 200 * MS, HELD_MAX_NS];
 /// When everything has happened that will.
 const IN_THE_END: MonoNs = MonoNs(u64::MAX - 1);
 

@@ -155,22 +155,13 @@ pub(super) fn after() -> Vec<Row> {
                 "client's network: response lost",
                 "the relay loses the response's only segment once",
                 kept,
-                one(wire(Act::Lose), LOST_US, Place::Nowhere("spans wait 0.2 s for what comes after")),
-            )),
-        ),
-        at(
-            Agent::Acking,
-            row(
-                "client's network: end of response lost",
-                "the relay loses the last of the response's three segments once",
-                Shape { download: (4_000, 1), ..kept },
                 vec![Injection {
-                    how: How::Wire(Link::Client, Way::Back, Which::Data(2), Act::Lose),
+                    how: wire(Act::Lose),
                     delay_us: LOST_US,
                     places: vec![Place::Attribute("wayspan.after.ack"), Place::Count("wayspan.client.retransmits")],
                     share: 30,
                 }],
-            ),
+            )),
         ),
     ]
 }
