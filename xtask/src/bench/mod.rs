@@ -8,7 +8,7 @@ pub(crate) mod train;
 pub(crate) mod upstream;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -26,6 +26,9 @@ pub(crate) struct Options {
     /// Only contenders whose name contains this, and HAProxy; may be given again.
     #[arg(long, value_name = "TEXT")]
     pub(crate) only: Vec<String>,
+    /// The programs in this directory, as `cargo xtask release` left them, and the plain build beside: nothing is built.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) built: Option<PathBuf>,
     /// JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
@@ -73,9 +76,15 @@ struct Report {
 
 /// Builds what is measured, in release, and measures it.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
-    let bin = &crate::release::build(root)?;
-    // For comparison.
-    crate::agent::build_binary(root)?;
+    let bin = &match &options.built {
+        Some(built) => built.clone(),
+        None => {
+            let built = crate::release::build(root)?;
+            // For comparison.
+            crate::agent::build_binary(root)?;
+            built
+        }
+    };
     let (rounds, seconds) = if options.quick { (2, 2) } else { (5, 4) };
     let scratch = root.join("target/bench");
     std::fs::create_dir_all(&scratch)?;
