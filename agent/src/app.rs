@@ -272,7 +272,7 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
         Some((address, socket)) => (Some(address), Some(socket)),
         None => (None, None),
     };
-    let way = Way::new(&fixed, api_socket, &stop, &meters.draining);
+    let way = Way::new(&fixed, api_socket, inherited.name, &stop, &meters.draining);
     let (mut resolver, resolving) = Resolver::new();
     tasks.spawn(resolving);
     let around = cluster::around(&reloader.config().dynamic, api, &[]);

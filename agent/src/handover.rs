@@ -24,9 +24,9 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 use wayspan_proxy::server::Sockets;
 
-/// Both sides do nothing else meanwhile: an answer takes far less than a millisecond.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Between two tries to have the name, which the agent before us may have for as long as it runs.
+/// An answer takes far less than a millisecond, once the agent that has the name is through with its own start.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two tries to have the name, where somebody has it who gave us nothing.
 const RETRY: Duration = Duration::from_millis(500);
 /// Sockets in one message: the kernel takes 253 (SCM_MAX_FD in include/net/scm.h).
 const SOCKETS_MAX: usize = 64;
@@ -38,10 +38,13 @@ pub const NAME_BYTES_MAX: usize = 80;
 /// What goes with the sockets of one message. Fields that it does not know an older agent leaves alone.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
 struct Told {
-    /// Of the api; else of an entry point.
+    /// Of the api.
     #[serde(default)]
     api: bool,
-    /// As the configuration has it.
+    /// Of the name itself. With neither it is of an entry point.
+    #[serde(default)]
+    name: bool,
+    /// As the configuration has it; nothing of the name.
     address: SocketAddr,
     /// Messages that follow.
     left: usize,
@@ -54,6 +57,8 @@ pub struct Inheritance {
     pub api: Option<(SocketAddr, TcpListener)>,
     /// Those of entry points.
     pub entry_points: Vec<Sockets>,
+    /// Where the next agent asks: there is no moment in which nobody has the name.
+    pub name: Option<unix::UnixListener>,
 }
 
 /// The sockets of the agent that has this name at the moment; nothing where there is none.
@@ -73,6 +78,7 @@ async fn take(stream: &UnixStream) -> io::Result<Inheritance> {
     loop {
         let (told, sockets) = stream.async_io(Interest::READABLE, || receive(stream)).await?;
         match inherited.entry_points.iter_mut().find(|(address, _)| *address == told.address) {
+            _ if told.name => inherited.name = sockets.into_iter().next().map(|socket| OwnedFd::from(socket).into()),
             _ if told.api => inherited.api = sockets.into_iter().next().map(|socket| (told.address, socket)),
             Some((_, known)) => known.extend(sockets),
             None => inherited.entry_points.push((told.address, sockets)),
@@ -93,10 +99,12 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Offers the api's socket and, when asked, those of entry points. The name is taken as soon as nobody has it.
+    /// Offers the api's socket and, when asked, those of entry points. `inherited` is the name from the agent before; without it
+    /// the name is taken now, or as soon as nobody has it.
     #[must_use]
-    pub fn new(name: &str, api: Option<(SocketAddr, TcpListener)>) -> Self {
-        Self { name: name.to_owned(), listener: None, api }
+    pub fn new(name: &str, inherited: Option<unix::UnixListener>, api: Option<(SocketAddr, TcpListener)>) -> Self {
+        let listener = inherited.map_or_else(|| listen(name), UnixListener::from_std).ok();
+        Self { name: name.to_owned(), listener, api }
     }
 
     /// Waits for an agent that asks. Cancel-safe.
@@ -131,19 +139,30 @@ impl Offer {
 
     fn send(&self, stream: &UnixStream, entry_points: &[Sockets]) -> io::Result<usize> {
         // Who does not read is not waited for: what there is fits into the socket's buffer.
-        let api = self.api.iter().map(|(address, socket)| (true, *address, vec![socket.as_fd()]));
+        const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+        let name = self.listener.iter().map(|listener| (Kind::Name, NOWHERE, vec![listener.as_fd()]));
+        let api = self.api.iter().map(|(address, socket)| (Kind::Api, *address, vec![socket.as_fd()]));
         let entry_points = entry_points.iter().flat_map(|(address, sockets)| {
             let parts = sockets.chunks(SOCKETS_MAX);
-            parts.map(|part| (false, *address, part.iter().map(AsFd::as_fd).collect::<Vec<_>>()))
+            parts.map(|part| (Kind::EntryPoint, *address, part.iter().map(AsFd::as_fd).collect::<Vec<_>>()))
         });
-        let messages: Vec<_> = api.chain(entry_points).collect();
+        let messages: Vec<_> = name.chain(api).chain(entry_points).collect();
         let mut sent = 0;
-        for (index, (api, address, sockets)) in messages.iter().enumerate() {
-            send(stream, &Told { api: *api, address: *address, left: messages.len() - index - 1 }, sockets)?;
-            sent += sockets.len();
+        for (index, (kind, address, sockets)) in messages.iter().enumerate() {
+            let (api, name) = (*kind == Kind::Api, *kind == Kind::Name);
+            send(stream, &Told { api, name, address: *address, left: messages.len() - index - 1 }, sockets)?;
+            sent += if name { 0 } else { sockets.len() };
         }
         Ok(sent)
     }
+}
+
+/// Whose sockets a message has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Name,
+    Api,
+    EntryPoint,
 }
 
 fn send(stream: &UnixStream, told: &Told, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -277,8 +296,8 @@ mod tests {
         let (web_address, entry_points) = (web.0, vec![(web.0, many)]);
         drop(web);
         let waiting = std::net::TcpStream::connect(web_address).unwrap();
-        let mut offer = Offer::new(&name, Some(api));
         let inherited = runtime().block_on(async {
+            let mut offer = Offer::new(&name, None, Some(api));
             let gives = async {
                 let stream = offer.asked().await;
                 offer.give(&stream, &entry_points);
@@ -287,6 +306,10 @@ mod tests {
             tokio::join!(gives, inherit(&name)).1.unwrap()
         });
         assert!(inherited.api.is_some());
+        // The name stays: who asks when the first is gone waits for the second.
+        let asks = unix::UnixStream::connect_addr(&super::address(&name).unwrap()).unwrap();
+        let (_, asked) = (asks, inherited.name.as_ref().unwrap().accept().unwrap());
+        drop(asked);
         let [(address, sockets)] = &inherited.entry_points[..] else { panic!("{inherited:?}") };
         assert_eq!((*address, sockets.len()), (web_address, SOCKETS_MAX + 3));
         // Ours close; whoever came meanwhile is still there for the next.
@@ -314,7 +337,7 @@ mod tests {
     #[test]
     fn a_message_with_more_fields_is_understood() {
         let told: Told = serde_json::from_str(r#"{"address": "[::]:80", "left": 2, "later": true}"#).unwrap();
-        assert_eq!(told, Told { api: false, address: "[::]:80".parse().unwrap(), left: 2 });
+        assert_eq!(told, Told { api: false, name: false, address: "[::]:80".parse().unwrap(), left: 2 });
     }
 
     #[test]

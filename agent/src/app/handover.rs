@@ -1,6 +1,7 @@
 //! How an agent takes over from the one before it and makes way for the next, where `handOver.name` is given.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -37,15 +38,16 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// With what the next agent will be given, where `handOver.name` is there. `api` ends the api.
+    /// With what the next agent will be given, where `handOver.name` is there; `name` is from the agent before. `api` ends the api.
     pub(super) fn new(
         fixed: &Static,
         socket: Option<TcpListener>,
+        name: Option<UnixListener>,
         api: &CancellationToken,
         draining: &Arc<AtomicBool>,
     ) -> Self {
         let address = fixed.api.as_ref().map(|api| api.address);
-        let offer = fixed.hand_over.as_ref().map(|name| Offer::new(name, address.zip(socket)));
+        let offer = fixed.hand_over.as_ref().map(|at| Offer::new(at, name, address.zip(socket)));
         Self { offer, api: api.clone(), draining: Arc::clone(draining) }
     }
 

@@ -194,8 +194,7 @@ fn what_fails_is_sent_again_as_often_as_is_said() {
 #[test]
 fn each_try_has_its_own_time_and_all_together_have_theirs() {
     for (whole, status, asked) in [(Duration::ZERO, 200, 2), (Duration::from_millis(1), 504, 1)] {
-        let counted = Arc::new(AtomicUsize::new(0));
-        let counts = Arc::clone(&counted);
+        let counts = AtomicUsize::new(0);
         let server = upstream(move |head, stream| {
             // The first is silent until the proxy gives it up.
             if counts.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -212,8 +211,9 @@ fn each_try_has_its_own_time_and_all_together_have_theirs() {
         client.write_all(get("/").as_bytes()).unwrap();
         let (head, _) = response(&mut client);
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
-        assert_eq!(counted.load(Ordering::Relaxed), asked);
-        assert_eq!(world.records(1)[0].attempts[0].error, ErrorKind::ResponseTimeout);
+        // The server may not have come to count it by then.
+        let record = &world.records(1)[0];
+        assert_eq!((record.attempts.len(), record.attempts[0].error), (asked, ErrorKind::ResponseTimeout));
         world.drain();
     }
 }
