@@ -46,7 +46,7 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     let suite = build(root)?;
     let place = Place::new(&wayspan_tests::target_dir().join("conformance-cluster"))?;
     let ran = (|| -> Result<Outcome> {
-        cluster::bring_up(root, &place, 1)?;
+        cluster::bring_up(root, &place, 1, false)?;
         define(root, &place)?;
         name_images(root, &place)?;
         install(root, &place)?;

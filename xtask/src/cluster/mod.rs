@@ -63,12 +63,12 @@ enum Action {
     },
 }
 
-/// Makes a cluster at `place`, without the lab's images, or takes the one that is up there.
+/// Makes a cluster at `place`, with the lab's images where they are wanted, or takes the one that is up there.
 ///
 /// # Errors
 /// It did not come up.
-pub fn bring_up(root: &Path, place: &Place, nodes: u8) -> Result<()> {
-    let up = up::run(root, place, nodes, false)?;
+pub fn bring_up(root: &Path, place: &Place, nodes: u8, with_lab: bool) -> Result<()> {
+    let up = up::run(root, place, nodes, with_lab)?;
     eprintln!("  the cluster is ready after {}", progress::seconds(up.took));
     Ok(())
 }
@@ -106,7 +106,7 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         }
         Action::Test => return test::run(root, &place, options.json),
         Action::Run { nodes } => {
-            let tested = bring_up(root, &place, nodes).and_then(|()| test::run(root, &place, options.json));
+            let tested = bring_up(root, &place, nodes, true).and_then(|()| test::run(root, &place, options.json));
             let removed = take_down(&place);
             let code = tested?;
             removed?;
