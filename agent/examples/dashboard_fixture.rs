@@ -49,6 +49,7 @@ async fn main() {
         watches: Arc::new(|| Value::Null),
         metrics: Some(Arc::new(|_| ("text/plain; version=0.0.4", "# no metrics here\n".to_owned()))),
         on_request: Arc::new(|_| {}),
+        starting: Arc::default(),
         draining: Arc::default(),
     };
     let mut api = wayspan_agent::config::model::Api {

@@ -253,6 +253,7 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
         pods: pods.counts(),
         watches: fixed.kubernetes.as_ref().map(|_| Arc::default()),
         recent: Arc::new(Recent::default()),
+        starting: Arc::new(AtomicBool::new(true)),
         draining: Arc::new(AtomicBool::new(false)),
     };
     let telemetry = Telemetry {
@@ -267,11 +268,8 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let stop = CancellationToken::new();
     let inherited = handover::inherit(&fixed).await?;
     proxy.inherit(inherited.entry_points);
-    let (api, api_socket) = match start_api(&fixed, &meters, traces.internal.take(), inherited.api, &mut tasks, &stop)?
-    {
-        Some((address, socket)) => (Some(address), Some(socket)),
-        None => (None, None),
-    };
+    let (api, api_socket) =
+        start_api(&fixed, &meters, traces.internal.take(), inherited.api, &mut tasks, &stop)?.unzip();
     let way = Way::new(&fixed, api_socket, inherited.name, &stop, &meters.draining);
     let (mut resolver, resolving) = Resolver::new();
     tasks.spawn(resolving);
@@ -285,6 +283,7 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     if !routing.unopened.is_empty() {
         bail!("not every address could be opened");
     }
+    meters.starting.store(false, Ordering::Relaxed);
     handover::tell_health(&fixed, &meters.draining, &mut tasks)?;
     let grace = until_told(&mut routing, watcher.as_mut(), way).await?;
     routing.proxy.drain(grace).await;
@@ -398,6 +397,7 @@ struct Meters {
     pods: Option<Arc<pods::Counts>>,
     watches: Option<Arc<Health>>,
     recent: Arc<Recent>,
+    starting: Arc<AtomicBool>,
     draining: Arc<AtomicBool>,
 }
 
@@ -517,6 +517,7 @@ fn start_api(
                 internal.internal_request(internal_request(request));
             }
         }),
+        starting: Arc::clone(&meters.starting),
         draining: Arc::clone(&meters.draining),
     };
     let listener = inherited.map_or_else(|| api::listen(config), |(_, socket)| Ok(socket))?;

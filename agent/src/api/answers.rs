@@ -115,7 +115,9 @@ fn is_on_this_machine(peer: IpAddr) -> bool {
 }
 
 fn ping(context: &Context) -> Reply {
-    if context.state.draining.load(Ordering::Relaxed) {
+    if context.state.starting.load(Ordering::Relaxed) {
+        reply::text(StatusCode::SERVICE_UNAVAILABLE, "starting")
+    } else if context.state.draining.load(Ordering::Relaxed) {
         reply::text(StatusCode::SERVICE_UNAVAILABLE, "draining")
     } else {
         reply::text(StatusCode::OK, "OK")

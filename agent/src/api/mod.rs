@@ -66,6 +66,8 @@ pub struct State {
     pub metrics: Option<Metrics>,
     /// Internal spans hang on it.
     pub on_request: OnRequest,
+    /// Its entry points are not open yet: `/ping` says so.
+    pub starting: Arc<AtomicBool>,
     /// The node is about to end: `/ping` says so, so that no new requests are sent to it.
     pub draining: Arc<AtomicBool>,
 }

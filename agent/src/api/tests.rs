@@ -311,8 +311,12 @@ async fn text_from_requests_comes_whole_through_json() {
 }
 
 #[tokio::test]
-async fn a_ping_fails_while_the_node_drains() {
+async fn a_ping_fails_while_the_node_starts_and_while_it_drains() {
     let world = World::start().await;
+    world.starting.store(true, Ordering::Relaxed);
+    let answer = world.get("/ping").await;
+    assert_eq!((answer.status, answer.body.as_str()), (503, "starting"));
+    world.starting.store(false, Ordering::Relaxed);
     assert_eq!(world.get("/ping").await.status, 200);
     world.draining.store(true, Ordering::Relaxed);
     let answer = world.get("/ping").await;

@@ -35,6 +35,7 @@ pub(super) struct Setup {
 
 pub(super) struct World {
     pub(super) address: SocketAddr,
+    pub(super) starting: Arc<AtomicBool>,
     pub(super) draining: Arc<AtomicBool>,
     pub(super) heard: Arc<Mutex<Vec<ApiRequest>>>,
     stop: Option<oneshot::Sender<()>>,
@@ -76,6 +77,7 @@ impl World {
             bounds: Bounds::default(),
         };
         change(&mut setup);
+        let starting = Arc::new(AtomicBool::new(false));
         let (draining, heard) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let bounds = setup.bounds;
         let mut api = Api::bind(
@@ -85,14 +87,14 @@ impl World {
                 jaeger_query: setup.jaeger.clone(),
                 allowed_hosts: setup.allowed.clone(),
             },
-            state(setup, &draining, &heard),
+            state(setup, [&starting, &draining], &heard),
         )?;
         api.bounds = bounds;
         let address = api.address();
         let (stop, stopped) = oneshot::channel();
         let mut serving = JoinSet::new();
         serving.spawn(api.serve(async move { drop(stopped.await) }));
-        Ok(Self { address, draining, heard, stop: Some(stop), serving })
+        Ok(Self { address, starting, draining, heard, stop: Some(stop), serving })
     }
 
     /// Tells it to end, and waits until it has.
@@ -131,7 +133,7 @@ impl World {
     }
 }
 
-fn state(setup: Setup, draining: &Arc<AtomicBool>, heard: &Arc<Mutex<Vec<ApiRequest>>>) -> State {
+fn state(setup: Setup, [starting, draining]: [&Arc<AtomicBool>; 2], heard: &Arc<Mutex<Vec<ApiRequest>>>) -> State {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("main.yaml");
     std::fs::write(&file, &setup.config).unwrap();
@@ -158,6 +160,7 @@ fn state(setup: Setup, draining: &Arc<AtomicBool>, heard: &Arc<Mutex<Vec<ApiRequ
             Arc::new(|accept| ("text/plain; version=0.0.4", format!("up 1 {accept}")))
         }),
         on_request: Arc::new(move |request| heard.lock().unwrap().push(request.clone())),
+        starting: Arc::clone(starting),
         draining: Arc::clone(draining),
     }
 }
