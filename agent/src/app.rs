@@ -3,6 +3,7 @@
 
 mod cluster;
 mod handover;
+mod probe_sets;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,6 +24,7 @@ use wayspan_proxy::{ring::RecordReader, sampling::Policy};
 
 use self::cluster::Cluster;
 use self::handover::{ApiSocket, Way};
+use self::probe_sets::{by_probe, probe_list, switch_probes};
 use crate::api::{self, Api};
 use crate::catalog::Catalog;
 use crate::config::model::{Dynamic, Log, Static, Workers};
@@ -36,7 +38,7 @@ use crate::kube::{client::Shared, watch::Health};
 use crate::merge::phase::Attributed;
 use crate::merge::pump::{self, Pump, PumpCounts, Sink};
 use crate::metrics::{self, PhaseReader, PhaseWriter};
-use crate::probes::{Probes, Set, memory};
+use crate::probes::{Probes, memory};
 use crate::recent::Recent;
 use crate::sampling::client::RemoteSampling;
 
@@ -438,46 +440,6 @@ impl Meters {
         };
         metrics::render(&inputs, format)
     }
-}
-
-fn by_probe(counters: &crate::probes::Counters) -> Vec<metrics::ProbeCounts> {
-    let each = counters.events.iter();
-    each.map(|events| metrics::ProbeCounts {
-        name: events.tracepoint.to_owned(),
-        hits: events.hits,
-        misses: events.misses,
-    })
-    .collect()
-}
-
-/// Each probe for the dashboard: whether it is on, or why not and what helps.
-fn probe_list(probes: &Probes) -> serde_json::Value {
-    let each = probes.states().into_iter().map(|probe| {
-        serde_json::json!({
-            "tracepoint": probe.row.tracepoint,
-            "set": probe.row.set,
-            "tells": probe.row.tells,
-            "on": probe.off.is_none(),
-            "lacking": probe.is_lacking(),
-            "why": probe.off.as_ref().map(ToString::to_string),
-            "remedy": probe.off.as_ref().map(crate::probes::Reason::remedy),
-        })
-    });
-    each.collect()
-}
-
-/// One set, or all of them: the node pays for nothing that is off.
-fn switch_probes(probes: &Probes, set: Option<&str>, on: bool) -> bool {
-    let sets = match set.map(Set::named) {
-        None => Set::ALL.to_vec(),
-        Some(Some(set)) => vec![set],
-        Some(None) => return false,
-    };
-    for set in sets {
-        probes.switch(set, on);
-        info!(set = set.name(), on, "probes switched by the api");
-    }
-    true
 }
 
 fn start_api(
