@@ -10,8 +10,8 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 
 use crate::maps::{
-    self, MDEV_OFFSET, MSS_OFFSET, SENT_CLOCK_OFFSET, SKB_ACK_SEQ_OFFSET, SKB_END_SEQ_OFFSET, SKB_SEQ_OFFSET,
-    SND_NXT_OFFSET, SND_UNA_OFFSET, SND_WND_OFFSET, SRTT_OFFSET, Tcp, WRITE_SEQ_OFFSET,
+    self, MSS_OFFSET, SENT_CLOCK_OFFSET, SKB_ACK_SEQ_OFFSET, SKB_END_SEQ_OFFSET, SKB_SEQ_OFFSET, SND_NXT_OFFSET,
+    SND_UNA_OFFSET, SND_WND_OFFSET, Tcp, WRITE_SEQ_OFFSET,
 };
 
 // include/trace/events/tcp.h, v6.12: tcp_probe(struct sock *sk, const struct sk_buff *skb). Each segment that arrives in
@@ -28,10 +28,7 @@ pub fn tcp_probe(ctx: BtfTracePointContext) -> i32 {
     let Some(slot) = maps::slot(tag) else { return 0 };
     let (Some(trail), Some(tcp)) = (maps::trail(tag.slot), maps::tcp(sk)) else { return 0 };
     // SAFETY: a live map value of this socket's; its lock is held.
-    unsafe {
-        ptr::write_volatile(&raw mut (*slot).srtt_us, tcp.u32(&SRTT_OFFSET) >> 3);
-        ptr::write_volatile(&raw mut (*slot).rttvar_us, tcp.u32(&MDEV_OFFSET) >> 2);
-    }
+    unsafe { maps::keep_round_trip(slot, tcp) };
     // Not `tcp_clock_cache`: that is refreshed after this tracepoint, and tells when we sent last.
     // SAFETY: a helper without arguments.
     let at_ns = unsafe { bpf_ktime_get_ns() };

@@ -85,6 +85,19 @@ pub fn slot(tag: &Tag) -> Option<*mut Slot> {
     (generation == tag.generation).then_some(slot)
 }
 
+/// Keeps the round trip as the kernel has it, which keeps both in fractions.
+///
+/// # Safety
+/// `slot` is a live map value of this socket's, whose lock is held.
+#[inline(always)]
+pub unsafe fn keep_round_trip(slot: *mut Slot, tcp: Tcp) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        ptr::write_volatile(&raw mut (*slot).srtt_us, tcp.u32(&SRTT_OFFSET) >> 3);
+        ptr::write_volatile(&raw mut (*slot).rttvar_us, tcp.u32(&MDEV_OFFSET) >> 2);
+    }
+}
+
 /// What the optional probes saw of the connection in this slot.
 #[inline(always)]
 pub fn trail(index: u32) -> Option<*mut Trail> {

@@ -38,16 +38,22 @@ pub const NAME_BYTES_MAX: usize = 80;
 /// What goes with the sockets of one message. Fields that it does not know an older agent leaves alone.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
 struct Told {
-    /// Of the api.
     #[serde(default)]
-    api: bool,
-    /// Of the name itself. With neither it is of an entry point.
-    #[serde(default)]
-    name: bool,
-    /// As the configuration has it; nothing of the name.
+    whose: Whose,
+    /// As the configuration has it; of the name it says nothing.
     address: SocketAddr,
     /// Messages that follow.
     left: usize,
+}
+
+/// Whose sockets a message has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum Whose {
+    /// Where the next agent asks.
+    Name,
+    Api,
+    #[default]
+    EntryPoint,
 }
 
 /// What an agent listens with.
@@ -77,11 +83,16 @@ async fn take(stream: &UnixStream) -> io::Result<Inheritance> {
     let mut inherited = Inheritance::default();
     loop {
         let (told, sockets) = stream.async_io(Interest::READABLE, || receive(stream)).await?;
-        match inherited.entry_points.iter_mut().find(|(address, _)| *address == told.address) {
-            _ if told.name => inherited.name = sockets.into_iter().next().map(|socket| OwnedFd::from(socket).into()),
-            _ if told.api => inherited.api = sockets.into_iter().next().map(|socket| (told.address, socket)),
-            Some((_, known)) => known.extend(sockets),
-            None => inherited.entry_points.push((told.address, sockets)),
+        let first = |sockets: Vec<TcpListener>| sockets.into_iter().next();
+        match told.whose {
+            Whose::Name => inherited.name = first(sockets).map(|socket| OwnedFd::from(socket).into()),
+            Whose::Api => inherited.api = first(sockets).map(|socket| (told.address, socket)),
+            Whose::EntryPoint => {
+                match inherited.entry_points.iter_mut().find(|(address, _)| *address == told.address) {
+                    Some((_, known)) => known.extend(sockets),
+                    None => inherited.entry_points.push((told.address, sockets)),
+                }
+            }
         }
         if told.left == 0 {
             return Ok(inherited);
@@ -140,29 +151,20 @@ impl Offer {
     fn send(&self, stream: &UnixStream, entry_points: &[Sockets]) -> io::Result<usize> {
         // Who does not read is not waited for: what there is fits into the socket's buffer.
         const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
-        let name = self.listener.iter().map(|listener| (Kind::Name, NOWHERE, vec![listener.as_fd()]));
-        let api = self.api.iter().map(|(address, socket)| (Kind::Api, *address, vec![socket.as_fd()]));
+        let name = self.listener.iter().map(|listener| (Whose::Name, NOWHERE, vec![listener.as_fd()]));
+        let api = self.api.iter().map(|(address, socket)| (Whose::Api, *address, vec![socket.as_fd()]));
         let entry_points = entry_points.iter().flat_map(|(address, sockets)| {
             let parts = sockets.chunks(SOCKETS_MAX);
-            parts.map(|part| (Kind::EntryPoint, *address, part.iter().map(AsFd::as_fd).collect::<Vec<_>>()))
+            parts.map(|part| (Whose::EntryPoint, *address, part.iter().map(AsFd::as_fd).collect::<Vec<_>>()))
         });
         let messages: Vec<_> = name.chain(api).chain(entry_points).collect();
         let mut sent = 0;
-        for (index, (kind, address, sockets)) in messages.iter().enumerate() {
-            let (api, name) = (*kind == Kind::Api, *kind == Kind::Name);
-            send(stream, &Told { api, name, address: *address, left: messages.len() - index - 1 }, sockets)?;
-            sent += if name { 0 } else { sockets.len() };
+        for (index, (whose, address, sockets)) in messages.iter().enumerate() {
+            send(stream, &Told { whose: *whose, address: *address, left: messages.len() - index - 1 }, sockets)?;
+            sent += if *whose == Whose::Name { 0 } else { sockets.len() };
         }
         Ok(sent)
     }
-}
-
-/// Whose sockets a message has.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Name,
-    Api,
-    EntryPoint,
 }
 
 fn send(stream: &UnixStream, told: &Told, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -337,7 +339,7 @@ mod tests {
     #[test]
     fn a_message_with_more_fields_is_understood() {
         let told: Told = serde_json::from_str(r#"{"address": "[::]:80", "left": 2, "later": true}"#).unwrap();
-        assert_eq!(told, Told { api: false, name: false, address: "[::]:80".parse().unwrap(), left: 2 });
+        assert_eq!(told, Told { whose: Whose::EntryPoint, address: "[::]:80".parse().unwrap(), left: 2 });
     }
 
     #[test]

@@ -273,16 +273,17 @@ async fn answer<O: SocketObserver>(
             reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(fixed.content_type));
             reply
         }
-        (Ok(()), Target::Service(place)) => match (snapshot.services.get(*place), around.retry) {
-            (None, _) => failed(live, ErrorKind::NoServer),
-            (Some(service), None) => {
+        (Ok(()), Target::Service(place)) => match snapshot.services.get(*place) {
+            None => failed(live, ErrorKind::NoServer),
+            Some(service) => {
                 live.borrow_mut().head.service = service.id;
-                forward(conn, live, service, (&around, snapshot), parts, body).await
-            }
-            (Some(service), Some(retry)) => {
-                live.borrow_mut().head.service = service.id;
-                // On the heap: few routes send again, and none of the others has a place for it.
-                Box::pin(retry::forward(conn, live, service, (&around, snapshot, retry), parts, body)).await
+                match around.retry {
+                    None => forward(conn, live, service, (&around, snapshot), parts, body).await,
+                    // On the heap: few routes send again, and none of the others has a place for it.
+                    Some(retry) => {
+                        Box::pin(retry::forward(conn, live, service, (&around, snapshot, retry), parts, body)).await
+                    }
+                }
             }
         },
     };
@@ -433,29 +434,38 @@ fn outgoing(
     server: &Server,
     pass_host: bool,
 ) -> Result<Request<RequestBody>, ()> {
-    let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let target = if server.path_prefix.is_empty() {
-        target
-    } else {
-        PathAndQuery::try_from(format!("{}{}", server.path_prefix, target)).map_err(|_| ())?
-    };
     let mut request = Request::new(body);
+    *request.uri_mut() = target_of(&parts.uri, server)?;
     *request.method_mut() = std::mem::take(&mut parts.method);
-    *request.uri_mut() = Uri::from(target);
     let mut headers = std::mem::take(&mut parts.headers);
-    if let Some(modifier) = &server.request_headers {
-        modifier.edit(&mut headers);
-    }
+    address(&mut headers, server, pass_host)?;
     let body = request.body();
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
         // hyper would take a GET or HEAD of unknown length for one without a body, and send none.
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// The target in origin form, behind the server's prefix.
+fn target_of(uri: &Uri, server: &Server) -> Result<Uri, ()> {
+    let target = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    if server.path_prefix.is_empty() {
+        return Ok(Uri::from(target));
+    }
+    PathAndQuery::try_from(format!("{}{}", server.path_prefix, target)).map(Uri::from).map_err(|_| ())
+}
+
+/// Makes headers those for this server: as it wants them, with its own Host where the client's is not passed.
+fn address(headers: &mut HeaderMap, server: &Server, pass_host: bool) -> Result<(), ()> {
+    if let Some(modifier) = &server.request_headers {
+        modifier.edit(headers);
+    }
     if !pass_host || !headers.contains_key(HOST) {
         headers.insert(HOST, HeaderValue::from_str(&server.authority).map_err(|_| ())?);
     }
-    *request.headers_mut() = headers;
-    Ok(request)
+    Ok(())
 }
 
 /// The response on its way to the client.

@@ -152,11 +152,8 @@ impl Watch {
 
     /// A set was attached without a gap since then, or was detached. `missing` is what the core says from now on.
     pub(super) fn switched(&self, set: Set, since: Option<MonoNs>, missing: Missing) {
-        if set == Set::Core {
-            self.maps.missing.store(missing.0, Ordering::Relaxed);
-        }
         match set {
-            Set::Core => {}
+            Set::Core => self.maps.missing.store(missing.0, Ordering::Relaxed),
             Set::Backends => self.tell(switch::BITS, if since.is_some() { switch::BACKENDS } else { 0 }),
             Set::Ack => self.tell(switch::ACK_SINCE, since.map_or(NEVER, |since| since.0)),
         }

@@ -10,13 +10,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{Method, Request, Uri};
+use http::{Method, Request};
 use http_body::Body as _;
 use tokio::time::timeout;
 
+use super::{address, target_of};
 use crate::body::{Copying, RequestBody};
 use crate::client::{ClientConn, after};
 use crate::clock::MonoNs;
@@ -76,18 +76,11 @@ pub(super) fn copy<O: SocketObserver>(
 /// The head of a copy, for the server whose turn it is.
 fn head<O: SocketObserver>(worker: &Worker<O>, service: &Service, parts: &Parts) -> Option<(Arc<Server>, Request<()>)> {
     let server = worker.pick(service).and_then(|index| service.servers.get(index))?;
-    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let target = PathAndQuery::try_from(format!("{}{target}", server.path_prefix)).ok()?;
     let mut request = Request::new(());
     *request.method_mut() = parts.method.clone();
-    *request.uri_mut() = Uri::from(target);
+    *request.uri_mut() = target_of(&parts.uri, server).ok()?;
     *request.headers_mut() = parts.headers.clone();
-    if !service.pass_host || !parts.headers.contains_key(HOST) {
-        request.headers_mut().insert(HOST, HeaderValue::from_str(&server.authority).ok()?);
-    }
-    if let Some(modifier) = &server.request_headers {
-        modifier.edit(request.headers_mut());
-    }
+    address(request.headers_mut(), server, service.pass_host).ok()?;
     Some((Arc::clone(server), request))
 }
 
