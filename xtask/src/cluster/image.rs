@@ -62,34 +62,21 @@ pub fn all(root: &Path, agent: &Path, with_lab: bool) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// A build failed.
 pub fn agent_image(root: &Path) -> Result<(PathBuf, PathBuf)> {
-    let agent = agent_program(root)?;
+    let agent = agent::named_or(|| agent::build(root))?;
     let tag = format!("{}:{}", AGENT.0, AGENT.1);
     let archive = make(&Recipe { name: "wayspan", tags: &[&tag], program: &agent, place: "usr/local/bin/wayspan" })?;
     Ok((directory().join("wayspan"), archive))
-}
-
-/// The agent with its probes: `WAYSPAN_BIN`, else built.
-///
-/// # Errors
-/// The build failed.
-pub fn agent_program(root: &Path) -> Result<PathBuf> {
-    match wayspan_tests::environment("WAYSPAN_BIN") {
-        Some(named) => fs::canonicalize(&named).with_context(|| format!("WAYSPAN_BIN={named}")),
-        None => agent::build(root),
-    }
 }
 
 fn directory() -> PathBuf {
     wayspan_tests::target_dir().join("images")
 }
 
-/// Makes the folder and the archive of an image where they are older than the program.
+/// Makes the folder and the archive of an image, unless they are of this very program already.
 fn make(recipe: &Recipe<'_>) -> Result<PathBuf> {
     let (root, archive) = (directory().join(recipe.name), directory().join(format!("{}.tar", recipe.name)));
-    let age = |path: &Path| path.metadata().and_then(|found| found.modified()).ok();
-    if age(&archive).is_some_and(|made| age(recipe.program).is_some_and(|built| built < made))
-        && tagged(&archive, recipe)
-    {
+    let (label, made_of) = (archive.with_extension("of"), made_of(recipe)?);
+    if archive.is_file() && fs::read_to_string(&label).is_ok_and(|text| text == made_of) {
         return Ok(archive);
     }
     if root.exists() {
@@ -113,12 +100,16 @@ fn make(recipe: &Recipe<'_>) -> Result<PathBuf> {
         "root:x:0:0:root:/:/sbin/nologin\nnobody:x:65532:65532:nobody:/:/sbin/nologin\n",
     )?;
     pack(recipe, &root, &archive)?;
+    fs::write(label, made_of)?;
     Ok(archive)
 }
 
-/// Whether the archive carries the names that are wanted now.
-fn tagged(archive: &Path, recipe: &Recipe<'_>) -> bool {
-    fs::read_to_string(archive.with_extension("tags")).is_ok_and(|tags| tags == recipe.tags.join(" "))
+/// What an archive is made of, in words: the names that nodes know it by, and which program that is, built when.
+fn made_of(recipe: &Recipe<'_>) -> Result<String> {
+    let program = recipe.program.display();
+    let found = recipe.program.metadata().with_context(|| program.to_string())?;
+    let built = found.modified()?.duration_since(std::time::UNIX_EPOCH)?;
+    Ok(format!("{}\n{program} {} {}", recipe.tags.join(" "), found.len(), built.as_nanos()))
 }
 
 fn put(from: &Path, to: &Path) -> Result<()> {
@@ -175,7 +166,6 @@ fn pack(recipe: &Recipe<'_>, root: &Path, archive: &Path) -> Result<()> {
         "layer.tar",
     ]))?;
     fs::rename(&whole, archive)?;
-    fs::write(archive.with_extension("tags"), recipe.tags.join(" "))?;
     Ok(())
 }
 
