@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use abi::{HEARD_SHUT, Mark, ROLE_CLIENT, ROLE_UPSTREAM, STALLS, Stall, Tag, Trail, counter};
+use abi::{HEARD, HEARD_SHUT, Mark, ROLE_CLIENT, ROLE_UPSTREAM, STALLS, Stall, Tag, Trail, counter};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
@@ -29,23 +29,28 @@ pub fn tcp_probe(ctx: BtfTracePointContext) -> i32 {
     let (Some(trail), Some(tcp)) = (maps::trail(tag.slot), maps::tcp(sk)) else { return 0 };
     // SAFETY: a live map value of this socket's; its lock is held.
     unsafe { maps::keep_round_trip(slot, tcp) };
-    // Not `tcp_clock_cache`: that is refreshed after this tracepoint, and tells when we sent last.
-    // SAFETY: a helper without arguments.
-    let at_ns = unsafe { bpf_ktime_get_ns() };
     // SAFETY: `skb` is the tracepoint's trusted argument, and the offsets are those of u32s in its `cb`.
     let (seq, end_seq, ack) = unsafe {
         let word = |offset: u64| *skb.add(offset as usize).cast::<u32>();
         (word(SKB_SEQ_OFFSET.load()), word(SKB_END_SEQ_OFFSET.load()), word(SKB_ACK_SEQ_OFFSET.load()))
     };
-    stalled(trail, tcp, tag.role, at_ns);
+    stalled(trail, tcp, tag.role);
     if end_seq != seq {
         // SAFETY: a live map value of this socket's; its lock is held.
         unsafe { ptr::write_volatile(&raw mut (*trail).stall_open, 0) };
     }
     if tag.role == ROLE_CLIENT {
-        acknowledged(trail, tcp, ack, at_ns);
+        acknowledged(trail, tcp, ack);
     }
     0
+}
+
+/// The clock, read only by what has something to note: most segments have not. Not `tcp_clock_cache`: that is refreshed after
+/// this tracepoint, and tells when we sent last.
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 /// Only what comes in changes the window: where it has no room for the next segment that waits, it had none since what came in
@@ -53,7 +58,7 @@ pub fn tcp_probe(ctx: BtfTracePointContext) -> i32 {
 /// shut: the sender waits for more. Shut altogether, it keeps back what has left too: a receiver without memory has dropped
 /// that. What waits since a time that is not known counts from now on.
 #[inline(always)]
-fn stalled(trail: *mut Trail, tcp: Tcp, role: u32, at_ns: u64) {
+fn stalled(trail: *mut Trail, tcp: Tcp, role: u32) {
     const MASK: u64 = STALLS as u64 - 1;
     let (first, next) = (tcp.u32(&SND_UNA_OFFSET), tcp.u32(&SND_NXT_OFFSET));
     let (window, end) = (tcp.u32(&SND_WND_OFFSET), tcp.u32(&WRITE_SEQ_OFFSET));
@@ -65,23 +70,26 @@ fn stalled(trail: *mut Trail, tcp: Tcp, role: u32, at_ns: u64) {
     let is_stalled = is_shut || (wanted > 0 && room < wanted);
     // SAFETY: a live map value of this socket's; its lock is held. Masked indices are inside the ring.
     unsafe {
-        let (heard_ns, heard_next) = ((*trail).heard_ns, (*trail).heard_next);
-        (*trail).heard_ns = at_ns;
-        (*trail).heard_next = u64::from(next) | if is_stalled { HEARD_SHUT } else { 0 };
-        // Nothing was heard, or that was before a time in which nobody listened.
-        if !is_stalled || heard_ns <= maps::ack_since_ns() {
+        let (shut_ns, heard) = ((*trail).shut_ns, (*trail).heard);
+        if !is_stalled {
+            (*trail).heard = u64::from(next) | HEARD;
             return;
         }
-        let since_ns = if heard_next as u32 != next {
-            let left_ns = tcp.u64(&SENT_CLOCK_OFFSET);
-            if left_ns > heard_ns { left_ns } else { heard_ns }
-        } else if heard_next & HEARD_SHUT != 0 {
-            heard_ns
+        let at_ns = now_ns();
+        (*trail).heard = u64::from(next) | HEARD | HEARD_SHUT;
+        (*trail).shut_ns = at_ns;
+        let since_ns = if heard & HEARD == 0 {
+            at_ns
+        } else if heard as u32 != next {
+            tcp.u64(&SENT_CLOCK_OFFSET)
+        } else if heard & HEARD_SHUT != 0 {
+            shut_ns
         } else {
             at_ns
         };
-        // Of a paced socket it is when the next segment may leave.
-        let lasted_ns = if since_ns < at_ns { at_ns - since_ns } else { 0 };
+        // Before that nobody listened: who knows what came in. Of a paced socket it is when the next segment may leave.
+        let is_known = since_ns > maps::ack_since_ns() && since_ns < at_ns;
+        let lasted_ns = if is_known { at_ns - since_ns } else { 0 };
         let start = tcp.sent_offset(waits, role);
         let head = ptr::read_volatile(&raw const (*trail).stall_head);
         let stalls = (&raw mut (*trail).stalls).cast::<Stall>();
@@ -101,13 +109,14 @@ fn stalled(trail: *mut Trail, tcp: Tcp, role: u32, at_ns: u64) {
 }
 
 #[inline(always)]
-fn acknowledged(trail: *mut Trail, tcp: Tcp, ack: u32, at_ns: u64) {
+fn acknowledged(trail: *mut Trail, tcp: Tcp, ack: u32) {
     let (first, next) = (tcp.u32(&SND_UNA_OFFSET), tcp.u32(&SND_NXT_OFFSET));
     let ahead = ack.wrapping_sub(first) as i32;
     // Old acknowledgements, and those of bytes never sent, tell nothing.
     if ahead <= 0 || ahead > next.wrapping_sub(first) as i32 {
         return;
     }
+    let at_ns = now_ns();
     // SAFETY: a live map value of this socket's; its lock is held, so both rings keep step.
     unsafe {
         let left = Mark { end: tcp.sent_offset(next, ROLE_CLIENT), at_ns };
