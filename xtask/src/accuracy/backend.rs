@@ -15,6 +15,7 @@ use super::packet::request_id;
 use super::plan::{HOLDS, How, Running, Shape};
 use super::space::{Space, Urgency, urgent};
 use super::stage::Stage;
+use super::unread::{self, Unread};
 
 /// The running backends: one accepts at once, the other may be late. They end with this process.
 #[derive(Debug)]
@@ -23,13 +24,19 @@ pub(super) struct Backends {
     pub(super) late: u16,
     /// What a middleware asks.
     pub(super) called: u16,
+    /// As the first, with little room for what it receives.
+    pub(super) cramped: u16,
 }
 
 impl Backends {
     /// Listens on all addresses of a namespace.
     pub(super) fn start(space: &Space, stage: &Arc<Stage>) -> Result<Self> {
-        let open = |run: fn(&TcpListener, &Arc<Stage>)| -> Result<u16> {
+        let open = |is_cramped: bool, run: fn(&TcpListener, &Arc<Stage>)| -> Result<u16> {
             let listener = space.within(|| Ok(TcpListener::bind(("0.0.0.0", 0))?))?;
+            if is_cramped {
+                // Connections have it from their first window on: one that shrinks drops what it has let come.
+                unread::make_small(&listener)?;
+            }
             let port = listener.local_addr()?.port();
             let stage = Arc::clone(stage);
             std::thread::spawn(move || {
@@ -38,8 +45,12 @@ impl Backends {
             });
             Ok(port)
         };
-        let prompt = open(|listener, stage| accept(listener, stage, false))?;
-        Ok(Self { prompt, late: open(|listener, stage| accept(listener, stage, true))?, called: open(answer_calls)? })
+        Ok(Self {
+            prompt: open(false, |listener, stage| accept(listener, stage, false))?,
+            late: open(false, |listener, stage| accept(listener, stage, true))?,
+            called: open(false, answer_calls)?,
+            cramped: open(true, |listener, stage| accept(listener, stage, false))?,
+        })
     }
 }
 
@@ -117,7 +128,7 @@ fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Optio
             std::thread::sleep(delay);
         }
         let read_ns = now_ns();
-        let Some(id) = read_request(stream)? else { return Ok(()) };
+        let Some(id) = read_request(stream, &running)? else { return Ok(()) };
         let had_ns = now_ns();
         let ledger = &running.ledger;
         if let Some(index) = lie {
@@ -264,14 +275,19 @@ fn read_head(mut stream: &TcpStream) -> Result<Option<(Vec<u8>, usize)>> {
     }
 }
 
-/// Reads a request with its body; the number in its path. Nothing at the connection's end.
-fn read_request(mut stream: &TcpStream) -> Result<Option<u64>> {
+/// Reads a request with its body, which it leaves unread for a while where the row wants that; the number in its path. Nothing at
+/// the connection's end.
+fn read_request(mut stream: &TcpStream, running: &Running) -> Result<Option<u64>> {
     let Some((head, end)) = read_head(stream)? else { return Ok(None) };
     let id = request_id(&head).context("a request that is none of ours")?;
     let text = String::from_utf8_lossy(head.get(..end).unwrap_or_default()).to_ascii_lowercase();
     let length = text.lines().find_map(|line| line.strip_prefix("content-length:"));
     let mut left = length.map_or(Ok(0), |length| length.trim().parse::<usize>())?;
     left = left.saturating_sub(head.len() - end);
+    let mut unread = None;
+    if let Some((index, delay)) = running.chosen(How::BackendUnread, id) {
+        unread = Some((index, Unread::pause(stream, delay)?));
+    }
     let mut buffer = vec![0; if left > 0 { 64 << 10 } else { 0 }];
     while left > 0 {
         let read = stream.read(&mut buffer)?;
@@ -279,6 +295,9 @@ fn read_request(mut stream: &TcpStream) -> Result<Option<u64>> {
             bail!("a body without its end");
         }
         left = left.saturating_sub(read);
+    }
+    if let Some((index, unread)) = unread {
+        unread.account(&running.ledger, id, index, now_ns());
     }
     Ok(Some(id))
 }

@@ -13,15 +13,12 @@ use super::machine::{Crowd, Hog, avoid_last_core};
 use super::plan::{HOLDS, How, Life, Running};
 use super::space::{Space, Urgency, urgent};
 use super::stage::Stage;
+use super::unread::{self, Unread};
 
 /// Longer than anything that is injected.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A receive queue that has not grown for so long does not grow any more.
-const QUIET: Duration = Duration::from_millis(5);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_micros(200);
-/// A client that reads slowly has little room.
-const SMALL_BUFFER: usize = 16 << 10;
 
 /// Requests from this number on are never disturbed on purpose, and asked about by nobody.
 const WARM_UP: u64 = super::plan::JUDGED_MAX;
@@ -271,7 +268,7 @@ impl Client<'_> {
             stream.set_nodelay(true)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             if self.running.chosen(How::ClientRead, id).is_some() {
-                rustix::net::sockopt::set_socket_recv_buffer_size(&stream, SMALL_BUFFER)?;
+                unread::make_small(&stream)?;
             }
             self.connection = Some(stream);
         }
@@ -312,15 +309,11 @@ impl Client<'_> {
         rustix::net::sockopt::set_tcp_quickack(stream, true)?;
         let mut stalled = None;
         if let Some((index, delay)) = running.chosen(How::ClientRead, id) {
-            let (first, from) = until_quiet(stream)?;
-            std::thread::sleep(delay);
-            let to = now_ns();
-            running.ledger.add(id, index, true, from, to);
-            stalled = Some((index, from.saturating_sub(first), to));
+            stalled = Some((index, Unread::pause(stream, delay)?));
         }
         let (status, close) = read_response(stream, running.row.shape.download)?;
-        if let Some((index, before, to)) = stalled {
-            running.ledger.unsure(id, index, 0, before + now_ns().saturating_sub(to));
+        if let Some((index, unread)) = stalled {
+            unread.account(&running.ledger, id, index, now_ns());
         }
         if close {
             self.connection = None;
@@ -368,27 +361,6 @@ fn read_one(mut stream: &TcpStream) -> Result<()> {
             bail!("the connection ended before a response");
         }
         seen = length;
-    }
-}
-
-/// Waits until the receive queue has stopped growing: when it began to, and now. Since when the window has been shut
-/// is not known here.
-fn until_quiet(stream: &TcpStream) -> Result<(u64, u64)> {
-    let (mut length, mut grew) = (0, now_ns());
-    let mut first = grew;
-    loop {
-        let (now, queued) = (now_ns(), rustix::io::ioctl_fionread(stream)?);
-        if queued > length {
-            if length == 0 {
-                first = now;
-            }
-            (length, grew) = (queued, now);
-        } else if length > 0 && Duration::from_nanos(now - grew) >= QUIET {
-            return Ok((first, now));
-        } else if Duration::from_nanos(now - grew) > PATIENCE {
-            bail!("no response came");
-        }
-        std::thread::sleep(LOOK);
     }
 }
 

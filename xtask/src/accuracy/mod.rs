@@ -15,6 +15,7 @@ mod report;
 mod rows;
 mod space;
 mod stage;
+mod unread;
 mod wire;
 mod world;
 

@@ -119,6 +119,8 @@ pub(super) enum How {
     ClientGone,
     /// The client sends the end of its head while the response before it is made.
     Pipelined,
+    /// The backend stops reading an upload until its window is shut, and then for that long.
+    BackendUnread,
     /// The client pauses within its greeting of TLS.
     ClientHello,
     /// The service that a middleware asks pauses before its answer.
@@ -191,6 +193,8 @@ pub(super) struct Shape {
     pub(super) backend_fresh: bool,
     /// The backend whose connections are accepted by a thread that may be late.
     pub(super) late_acceptor: bool,
+    /// The backend that has little room for what it receives.
+    pub(super) cramped: bool,
     /// A middleware asks another service first.
     pub(super) asks: bool,
     /// There is one connection to the backend at most.
@@ -224,6 +228,7 @@ impl Shape {
         tls: false,
         backend_fresh: false,
         late_acceptor: false,
+        cramped: false,
         asks: false,
         capped: false,
         limited: false,

@@ -105,6 +105,7 @@ impl World {
             _ if shape.asks => "asking.test",
             _ if shape.capped => "capped.test",
             _ if shape.limited => "limited.test",
+            _ if shape.cramped => "cramped.test",
             (_, true) => "late.test",
             (Route::Direct, false) => "direct.test",
             (Route::Relayed, false) => "relayed.test",
@@ -116,11 +117,12 @@ impl World {
     fn config(&self, kind: plan::Agent) -> Result<String> {
         let [_, direct] = BACKEND_DIRECT;
         let [_, relayed] = BACKEND_RELAYED;
-        let Backends { prompt, late, called } = self.backends;
+        let Backends { prompt, late, called, cramped } = self.backends;
         let servers = [
             ("direct", at(direct, prompt)?, "", ""),
             ("relayed", at(relayed, prompt)?, "", ""),
             ("late", at(relayed, late)?, "", ""),
+            ("cramped", at(direct, cramped)?, "", ""),
             ("asking", at(direct, prompt)?, ", middlewares: [ask]", ""),
             ("capped", at(direct, prompt)?, "", ", serversTransport: one"),
             ("limited", at(direct, prompt)?, "", ", serversTransport: limited"),

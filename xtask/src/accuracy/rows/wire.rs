@@ -151,6 +151,28 @@ pub(super) fn after() -> Vec<Row> {
         ),
         at(
             Agent::Acking,
+            long(row(
+                "backend: stops reading an upload until its window is shut",
+                "the backend reads a request's head, then nothing until no more comes, and then nothing for a pause",
+                // The segment that fills it may be acknowledged late (TCP_DELACK_MIN, 40 ms): nobody is told before that it is shut.
+                Shape {
+                    upload: (300_000, 1),
+                    send_buffer: Some(64 << 10),
+                    backend_fresh: true,
+                    cramped: true,
+                    unknown_us: 40_000,
+                    ..Shape::SMALL
+                },
+                vec![Injection {
+                    how: How::BackendUnread,
+                    delay_us: (250_000, 350_000),
+                    places: vec![phase("upstream_drain"), Place::Attribute("wayspan.upstream.zero_window")],
+                    share: 30,
+                }],
+            )),
+        ),
+        at(
+            Agent::Acking,
             patient(row(
                 "client's network: response lost",
                 "the relay loses the response's only segment once",
