@@ -400,7 +400,7 @@ impl<O: SocketObserver> ClientConn<O> {
                 head.marks.missing = head.marks.missing.with(last.missing);
                 // Behind a response under way nobody would have read it sooner.
                 let waits = last.last.known().map_or(MonoNs::UNKNOWN, |from| from.max(self.previous_write.get()));
-                (head.woken, head.preempted_ns) = (wake::last(), wake::preempted_ns(waits, at));
+                (head.woken, head.preempted_ns) = wake::delay(waits, at);
                 (head.end, head.head_read, head.body) = (end, at, body != Body::None);
                 head.upgrade = upgrade;
                 self.uploading.set(head.body);

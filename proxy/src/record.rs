@@ -98,7 +98,7 @@ pub struct Head {
     pub head_readable: MonoNs,
     /// p3: the read that completed the head returned.
     pub head_read: MonoNs,
-    /// The worker had last woken up by then, from when it had waited for events.
+    /// The worker had woken up by then to read it, or before that to do what it did first; it had waited for events.
     pub woken: MonoNs,
     /// Of the time from wake-up to `head_read`, how long the worker's thread was off the CPU, nanoseconds. Measured only
     /// where the head waited for a millisecond or more.
@@ -215,7 +215,7 @@ pub struct Attempt {
     pub backend_read: MonoNs,
     /// p12: the backend wrote the response's first byte.
     pub backend_sent: MonoNs,
-    /// The worker had last woken up before `first_read`.
+    /// As [`Head::woken`], before `first_read`.
     pub woken: MonoNs,
     /// As [`Head::preempted_ns`], until `first_read`.
     pub preempted_ns: u64,

@@ -94,7 +94,7 @@ impl Proxy {
                     pin_to(number);
                 }
                 let mut runtime = runtime();
-                runtime.enable_io().enable_time().on_thread_unpark(wake::note);
+                runtime.enable_io().enable_time().on_thread_park(wake::waits).on_thread_unpark(wake::note);
                 let Ok(runtime) = runtime.build_local(Default::default()) else { return };
                 runtime.block_on(async move {
                     let unfolded = Unfolded::new(workers, give_back);

@@ -288,7 +288,7 @@ impl<O: SocketObserver> Seen<O> {
                 let mut marks = self.worker.observer.marks(self.token, offset..offset + 1);
                 let resent = self.account(&mut marks);
                 let backend = self.worker.observer.backend(self.token, self.backend_ask(offset));
-                let (woken, preempted_ns) = (wake::last(), wake::preempted_ns(marks.first, at));
+                let (woken, preempted_ns) = wake::delay(marks.first, at);
                 self.response_start.set(offset);
                 self.first.set(First { read: at, marks, backend, woken, preempted_ns, resent });
             }
