@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::ledger::now_ns;
+use super::machine::avoid_last_core;
 use super::packet::request_id;
 use super::plan::{HOLDS, How, Running, Shape};
 use super::space::{Space, Urgency, urgent};
@@ -117,6 +118,10 @@ static LET_LIE: AtomicU64 = AtomicU64::new(0);
 
 fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Option<Lay>) -> Result<()> {
     stream.set_nodelay(true)?;
+    if stage.running().is_some_and(|running| running.row.agent.is_pinned()) {
+        // Woken by what the agent writes, and more urgent, it would take the agent's only core.
+        avoid_last_core()?;
+    }
     let mut is_first = true;
     loop {
         readable(stream)?;
@@ -131,6 +136,9 @@ fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Optio
         let Some(id) = read_request(stream, &running)? else { return Ok(()) };
         let had_ns = now_ns();
         let ledger = &running.ledger;
+        if id >= HOLDS && running.index(How::Busy).or_else(|| running.index(How::Preempted)).is_some() {
+            ledger.deliver(id, seen_ns);
+        }
         if let Some(index) = lie {
             ledger.add(id, index, delay.is_some(), seen_ns, read_ns);
         }

@@ -1,5 +1,7 @@
 //! The clients: each asks one request after the other, badly where the row says so, and writes down when.
 
+mod busy;
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -64,7 +66,16 @@ pub(super) fn run(
                         avoid_last_core()?;
                     }
                     urgent(Urgency::Injector);
-                    let mut client = Client { stage, running, asked, connection: None, crowd: None, open: Vec::new() };
+                    let mut client = Client {
+                        stage,
+                        running,
+                        asked,
+                        connection: None,
+                        other: None,
+                        hog: None,
+                        crowd: None,
+                        open: Vec::new(),
+                    };
                     // Not judged: the first request pays for connections, page faults, caches.
                     let _warm = client.request(WARM_UP + lane);
                     let mut faults = Vec::new();
@@ -97,6 +108,9 @@ struct Client<'a> {
     running: &'a Running,
     asked: &'a Asked,
     connection: Option<TcpStream>,
+    /// Of the requests that keep the worker busy.
+    other: Option<TcpStream>,
+    hog: Option<Hog>,
     crowd: Option<Crowd>,
     /// Those of earlier requests.
     open: Vec<TcpStream>,
@@ -118,7 +132,7 @@ impl Client<'_> {
             return self.secure_request(id);
         }
         self.renew();
-        if self.gives_up(id)? {
+        if self.gives_up(id)? || self.behind(id)? {
             return Ok(());
         }
         let (agent, ledger) = (self.stage.agent()?, &running.ledger);
@@ -151,9 +165,9 @@ impl Client<'_> {
         }
         let before = agent.workers.account();
         if let Some((index, delay)) = running.chosen(How::Hog, id) {
-            let hog = Hog::start(delay)?;
+            self.hog()?.take(delay)?;
             self.send(id)?;
-            let (from, (to, gone)) = (now_ns(), hog.end());
+            let (from, (to, gone)) = (now_ns(), self.hog()?.end()?);
             ledger.add(id, index, true, from, to);
             ledger.unsure(id, index, 0, gone.saturating_sub(to));
             intended_ns = to.saturating_sub(from);
@@ -260,6 +274,13 @@ impl Client<'_> {
             self.crowd = crowded.then(|| Crowd::start(CROWD)).transpose()?;
         }
         Ok(Some((index, crowded)))
+    }
+
+    fn hog(&mut self) -> Result<&Hog> {
+        if self.hog.is_none() {
+            self.hog = Some(Hog::poised()?);
+        }
+        self.hog.as_ref().context("just made")
     }
 
     fn connection(&mut self, id: u64) -> Result<&TcpStream> {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -42,32 +42,45 @@ pub(super) fn avoid_last_core() -> Result<()> {
     Ok(())
 }
 
-/// Something more urgent than the agent on its core.
-pub(super) struct Hog(JoinHandle<u64>);
+/// Something more urgent than the agent on its core. It waits for its moments: to make one takes milliseconds, and a thread that
+/// ends keeps the core for a while after whoever joins it has gone on.
+pub(super) struct Hog {
+    go: SyncSender<Duration>,
+    times: Receiver<u64>,
+}
 
 impl Hog {
-    /// Takes the core for that long; returns when it has it.
-    pub(super) fn start(delay: Duration) -> Result<Self> {
-        let (begun, begins) = sync_channel(1);
-        let thread = std::thread::spawn(move || {
-            let ready = pin().is_ok() && urgent(Urgency::Hog);
-            let _asker_gone = begun.send(ready);
-            let until = now_ns() + u64::try_from(delay.as_nanos()).unwrap_or(0);
-            while ready && now_ns() < until {
-                std::hint::spin_loop();
+    /// One that waits, until its owner has gone.
+    pub(super) fn poised() -> Result<Self> {
+        let (go, goes) = sync_channel::<Duration>(1);
+        let ((told, ready), (tells, times)) = (sync_channel(1), sync_channel(1));
+        std::thread::spawn(move || {
+            let _asker_gone = told.send(pin().is_ok() && urgent(Urgency::Hog));
+            while let Ok(delay) = goes.recv() {
+                let from_ns = now_ns();
+                let _asker_gone = tells.send(from_ns);
+                let until_ns = from_ns + u64::try_from(delay.as_nanos()).unwrap_or(0);
+                while now_ns() < until_ns {
+                    std::hint::spin_loop();
+                }
+                let _asker_gone = tells.send(now_ns());
             }
-            now_ns()
         });
-        if !begins.recv()? {
+        if !ready.recv()? {
             bail!("a thread of real-time priority is not allowed");
         }
-        Ok(Self(thread))
+        Ok(Self { go, times })
     }
 
-    /// Waits for its end: when that was, and when it was gone at the latest.
-    pub(super) fn end(self) -> (u64, u64) {
-        let ended_ns = self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (ended_ns, now_ns())
+    /// Takes the core for that long; returns when it has it, and says since when.
+    pub(super) fn take(&self, delay: Duration) -> Result<u64> {
+        self.go.send(delay)?;
+        Ok(self.times.recv()?)
+    }
+
+    /// Waits for the end of that: when that was, and when it was gone at the latest.
+    pub(super) fn end(&self) -> Result<(u64, u64)> {
+        Ok((self.times.recv()?, now_ns()))
     }
 }
 
@@ -161,6 +174,8 @@ pub(super) struct Account {
     pub(super) ran_ns: u64,
     /// Ready, without a core.
     pub(super) queued_ns: u64,
+    /// How often one of them got a core.
+    pub(super) turns: u64,
 }
 
 impl Account {
@@ -169,12 +184,19 @@ impl Account {
         Self {
             ran_ns: self.ran_ns.saturating_sub(before.ran_ns),
             queued_ns: self.queued_ns.saturating_sub(before.queued_ns),
+            turns: self.turns.saturating_sub(before.turns),
         }
     }
 
     /// Not asleep.
     pub(super) fn busy_ns(self) -> u64 {
         self.ran_ns.saturating_add(self.queued_ns)
+    }
+
+    /// Of so long a time in which there was something to do: without a core, or on one that was serving interrupts or was not run
+    /// by its host. Of the latter at least so much.
+    pub(super) fn lost_ns(self, wanted_ns: u64) -> u64 {
+        self.queued_ns + wanted_ns.saturating_sub(self.busy_ns())
     }
 }
 
@@ -207,10 +229,11 @@ impl Workers {
     pub(super) fn account(&self) -> Account {
         let mut sum = Account::default();
         for text in self.0.iter().filter_map(|worker| read(&worker.schedstat)) {
-            // Nanoseconds on a core, nanoseconds ready and without one (Documentation/scheduler/sched-stats.rst).
+            // Nanoseconds on a core, nanoseconds ready and without one, turns on a core (Documentation/scheduler/sched-stats.rst).
             let mut fields = text.split_whitespace().filter_map(|field| field.parse::<u64>().ok());
             sum.ran_ns += fields.next().unwrap_or(0);
             sum.queued_ns += fields.next().unwrap_or(0);
+            sum.turns += fields.next().unwrap_or(0);
         }
         sum
     }

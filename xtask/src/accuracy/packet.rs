@@ -32,7 +32,7 @@ pub(super) fn segment(packet: &[u8]) -> Option<Segment<'_>> {
     })
 }
 
-/// The number in a request line's path `/r/<number>`, where the payload begins with one.
+/// The number in a request line's path `/r/<number>` or `/r/<number>/..`, where the payload begins with one.
 pub(super) fn request_id(payload: &[u8]) -> Option<u64> {
     let line = payload.split(|byte| *byte == b'\r').next()?;
     let line = std::str::from_utf8(line.get(..line.len().min(64))?).ok()?;
@@ -40,7 +40,7 @@ pub(super) fn request_id(payload: &[u8]) -> Option<u64> {
     if !method.bytes().all(|byte| byte.is_ascii_uppercase()) {
         return None;
     }
-    target.strip_prefix("/r/")?.split(' ').next()?.parse().ok()
+    target.strip_prefix("/r/")?.split([' ', '/']).next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -78,6 +78,7 @@ mod tests {
         for (payload, expected) in [
             (b"POST /r/7 HTTP/1.1\r\nhost: x".as_slice(), Some(7)),
             (b"GET /r/70 HTTP/1.1", Some(70)),
+            (b"GET /r/71/more HTTP/1.1", Some(71)),
             (b"HTTP/1.1 200 OK\r\n", None),
             (b"body /r/7 x", None),
             (b"", None),

@@ -141,6 +141,10 @@ pub(super) enum How {
     StopBeforeResponse,
     /// Something more urgent takes the agent's only core.
     Hog,
+    /// The worker is at another request's costly path when this one comes.
+    Busy,
+    /// The same for all requests; meanwhile something more urgent takes the agent's only core.
+    Preempted,
     /// Many others compete for the agent's only core; the kernel's own account of its waiting is the truth.
     Crowd,
     /// A relay does it.

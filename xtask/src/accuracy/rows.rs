@@ -72,6 +72,7 @@ pub(super) fn all() -> Vec<Row> {
     rows.extend(bodies());
     rows.extend(client());
     rows.extend(proxy());
+    rows.extend(on_one_core());
     rows.extend(waits());
     rows.extend(connecting());
     rows.extend(upstream_path());
@@ -243,14 +244,6 @@ fn proxy() -> Vec<Row> {
     let fresh = Shape { client_life: Life::Fresh, ..Shape::SMALL };
     let accept_wait = Place::Attribute("wayspan.connection.accept_wait");
     let hit = |how, places| vec![Injection { how, delay_us: USUAL_US, places, share: 30 }];
-    let queues = Place::Phases(&[
-        "accept_wait",
-        "read_wait",
-        "proxy_request",
-        "upstream_write",
-        "upstream_read_wait",
-        "proxy_response",
-    ]);
     vec![
         row(
             "proxy: stopped when a request comes",
@@ -276,6 +269,21 @@ fn proxy() -> Vec<Row> {
             fresh,
             one(How::StopBeforeConnection, USUAL_US, accept_wait),
         ),
+    ]
+}
+
+/// Where the agent has one core.
+fn on_one_core() -> Vec<Row> {
+    let hit = |how, places| vec![Injection { how, delay_us: USUAL_US, places, share: 30 }];
+    let queues = Place::Phases(&[
+        "accept_wait",
+        "read_wait",
+        "proxy_request",
+        "upstream_write",
+        "upstream_read_wait",
+        "proxy_response",
+    ]);
+    vec![
         at(
             Agent::Pinned,
             row(
@@ -283,6 +291,24 @@ fn proxy() -> Vec<Row> {
                 "a real-time thread takes the only core before the request comes",
                 Shape::SMALL,
                 hit(How::Hog, vec![phase("read_wait"), Place::Attribute("wayspan.worker.wakeup")]),
+            ),
+        ),
+        at(
+            Agent::Pinned,
+            row(
+                "proxy: busy with another request",
+                "the only worker rewrites another request's costly path when the request comes",
+                Shape::SMALL,
+                hit(How::Busy, vec![phase("read_wait"), Place::Attribute("wayspan.worker.backlog")]),
+            ),
+        ),
+        at(
+            Agent::Pinned,
+            row(
+                "proxy: a hog on its core while it is busy",
+                "all requests come behind one with a costly path; a real-time thread takes the only core meanwhile",
+                Shape::SMALL,
+                one(How::Preempted, USUAL_US, Place::Attribute("wayspan.worker.preempted")),
             ),
         ),
         at(

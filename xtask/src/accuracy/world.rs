@@ -24,6 +24,8 @@ const BACKEND_RELAYED: [&str; 2] = ["10.77.4.1", "10.77.4.2"];
 const ENTRY_POINT: u16 = 8000;
 /// Of clients that speak TLS.
 const SECURE: u16 = 8443;
+/// Of requests whose path is rewritten at such cost that the worker is busy for milliseconds.
+pub(super) const BUSY: &str = "busy.test";
 const SEND_BUFFERS: &str = "net.ipv4.tcp_wmem";
 
 pub(super) struct World {
@@ -124,6 +126,7 @@ impl World {
             ("late", at(relayed, late)?, "", ""),
             ("cramped", at(direct, cramped)?, "", ""),
             ("asking", at(direct, prompt)?, ", middlewares: [ask]", ""),
+            ("busy", at(direct, prompt)?, ", middlewares: [work]", ""),
             ("capped", at(direct, prompt)?, "", ", serversTransport: one"),
             ("limited", at(direct, prompt)?, "", ", serversTransport: limited"),
         ];
@@ -134,7 +137,8 @@ impl World {
             format!("    {name}: {{loadBalancer: {{servers: [{{url: \"http://{server}\"}}]{by}}}}}\n")
         });
         let ask = format!(
-            "  middlewares:\n    ask: {{forwardAuth: {{address: \"http://{}\"}}}}\n  serversTransports:\n    \
+            "  middlewares:\n    ask: {{forwardAuth: {{address: \"http://{}\"}}}}\n    \
+             work: {{replacePathRegex: {{regex: \"x*y|x\", replacement: z}}}}\n  serversTransports:\n    \
              one: {{maxConnsPerHost: 1}}\n    limited: {{forwardingTimeouts: {{responseHeaderTimeout: 100ms}}}}\n",
             at(direct, called)?
         );
