@@ -256,6 +256,7 @@ pub struct Objects {
     pub listener_sets: Set<DynamicObject>,
     pub http_routes: Set<DynamicObject>,
     pub reference_grants: Set<DynamicObject>,
+    pub backend_tls_policies: Set<DynamicObject>,
 }
 
 impl Objects {
@@ -281,6 +282,7 @@ impl Objects {
             listener_sets,
             http_routes,
             reference_grants,
+            backend_tls_policies,
         } = self;
         let typed =
             [&ingresses.changes, &ingress_classes.changes, &secrets.changes, &namespaces.changes, &nodes.changes];
@@ -296,6 +298,7 @@ impl Objects {
             listener_sets,
             http_routes,
             reference_grants,
+            backend_tls_policies,
         ];
         typed.into_iter().chain(dynamic.map(|set| &set.changes)).map(Log::mark).collect()
     }

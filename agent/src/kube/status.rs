@@ -23,6 +23,9 @@ use super::translate::gateway::CONTROLLER;
 /// Traefik's figures for the writing of statuses.
 const PER_SECOND: u32 = 50;
 const BURST: u32 = 100;
+/// Who a policy is about, in its status: the API takes so many, of all controllers.
+const ANCESTORS: &str = "ancestors";
+const ANCESTORS_MAX: usize = 16;
 /// After writes that failed.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -43,7 +46,7 @@ pub struct Lacking {
     wanted: HashMap<Object, Arc<Status>>,
     /// As they were last given: the same are not looked at.
     list: Vec<Arc<Status>>,
-    marks: [Mark; 5],
+    marks: [Mark; 6],
     writes: BTreeMap<Object, Arc<Write>>,
 }
 
@@ -75,7 +78,7 @@ impl Lacking {
 
     /// Objects that somebody wrote to. `None`: too many to tell.
     fn touched(&mut self, objects: &Objects) -> Option<BTreeSet<Object>> {
-        let [ingresses, classes, gateways, sets, routes] = &mut self.marks;
+        let [ingresses, classes, gateways, sets, routes, policies] = &mut self.marks;
         // Each log is read to its end, whatever the others say.
         let told = [
             ("Ingress", objects.ingresses.touches.since(ingresses)),
@@ -83,6 +86,7 @@ impl Lacking {
             ("Gateway", objects.gateways.touches.since(gateways)),
             ("ListenerSet", objects.listener_sets.touches.since(sets)),
             ("HTTPRoute", objects.http_routes.touches.since(routes)),
+            ("BackendTLSPolicy", objects.backend_tls_policies.touches.since(policies)),
         ];
         let mut all = BTreeSet::new();
         for (kind, keys) in told {
@@ -125,6 +129,7 @@ fn dynamic<'o>(objects: &'o Objects, object: &Object) -> Option<&'o Arc<DynamicO
         "TLSOption" => &objects.tls_options,
         "TLSStore" => &objects.tls_stores,
         "ReferenceGrant" => &objects.reference_grants,
+        "BackendTLSPolicy" => &objects.backend_tls_policies,
         _ => return None,
     };
     set.get(&object.key.namespace, &object.key.name)
@@ -142,7 +147,7 @@ fn difference(current: &Value, wanted: &Status, now: &str) -> Option<(Object, Va
             merged.extend(others.filter(|one| !conditions.iter().any(|ours| ours["type"] == one["type"])).cloned());
             fields.insert("conditions".to_owned(), merged.into());
         }
-        for (list, name) in [("listeners", "name"), ("parents", "parentRef")] {
+        for (list, name) in [("listeners", "name"), ("parents", "parentRef"), (ANCESTORS, "ancestorRef")] {
             if let Some(Value::Array(entries)) = fields.get_mut(list) {
                 let before = current.get(list).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
                 let same = |one: &Value, other: &Value| {
@@ -153,13 +158,16 @@ fn difference(current: &Value, wanted: &Status, now: &str) -> Option<(Object, Va
                     let conditions = entry["conditions"].as_array().cloned().unwrap_or_default();
                     entry["conditions"] = merged(old, &conditions, now).into();
                 }
-                if list == "parents" {
+                if list != "listeners" {
                     let others = before.iter().filter(|one| one["controllerName"] != CONTROLLER).cloned();
                     let ours = std::mem::take(entries);
                     // In their old order, so that two controllers do not change it in turns.
                     entries.extend(others.chain(ours));
                     let place = |one: &Value| before.iter().position(|old| same(old, one)).unwrap_or(usize::MAX);
                     entries.sort_by_key(place);
+                    if list == ANCESTORS {
+                        entries.truncate(ANCESTORS_MAX);
+                    }
                 }
             }
         }
@@ -214,7 +222,9 @@ pub fn reference(objects: &Objects, object: &Object) -> Option<ObjectReference> 
 fn resource(kind: &str) -> Option<GroupVersionKind> {
     let (group, version) = match kind {
         "Ingress" => ("networking.k8s.io", "v1"),
-        "GatewayClass" | "Gateway" | "ListenerSet" | "HTTPRoute" => ("gateway.networking.k8s.io", "v1"),
+        "GatewayClass" | "Gateway" | "ListenerSet" | "HTTPRoute" | "BackendTLSPolicy" => {
+            ("gateway.networking.k8s.io", "v1")
+        }
         "ReferenceGrant" => ("gateway.networking.k8s.io", "v1beta1"),
         "IngressRoute" | "Middleware" | "TraefikService" | "ServersTransport" | "TLSOption" | "TLSStore" => {
             ("traefik.io", "v1alpha1")
@@ -362,6 +372,20 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_keeps_the_ancestors_of_others_and_has_no_more_than_the_api_takes() {
+        let one = |controller: &str, number: usize| json!({"ancestorRef": {"name": format!("g{number}")}, "controllerName": controller, "conditions": []});
+        let theirs: Vec<Value> = (0..15).map(|number| one("their/s", number)).collect();
+        let ours = [one(CONTROLLER, 0), one(CONTROLLER, 1)];
+        let wanted = status("BackendTLSPolicy", vec![], json!({"ancestors": ours}));
+        let first = written(&json!({"ancestors": theirs}), &wanted).unwrap();
+        let got = first["ancestors"].as_array().unwrap();
+        assert_eq!((got.len(), got.get(15), got.get(..15)), (16, Some(&ours[0]), Some(&*theirs)));
+        assert_eq!(written(&first, &wanted), None);
+        let wanted = status("BackendTLSPolicy", vec![], json!({"ancestors": []}));
+        assert_eq!(written(&first, &wanted), Some(json!({"ancestors": theirs})));
+    }
+
+    #[test]
     fn only_what_is_new_is_looked_at_and_what_is_written_is_written_no_more() {
         let ingress = |name: &str, address: &str, version: &str| -> Ingress {
             let metadata = json!({"name": name, "namespace": "default", "resourceVersion": version, "generation": 1});
@@ -400,13 +424,14 @@ mod tests {
 
     #[test]
     fn what_is_written_is_seen_of_each_kind_that_has_a_status() {
-        for kind in ["GatewayClass", "Gateway", "ListenerSet", "HTTPRoute"] {
+        for kind in ["GatewayClass", "Gateway", "ListenerSet", "HTTPRoute", "BackendTLSPolicy"] {
             let (mut objects, mut lacking) = (Objects::default(), Lacking::default());
             let put = |objects: &mut Objects, said: &str, version: &str| {
                 let set = match kind {
                     "GatewayClass" => &mut objects.gateway_classes,
                     "Gateway" => &mut objects.gateways,
                     "ListenerSet" => &mut objects.listener_sets,
+                    "BackendTLSPolicy" => &mut objects.backend_tls_policies,
                     _ => &mut objects.http_routes,
                 };
                 let metadata =

@@ -209,7 +209,7 @@ impl Watches {
         }
         if let Some(selection) = &wanted.gateway {
             self.cluster::<Namespace>(watcher::Config::default(), |objects| &mut objects.namespaces);
-            self.gateway_api(selection);
+            self.gateway_api(selection, &any);
         }
         if let Some(node) = wanted.node.as_deref().filter(|_| !all.is_empty()) {
             let own = watcher::Config::default().fields(&format!("metadata.name={node}"));
@@ -270,7 +270,7 @@ impl Watches {
         }
     }
 
-    fn gateway_api(&mut self, selection: &Selection) {
+    fn gateway_api(&mut self, selection: &Selection, backends: &Selection) {
         const GROUP: &str = "gateway.networking.k8s.io";
         let class = ApiResource::from_gvk(&GroupVersionKind::gvk(GROUP, "v1", "GatewayClass"));
         let api = Api::<DynamicObject>::all_with(self.client.clone(), &class);
@@ -282,6 +282,8 @@ impl Watches {
         // A grant is the other side's word: labels that select routes are not on it.
         let grants = Selection { labels: String::new(), ..selection.clone() };
         self.dynamic(&grants, (GROUP, "v1beta1", "ReferenceGrant"), |objects| &mut objects.reference_grants);
+        // Beside the Services that they are about.
+        self.dynamic(backends, (GROUP, "v1", "BackendTLSPolicy"), |objects| &mut objects.backend_tls_policies);
     }
 
     fn dynamic(&mut self, selection: &Selection, kind: (&str, &str, &str), place: Place<DynamicObject>) {

@@ -20,7 +20,7 @@ use crate::config::model::{Dynamic, Kubernetes};
 const GROUPS: [&str; 4] =
     ["traefik.io", "traefik.containo.us", "gateway.networking.k8s.io", "gateway.networking.x-k8s.io"];
 /// Those of their kinds that are read, or that no controller reads.
-const READ: [&str; 12] = [
+const READ: [&str; 13] = [
     "IngressRoute",
     "Middleware",
     "TraefikService",
@@ -31,6 +31,7 @@ const READ: [&str; 12] = [
     "Gateway",
     "ListenerSet",
     "HTTPRoute",
+    "BackendTLSPolicy",
     "ReferenceGrant",
     "ReferenceGrantList",
 ];

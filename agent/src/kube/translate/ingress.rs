@@ -22,6 +22,9 @@ const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
 /// The class that an annotation names where the configuration names none.
 const OWN_CLASS: &str = "wayspan";
+/// What a Service's port says of its servers, in Kubernetes' words.
+const WSS: &str = "kubernetes.io/wss";
+const H2C: &str = "kubernetes.io/h2c";
 /// Below every route of anyone's.
 const LAST: i64 = i32::MIN as i64;
 /// What sets exact hosts above wildcards, and those above no host: longer than a path counts.
@@ -273,7 +276,7 @@ impl One<'_, '_> {
         let (service, port_spec) = self.backends.find(namespace, &target.name, port)?;
         let annotated = annotations::of_service(service.metadata.annotations.as_ref())
             .map_err(|(path, message)| of_service(format!("{path}: {message}")))?;
-        plain(annotated.scheme.as_deref(), &port_spec)?;
+        plain(annotated.scheme.as_deref(), &port_spec).map_err(of_service)?;
         let objects = self.out.objects;
         let transport = annotated.transport.as_deref().map(|name| self.transports.named(objects, name));
         let (timeouts, idle_max) =
@@ -290,15 +293,26 @@ impl One<'_, '_> {
     }
 }
 
-/// Whether servers are spoken to in plain HTTP: by a scheme that someone names, else as Traefik guesses.
+/// Whether servers are spoken to in plain HTTP: by a scheme that someone names, else as Traefik guesses, else by what the port
+/// itself asks for, which Traefik does not look at: what wants TLS is not to get requests in the clear.
 pub(super) fn plain(scheme: Option<&str>, port: &ServicePort) -> Result<(), String> {
-    let secure = port.port == 443 || port.name.as_deref().is_some_and(|name| name.starts_with("https"));
-    match scheme.unwrap_or(if secure { "https" } else { "http" }) {
-        "http" => Ok(()),
-        "https" => Err("https to servers is not supported yet; name another port, or the scheme http".to_owned()),
-        "h2c" => Err("h2c to servers is not supported yet; name the scheme http".to_owned()),
-        other => Err(format!("`{other}` is no scheme; write http")),
+    let is_secure = port.port == 443 || port.name.as_deref().is_some_and(|name| name.starts_with("https"));
+    let asked = port.app_protocol.as_deref().filter(|asked| matches!(*asked, "https" | WSS | H2C));
+    match (scheme, asked) {
+        (Some("http"), _) => Ok(()),
+        (None, _) if is_secure => not_yet("https", "name another port, or the scheme http"),
+        (None, Some(asked)) => {
+            not_yet(&format!("its appProtocol {asked}"), "name the scheme http where they speak HTTP/1.1 in the clear")
+        }
+        (None, None) => Ok(()),
+        (Some("https"), _) => not_yet("https", "name another port, or the scheme http"),
+        (Some("h2c"), _) => not_yet("h2c", "name the scheme http"),
+        (Some(other), _) => Err(format!("`{other}` is no scheme; write http")),
     }
+}
+
+fn not_yet(what: &str, remedy: &str) -> Result<(), String> {
+    Err(format!("{what} to servers is not supported yet; {remedy}"))
 }
 
 fn router(name: String, rule: wayspan_proxy::rule::Rule, service: String, annotated: &OfRouter) -> Router {

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::*;
 use crate::config::model::KubernetesProvider;
+use crate::kube::parts::UNUSABLE;
 
 /// The objects of a text of YAML documents.
 pub(in crate::kube) fn objects(text: &str) -> Objects {
@@ -59,6 +60,7 @@ pub(super) fn put(objects: &mut Objects, mut value: serde_json::Value) -> Result
         "ListenerSet" => objects.listener_sets.put(dynamic(value)?),
         "HTTPRoute" => objects.http_routes.put(dynamic(value)?),
         "ReferenceGrant" => objects.reference_grants.put(dynamic(value)?),
+        "BackendTLSPolicy" => objects.backend_tls_policies.put(dynamic(value)?),
         _ => false,
     };
     Ok(())

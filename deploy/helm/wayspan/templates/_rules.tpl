@@ -17,8 +17,8 @@
 - {apiGroups: [traefik.io], resources: [ingressroutes, middlewares, traefikservices, serverstransports, tlsoptions, tlsstores], verbs: [get, list, watch]}
 {{- end }}
 {{- if .Values.providers.kubernetesGateway.enabled }}
-- {apiGroups: [gateway.networking.k8s.io], resources: [gateways, listenersets, httproutes, referencegrants], verbs: [get, list, watch]}
-- {apiGroups: [gateway.networking.k8s.io], resources: [gateways/status, listenersets/status, httproutes/status], verbs: [update, patch]}
+- {apiGroups: [gateway.networking.k8s.io], resources: [gateways, listenersets, httproutes, referencegrants, backendtlspolicies], verbs: [get, list, watch]}
+- {apiGroups: [gateway.networking.k8s.io], resources: [gateways/status, listenersets/status, httproutes/status, backendtlspolicies/status], verbs: [update, patch]}
 {{- end }}
 {{- if .Values.kubernetesMetadata.enabled }}
 - {apiGroups: [""], resources: [pods], verbs: [get, list, watch]}

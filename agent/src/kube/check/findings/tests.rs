@@ -203,3 +203,24 @@ fn what_cannot_be_read_is_told_and_fails_only_where_it_would_be_served() {
     assert_eq!(json["findings"][0]["effect"], "notServed");
     assert_eq!(json["isWhole"], false);
 }
+
+#[test]
+fn a_policy_that_asks_for_tls_to_servers_is_told_beside_the_routes_that_lead_there() {
+    let text = "kind: GatewayClass\nmetadata: {name: w}\nspec: {controllerName: wayspan.io/gateway-controller}\n---\nkind: Gateway\n\
+                metadata: {name: g}\nspec: {gatewayClassName: w, listeners: [{name: http, port: 80, protocol: HTTP}]}\n---\nkind: \
+                HTTPRoute\nmetadata: {name: h}\nspec: {parentRefs: [{name: g}], rules: [{backendRefs: [{name: shop, port: 80}]}]}\n---\n\
+                kind: BackendTLSPolicy\nmetadata: {name: p}\nspec: {targetRefs: [{group: \"\", kind: Service, name: shop}], validation: \
+                {hostname: shop}}\n---\n";
+    found(
+        &(text.to_owned() + &shop()),
+        &asked(),
+        &[
+            "BackendTLSPolicy default/p: not served: spec: TLS to servers is not supported yet: requests to what it is about are \
+             answered with 500",
+            "HTTPRoute default/h: not served: spec.rules: UnsupportedProtocol: Service default/shop: BackendTLSPolicy default/p asks \
+             for TLS, which is not supported yet",
+            "Gateway: 1 there, 1 ours, 1 of these served as they are",
+            "HTTPRoute: 1 there, 1 ours, 0 of these served as they are",
+        ],
+    );
+}

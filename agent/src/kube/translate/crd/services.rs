@@ -107,7 +107,8 @@ impl Loader<'_, '_> {
             _ => return Err(format!("Service {namespace}/{}: names no port", one.name)),
         };
         let (service, port) = self.backends.find(namespace, &one.name, port)?;
-        plain(one.scheme.as_deref().filter(|scheme| !scheme.is_empty()), &port)?;
+        plain(one.scheme.as_deref().filter(|scheme| !scheme.is_empty()), &port)
+            .map_err(|message| format!("Service {namespace}/{}: {message}", one.name))?;
         let servers = self.backends.servers(service, &port)?;
         if servers.is_empty() && !self.settings.allow_empty {
             return Err(format!("Service {namespace}/{} has no endpoint that is ready", one.name));

@@ -4,6 +4,7 @@
 mod filters;
 mod listeners;
 mod matches;
+mod policies;
 mod routes;
 mod sets;
 
@@ -18,6 +19,7 @@ use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
 use self::listeners::{Listener, Listening, Owner};
+use self::policies::{Policies, PolicySpec};
 use self::sets::{ListenerSetSpec, Set};
 use super::backends::Backends;
 use super::specs::Specs;
@@ -76,6 +78,7 @@ pub(super) struct Known {
     sets: Specs<ListenerSetSpec>,
     routes: Specs<HttpRouteSpec>,
     grants: Specs<ReferenceGrantSpec>,
+    policies: Specs<PolicySpec>,
 }
 
 impl Known {
@@ -84,6 +87,7 @@ impl Known {
         self.sets.forget_unused();
         self.routes.forget_unused();
         self.grants.forget_unused();
+        self.policies.forget_unused();
     }
 }
 
@@ -158,7 +162,9 @@ pub(super) fn translate<'t>(
         }
     }
     out.parts.entry_points = listening.opened();
-    routes::translate(out, known, backends, settings, &grants, &mut gateways);
+    let mut policies = Policies::read(out, known);
+    routes::translate(out, known, backends, settings, (&grants, &mut policies), &mut gateways);
+    policies.tell(out);
     for gateway in gateways {
         for listener in &gateway.listeners {
             let owner = listener.set.and_then(|set| gateway.sets.get(set)).map_or(&gateway.object, |set| &set.object);

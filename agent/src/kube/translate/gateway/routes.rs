@@ -1,6 +1,6 @@
 //! HTTPRoutes onto the listeners of their parents.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use super::super::names::{self, GATEWAY, normalized};
 use super::super::{IDLE_MAX, Object, Out};
 use super::filters::{self, Filter};
 use super::matches::{self, TIES};
+use super::policies::Policies;
 use super::{GROUP, Gateway, Grants, Known};
 use crate::config::model::{
     KubernetesProvider, Middleware, MiddlewareKind, Mirror, Observability, Router, RouterTls, Server, Service,
@@ -35,7 +36,7 @@ pub(super) fn translate<'t>(
     known: &mut Known,
     backends: &Backends<'t>,
     settings: &KubernetesProvider,
-    grants: &Grants,
+    (grants, policies): (&Grants, &mut Policies),
     gateways: &mut [Gateway],
 ) {
     let objects = out.objects;
@@ -54,7 +55,7 @@ pub(super) fn translate<'t>(
                 continue;
             }
         };
-        let mut one = One { out, backends, grants, object, order: &mut order };
+        let mut one = One { out, backends, grants, policies, refused: BTreeSet::new(), object, order: &mut order };
         let generation = route.metadata.generation.unwrap_or(0);
         one.attach(spec, gateways, generation);
     }
@@ -64,6 +65,9 @@ struct One<'a, 't> {
     out: &'a mut Out<'t>,
     backends: &'a Backends<'t>,
     grants: &'a Grants,
+    policies: &'a mut Policies,
+    /// The policies because of which backends are not spoken to.
+    refused: BTreeSet<Key>,
     object: Object,
     /// Counts down: the place among equals.
     order: &'a mut i64,
@@ -92,7 +96,11 @@ impl One<'_, '_> {
         for parent in spec.parent_refs.iter().flatten() {
             let Some((gateway, set)) = self.parent_of(parent, gateways) else { continue };
             let prepared = prepared.get_or_insert_with(|| self.prepare(spec));
+            let of = gateway.object.key.clone();
             let attached = self.parent(spec, prepared, parent, (gateway, set));
+            if attached.is_ok() {
+                self.policies.refused(&self.refused, &of);
+            }
             let accepted = match (&prepared.accepted, attached) {
                 (Err((reason, message)), _) => Condition::new("Accepted", false, reason, message),
                 (Ok(()), Err((reason, message))) => Condition::new("Accepted", false, reason, &message),
@@ -275,6 +283,11 @@ impl One<'_, '_> {
         let not_found = |message| ("BackendNotFound", message);
         let port = backend.port.ok_or_else(|| not_found(format!("Service {key}: names no port")))?;
         let (service, port) = self.backends.find(&key.namespace, &key.name, Port::Number(port)).map_err(not_found)?;
+        if let Some(policy) = self.policies.of(&key, port.name.as_deref()) {
+            self.refused.insert(policy.clone());
+            let message = format!("Service {key}: BackendTLSPolicy {policy} asks for TLS, which is not supported yet");
+            return Err(("UnsupportedProtocol", message));
+        }
         match port.app_protocol.as_deref() {
             None | Some("" | "http" | "kubernetes.io/ws") => {}
             Some(other) => {

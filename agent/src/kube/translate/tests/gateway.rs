@@ -1,6 +1,7 @@
 //! The Gateway API.
 
 mod filters;
+mod policies;
 mod sets;
 
 use super::*;
@@ -28,11 +29,11 @@ fn translated(text: &str, around: &Around) -> Parts {
     Translator::default().translate(&objects(text), &settings, Some("here"), around)
 }
 
-/// `Type=Status Reason` of all conditions of an object, those of listeners and parents behind.
+/// `Type=Status Reason` of all conditions of an object, those of listeners, parents and ancestors behind.
 fn conditions(parts: &Parts, kind: &str) -> Vec<String> {
     let status = parts.statuses.iter().find(|status| status.object.kind == kind).unwrap();
     let mut all: Vec<serde_json::Value> = status.conditions.iter().map(|one| one.json(status.generation)).collect();
-    for list in ["listeners", "parents"] {
+    for list in ["listeners", "parents", "ancestors"] {
         for one in status.body[list].as_array().into_iter().flatten() {
             all.extend(one["conditions"].as_array().unwrap().clone());
         }

@@ -228,3 +228,50 @@ fn certificates_come_from_secrets_and_never_from_files() {
         ]
     );
 }
+
+/// A Service's port, its annotations, and what is said of its servers; `None`: they are served.
+#[test]
+fn servers_that_want_another_protocol_are_not_spoken_to_in_the_clear() {
+    const SCHEME: &str = "traefik.ingress.kubernetes.io/service.serversscheme";
+    let remedy = "name another port, or the scheme http";
+    let https = format!("https to servers is not supported yet; {remedy}");
+    let asked = |protocol: &str| {
+        format!(
+            "its appProtocol {protocol} to servers is not supported yet; name the scheme http where they speak HTTP/1.1 in the \
+             clear"
+        )
+    };
+    for (port, scheme, want) in [
+        ("name: web, port: 80", "", None),
+        ("name: web, port: 443", "", Some(https.clone())),
+        ("name: https-web, port: 80", "", Some(https.clone())),
+        ("name: web, port: 443", "http", None),
+        ("name: web, port: 80", "https", Some(https)),
+        ("name: web, port: 80", "h2c", Some("h2c to servers is not supported yet; name the scheme http".to_owned())),
+        ("name: web, port: 80, appProtocol: https", "", Some(asked("https"))),
+        ("name: web, port: 80, appProtocol: kubernetes.io/wss", "", Some(asked("kubernetes.io/wss"))),
+        ("name: web, port: 80, appProtocol: kubernetes.io/h2c", "", Some(asked("kubernetes.io/h2c"))),
+        ("name: web, port: 80, appProtocol: https", "http", None),
+        ("name: web, port: 80, appProtocol: kubernetes.io/ws", "", None),
+        ("name: web, port: 80, appProtocol: http", "", None),
+    ] {
+        let number = port.split("port: ").nth(1).unwrap().split(',').next().unwrap();
+        let annotations =
+            if scheme.is_empty() { String::new() } else { format!(", annotations: {{{SCHEME}: {scheme}}}") };
+        let of_route = if scheme.is_empty() { String::new() } else { format!(", scheme: {scheme}") };
+        let text = format!(
+            "kind: Service\nmetadata: {{name: shop{annotations}}}\nspec: {{ports: [{{{port}}}]}}\n---\nkind: Ingress\nmetadata: \
+             {{name: i}}\nspec: {{rules: [{{http: {{paths: [{{path: /, pathType: Prefix, backend: {{service: {{name: shop, port: \
+             {{number: {number}}}}}}}}}]}}}}]}}\n---\nkind: IngressRoute\nmetadata: {{name: r}}\nspec: {{routes: [{{match: \
+             Path(`/`), services: [{{name: shop, port: {number}{of_route}}}]}}]}}\n"
+        );
+        let settings = Kubernetes { ingress: Some(provider()), crd: Some(provider()), ..Kubernetes::default() };
+        let parts = Translator::default().translate(&objects(&text), &settings, None, &Around::default());
+        let got: Vec<&str> = parts.problems.iter().map(|problem| problem.message.as_str()).collect();
+        let want: Vec<String> = want.iter().map(|want| format!("Service default/shop: {want}")).collect();
+        let want: Vec<&str> = want.iter().chain(&want).map(String::as_str).collect();
+        assert_eq!(got, want, "{port} {scheme}");
+        let refused = parts.routers.iter().filter(|router| router.service == UNUSABLE).count();
+        assert_eq!((parts.routers.len(), refused), (2, want.len()), "{port} {scheme}");
+    }
+}

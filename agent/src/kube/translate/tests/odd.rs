@@ -73,6 +73,10 @@ kind: Gateway
 metadata: {name: g, generation: 1}
 spec: {gatewayClassName: w, listeners: [{name: http, port: PORT, protocol: HTTP, hostname: "*.NS.example", allowedRoutes: {namespaces: {from: Same}, kinds: [{kind: HTTPRoute}]}}]}
 ---
+kind: BackendTLSPolicy
+metadata: {name: p}
+spec: {targetRefs: [{group: "", kind: Service, name: other, sectionName: secure}], validation: {hostname: other.example, wellKnownCACertificates: System}}
+---
 kind: HTTPRoute
 metadata: {name: h, generation: 1}
 spec: {parentRefs: [{name: g, sectionName: http}], hostnames: [h.NS.example], rules: [{matches: [{path: {type: PathPrefix, value: /p}, method: GET, headers: [{name: a, value: b, type: Exact}], queryParams: [{name: q, value: "[0-9]+", type: RegularExpression}]}], filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x, value: one}], remove: [z]}}, {type: URLRewrite, urlRewrite: {hostname: u.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /q}}}], timeouts: {request: 10s, backendRequest: 2s}, backendRefs: [{name: shop, port: 80, weight: 2}]}, {filters: [{type: RequestRedirect, requestRedirect: {scheme: https, statusCode: 301, port: 443}}]}]}

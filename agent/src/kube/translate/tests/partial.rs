@@ -20,9 +20,10 @@ type Change = (u8, u8, u8);
 fn service(which: u8, how: u8) -> String {
     // A port that nobody asks for, too.
     let port = if how.is_multiple_of(4) { 81 } else { 80 };
+    let name = if how == 5 { "other" } else { "web" };
     let near = if how.is_multiple_of(3) { ", trafficDistribution: PreferSameZone" } else { "" };
     format!(
-        "kind: Service\nmetadata: {{name: s{which}, resourceVersion: \"{how}\"}}\nspec: {{ports: [{{name: web, port: {port}}}]{near}}}"
+        "kind: Service\nmetadata: {{name: s{which}, resourceVersion: \"{how}\"}}\nspec: {{ports: [{{name: {name}, port: {port}}}]{near}}}"
     )
 }
 
@@ -86,6 +87,15 @@ fn http_route(which: u8, how: u8) -> String {
     )
 }
 
+fn policy(which: u8, how: u8) -> String {
+    let section = if how.is_multiple_of(2) { ", sectionName: web" } else { "" };
+    format!(
+        "kind: BackendTLSPolicy\nmetadata: {{name: p{which}, generation: {how}}}\n\
+         spec: {{targetRefs: [{{group: \"\", kind: Service, name: s{}{section}}}]}}",
+        how % 4
+    )
+}
+
 const REST: &str = "
 kind: TraefikService
 metadata: {name: t}
@@ -124,6 +134,8 @@ fn change(world: &mut Objects, (what, which, how): Change) {
         6 => return gone(&mut world.slices, format!("e{which}")),
         7 => return gone(&mut world.services, format!("s{}", which % 4)),
         8 => return gone(&mut world.ingresses, format!("i{which}")),
+        9 => policy(which, how),
+        10 => return gone(&mut world.backend_tls_policies, format!("p{which}")),
         _ => return gone(&mut world.http_routes, format!("h{which}")),
     };
     put(world, serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))).unwrap();
@@ -135,7 +147,7 @@ proptest! {
     #[test]
     fn a_part_at_a_time_gives_what_all_at_once_gives(
         allow_empty in any::<bool>(),
-        changes in prop::collection::vec((0_u8..10, 0_u8..8, 0_u8..9), 1..60),
+        changes in prop::collection::vec((0_u8..12, 0_u8..8, 0_u8..9), 1..60),
     ) {
         let settings = settings(allow_empty);
         let around = Around {

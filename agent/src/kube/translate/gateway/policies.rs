@@ -1,0 +1,104 @@
+//! BackendTLSPolicies: which Services are to be spoken to by TLS. Wayspan cannot do that yet, and must not send in the clear what
+//! was to be encrypted: who leads there is told so by [`super::routes`], and the policy by its status.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::super::{Object, Out};
+use super::{CONTROLLER, GROUP, Known};
+use crate::kube::objects::Key;
+use crate::kube::parts::{Condition, Status};
+
+const KIND: &str = "BackendTLSPolicy";
+const NOT_YET: &str = "TLS to servers is not supported yet: requests to what it is about are answered with 500";
+
+/// What is read of a policy: how TLS is to be spoken is nothing to us yet.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PolicySpec {
+    target_refs: Vec<Target>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Target {
+    group: Option<String>,
+    kind: String,
+    name: String,
+    /// A port's name; none: all ports.
+    section_name: Option<String>,
+}
+
+/// All policies, by the Services that they are about.
+pub(super) struct Policies {
+    by_service: HashMap<Key, Vec<(Option<String>, Key)>>,
+    /// By policy: its version, and the Gateways that would have to follow it.
+    all: BTreeMap<Key, (i64, BTreeSet<Key>)>,
+}
+
+impl Policies {
+    /// Those of the cluster.
+    pub(super) fn read(out: &mut Out<'_>, known: &mut Known) -> Self {
+        let objects = out.objects;
+        let mut policies = Self { by_service: HashMap::new(), all: BTreeMap::new() };
+        for (key, policy) in objects.backend_tls_policies.iter() {
+            let spec = known.policies.typed(key, policy);
+            let spec = match &*spec {
+                Ok(spec) => spec,
+                Err(message) => {
+                    out.problem(&Object { kind: KIND, key: key.clone() }, "spec", message.clone());
+                    continue;
+                }
+            };
+            let services = spec.target_refs.iter().filter(|target| {
+                target.kind == "Service" && target.group.as_deref().is_none_or(|group| matches!(group, "" | "core"))
+            });
+            for target in services {
+                let section = target.section_name.clone().filter(|section| !section.is_empty());
+                let service = Key::new(&key.namespace, &target.name);
+                policies.by_service.entry(service).or_default().push((section, key.clone()));
+            }
+            policies.all.insert(key.clone(), (policy.metadata.generation.unwrap_or(0), BTreeSet::new()));
+        }
+        policies
+    }
+
+    /// The policy that a Service's port is under.
+    pub(super) fn of(&self, service: &Key, port: Option<&str>) -> Option<&Key> {
+        let mut all = self.by_service.get(service)?.iter();
+        all.find(|(section, _)| section.is_none() || section.as_deref() == port).map(|(_, policy)| policy)
+    }
+
+    /// Notes that a Gateway has a route to what is under these policies.
+    pub(super) fn refused(&mut self, policies: &BTreeSet<Key>, gateway: &Key) {
+        for policy in policies {
+            if let Some((_, gateways)) = self.all.get_mut(policy) {
+                gateways.insert(gateway.clone());
+            }
+        }
+    }
+
+    /// Says of each policy which Gateways of ours do not follow it; where there is none, what we said before is taken back.
+    pub(super) fn tell(self, out: &mut Out<'_>) {
+        for (key, (generation, gateways)) in self.all {
+            let object = Object { kind: KIND, key };
+            if !gateways.is_empty() {
+                out.problem(&object, "spec", NOT_YET);
+            }
+            let refused = Condition::new("Accepted", false, "Unsupported", NOT_YET).json(generation);
+            let ancestor = |gateway: &Key| {
+                json!({
+                    "ancestorRef":
+                        {"group": GROUP, "kind": "Gateway", "namespace": gateway.namespace, "name": gateway.name},
+                    "controllerName": CONTROLLER,
+                    "conditions": [refused],
+                })
+            };
+            let ancestors: Vec<Value> = gateways.iter().map(ancestor).collect();
+            let body = json!({ "ancestors": ancestors });
+            out.parts.statuses.push(Status { object, generation, conditions: Vec::new(), body });
+        }
+    }
+}
