@@ -84,6 +84,44 @@ pub async fn stand(client: Client, namespace: String, me: String, leads: watch::
     }
 }
 
+/// Whether we lead, for who does what only a leader does.
+#[derive(Debug)]
+pub struct Lead {
+    told: watch::Receiver<bool>,
+    /// Somebody waited for a turn, and nobody has looked since.
+    turned: bool,
+}
+
+/// What a look at it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leading {
+    /// At this moment.
+    pub leads: bool,
+    /// It was otherwise since the last look, be it for a moment: another one may have written.
+    pub turned: bool,
+}
+
+impl Lead {
+    /// Of what [`stand`] says.
+    #[must_use]
+    pub fn new(told: watch::Receiver<bool>) -> Self {
+        Self { told, turned: false }
+    }
+
+    /// Waits for a turn, which stays until it is looked at. Cancel-safe. `false`: nobody says so any more.
+    pub async fn changed(&mut self) -> bool {
+        let changed = self.told.changed().await.is_ok();
+        self.turned |= changed;
+        changed
+    }
+
+    /// How it is, whoever was waited for meanwhile.
+    pub fn look(&mut self) -> Leading {
+        let told = self.told.borrow_and_update();
+        Leading { leads: *told, turned: std::mem::take(&mut self.turned) | told.has_changed() }
+    }
+}
+
 fn tell(leads: &watch::Sender<bool>, leading: bool) {
     leads.send_if_modified(|led| {
         let turned = *led != leading;
@@ -134,7 +172,27 @@ fn fill(lease: &mut Lease, me: &str, taken: bool) {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
+
+    #[test]
+    fn a_turn_is_seen_once_whoever_was_waited_for_and_however_short_it_was() {
+        let (tell, told) = watch::channel(false);
+        let mut lead = Lead::new(told);
+        let is = |leads, turned| Leading { leads, turned };
+        assert_eq!(lead.look(), is(false, false));
+        tell.send_replace(true);
+        // Other news came first.
+        assert_eq!((lead.look(), lead.look()), (is(true, true), is(true, false)));
+        tell.send_replace(false);
+        tell.send_replace(true);
+        assert_eq!(lead.look(), is(true, true));
+        assert_eq!(lead.changed().now_or_never(), None);
+        tell.send_replace(false);
+        assert_eq!(lead.changed().now_or_never(), Some(true));
+        assert_eq!((lead.look(), lead.look()), (is(false, true), is(false, false)));
+    }
 
     #[test]
     fn a_silent_holder_is_followed_after_its_time_and_a_live_one_never() {

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tracing::info;
 
 use super::events::{self, Teller, Told};
-use super::lease;
+use super::lease::{self, Lead, Leading};
 use super::objects::Objects;
 use super::parts::Parts;
 use super::status::{self, Lacking, Write, Writer};
@@ -68,7 +68,7 @@ impl Provider {
             node,
             around: around_seen,
             publish,
-            leads,
+            lead: Lead::new(leads),
             writes,
             events,
             told_of: None,
@@ -117,7 +117,7 @@ struct Task {
     around: watch::Receiver<Around>,
     publish: watch::Sender<Arc<Parts>>,
     /// Whether we are the one who writes statuses.
-    leads: watch::Receiver<bool>,
+    lead: Lead,
     writes: watch::Sender<Arc<[Arc<Write>]>>,
     events: watch::Sender<Arc<[Told]>>,
     /// What the events are of.
@@ -139,12 +139,9 @@ impl Task {
                     Ok(()) => true,
                     Err(_) => return,
                 },
-                led = self.leads.changed() => match led {
-                    Ok(()) => {
-                        self.lacking = Lacking::default();
-                        false
-                    }
-                    Err(_) => return,
+                turned = self.lead.changed() => match turned {
+                    true => false,
+                    false => return,
                 },
             };
             let mut taken = 1;
@@ -173,8 +170,14 @@ impl Task {
 
     /// Gives the writer what statuses lack, where that is ours to write.
     fn write_back(&mut self) {
-        if !*self.leads.borrow_and_update() {
-            self.told_of = None;
+        let Leading { leads, turned } = self.lead.look();
+        if turned {
+            // Another one may have written meanwhile.
+            (self.lacking, self.told_of) = (Lacking::default(), None);
+        }
+        if !leads {
+            // What could not be written is no longer ours to write.
+            self.writes.send_if_modified(|writes| !std::mem::replace(writes, Arc::from([])).is_empty());
             self.events.send_if_modified(|told| !std::mem::replace(told, Arc::from([])).is_empty());
             return;
         }
@@ -208,5 +211,66 @@ impl Task {
         if !std::mem::replace(&mut self.published, true) || !parts.is_same(&before) {
             self.publish.send_replace(Arc::new(parts));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kube::objects::Key;
+    use crate::kube::parts::{Object, Problem, Status};
+
+    /// The task without the tasks around it, and an Ingress whose status lacks what it should say, with a problem.
+    fn task() -> (Task, watch::Sender<bool>) {
+        let mut objects = Objects::default();
+        let ingress = json!({"metadata": {"name": "i", "namespace": "default", "resourceVersion": "1"}});
+        objects.ingresses.put(serde_json::from_value(ingress).unwrap());
+        let object = Object { kind: "Ingress", key: Key::new("default", "i") };
+        let body = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}});
+        let status = Status { object: object.clone(), generation: 0, conditions: Vec::new(), body };
+        let problem = Problem { object, path: String::new(), message: "is bad".to_owned() };
+        let parts = Parts { statuses: vec![Arc::new(status)], problems: vec![problem], ..Parts::default() };
+        let (leads, led) = watch::channel(false);
+        let task = Task {
+            news: mpsc::channel(1).1,
+            _tasks: JoinSet::new(),
+            health: Arc::default(),
+            objects,
+            translator: Translator::default(),
+            settings: Kubernetes::default(),
+            node: None,
+            around: watch::channel(Around::default()).1,
+            publish: watch::channel(Arc::new(parts)).0,
+            lead: Lead::new(led),
+            writes: watch::channel(Arc::from([])).0,
+            events: watch::channel(Arc::from([])).0,
+            told_of: None,
+            lacking: Lacking::default(),
+            published: true,
+        };
+        (task, leads)
+    }
+
+    #[test]
+    fn who_leads_again_writes_all_again_and_who_does_not_has_nothing_to_write() {
+        let (mut task, leads) = task();
+        let mut step = |leading: &[bool]| {
+            for leading in leading {
+                leads.send_replace(*leading);
+            }
+            let mut seen = task.writes.subscribe();
+            seen.mark_unchanged();
+            task.write_back();
+            (task.writes.borrow().len(), task.events.borrow().len(), seen.has_changed().unwrap())
+        };
+        assert_eq!(step(&[]), (0, 0, false));
+        assert_eq!(step(&[true]), (1, 1, true));
+        assert_eq!(step(&[]), (1, 1, false));
+        // It led, did not, and leads: what it had to write is told anew.
+        assert_eq!(step(&[false, true]), (1, 1, true));
+        assert_eq!(step(&[false]), (0, 0, true));
+        assert_eq!(step(&[true]), (1, 1, true));
     }
 }
