@@ -98,6 +98,8 @@ pub(super) struct Listener {
     pub narrower: Vec<String>,
     accepted: Result<(), (&'static str, String)>,
     resolved: Result<(), (&'static str, String)>,
+    /// What is not resolved is some of its certificates, and it is served with the others.
+    has_others: bool,
     conflicted: Option<(&'static str, String)>,
     unopened: Option<String>,
 }
@@ -114,7 +116,7 @@ impl Listener {
     }
 
     pub(super) fn is_programmed(&self) -> bool {
-        self.is_accepted() && self.resolved.is_ok()
+        self.is_accepted() && (self.resolved.is_ok() || self.has_others)
     }
 
     /// Whether routes are served by it: also while some of what it refers to is missing.
@@ -262,6 +264,7 @@ fn listener(
         narrower: Vec::new(),
         accepted: Ok(()),
         resolved: Ok(()),
+        has_others: false,
         conflicted: None,
         unopened: None,
     };
@@ -308,6 +311,7 @@ fn kinds(allowed: Option<&GatewayListenersAllowedRoutes>, listener: &mut Listene
     if let Some(other) = named.iter().find(|one| !is_ours(&one.kind, one.group.as_deref())) {
         let message = format!("routes of the kind {} are not supported yet", other.kind);
         listener.resolved = Err(("InvalidRouteKinds", message));
+        listener.has_others = false;
     }
 }
 
@@ -352,7 +356,8 @@ fn certificates(
     listener: &mut Listener,
 ) {
     let references = spec.tls.as_ref().and_then(|tls| tls.certificate_refs.as_deref()).unwrap_or_default();
-    let mut wrong = |reason, message: String| listener.resolved = Err((reason, message));
+    let mut all: Vec<(&'static str, String)> = Vec::new();
+    let mut wrong = |reason, message: String| all.push((reason, message));
     if references.is_empty() {
         wrong("InvalidCertificateRef", "names no certificate".to_owned());
     }
@@ -369,5 +374,11 @@ fn certificates(
         } else if let Err(message) = out.certificate(namespace, &reference.name) {
             wrong("InvalidCertificateRef", message);
         }
+    }
+    listener.has_others = all.len() < references.len();
+    if let Some((reason, _)) = all.first() {
+        // All of them, so that nobody mends one after the other.
+        let messages: Vec<&str> = all.iter().map(|(_, message)| message.as_str()).collect();
+        listener.resolved = Err((*reason, messages.join("; ")));
     }
 }

@@ -369,4 +369,24 @@ fn a_listener_with_tls_wants_its_certificate_and_its_routes_are_of_tls_alone() {
     assert_eq!(conditions(&parts, "Gateway")[1], "Programmed=True Programmed");
     let (merged, _) = parts.merged(&crate::config::model::Dynamic::default());
     assert_eq!(merged.certificates.first().unwrap().names, ["a.example"]);
+
+    // Of several some are missing: it is told, and served with the rest.
+    let several = "[{name: gone}, {name: cert}, {name: lost}]";
+    for (references, programmed) in
+        [(several, "Programmed=True Programmed"), ("[{name: gone}]", "Programmed=False Invalid")]
+    {
+        world.gateways = objects(&gateway(&listener.replace("[{name: cert}]", references))).gateways;
+        let parts = Translator::default().translate(&world, &settings, None, &around());
+        let got = conditions(&parts, "Gateway");
+        assert_eq!(
+            (&*got[4], &*got[5], &*got[1]),
+            ("ResolvedRefs=False InvalidCertificateRef", programmed, programmed)
+        );
+        let told = parts.problems.first().unwrap().message.clone();
+        assert!(
+            told.contains("there is no Secret default/gone")
+                && told.contains("default/lost") == (references == several)
+        );
+        assert!(!parts.routers.is_empty());
+    }
 }
