@@ -369,17 +369,20 @@ fn faults_name_the_place_and_the_remedy() {
     eventually("a name that nothing has", || {
         node.faults().iter().any(|one| one.contains("did you mean `mtls`?")).then_some(())
     });
-    for (other, wanted) in [
-        ("PathPrefix(`/x`)", "since the rule names no Host"),
-        ("Host(`a.test`) && PathPrefix(`/x`)", "wants others for `a.test`"),
+    let asks = "{clientAuth: {clientAuthType: RequireAnyClientCert}}";
+    for (other, options, wanted, status) in [
+        ("PathPrefix(`/x`)", "{}", "since the rule names no Host", 421),
+        ("Host(`a.test`) && PathPrefix(`/x`)", asks, "asks for client certificates is answered with 421", 421),
+        ("Host(`a.test`) && PathPrefix(`/x`)", "{}", "`a` wants others for `a.test`", 200),
     ] {
         let routers = format!(
             "    a: {{rule: \"Host(`a.test`)\", service: up, tls: {{}}}}
     b: {{rule: \"{other}\", service: up, tls: {{options: mtls}}}}"
         );
-        node.agent.write_config(&config(&upstream, &routers, "  options: {mtls: {}}")).unwrap();
+        node.agent.write_config(&config(&upstream, &routers, &format!("  options: {{mtls: {options}}}"))).unwrap();
         eventually(wanted, || node.faults().iter().any(|one| one.contains(wanted)).then_some(()));
         let mut client = Client::open(node.web, "a.test", &settings(None, false).unwrap()).unwrap();
-        assert_eq!(client.get("a.test", "/x").unwrap().status, 421, "it falls to nobody else");
+        assert_eq!(client.get("a.test", "/x").unwrap().status, status, "{other} {options}");
+        assert_eq!(client.get("a.test", "/").unwrap().status, 200, "{other} {options}");
     }
 }

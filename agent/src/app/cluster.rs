@@ -87,16 +87,21 @@ impl Cluster {
         let Some(provider) = &self.provider else { return file.clone() };
         let parts = provider.parts();
         let (dynamic, missing) = parts.merged(file);
+        let origin =
+            |router: &str| parts.origins.get(router).map_or_else(|| "Kubernetes".to_owned(), ToString::to_string);
         let missing = missing.into_iter().filter_map(|(router, what)| {
             let object = parts.origins.get(&router);
             let told = |problem: &Problem| Some(&problem.object) == object && problem.message.starts_with(&what);
             if parts.problems.iter().any(told) {
                 return None;
             }
-            let origin = object.map_or_else(|| "Kubernetes".to_owned(), ToString::to_string);
-            Some(Fault::at(Path::new(&origin), router, 0, format!("{what}; its requests are answered with 500")))
+            let message = format!("{what}; its requests are answered with 500");
+            Some(Fault::at(Path::new(&origin(&router)), router, 0, message))
         });
-        let faults: Vec<Fault> = parts.problems.iter().map(|problem| problem.fault()).chain(missing).collect();
+        let disputed = parts.disputed(&dynamic).into_iter();
+        let disputed = disputed.map(|(router, message)| Fault::at(Path::new(&origin(&router)), router, 0, message));
+        let faults = parts.problems.iter().map(|problem| problem.fault()).chain(missing).chain(disputed);
+        let faults: Vec<Fault> = faults.collect();
         let told: HashSet<String> = self.faults.iter().map(ToString::to_string).collect();
         for fault in faults.iter().filter(|fault| !told.contains(&fault.to_string())) {
             warn!(%fault, "an object cannot be served as it is");

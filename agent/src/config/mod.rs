@@ -8,6 +8,7 @@
 mod bridge;
 mod certificates;
 mod cursor;
+mod disputes;
 mod dynamic;
 mod fault;
 mod files;
@@ -30,6 +31,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+pub use disputes::{Dispute, disputes};
 pub use fault::{Fault, counted};
 pub use files::{Parsed, check};
 pub use kubernetes::kubernetes_defaults;

@@ -15,10 +15,10 @@ matter. A key that is not known is a fault, with the nearest known one; a key of
 
 TLS options belong to a connection, and the server name that the client sends chooses them: those of the routers whose `Host` it
 is, the entry point's, or else `default`, where there are none, where the client sends no name, or where that host's routers name
-different ones (a fault). A request
-is answered with 421 (Misdirected Request) where its `Host` would have chosen other options than its connection has, or where its
-router names others: so a host behind client certificates is not reached through another's name. A router without a `Host` cannot
-choose; give the entry point its options. Connections keep the options that they were made with until they close.
+different ones (a fault that names both). Routers of such a host are served with the default options, as in Traefik, but for those
+whose options ask for client certificates. A request is answered with 421 (Misdirected Request) where its `Host` would have chosen
+other options than its connection has, or where its router names others: so a host behind client certificates is not reached
+through another's name. A router without a `Host` cannot choose; give the entry point its options. Connections keep the options that they were made with until they close.
 
 Durations are written as `10s`, `1m30s`, `200ms`, or in seconds. Lists may be written as one text with commas.
 

@@ -2,6 +2,7 @@
 //! A name keeps its id for as long as it is in the configuration and [`STAY`] beyond; no id is given twice. Parts that
 //! did not change keep their `Arc`s, so that a swap touches only what changed. Pure: time is an argument.
 
+mod frame;
 mod ids;
 mod middlewares;
 mod same;
@@ -19,11 +20,13 @@ use wayspan_proxy::route::RouteTable;
 use wayspan_proxy::snapshot::{self, Fixed, Route, Snapshot, Target};
 use wayspan_proxy::tls::{Tls, hosts};
 
+use self::frame::{Disputed, Frame};
 use self::ids::Ids;
 use self::middlewares::{built, kind_name};
 use self::same::{kept, same_entry_point, same_route};
 use self::services::{Places, Served, ServerKey};
 use super::bridge;
+use super::disputes;
 use super::middleware::{by_name, expand};
 use super::model::{self, Dynamic, MiddlewareKind, Observability, Static, Verbosity};
 use super::resolve::Resolved;
@@ -73,28 +76,6 @@ pub struct Registry {
     last: Built,
     tls: tls::Held,
     headers: [Arc<[Box<str>]>; 2],
-}
-
-/// What routes are made in. While it is the same, so are the routes of routers that did not change.
-#[derive(Debug, Default, PartialEq)]
-struct Frame {
-    entry_points: Vec<(String, Observability, Option<model::RouterTls>)>,
-    traced: bool,
-    traces_internals: bool,
-    api: Option<SocketAddr>,
-}
-
-impl Frame {
-    fn of(inputs: &Inputs<'_>) -> Self {
-        let entry_points = inputs.dynamic.entry_points.iter();
-        let tracing = inputs.fixed.tracing.as_ref();
-        Self {
-            entry_points: entry_points.map(|one| (one.name.clone(), one.observability, one.tls.clone())).collect(),
-            traced: tracing.is_some(),
-            traces_internals: tracing.is_some_and(|tracing| tracing.add_internals),
-            api: inputs.api,
-        }
-    }
 }
 
 /// The parts of a snapshot.
@@ -148,7 +129,7 @@ struct Row {
     rule: wayspan_proxy::rule::Rule,
     priority: i64,
     route: Arc<Route>,
-    /// It is for requests that come by TLS, for these options.
+    /// It is for requests that come by TLS, on connections of these options.
     tls: Option<Option<String>>,
 }
 
@@ -184,6 +165,7 @@ impl Registry {
             services: inputs.dynamic.services.iter().map(|service| (service.name.as_str(), service)).collect(),
             middlewares: by_name(&inputs.dynamic.middlewares),
             is_framed_alike: frame == self.frame,
+            disputed: &frame.disputed,
             inputs,
             registry: self,
             now: Built::default(),
@@ -233,6 +215,7 @@ struct Build<'b> {
     services: HashMap<&'b str, &'b Arc<model::Service>>,
     middlewares: HashMap<&'b str, &'b Arc<model::Middleware>>,
     is_framed_alike: bool,
+    disputed: &'b Disputed,
     now: Built,
     /// By route's id: its names without those of branches until the tables are built.
     names: HashMap<u32, RouteNames>,
@@ -330,12 +313,16 @@ impl<'b> Build<'b> {
                 continue;
             }
             let observed = Observed::of(self.inputs.fixed, router, &entry_point.observability);
-            let tls = router.tls.as_ref().or(entry_point.tls.as_ref()).map(|tls| tls.options.as_deref());
-            let kind = (observed, tls.flatten());
+            let tls = disputes::options(router, entry_point);
+            // What nobody can have is not waited for; who insists on it is reached by nobody.
+            let disputed = self.disputed.get(&router.name).and_then(|at_each| at_each.get(&at));
+            let wanted = tls.flatten().filter(|_| disputed != Some(&true));
+            let tls = if disputed.is_some() { tls.map(|_| None) } else { tls };
+            let kind = (observed, wanted);
             let known = variants.iter().position(|other| *other == kind);
             let variant = known.unwrap_or_else(|| {
                 variants.push(kind);
-                let route = self.route(&mut routed, observed, tls.flatten());
+                let route = self.route(&mut routed, observed, wanted);
                 routed.routes.push(route);
                 variants.len() - 1
             });

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::objects::Key;
-use crate::config::Fault;
 use crate::config::model::{self, Dynamic, EntryPoint, Middleware, Router, RouterTls, Service, TlsOptions};
+use crate::config::{Fault, disputes};
 
 /// Where a router leads whose object cannot be served as it was meant: it answers 500, as the Gateway API asks, instead
 /// of leaving its requests to a wider route that may do without what this one asked for.
@@ -142,6 +142,14 @@ impl Parts {
             }
         }
         (all, missing)
+    }
+
+    /// Routers of the cluster's objects that want other TLS options for a host than another router, with what to say of it.
+    #[must_use]
+    pub fn disputed(&self, merged: &Dynamic) -> Vec<(String, String)> {
+        let mut told = HashSet::new();
+        let ours = disputes(merged).into_iter().filter(|one| self.origins.contains_key(&one.router));
+        ours.filter(|one| told.insert(one.router.clone())).map(|one| (one.router.clone(), one.message())).collect()
     }
 
     /// Takes the `Arc`s of before for what is the same.

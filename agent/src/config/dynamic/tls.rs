@@ -1,7 +1,7 @@
 //! The section `tls`, and what entry points and routers say of it. A certificate that cannot be used is stood in for by its
 //! last good version.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use rustls::pki_types::CertificateDer;
@@ -9,8 +9,9 @@ use rustls::pki_types::CertificateDer;
 use super::{Part, Read, Source, local};
 use crate::config::certificates;
 use crate::config::cursor::Cursor;
+use crate::config::disputes;
 use crate::config::fault::{Fault, Item, Section};
-use crate::config::model::{Certificate, ClientAuth, Dynamic, Router, RouterTls, TlsOptions, TlsSettings};
+use crate::config::model::{Certificate, ClientAuth, Dynamic, RouterTls, TlsOptions, TlsSettings};
 use crate::config::yaml::{Node, Value};
 
 /// Certificates of one configuration.
@@ -167,38 +168,30 @@ impl<'s> Read<'_, 's> {
         roots
     }
 
-    /// Options that no connection can have when it gets to the router that names them: such a router is reached by nobody.
+    /// Options that no connection can have when it gets to the router that names them.
     pub(super) fn contradictions(&mut self, order: &[Part<'_>], dynamic: &Dynamic) {
         let mut told = BTreeSet::new();
+        let mut all = Vec::new();
         for entry_point in &dynamic.entry_points {
-            let own =
-                |router: &'_ Router| router.tls.clone().or_else(|| entry_point.tls.clone()).map(|tls| tls.options);
-            let here = |router: &&Router| entry_point.takes(router);
-            let default = entry_point.tls.as_ref().and_then(|tls| tls.options.clone());
-            let mut by_host: HashMap<String, (&str, Option<String>)> = HashMap::new();
-            for router in dynamic.routers.iter().map(|router| &**router).filter(here) {
-                let Some(options) = own(router) else { continue };
-                let hosts = wayspan_proxy::tls::hosts(&router.rule);
-                let message = if hosts.is_empty() && options != default {
-                    let named = options.as_deref().unwrap_or(DEFAULT);
-                    options.is_some().then(|| {
-                        format!("no server name chooses `{named}`, since the rule names no Host; give the entry point these options")
-                    })
-                } else {
-                    hosts.into_iter().find_map(|host| {
-                        let (first, others) = by_host.entry(host.clone()).or_insert((&router.name, options.clone())).clone();
-                        (others != options).then(|| {
-                            format!("`{first}` wants others for `{host}`, and a connection has one set of options; name the same")
-                        })
-                    })
-                };
-                if let Some(message) = message.filter(|_| told.insert(router.name.clone())) {
-                    let item = Item::new(Section::Router, &router.name);
-                    let part = order.iter().find(|part| part.item == item);
-                    let (file, line) = part.map_or((Path::new(""), 0), |part| (part.file, part.line));
-                    // It is not left out: its requests must not fall to others.
-                    self.faults.push(Fault::at(file, format!("{}.tls.options", item.path()), line, message));
+            let default = entry_point.tls.as_ref().and_then(|tls| tls.options.as_deref());
+            for router in dynamic.routers.iter().filter(|router| entry_point.takes(router)) {
+                let Some(Some(named)) = disputes::options(router, entry_point) else { continue };
+                if Some(named) != default && wayspan_proxy::tls::hosts(&router.rule).is_empty() {
+                    let message = format!(
+                        "no server name chooses `{named}`, since the rule names no Host; give the entry point these options"
+                    );
+                    all.push((router.name.clone(), message));
                 }
+            }
+        }
+        all.extend(disputes::disputes(dynamic).into_iter().map(|one| (one.router.clone(), one.message())));
+        for (router, message) in all {
+            if told.insert(router.clone()) {
+                let item = Item::new(Section::Router, &router);
+                let part = order.iter().find(|part| part.item == item);
+                let (file, line) = part.map_or((Path::new(""), 0), |part| (part.file, part.line));
+                // It is not left out: its requests must not fall to others.
+                self.faults.push(Fault::at(file, format!("{}.tls.options", item.path()), line, message));
             }
         }
     }

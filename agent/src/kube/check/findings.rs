@@ -124,7 +124,13 @@ impl Findings<'_> {
 
     /// Routers that name what is nowhere.
     fn missing(&mut self, file: &Dynamic) {
-        let (_, missing) = self.parts.merged(file);
+        let (merged, missing) = self.parts.merged(file);
+        for (router, what) in self.parts.disputed(&merged) {
+            let Some(object) = self.parts.origins.get(&router) else { continue };
+            let effect = if what.contains("421") { Effect::NotServed } else { Effect::Differs };
+            let (message, remedy) = split(&what);
+            self.add((object.kind, &object.key), effect, "", message, remedy);
+        }
         for (router, what) in missing {
             let Some(object) = self.parts.origins.get(&router) else { continue };
             let told = |problem: &Problem| problem.object == *object && problem.message.starts_with(&what);

@@ -71,6 +71,23 @@ fn a_route_has_the_options_of_the_object_that_it_names() {
 }
 
 #[test]
+fn two_objects_that_want_different_options_for_one_host_are_both_told() {
+    let other = ROUTE.replace("name: r}", "name: s}").replace("`a.example`)", "`a.example`) && Path(`/s`)");
+    let text = ROUTE.replace("TLS", "options: {name: strict}") + &other.replace("TLS", "") + &option("strict", "{}");
+    let parts = translated(&text, vec![]);
+    let mut file = Dynamic::default();
+    let web = crate::config::fragment::entry_point("web", ":443").unwrap();
+    file.entry_points.push(crate::config::model::EntryPoint { by_name_only: false, ..web });
+    let (merged, missing) = parts.merged(&file);
+    assert!(missing.is_empty());
+    let told = parts.disputed(&merged);
+    let (one, two) = (&parts.routers[0].name, &parts.routers[1].name);
+    assert_eq!(told.iter().map(|(router, _)| router).collect::<Vec<_>>(), [one, two]);
+    assert!(told[0].1.starts_with(&format!("`{two}` wants others for `a.example`")), "{told:?}");
+    assert!(told[1].1.starts_with(&format!("`{one}` wants others for `a.example`")), "{told:?}");
+}
+
+#[test]
 fn who_names_options_that_cannot_be_used_is_served_by_no_others() {
     let told = |options: &str, secrets: Vec<Secret>| {
         let parts = translated(&(ROUTE.replace("TLS", "options: {name: strict}") + options), secrets);

@@ -1,0 +1,40 @@
+//! What routes are made in beside their routers: while it is the same, so are they.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+
+use super::Inputs;
+use crate::config::disputes::disputes;
+use crate::config::model::{Observability, RouterTls};
+
+/// By router and entry point's place: whether it is served all the same.
+pub(super) type Disputed = HashMap<String, BTreeMap<usize, bool>>;
+
+/// What routes are made in. While it is the same, so are the routes of routers that did not change.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Frame {
+    entry_points: Vec<(String, Observability, Option<RouterTls>)>,
+    traced: bool,
+    traces_internals: bool,
+    api: Option<SocketAddr>,
+    /// Routers that do not get the TLS options that they want, by entry point; whether they are served all the same.
+    pub(super) disputed: Disputed,
+}
+
+impl Frame {
+    pub(super) fn of(inputs: &Inputs<'_>) -> Self {
+        let entry_points = inputs.dynamic.entry_points.iter();
+        let tracing = inputs.fixed.tracing.as_ref();
+        let mut disputed = Disputed::new();
+        for one in disputes(inputs.dynamic) {
+            disputed.entry(one.router).or_default().insert(one.entry_point, !one.refused);
+        }
+        Self {
+            entry_points: entry_points.map(|one| (one.name.clone(), one.observability, one.tls.clone())).collect(),
+            traced: tracing.is_some(),
+            traces_internals: tracing.is_some_and(|tracing| tracing.add_internals),
+            api: inputs.api,
+            disputed,
+        }
+    }
+}
