@@ -6,7 +6,7 @@ use std::path::Path;
 use super::cursor::Cursor;
 use super::fault::{Fault, Faults};
 use super::model::{Kubernetes, KubernetesProvider, StatusAddress};
-use super::yaml::{self, Node};
+use super::yaml::{self, Node, Value};
 use crate::kube::client::Connection;
 
 /// Reads the three providers; `None`: there is none.
@@ -74,6 +74,11 @@ fn provider(file: &Path, path: &'static str, place: &Cursor<'_>, faults: &mut Fa
         allow_external_names: place.boolean("allowExternalNameServices"),
         allow_empty: gateway || place.boolean("allowEmptyServices"),
         allow_cross_namespace: crd && place.boolean("allowCrossNamespace"),
+        // Not set: all; an empty list: none.
+        cross_provider: place
+            .node("crossProviderNamespaces")
+            .filter(|node| !gateway && node.value != Value::Null)
+            .map(|_| place.texts("crossProviderNamespaces")),
         strict_prefix: ingress && place.boolean("strictPrefixMatching"),
         address,
         address_pool: if gateway { pool(file, path, place, faults) } else { Vec::new() },
@@ -119,6 +124,13 @@ mod tests {
         assert_eq!(
             faults.first().unwrap().to_string(),
             "/etc/w.yaml:1: providers.kubernetesGateway.addressPool: `x` is not an IP address"
+        );
+        let cross = |text: &str| read(text).0.unwrap().crd.unwrap().cross_provider;
+        assert_eq!(cross("providers: {kubernetesCRD: }"), None);
+        assert_eq!(cross("providers: {kubernetesCRD: {crossProviderNamespaces: []}}"), Some(vec![]));
+        assert_eq!(
+            cross("providers: {kubernetesCRD: {crossProviderNamespaces: [a, b]}}"),
+            Some(vec!["a".to_owned(), "b".to_owned()])
         );
         let (_, faults) = read("providers: {kubernetesIngress: {ingressEndpoint: {publishedService: traefik}}}");
         assert_eq!(

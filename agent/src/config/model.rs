@@ -517,6 +517,8 @@ pub struct KubernetesProvider {
     pub allow_cross_namespace: bool,
     /// `strictPrefixMatching`.
     pub strict_prefix: bool,
+    /// `crossProviderNamespaces`; `None`: all.
+    pub cross_provider: Option<Vec<String>>,
     /// `ingressEndpoint`, `statusAddress`.
     pub address: StatusAddress,
     /// `addressPool`.
@@ -524,6 +526,19 @@ pub struct KubernetesProvider {
 }
 
 impl KubernetesProvider {
+    /// Whether an object of a namespace may name this: what is another provider's says so behind its `@`.
+    ///
+    /// # Errors
+    ///
+    /// What to do about it.
+    pub fn may_name(&self, namespace: &str, name: &str) -> Result<(), String> {
+        let all = self.cross_provider.as_ref().filter(|_| name.contains('@'));
+        if all.is_none_or(|all| all.iter().any(|one| one == namespace)) {
+            return Ok(());
+        }
+        Err(format!("`{name}` is another provider's; allow the namespace {namespace} that in crossProviderNamespaces"))
+    }
+
     /// Whether objects of a namespace are looked at.
     #[must_use]
     pub fn serves(&self, namespace: &str) -> bool {

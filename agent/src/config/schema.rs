@@ -21,6 +21,8 @@ pub(super) enum Kind {
     Bool,
     /// Traefik's switch for what is always on here.
     AlwaysTrue,
+    /// Traefik's switch for what there is not here yet.
+    AlwaysFalse,
     /// A whole number within bounds.
     Integer(i64, i64),
     /// A number from 0 to 1.

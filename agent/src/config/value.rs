@@ -103,6 +103,9 @@ fn check_text(text: &str, kind: Kind) -> Result<(), String> {
     match kind {
         Kind::Bool => boolean(text).map(drop).ok_or_else(refused),
         Kind::AlwaysTrue if boolean(text) == Some(true) => Ok(()),
+        Kind::AlwaysFalse if boolean(text) == Some(false) => Ok(()),
+        Kind::AlwaysFalse if boolean(text) == Some(true) => Err("not supported yet; remove it".to_owned()),
+        Kind::AlwaysFalse => Err(refused()),
         Kind::AlwaysTrue => Err("cannot be switched off here; remove it".to_owned()),
         Kind::Integer(low, high) => match text.parse::<i64>() {
             Ok(number) if (low..=high).contains(&number) => Ok(()),
@@ -133,6 +136,7 @@ pub(super) fn wanted(kind: Kind) -> String {
         Kind::Section => "a section".to_owned(),
         Kind::Bool => "true or false".to_owned(),
         Kind::AlwaysTrue => "true".to_owned(),
+        Kind::AlwaysFalse => "false".to_owned(),
         Kind::Integer(i64::MIN, i64::MAX) => "a whole number".to_owned(),
         Kind::Integer(low, high) => format!("a whole number from {low} to {high}"),
         Kind::Share => "a number from 0 to 1".to_owned(),

@@ -8,6 +8,10 @@ const ROOTS: &str = "The only roots that the server's certificate may come from:
 const NAMESPACES: &str = "Look in these namespaces; none: all.";
 const LABELS: &str = "Only objects with these labels, e.g. `app=shop,tier!=test`.";
 const THROTTLE: &str = "At least this long between two translations; what comes meanwhile is taken together.";
+const CROSS_PROVIDER: &str = "Namespaces whose objects may name what is another provider's, as in `auth@file`, `api@internal` or, from an Ingress, \
+                              `shop-auth@kubernetescrd`; not set: all, empty: none.";
+const NATIVE: &str = "`true` is not supported yet: requests go straight to the pods of the EndpointSlices.";
+const CLUSTER_SCOPE: &str = "`true` is not supported yet: what belongs to no namespace is read.";
 const EXTERNAL: &str =
     "Services of the kind ExternalName may be backends: whoever may write one can reach any name that we can.";
 const EMPTY: &str = "A Service without an endpoint that is ready answers 503; `false`: its route is left out (Traefik's default is `false`).";
@@ -36,6 +40,15 @@ pub(super) const KUBERNETES: &[Key] = &[
         Kind::Bool,
         "true",
         "`/shop` of the type Prefix takes `/shop/1` and not `/shopping`, as the API asks (Traefik's default is `false`).",
+    ),
+    key("providers.kubernetesIngress.crossProviderNamespaces", Kind::Texts, "", CROSS_PROVIDER),
+    key("providers.kubernetesIngress.nativeLBByDefault", Kind::AlwaysFalse, "false", NATIVE),
+    key("providers.kubernetesIngress.disableClusterScopeResources", Kind::AlwaysFalse, "false", CLUSTER_SCOPE),
+    key(
+        "providers.kubernetesIngress.disableIngressClassLookup",
+        Kind::AlwaysFalse,
+        "false",
+        "`true` is not supported yet: IngressClasses are read.",
     ),
     key("providers.kubernetesIngress.ingressEndpoint.ip", Kind::Text, "", "The address in the objects' status."),
     key("providers.kubernetesIngress.ingressEndpoint.hostname", Kind::Text, "", "The name in the objects' status."),
@@ -71,6 +84,9 @@ pub(super) const KUBERNETES: &[Key] = &[
         "false",
         "An IngressRoute may name services and middlewares of other namespaces.",
     ),
+    key("providers.kubernetesCRD.crossProviderNamespaces", Kind::Texts, "", CROSS_PROVIDER),
+    key("providers.kubernetesCRD.nativeLBByDefault", Kind::AlwaysFalse, "false", NATIVE),
+    key("providers.kubernetesCRD.disableClusterScopeResources", Kind::AlwaysFalse, "false", CLUSTER_SCOPE),
     key(
         "providers.kubernetesGateway",
         Kind::Section,
@@ -97,6 +113,19 @@ pub(super) const KUBERNETES: &[Key] = &[
         "A Service whose addresses go into Gateways' status.",
     ),
     key("providers.kubernetesGateway.statusAddress.service.namespace", Kind::Text, "", "Its namespace."),
+    key(
+        "providers.kubernetesGateway.crossProviderNamespaces",
+        Kind::Texts,
+        "",
+        "Accepted: routes name no other provider's parts here.",
+    ),
+    key("providers.kubernetesGateway.nativeLBByDefault", Kind::AlwaysFalse, "false", NATIVE),
+    key(
+        "providers.kubernetesGateway.experimentalChannel",
+        Kind::AlwaysFalse,
+        "false",
+        "`true` is not supported yet: there are no TCPRoute and TLSRoute.",
+    ),
     ours("providers.kubernetesGateway.allowExternalNameServices", Kind::Bool, "false", EXTERNAL),
     ours(
         "providers.kubernetesGateway.addressPool",

@@ -182,7 +182,7 @@ fn keys_of_traefiks_are_told_apart_from_unknown_ones() {
         &[
             "main.yaml:2: certificatesResolvers: not supported yet",
             "main.yaml:3: providers.docker: not supported yet",
-            "main.yaml:3: providers.kubernetesCRD.nativeLBByDefault: not supported yet: requests go straight to the pods of the EndpointSlices",
+            "main.yaml:3: providers.kubernetesCRD.nativeLBByDefault: not supported yet; remove it",
             "main.yaml:4: accessLog: not supported yet",
         ],
     );

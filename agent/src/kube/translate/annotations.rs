@@ -6,6 +6,9 @@ use crate::config::model::{Observability, Verbosity};
 
 const PREFIX: &str = "traefik.ingress.kubernetes.io/";
 
+/// What Traefik's Gateway provider reads on a Service.
+const GATEWAY_SERVICE: &str = "traefik.io/service.";
+
 /// `router.*` of an Ingress.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct OfRouter {
@@ -75,6 +78,9 @@ pub(super) fn of_router(annotations: Option<&BTreeMap<String, String>>) -> Resul
                 let name = value.strip_suffix("@file").unwrap_or(value);
                 router.tls.get_or_insert_default().options = Some(name.to_owned()).filter(|name| name != "default");
             }
+            "observability.tracing" | "observability.metrics" if boolean(value).is_none() => {
+                return wrong(format!("`{value}` is neither true nor false"));
+            }
             "observability.tracing" => router.observability.tracing = boolean(value),
             "observability.metrics" => router.observability.metrics = boolean(value),
             "observability.traceverbosity" => {
@@ -110,6 +116,23 @@ pub(super) fn of_service(annotations: Option<&BTreeMap<String, String>>) -> Resu
         }
     }
     Ok(service)
+}
+
+/// What a Service asks of who leads there by the Gateway API, and cannot be had.
+pub(super) fn for_gateways(annotations: Option<&BTreeMap<String, String>>) -> Result<(), Wrong> {
+    for (key, value) in annotations.into_iter().flatten() {
+        let name = key.to_ascii_lowercase();
+        match name.strip_prefix(GATEWAY_SERVICE) {
+            Some("nativelb" | "nodeportlb") if boolean(value) != Some(false) => {
+                return Err((
+                    path(key),
+                    "not supported yet: requests go straight to the pods of the EndpointSlices".to_owned(),
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn path(key: &str) -> String {

@@ -110,7 +110,10 @@ pub(super) fn translate<'t>(
         }
         let mut one = One { out, transports, backends, settings, object, ingress };
         match annotations::of_router(ingress.metadata.annotations.as_ref()) {
-            Ok(annotated) => one.translate(&annotated, &mut defaults),
+            Ok(annotated) => match one.refused(&annotated) {
+                None => one.translate(&annotated, &mut defaults),
+                Some(message) => one.problem("metadata.annotations", message),
+            },
             Err((path, message)) => one.problem(path, message),
         }
     }
@@ -138,6 +141,15 @@ struct One<'a, 't> {
 impl One<'_, '_> {
     fn problem(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.out.problem(&self.object, path, message);
+    }
+
+    /// What of another provider's it names and may not.
+    fn refused(&self, annotated: &OfRouter) -> Option<String> {
+        let options = annotated.tls.as_ref().and_then(|tls| tls.options.as_deref());
+        // Whatever stands there is another provider's; that of the file is without its own.
+        let options = options.map(|name| if name.contains('@') { name.to_owned() } else { format!("{name}@file") });
+        let mut all = annotated.middlewares.iter().chain(&options);
+        all.find_map(|name| self.settings.may_name(&self.object.key.namespace, name).err())
     }
 
     fn translate(&mut self, annotated: &OfRouter, defaults: &mut Option<Key>) {
@@ -277,6 +289,9 @@ impl One<'_, '_> {
         let annotated = annotations::of_service(service.metadata.annotations.as_ref())
             .map_err(|(path, message)| of_service(format!("{path}: {message}")))?;
         plain(annotated.scheme.as_deref(), &port_spec).map_err(of_service)?;
+        if let Some(name) = &annotated.transport {
+            self.settings.may_name(namespace, name).map_err(of_service)?;
+        }
         let objects = self.out.objects;
         let transport = annotated.transport.as_deref().map(|name| self.transports.named(objects, name));
         let (timeouts, idle_max) =

@@ -218,6 +218,7 @@ fn observability(of: &schema::Observability) -> Observability {
 /// The name of what an object of a namespace refers to.
 fn referred(settings: &KubernetesProvider, from: &str, reference: &Reference) -> Result<String, String> {
     let name = reference.name.as_str();
+    settings.may_name(from, name)?;
     if name.contains('@') {
         // Which namespace such a name is of cannot be told.
         if name.ends_with("@kubernetescrd") && !settings.allow_cross_namespace {

@@ -56,7 +56,7 @@ impl Loader<'_, '_> {
 
     fn traefik_service(&mut self, namespace: &str, reference: &LoadBalancer) -> Result<String, String> {
         if reference.name.contains('@') {
-            return self.elsewhere(&reference.name);
+            return self.elsewhere(namespace, &reference.name);
         }
         let within = within(self.settings, namespace, reference.namespace.as_deref(), &reference.name)?;
         let name = names::of(CRD, &normalized(&format!("{within}-{}", reference.name)));
@@ -68,7 +68,8 @@ impl Loader<'_, '_> {
     }
 
     /// Of another provider: `api@internal`, `shop@file`.
-    fn elsewhere(&self, name: &str) -> Result<String, String> {
+    fn elsewhere(&self, namespace: &str, name: &str) -> Result<String, String> {
+        self.settings.may_name(namespace, name)?;
         if name.ends_with("@kubernetescrd") && !self.settings.allow_cross_namespace {
             return Err(format!("`{name}`: another namespace's needs allowCrossNamespace; write its name alone"));
         }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use wayspan_proxy::middleware::{Retry, Share};
 use wayspan_proxy::snapshot::Timeouts;
 
+use super::super::annotations;
 use super::super::backends::{Backends, Port, flattened};
 use super::super::names::{self, GATEWAY, normalized};
 use super::super::{IDLE_MAX, Object, Out};
@@ -283,6 +284,8 @@ impl One<'_, '_> {
         let not_found = |message| ("BackendNotFound", message);
         let port = backend.port.ok_or_else(|| not_found(format!("Service {key}: names no port")))?;
         let (service, port) = self.backends.find(&key.namespace, &key.name, Port::Number(port)).map_err(not_found)?;
+        annotations::for_gateways(service.metadata.annotations.as_ref())
+            .map_err(|(place, message)| ("Unsupported", format!("Service {key}: {place}: {message}")))?;
         if let Some(policy) = self.policies.of(&key, port.name.as_deref()) {
             self.refused.insert(policy.clone());
             let message = format!("Service {key}: BackendTLSPolicy {policy} asks for TLS, which is not supported yet");

@@ -93,6 +93,35 @@ fn another_namespace_needs_leave() {
 }
 
 #[test]
+fn what_is_another_provider_s_is_for_the_namespaces_that_may_name_it() {
+    const REFERS: [&str; 3] = [
+        "kind: IngressRoute\nmetadata: {name: r}\nspec: {routes: [{match: Path(`/`), middlewares: [{name: auth@file}], services: [{name: \
+         shop, port: 80}]}]}\n---\n",
+        "kind: IngressRoute\nmetadata: {name: r}\nspec: {routes: [{match: Path(`/`), services: [{name: api@internal, kind: \
+         TraefikService}]}]}\n---\n",
+        "kind: Ingress\nmetadata: {name: i, annotations: {traefik.ingress.kubernetes.io/router.tls.options: strict@file}}\nspec: {rules: \
+         [{http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: shop, port: {number: 80}}}}]}}]}\n---\n",
+    ];
+    for text in REFERS {
+        for (allowed, served) in
+            [(None, true), (Some(vec![]), false), (Some(vec!["other"]), false), (Some(vec!["default"]), true)]
+        {
+            let cross_provider = allowed.clone().map(|all| all.into_iter().map(str::to_owned).collect());
+            let provider = KubernetesProvider { cross_provider, ..provider() };
+            let settings = Kubernetes { ingress: Some(provider.clone()), crd: Some(provider), gateway: None };
+            let objects = objects(&(text.to_owned() + &backend("shop", 80, &["10.0.0.1"])));
+            let parts = Translator::default().translate(&objects, &settings, None, &Around::default());
+            let told = parts
+                .problems
+                .iter()
+                .any(|one| one.message.contains("another provider's; allow the namespace default"));
+            let leads = parts.routers.iter().any(|router| router.service != UNUSABLE);
+            assert_eq!((told, leads), (!served, served), "{allowed:?} {text}");
+        }
+    }
+}
+
+#[test]
 fn what_is_not_supported_yet_is_said_and_its_route_is_not_served_without_it() {
     routed(
         &(route("{name: shop, port: 80, sticky: {cookie: {}}}", "") + &backend("shop", 80, &["10.0.0.1"])),

@@ -78,6 +78,22 @@ fn a_share_and_a_mirror_are_not_sent_in_the_clear_either() {
 }
 
 #[test]
+fn what_traefik_reads_on_a_service_and_cannot_be_had_is_told() {
+    for (value, told) in [("true", true), ("false", false)] {
+        let text = gateway(HTTP)
+            + &route(TO_SHOP)
+            + &backend("shop", 80, &["10.0.0.1"]).replace(
+                "{name: shop}",
+                &format!("{{name: shop, annotations: {{traefik.io/service.nativelb: \"{value}\"}}}}"),
+            );
+        let parts = translated(&text, &around());
+        let place = "Service default/shop: metadata.annotations[traefik.io/service.nativelb]: not supported yet";
+        assert_eq!(parts.problems.iter().any(|one| one.message.contains(place)), told, "{value}");
+        assert_eq!(parts.services.is_empty(), told, "{value}");
+    }
+}
+
+#[test]
 fn a_policy_that_cannot_be_read_hurts_only_itself() {
     let text = gateway(HTTP)
         + &route(TO_SHOP)
