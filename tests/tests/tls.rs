@@ -372,8 +372,8 @@ fn faults_name_the_place_and_the_remedy() {
     let asks = "{clientAuth: {clientAuthType: RequireAnyClientCert}}";
     for (other, options, wanted, status) in [
         ("PathPrefix(`/x`)", "{}", "since the rule names no Host", 421),
-        ("Host(`a.test`) && PathPrefix(`/x`)", asks, "asks for client certificates is answered with 421", 421),
         ("Host(`a.test`) && PathPrefix(`/x`)", "{}", "`a` wants others for `a.test`", 200),
+        ("Host(`a.test`) && PathPrefix(`/x`)", asks, "asks for client certificates is answered with 421", 421),
     ] {
         let routers = format!(
             "    a: {{rule: \"Host(`a.test`)\", service: up, tls: {{}}}}
