@@ -1,5 +1,6 @@
 //! How many of a worker's connections hold hyper's state, and what follows from it: in a crowd an idle connection folds at
-//! once, and when a crowd has gone the allocator is told. When a connection is idle is known to `client`.
+//! once, and when a crowd has gone the allocator is told. When a connection is idle is known to `client`, and of those to
+//! servers to `upstream`.
 
 use std::cell::Cell;
 
@@ -7,6 +8,8 @@ use std::cell::Cell;
 const HELD_BYTES: usize = 18 << 10;
 /// What a connection takes beside that, with its task; measured.
 const OPEN_BYTES: usize = 3 << 10;
+/// What hyper's state of a connection to a server takes; measured.
+const POOLED_BYTES: usize = 26 << 10;
 /// How many connections of the whole process may idle with hyper's state: 36 MiB.
 const UNFOLDED_MAX: usize = 2048;
 /// A worker's share of these, also where there are many workers: what a busy client or load balancer keeps open.
@@ -22,6 +25,8 @@ pub(crate) struct Unfolded {
     most: Cell<usize>,
     /// The most open connections likewise, as the sweeps saw them.
     most_open: Cell<usize>,
+    /// Of pooled connections to servers that hold it.
+    most_pooled: Cell<usize>,
     max: usize,
     give_back: fn() -> bool,
 }
@@ -34,7 +39,8 @@ impl Unfolded {
     /// For one of so many workers; `give_back` is as in [`crate::server::Settings`].
     pub(crate) fn new(workers: usize, give_back: fn() -> bool) -> Self {
         let max = UNFOLDED_MAX.checked_div(workers).unwrap_or(UNFOLDED_MAX).max(SHARE_MIN);
-        Self { now: Cell::new(0), most: Cell::new(0), most_open: Cell::new(0), max, give_back }
+        let (now, most, most_open, most_pooled) = Default::default();
+        Self { now, most, most_open, most_pooled, max, give_back }
     }
 
     /// One more.
@@ -49,15 +55,20 @@ impl Unfolded {
         self.now.get() > self.max
     }
 
-    /// Called by the worker's sweep: gives memory back after a crowd. `open` connections are left.
-    pub(crate) fn sweep(&self, open: usize) {
+    /// Called by the worker's sweep: gives memory back after a crowd. `open` connections are left, and `pooled` ones to
+    /// servers with hyper's state.
+    pub(crate) fn sweep(&self, open: usize, pooled: usize) {
         let now = self.now.get();
         self.most_open.set(self.most_open.get().max(open));
+        self.most_pooled.set(self.most_pooled.get().max(pooled));
         let folded = self.most.get().saturating_sub(now).saturating_mul(HELD_BYTES);
         let closed = self.most_open.get().saturating_sub(open).saturating_mul(OPEN_BYTES);
-        if folded.saturating_add(closed) >= GIVE_BACK_MIN_BYTES && (self.give_back)() {
+        let of_servers = self.most_pooled.get().saturating_sub(pooled).saturating_mul(POOLED_BYTES);
+        let freed = folded.saturating_add(closed).saturating_add(of_servers);
+        if freed >= GIVE_BACK_MIN_BYTES && (self.give_back)() {
             self.most.set(now);
             self.most_open.set(open);
+            self.most_pooled.set(pooled);
         }
     }
 }
@@ -93,7 +104,7 @@ mod tests {
         // Refuses the first time.
         let unfolded = Unfolded::new(1, || ASKED.fetch_add(1, Ordering::Relaxed) > 0);
         let asked = |open| {
-            unfolded.sweep(open);
+            unfolded.sweep(open, 0);
             ASKED.load(Ordering::Relaxed)
         };
         let mut held: Vec<_> = (0..400).map(|_| unfolded.hold()).collect();
@@ -106,5 +117,11 @@ mod tests {
         held.clear();
         assert_eq!(asked(1500), 2, "100 folded and 500 closed are not worth it");
         assert_eq!((asked(800), asked(0)), (3, 3), "100 and 1200 are, the rest is not");
+        let pooled = |pooled| {
+            unfolded.sweep(0, pooled);
+            ASKED.load(Ordering::Relaxed)
+        };
+        assert_eq!((pooled(300), pooled(200)), (3, 4), "100 to servers are with that rest");
+        assert_eq!((pooled(100), pooled(0)), (4, 5), "200 are by themselves");
     }
 }

@@ -1,9 +1,9 @@
-//! Connections to servers: the tap that stamps their bytes, and the pool that keeps them. A connection is driven by
-//! whoever uses it, inside the client connection's task: no task of its own, no wake-up between tasks.
+//! Connections to servers and the tap that stamps their bytes. A connection is driven by whoever uses it, inside the client
+//! connection's task: no task of its own, no wake-up between tasks. Where it idles is [`pool`]'s.
+
+mod pool;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::body::RequestBody;
-use crate::cap::{Freed, Place};
+use crate::cap::Place;
 use crate::clock::MonoNs;
 use crate::framer::{Asked, Event, Framer, Limits};
 use crate::gather::gather;
@@ -28,6 +28,7 @@ use crate::record::Attempt;
 use crate::resent::Resent;
 use crate::wake;
 use crate::worker::{HEAD_END, Worker};
+pub(crate) use pool::Pool;
 
 /// An open connection to a server, ready for one request at a time.
 pub(crate) struct Upstream<O: SocketObserver> {
@@ -39,10 +40,6 @@ pub(crate) struct Upstream<O: SocketObserver> {
     pub(crate) opened: MonoNs,
     /// The driver has ended.
     pub(crate) over: bool,
-    /// When the pool drops it; unknown: never.
-    idle_until: MonoNs,
-    /// How many the pool keeps beside it.
-    idle_max: usize,
 }
 
 /// What the tap of an upstream connection saw of the exchange under way.
@@ -128,10 +125,14 @@ impl<O: SocketObserver> Upstream<O> {
             refused: Cell::new(false),
             place,
         });
+        Self::over(seen, server, opened).await
+    }
+
+    /// Speaks HTTP over a connection where nothing is under way.
+    async fn over(seen: Rc<Seen<O>>, server: u32, opened: MonoNs) -> io::Result<Box<Self>> {
         let (send, driver) =
             http1::Builder::new().handshake(Tap { seen: Rc::clone(&seen) }).await.map_err(io::Error::other)?;
-        let (over, idle_until) = (false, MonoNs::UNKNOWN);
-        Ok(Box::new(Self { send, driver, seen, server, opened, over, idle_until, idle_max: 0 }))
+        Ok(Box::new(Self { send, driver, seen, server, opened, over: false }))
     }
 
     /// Lets the connection do what it can; `false` when it is over.
@@ -145,6 +146,17 @@ impl<O: SocketObserver> Upstream<O> {
         // hyper ends such a connection when it has written the request; the socket need not have taken it.
         let whole = self.over && !self.seen.blocked.get();
         whole.then(|| (self.seen, self.driver.into_parts().read_buf))
+    }
+
+    /// The socket without hyper's part, which is made anew for the next request. `None` where the server sent what nobody
+    /// asked for. To be called while nothing is under way: [`Upstream::is_at_rest`].
+    fn into_socket(self: Box<Self>) -> Option<Rc<Seen<O>>> {
+        self.driver.into_parts().read_buf.is_empty().then_some(self.seen)
+    }
+
+    /// Whether hyper has written all, read all, and waits for a request.
+    fn is_at_rest(&self) -> bool {
+        self.is_ready() && !self.seen.blocked.get()
     }
 
     /// Whether a request may be sent over it now.
@@ -192,6 +204,12 @@ impl<O: SocketObserver> Seen<O> {
 
     pub(crate) fn stream(&self) -> &RefCell<TcpStream> {
         &self.stream
+    }
+
+    /// Whether the server has neither closed nor sent anything, as far as is known. What it sent is lost.
+    fn is_silent_now(&self) -> bool {
+        let read = self.stream.borrow().try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     pub(crate) fn refused(&self) -> bool {
@@ -358,117 +376,6 @@ impl<O: SocketObserver> Drop for Seen<O> {
     fn drop(&mut self) {
         self.worker.observer.closed(self.token);
     }
-}
-
-/// Idle connections of one worker, by server. Last in, first out: the warmest is used, the rest age out.
-#[expect(clippy::vec_box, reason = "a connection goes from hand to hand with every request, and is 700 bytes")]
-pub(crate) struct Pool<O: SocketObserver> {
-    worker: u16,
-    idle: RefCell<HashMap<u32, Vec<Box<Upstream<O>>>>>,
-    /// For requests that waited under a cap, by their turn.
-    handed: RefCell<HashMap<u64, Box<Upstream<O>>>>,
-}
-
-impl<O: SocketObserver> Pool<O> {
-    pub(crate) fn new(worker: u16) -> Self {
-        Self { worker, idle: RefCell::default(), handed: RefCell::default() }
-    }
-
-    /// A connection that is alive as far as this side can know.
-    pub(crate) async fn take(&self, server: u32) -> Option<Box<Upstream<O>>> {
-        loop {
-            let upstream = self.idle.borrow_mut().get_mut(&server)?.pop()?;
-            if let Some(place) = &upstream.seen.place {
-                place.set_idle(false);
-            }
-            if let Some(alive) = alive(upstream).await {
-                return Some(alive);
-            }
-        }
-    }
-
-    /// The connection that a request was handed, likewise.
-    pub(crate) async fn handed(&self, turn: u64) -> Option<Box<Upstream<O>>> {
-        let upstream = self.handed.borrow_mut().remove(&turn)?;
-        alive(upstream).await
-    }
-
-    /// Keeps a connection for the next request, at most until then.
-    pub(crate) fn put(&self, mut upstream: Box<Upstream<O>>, idle_max: usize, until: MonoNs) {
-        (upstream.idle_until, upstream.idle_max) = (until, idle_max);
-        self.keep(upstream);
-    }
-
-    fn keep(&self, upstream: Box<Upstream<O>>) {
-        if let Some(place) = &upstream.seen.place {
-            place.set_idle(true);
-            match place.cap().freed(self.worker, MonoNs::now()) {
-                Freed::Keep => {}
-                Freed::Hand(turn) => {
-                    place.set_idle(false);
-                    self.handed.borrow_mut().insert(turn, upstream);
-                    return;
-                }
-                Freed::Close => return,
-            }
-        }
-        let mut idle = self.idle.borrow_mut();
-        let kept = idle.entry(upstream.server).or_default();
-        if kept.len() < upstream.idle_max {
-            kept.push(upstream);
-        }
-    }
-
-    /// Takes back what was handed to a request that is gone.
-    pub(crate) fn reclaim(&self, turn: u64) {
-        let upstream = self.handed.borrow_mut().remove(&turn);
-        if let Some(upstream) = upstream {
-            self.keep(upstream);
-        }
-    }
-
-    /// Drops one that idles at a server, for its place.
-    pub(crate) fn give_up(&self, server: u32) {
-        let upstream = self.idle.borrow_mut().get_mut(&server).and_then(Vec::pop);
-        drop(upstream);
-    }
-
-    /// Lets idle connections go to those who wait for their places.
-    pub(crate) fn shed(&self) {
-        let is_wanted = |upstream: &mut Box<Upstream<O>>| {
-            upstream.seen.place.as_ref().is_some_and(|place| place.cap().is_waited_for())
-        };
-        let mut idle = self.idle.borrow_mut();
-        let wanted: Vec<_> =
-            idle.values_mut().flat_map(|kept| kept.extract_if(.., is_wanted).collect::<Vec<_>>()).collect();
-        drop(idle);
-        for upstream in wanted {
-            self.keep(upstream);
-        }
-    }
-
-    /// Drops what has idled for long enough, and what the server has closed.
-    pub(crate) fn sweep(&self, now: MonoNs) {
-        let waker = std::task::Waker::noop();
-        let mut cx = Context::from_waker(waker);
-        self.idle.borrow_mut().retain(|_, kept| {
-            kept.retain_mut(|upstream| {
-                upstream.idle_until.known().is_none_or(|at| at > now) && upstream.drive(&mut cx)
-            });
-            !kept.is_empty()
-        });
-    }
-
-    /// Drops everything.
-    pub(crate) fn clear(&self) {
-        self.idle.borrow_mut().clear();
-    }
-}
-
-/// The connection, where it can take a request.
-async fn alive<O: SocketObserver>(mut upstream: Box<Upstream<O>>) -> Option<Box<Upstream<O>>> {
-    let alive = poll_fn(|cx| Poll::Ready(upstream.drive(cx))).await;
-    (alive && upstream.is_ready()).then_some(upstream)
 }
 
 /// hyper's view of the socket.

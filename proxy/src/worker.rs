@@ -248,9 +248,9 @@ impl<O: SocketObserver> Worker<O> {
             }
             None => false,
         });
-        self.pool.sweep(now);
-        // What this sweep folds is gone at the next.
-        self.unfolded.sweep(self.connections.borrow().len());
+        let pooled = self.pool.sweep(now);
+        // What this sweep folds of clients' is gone at the next.
+        self.unfolded.sweep(self.connections.borrow().len(), pooled);
     }
 }
 

@@ -16,6 +16,8 @@ mod listeners;
 mod marks;
 #[path = "proxy/middlewares.rs"]
 mod middlewares;
+#[path = "proxy/pool.rs"]
+mod pool;
 #[path = "proxy/resend.rs"]
 mod resend;
 #[path = "proxy/semantics.rs"]
@@ -76,6 +78,7 @@ struct Setup {
     cap: Option<Arc<Cap>>,
     /// How TLS is spoken, if it is: with the one route that plain requests have.
     tls: Option<Arc<wayspan_proxy::tls::Choice>>,
+    give_back: fn() -> bool,
 }
 
 impl Setup {
@@ -84,7 +87,8 @@ impl Setup {
         let rule = "Host(`app.localhost`)";
         let (upstreams, middlewares) = (vec![(upstream, 1)], Vec::new());
         let (traced, tls, workers, cap) = (true, None, 1, None);
-        Self { rule, upstreams, addresses_each: 1, limits, timeouts, traced, middlewares, workers, cap, tls }
+        let (addresses_each, give_back): (_, fn() -> bool) = (1, || true);
+        Self { rule, upstreams, addresses_each, limits, timeouts, traced, middlewares, workers, cap, tls, give_back }
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -150,7 +154,7 @@ impl Setup {
             pin: false,
             hostname: "test".to_owned(),
             bounds: Bounds::default(),
-            give_back: || true,
+            give_back: self.give_back,
         };
         let policy = Arc::new(ArcSwap::from_pointee(Policy::ratio(1.0)));
         let (mut proxy, readers) = Proxy::start(&settings, observer, policy).unwrap();
