@@ -35,6 +35,7 @@ use crate::export::sender::Exporter;
 use crate::export::writer::SpanWriter;
 use crate::kube::pods::{self, Pods};
 use crate::kube::{client::Shared, watch::Health};
+use crate::litter::Litter;
 use crate::merge::phase::Attributed;
 use crate::merge::pump::{self, Pump, PumpCounts, Sink};
 use crate::metrics::{self, PhaseReader, PhaseWriter};
@@ -82,6 +83,7 @@ struct Routing {
     faults: Vec<Fault>,
     /// Addresses that cannot be opened, and are tried again.
     unopened: Vec<Fault>,
+    litter: Litter,
 }
 
 /// What the api and the merge see of the configuration of this moment.
@@ -112,6 +114,7 @@ impl Routing {
         let faults = self.proxy.apply(snapshot).await;
         self.tell_of_listeners(&before, &faults);
         self.show_faults();
+        self.litter.drop_some();
     }
 
     /// Takes other routes from the cluster. Endpoints come and go all day: where nothing but services' servers is another,
@@ -279,8 +282,8 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let mut cluster = Cluster::start(&fixed, &client, around, meters.watches.clone(), &mut tasks).await?;
     resolver.want(names(&cluster.merged(&reloader.config().dynamic)));
     resolver.settle(NAMES_PATIENCE).await;
-    let (registry, unopened) = (Registry::default(), Vec::new());
-    let mut routing = Routing { reloader, registry, resolver, cluster, proxy, api, shown, faults, unopened };
+    let (registry, unopened, litter) = (Registry::default(), Vec::new(), Litter::new(memory::give_back));
+    let mut routing = Routing { reloader, registry, resolver, cluster, proxy, api, shown, faults, unopened, litter };
     routing.apply().await;
     if !routing.unopened.is_empty() {
         bail!("not every address could be opened");
@@ -537,6 +540,7 @@ async fn until_told(routing: &mut Routing, mut watcher: Option<&mut Watcher>, mu
             _ = hang_up.recv() => routing.reload().await,
             () = routing.resolver.changed() => routing.apply().await,
             () = routing.cluster.changed() => routing.follow_cluster().await,
+            () = routing.litter.given_back() => {}
             asks = way.asked() => way.give(&asks, &routing.proxy),
             () = tokio::time::sleep(RETRY), if !routing.proxy.is_settled() => routing.settle().await,
             _ = terminate.recv() => break,

@@ -10,6 +10,7 @@ pub mod config;
 pub mod export;
 pub mod handover;
 pub mod kube;
+pub mod litter;
 pub mod merge;
 pub mod metrics;
 pub mod probes;

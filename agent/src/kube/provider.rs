@@ -18,6 +18,8 @@ use super::status::{self, Lacking, Write, Writer};
 use super::translate::{Around, Translator};
 use super::watch::{self as watches, Health, News, Wanted};
 use crate::config::model::Kubernetes;
+use crate::litter::Litter;
+use crate::probes::memory;
 
 /// News taken at once before a translation: the rest waits for the next.
 const BATCH: usize = 4096;
@@ -74,6 +76,7 @@ impl Provider {
             told_of: None,
             lacking: Lacking::default(),
             published: false,
+            litter: Litter::new(memory::give_back),
         };
         (Self { parts, around }, task.run())
     }
@@ -124,6 +127,7 @@ struct Task {
     told_of: Option<Arc<Parts>>,
     lacking: Lacking,
     published: bool,
+    litter: Litter,
 }
 
 impl Task {
@@ -143,6 +147,7 @@ impl Task {
                     true => false,
                     false => return,
                 },
+                () = self.litter.given_back() => continue,
             };
             let mut taken = 1;
             while taken < BATCH
@@ -202,7 +207,8 @@ impl Task {
     fn translate(&mut self) {
         let around = self.around.borrow_and_update().clone();
         let parts = self.translator.translate(&self.objects, &self.settings, self.node.as_deref(), &around);
-        self.health.translated(self.translator.was_whole());
+        let is_whole = self.translator.was_whole();
+        self.health.translated(is_whole);
         let before = Arc::clone(&self.publish.borrow());
         if before.routers.is_empty() && !parts.routers.is_empty() {
             info!(routers = parts.routers.len(), services = parts.services.len(), "routes from the cluster");
@@ -210,6 +216,9 @@ impl Task {
         // Nobody is woken for nothing, but for the first: somebody waits for it.
         if !std::mem::replace(&mut self.published, true) || !parts.is_same(&before) {
             self.publish.send_replace(Arc::new(parts));
+        }
+        if is_whole {
+            self.litter.drop_some();
         }
     }
 }
