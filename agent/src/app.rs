@@ -279,7 +279,9 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let (mut resolver, resolving) = Resolver::new();
     tasks.spawn(resolving);
     let around = cluster::around(&reloader.config().dynamic, api, &[]);
-    let mut cluster = Cluster::start(&fixed, &client, around, meters.watches.clone(), &mut tasks).await?;
+    let has_routes = !reloader.config().dynamic.routers.is_empty();
+    let cluster = Cluster::start(&fixed, has_routes, &client, around, meters.watches.clone(), &mut tasks);
+    let Some(mut cluster) = unless_told(cluster).await? else { return Ok(ExitCode::SUCCESS) };
     resolver.want(names(&cluster.merged(&reloader.config().dynamic)));
     resolver.settle(NAMES_PATIENCE).await;
     let (registry, unopened, litter) = (Registry::default(), Vec::new(), Litter::new(memory::give_back));
@@ -517,6 +519,16 @@ fn watch(reloader: &Reloader) -> Option<Watcher> {
     }
     let watcher = Watcher::new(reloader.main(), provider);
     watcher.inspect_err(|error| warn!(%error, "the configuration is not watched; SIGHUP reloads it")).ok()
+}
+
+/// Does `work`, unless SIGTERM or SIGINT comes first: then nothing.
+async fn unless_told<T>(work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        done = work => done.map(Some),
+        _ = terminate.recv() => Ok(None),
+        _ = interrupt.recv() => Ok(None),
+    }
 }
 
 /// Reloads as files change until SIGTERM or SIGINT; gives the time that what is open may take.

@@ -113,3 +113,27 @@ fn a_reader_that_has_gone_is_no_fault_of_what_is_told() {
         assert_eq!((output.status.code(), &*told), (run().output().unwrap().status.code(), ""), "{arguments:?}");
     }
 }
+
+#[test]
+fn an_agent_whose_routes_are_all_the_clusters_is_not_ready_before_it_knows_them_and_ends_when_told() {
+    // Takes connections and says nothing, as an API server that hangs.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = server.local_addr().unwrap();
+    let config = format!(
+        "entryPoints: {{web: {{address: \"127.0.0.1:0\"}}}}
+providers: {{kubernetesIngress: {{endpoint: \"http://{endpoint}\"}}}}
+api: {{address: \"127.0.0.1:0\"}}
+ping: {{}}
+"
+    );
+    let mut agent = Agent::start(&config).unwrap();
+    let api = agent.address("api").unwrap();
+    agent
+        .process
+        .wait_for_line("the start waits", |line| line.contains("nothing is served until").then_some(()))
+        .unwrap();
+    let ping = http::get(api, "127.0.0.1", "/ping").unwrap();
+    assert_eq!((ping.status, ping.text().as_str()), (503, "starting"));
+    agent.process.signal(rustix::process::Signal::TERM).unwrap();
+    assert!(agent.process.wait(PATIENCE).unwrap().success());
+}

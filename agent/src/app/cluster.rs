@@ -19,7 +19,8 @@ use crate::kube::translate::Around;
 use crate::kube::watch::Health;
 use wayspan_proxy::server::ListenFault;
 
-/// How long the start waits for the cluster's routes; with an API server that is away it goes on with the file's.
+/// How long the start waits for the cluster's routes where the file has some too: with an API server that is away it goes on
+/// with those. Where it has none, every answer would be 404 from a node that says it is ready: it waits on, and says so so often.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What Gateways stand in.
@@ -48,9 +49,10 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts them and waits a little for what there is.
+    /// Starts them and waits for what there is: a little where `has_routes` already, else until it is known.
     pub(super) async fn start(
         fixed: &Static,
+        has_routes: bool,
         client: &Shared,
         around: Around,
         health: Option<Arc<Health>>,
@@ -61,8 +63,14 @@ impl Cluster {
         let namespace = client.default_namespace().to_owned();
         let (mut provider, task) = Provider::new(settings.clone(), client, node_name(), who(namespace), around, health);
         tasks.spawn(task);
-        if !provider.settle(PATIENCE).await {
-            warn!("not all of the cluster's objects are known yet; serving what the file says until they are");
+        while !provider.settle(PATIENCE).await {
+            if has_routes {
+                warn!("not all of the cluster's objects are known yet; serving what the file says until they are");
+                break;
+            }
+            warn!(
+                "not all of the cluster's objects are known yet; nothing is served until they are, and /ping says `starting`"
+            );
         }
         Ok(Self { provider: Some(provider), ..Self::default() })
     }

@@ -258,6 +258,7 @@ mod tests {
             told_of: None,
             lacking: Lacking::default(),
             published: true,
+            litter: Litter::new(|| true),
         };
         (task, leads)
     }

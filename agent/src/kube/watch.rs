@@ -34,6 +34,8 @@ const ABSENT: Duration = Duration::from_secs(10);
 /// After a failure, doubled up to the most.
 const BACKOFF: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
+/// So many refusals are waited for before a kind counts as one that may not be read: a role may be bound a moment later.
+const FORBIDDEN: u32 = 3;
 
 /// What a watch told, to be applied to the objects; it says whether they changed.
 pub type News = Box<dyn FnOnce(&mut Objects) -> bool + Send>;
@@ -42,7 +44,7 @@ pub type News = Box<dyn FnOnce(&mut Objects) -> bool + Send>;
 #[derive(Debug, Default)]
 pub struct Health {
     watches: AtomicU64,
-    /// Those that have told all that there is at least once, or whose kind is absent.
+    /// Those that have told all that there is at least once, or whose kind is absent or may not be read.
     ready: AtomicU64,
     failing: AtomicU64,
     failures: AtomicU64,
@@ -486,6 +488,12 @@ impl Watch {
             self.health.failing.fetch_add(1, Ordering::Relaxed);
             warn!(kind = self.kind, %error, "a watch failed; what is known stays");
         }
+        if !self.state.ready && is_forbidden(error) && self.state.failures >= FORBIDDEN {
+            // One right that is lacking must not keep all routes from being served.
+            let kind = self.kind.as_str();
+            warn!(kind, "it may not be read: served as if there were none; the role lacks `list` and `watch` of it");
+            self.ready().await;
+        }
         let wait = BACKOFF.saturating_mul(1 << self.state.failures.min(5)).min(BACKOFF_MAX);
         self.state.failures = self.state.failures.saturating_add(1);
         // Not all at once when the server is back.
@@ -513,6 +521,10 @@ fn is_absent(error: &watcher::Error) -> bool {
     status(error) == Some(404)
 }
 
+fn is_forbidden(error: &watcher::Error) -> bool {
+    status(error) == Some(403)
+}
+
 /// Whether a server may refuse to stream lists: older ones, those where it is switched off, and those whose etcd is too
 /// old for it, which say so as an internal error of the stream.
 ///
@@ -521,4 +533,33 @@ fn is_absent(error: &watcher::Error) -> bool {
 fn wants_list(error: &watcher::Error) -> bool {
     matches!(status(error), Some(400 | 422 | 500))
         || matches!(error, watcher::Error::WatchFailed(kube::Error::SerdeError(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_kind_that_may_not_be_read_counts_as_known_after_some_refusals_and_one_that_cannot_be_read_never_does() {
+        for (code, is_known) in [(403, true), (503, false)] {
+            let health = Arc::new(Health { watches: AtomicU64::new(1), ..Health::default() });
+            let (news, mut told) = mpsc::channel(QUEUE);
+            let (state, kind) = (State::default(), "TLSOption".to_owned());
+            let mut watch = Watch { kind, scope: None, health: Arc::clone(&health), news, state };
+            let mut refused = 0;
+            while !health.is_ready() && refused < 10 {
+                let status = Status { code, ..Status::default() };
+                let error = watcher::Error::InitialListFailed(kube::Error::Api(status.boxed()));
+                assert!(watch.failed(&error).await > Duration::ZERO);
+                refused += 1;
+                if let Ok(told) = told.try_recv() {
+                    told(&mut Objects::default());
+                }
+            }
+            assert_eq!((health.is_ready(), health.read().failing), (is_known, 1), "{code}");
+            assert!(refused > 1, "a role may be bound a moment later");
+        }
+    }
 }

@@ -36,12 +36,15 @@ pub(in crate::kube) struct Classes<'o> {
     ours: HashSet<&'o str>,
     /// Another controller's class is the cluster's default.
     other_default: bool,
+    /// No class is known at all.
+    none: bool,
 }
 
 impl<'o> Classes<'o> {
     pub(in crate::kube) fn new(objects: &'o Objects, settings: &'o KubernetesProvider) -> Self {
         let wanted = settings.ingress_class.as_str();
-        let mut classes = Self { wanted, ours: HashSet::new(), other_default: false };
+        let none = objects.ingress_classes.iter().next().is_none();
+        let mut classes = Self { wanted, ours: HashSet::new(), other_default: false, none };
         for (key, class) in objects.ingress_classes.iter() {
             if classes.is_ours(&key.name, class) {
                 classes.ours.insert(&key.name);
@@ -60,7 +63,8 @@ impl<'o> Classes<'o> {
 
     pub(in crate::kube) fn takes(&self, ingress: &Ingress) -> bool {
         if let Some(name) = named_class(ingress) {
-            return self.ours.contains(name);
+            // Without a right to read classes there are none: the one that the configuration names is ours all the same.
+            return self.ours.contains(name) || (self.none && !name.is_empty() && name == self.wanted);
         }
         match annotated_class(ingress) {
             Some(name) => name == self.wanted || (self.wanted.is_empty() && name == OWN_CLASS),

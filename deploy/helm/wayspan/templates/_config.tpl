@@ -25,6 +25,10 @@
 {{- else if or $value (kindIs "bool" $value) -}}{{- $_ := set $provider $name $value -}}
 {{- end -}}
 {{- end -}}
+{{- if $values.rbac.namespaced -}}
+{{- if not $provider.namespaces -}}{{- $_ := set $provider "namespaces" (default (list $.Release.Namespace) $values.rbac.namespaces) -}}{{- end -}}
+{{- if and (eq $key "kubernetesIngress") (not $provider.ingressClass) $values.ingressClass.enabled -}}{{- $_ := set $provider "ingressClass" $values.ingressClass.name -}}{{- end -}}
+{{- end -}}
 {{- $_ := set $providers $key $provider -}}
 {{- end -}}
 {{- end -}}
