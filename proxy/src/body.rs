@@ -11,9 +11,10 @@ use hyper::body::Incoming;
 
 use crate::client::{ClientConn, after};
 use crate::clock::MonoNs;
-use crate::live::{Live, Relay};
+use crate::live::Live;
 use crate::observer::SocketObserver;
 use crate::record::{End, ErrorKind};
+use crate::relay::Relay;
 use crate::upstream::Upstream;
 
 /// What the upstream gets.

@@ -26,6 +26,7 @@ pub mod middleware;
 pub mod observer;
 pub mod path;
 pub mod record;
+pub mod relay;
 mod resend;
 mod resent;
 pub mod ring;

@@ -9,7 +9,8 @@ use http::uri::PathAndQuery;
 use crate::clock::MonoNs;
 use crate::counters::Key;
 use crate::middleware::Permit;
-use crate::record::{self, ATTEMPTS_MAX, Attempt, BodyClock, End, ErrorKind, Head, Texts};
+use crate::record::{self, ATTEMPTS_MAX, Attempt, End, ErrorKind, Head, Texts};
+use crate::relay::{Clock, Relay};
 use crate::resend::Resend;
 use crate::snapshot::Snapshot;
 
@@ -56,30 +57,8 @@ pub(crate) struct Attempts {
     made: u16,
 }
 
-/// What the body's relay is waiting for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(crate) enum Relay {
-    /// The clock does not run.
-    #[default]
-    Idle,
-    UpstreamBody,
-    UpstreamReadWait,
-    ClientDrain,
-    ProxyResponse,
-    ClientBody,
-    ReadWait,
-    UpstreamDrain,
-    ProxyRequest,
-}
-
-#[derive(Debug, Default)]
-struct Clock {
-    state: Relay,
-    since: MonoNs,
-}
-
 impl Attempts {
-    pub(crate) fn push(&mut self, attempt: Attempt) {
+    fn push(&mut self, attempt: Attempt) {
         self.made = self.made.saturating_add(1);
         if self.all.len() == ATTEMPTS_MAX {
             self.all.pop();
@@ -109,30 +88,20 @@ impl Attempts {
 impl Live {
     /// Enters a state of the body's relay; the time since the last change belongs to the state before.
     pub(crate) fn relay(&mut self, next: Relay, at: MonoNs) {
-        let Clock { state, since } = self.clock;
-        if state == next {
-            return;
-        }
-        if let Some(bucket) = self.bucket(state) {
-            *bucket += at.since(since);
-        }
-        self.clock = Clock { state: next, since: at };
+        self.clock.enter(&mut self.head.body, next, at);
     }
 
     /// Like [`Live::relay`], where the bytes that end a wait had been readable since `readable`.
     pub(crate) fn relay_read(&mut self, next: Relay, readable: MonoNs, at: MonoNs) {
-        let unread = match self.clock.state {
-            Relay::UpstreamBody => Some(Relay::UpstreamReadWait),
-            Relay::ClientBody => Some(Relay::ReadWait),
-            _ => None,
-        };
-        if let Some(unread) = unread
-            && readable.0 != 0
-            && readable < at
-        {
-            self.relay(unread, readable.max(self.clock.since));
+        self.clock.enter_read(&mut self.head.body, next, readable, at);
+    }
+
+    /// An attempt begins. The body's clock is the last one's.
+    pub(crate) fn begin_attempt(&mut self, attempt: Attempt) {
+        if self.attempts.made() > 0 {
+            self.clock.start_over(&mut self.head.body);
         }
-        self.relay(next, at);
+        self.attempts.push(attempt);
     }
 
     /// The request's head is with the upstream: from here on the body's clock runs, if a body comes.
@@ -145,31 +114,7 @@ impl Live {
     }
 
     pub(crate) fn relay_state(&self) -> Relay {
-        self.clock.state
-    }
-
-    fn bucket(&mut self, state: Relay) -> Option<&mut u64> {
-        let BodyClock {
-            upstream_body,
-            upstream_read_wait,
-            client_drain,
-            proxy_response,
-            client_body,
-            read_wait,
-            upstream_drain,
-            proxy_request,
-        } = &mut self.head.body;
-        match state {
-            Relay::Idle => None,
-            Relay::UpstreamBody => Some(upstream_body),
-            Relay::UpstreamReadWait => Some(upstream_read_wait),
-            Relay::ClientDrain => Some(client_drain),
-            Relay::ProxyResponse => Some(proxy_response),
-            Relay::ClientBody => Some(client_body),
-            Relay::ReadWait => Some(read_wait),
-            Relay::UpstreamDrain => Some(upstream_drain),
-            Relay::ProxyRequest => Some(proxy_request),
-        }
+        self.clock.state()
     }
 
     /// Says how the request goes wrong; the first cause stays.

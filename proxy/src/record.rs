@@ -119,7 +119,7 @@ pub struct Head {
     /// p16: the socket accepted the last byte, or the request was cut off.
     pub ended: MonoNs,
 
-    /// The body's state clock, nanoseconds in each state from p14 to p16 (and p9 on for uploads).
+    /// The body's state clock, nanoseconds in each state from p14 to p16 (and p9 on for uploads), of the last attempt.
     pub body: BodyClock,
     /// Bytes of the request's body.
     pub request_body_bytes: u64,

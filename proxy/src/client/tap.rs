@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::ClientConn;
 use crate::clock::MonoNs;
 use crate::gather::gather;
-use crate::live::Relay;
 use crate::observer::SocketObserver;
+use crate::relay::Relay;
 
 impl<O: SocketObserver> ClientConn<O> {
     /// Reads what the client says, out of TLS where it speaks it.

@@ -18,9 +18,10 @@ use tokio::net::TcpStream;
 use super::ClientConn;
 use crate::clock::MonoNs;
 use crate::counters::Total;
-use crate::live::{Live, Relay};
+use crate::live::Live;
 use crate::observer::SocketObserver;
 use crate::record::{End, ErrorKind};
+use crate::relay::Relay;
 use crate::upstream::Seen;
 
 /// The server's side of a tunnel.

@@ -2,8 +2,8 @@
 
 use super::{ClientConn, after};
 use crate::clock::MonoNs;
-use crate::live::Relay;
 use crate::observer::SocketObserver;
+use crate::relay::Relay;
 
 impl<O: SocketObserver> ClientConn<O> {
     /// What is made of an answer now begins behind all that was written, since TLS has nothing left of what was before.

@@ -108,7 +108,7 @@ fn begin_attempt(
     let mut attempt = Attempt { span_id, server, reused, address, begun, chosen, ..Attempt::default() };
     (attempt.connected, attempt.secured) = (connected, connected);
     attempt.opened = opened.unwrap_or(MonoNs::UNKNOWN);
-    live.attempts.push(attempt);
+    live.begin_attempt(attempt);
 }
 
 /// The server's spans hang under the attempt that reached it. The context of a caller who is not ours stays.

@@ -242,6 +242,10 @@ fn a_body_that_nobody_has_taken_goes_with_the_request_when_it_is_sent_again() {
         let record = &world.records(2)[1];
         assert_eq!((record.head.attempts_made, record.head.request_body_bytes), (2, 5));
         assert_eq!(record.head.error, ErrorKind::None);
+        // The clock of the body is the last attempt's: what the one before waited for is in that one's time already.
+        let (body, last) = (record.head.body, &record.attempts[1]);
+        let upload = body.client_body + body.read_wait + body.upstream_drain + body.proxy_request;
+        assert_eq!(upload, last.first_read.since(last.head_written), "{record:?}");
     }
 }
 

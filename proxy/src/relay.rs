@@ -1,0 +1,121 @@
+//! The clock of the bodies' relay: one state at a time, and every nanosecond of an attempt belongs to one of them. What ends
+//! a state is the taps' to say, what the sums mean is the record's.
+
+use crate::clock::MonoNs;
+use crate::record::BodyClock;
+
+/// What the body's relay is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Relay {
+    /// The clock does not run.
+    #[default]
+    Idle,
+    /// [`BodyClock::upstream_body`].
+    UpstreamBody,
+    /// [`BodyClock::upstream_read_wait`].
+    UpstreamReadWait,
+    /// [`BodyClock::client_drain`].
+    ClientDrain,
+    /// [`BodyClock::proxy_response`].
+    ProxyResponse,
+    /// [`BodyClock::client_body`].
+    ClientBody,
+    /// [`BodyClock::read_wait`].
+    ReadWait,
+    /// [`BodyClock::upstream_drain`].
+    UpstreamDrain,
+    /// [`BodyClock::proxy_request`].
+    ProxyRequest,
+}
+
+/// The state that runs, and since when.
+#[derive(Debug, Default)]
+pub struct Clock {
+    state: Relay,
+    since: MonoNs,
+}
+
+impl Clock {
+    /// What runs now.
+    #[must_use]
+    pub fn state(&self) -> Relay {
+        self.state
+    }
+
+    /// Enters a state; the time since the last change belongs to the state before.
+    pub fn enter(&mut self, sums: &mut BodyClock, next: Relay, at: MonoNs) {
+        let Self { state, since } = *self;
+        if state == next {
+            return;
+        }
+        if let Some(sum) = sum_of(sums, state) {
+            *sum += at.since(since);
+        }
+        *self = Self { state: next, since: at };
+    }
+
+    /// Like [`Clock::enter`], where the bytes that end a wait had been readable since `readable`.
+    pub fn enter_read(&mut self, sums: &mut BodyClock, next: Relay, readable: MonoNs, at: MonoNs) {
+        let unread = match self.state {
+            Relay::UpstreamBody => Some(Relay::UpstreamReadWait),
+            Relay::ClientBody => Some(Relay::ReadWait),
+            _ => None,
+        };
+        if let Some(unread) = unread
+            && readable.0 != 0
+            && readable < at
+        {
+            self.enter(sums, unread, readable.max(self.since));
+        }
+        self.enter(sums, next, at);
+    }
+
+    /// Another attempt begins. What was waited for until now is what the attempts before it took, which their points say:
+    /// left in the sums it would be counted twice.
+    pub fn start_over(&mut self, sums: &mut BodyClock) {
+        (*self, *sums) = (Self::default(), BodyClock::default());
+    }
+}
+
+fn sum_of(sums: &mut BodyClock, state: Relay) -> Option<&mut u64> {
+    let BodyClock {
+        upstream_body,
+        upstream_read_wait,
+        client_drain,
+        proxy_response,
+        client_body,
+        read_wait,
+        upstream_drain,
+        proxy_request,
+    } = sums;
+    match state {
+        Relay::Idle => None,
+        Relay::UpstreamBody => Some(upstream_body),
+        Relay::UpstreamReadWait => Some(upstream_read_wait),
+        Relay::ClientDrain => Some(client_drain),
+        Relay::ProxyResponse => Some(proxy_response),
+        Relay::ClientBody => Some(client_body),
+        Relay::ReadWait => Some(read_wait),
+        Relay::UpstreamDrain => Some(upstream_drain),
+        Relay::ProxyRequest => Some(proxy_request),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_attempt_waited_for_is_not_the_next_ones() {
+        let (mut clock, mut sums) = (Clock::default(), BodyClock::default());
+        clock.enter(&mut sums, Relay::ClientBody, MonoNs(100));
+        clock.enter(&mut sums, Relay::ProxyRequest, MonoNs(130));
+        clock.enter(&mut sums, Relay::ClientBody, MonoNs(150));
+        clock.start_over(&mut sums);
+        assert_eq!(clock.state(), Relay::Idle, "until the head is with the next server");
+        clock.enter(&mut sums, Relay::ClientBody, MonoNs(400));
+        clock.enter_read(&mut sums, Relay::ProxyRequest, MonoNs(450), MonoNs(470));
+        clock.enter(&mut sums, Relay::Idle, MonoNs(475));
+        assert_eq!(sums, BodyClock { client_body: 50, read_wait: 20, proxy_request: 5, ..BodyClock::default() });
+    }
+}
