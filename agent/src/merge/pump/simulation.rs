@@ -1,6 +1,7 @@
 //! Worlds of requests go through a pump in any order, at any pace, past any caps; what comes out is held against what is true
 //! of them. A failure prints its seed.
 
+mod upload;
 mod world;
 
 use std::collections::{HashMap, HashSet};
@@ -9,6 +10,7 @@ use std::rc::Rc;
 use fastrand::Rng;
 use wayspan_proxy::ring::{RecordWriter, ring};
 
+use self::upload::Phases;
 use self::world::{Kernel, MS, World};
 use super::*;
 use crate::catalog::Catalog;
@@ -17,6 +19,7 @@ use crate::export::clock::WallOffset;
 use crate::export::span::SpanEncoder;
 use crate::export::testing::{Told, told, tracing};
 use crate::kube::pods::Pods;
+use crate::merge::phase::Phase;
 
 /// Worlds in the ordinary run.
 const SEEDS: u64 = 2_000;
@@ -247,6 +250,9 @@ fn check_each_once(world: &World, story: &Story) {
         let spans = told(&out.spans);
         if world.requests[out.id].sampled {
             check_spans(&spans);
+            if let Some(phases) = &world.requests[out.id].phases {
+                check_phases(&spans, phases);
+            }
         } else {
             assert_eq!(spans, []);
         }
@@ -268,6 +274,15 @@ fn check_spans(spans: &[Told]) {
         let parent = by_id[&span.parent];
         assert!(parent.start_ns <= span.start_ns && span.end_ns <= parent.end_ns, "{span:?} in {parent:?}");
     }
+}
+
+/// To the microsecond.
+fn check_phases(spans: &[Told], phases: &Phases) {
+    let server = spans.iter().find(|span| span.is_server).unwrap();
+    let told = server.numbers.iter().filter_map(|(key, us)| Some((key.strip_prefix("wayspan.phase.")?, *us)));
+    let truth = Phase::ALL.into_iter().zip(phases).map(|(phase, us)| (phase.name(), i64::try_from(*us).unwrap()));
+    let known = |(_, us): &(&str, i64)| *us > 0;
+    assert_eq!(told.filter(known).collect::<HashMap<_, _>>(), truth.filter(known).collect(), "the phases");
 }
 
 /// Each knows exactly what was true when it came out. How many were told by the next one's record.

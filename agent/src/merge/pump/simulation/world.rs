@@ -14,6 +14,7 @@ use wayspan_proxy::record::{Attempt, BodyClock, End, ErrorKind, Head, Method, Pr
 use wayspan_proxy::sampling::Reason;
 use wayspan_proxy::trace_context::{SpanId, TraceId};
 
+use super::upload::{self, Phases};
 use crate::merge::late::{Ask, Facts, Late};
 use crate::probes::Written;
 
@@ -43,6 +44,8 @@ pub(super) struct Request {
     pub(super) worker: usize,
     pub(super) sampled: bool,
     pub(super) ended: MonoNs,
+    /// Who waited for whom, where that is known.
+    pub(super) phases: Option<Phases>,
     pub(super) bytes: Vec<u8>,
     /// What its record says of the response before it.
     previous: Previous,
@@ -243,8 +246,10 @@ impl World {
                 self.clients[client].send(None, random.usize(1..4));
             }
             let response = self.clients[client].send(Some(id), random.usize(..most));
-            let (attempts, upstream) = self.attempts(random, id, at);
+            let (mut attempts, upstream) = self.attempts(random, id, at);
             let mut head = head(random, id, &attempts, at);
+            let is_upload = !attempts.is_empty() && random.u8(..3) == 0;
+            let phases = is_upload.then(|| upload::happens(random, at, &mut head, &mut attempts));
             at = head.ended;
             head.token = self.clients[client].token.unwrap();
             (head.request_index, head.worker) = (index, u16::try_from(worker).unwrap());
@@ -255,7 +260,8 @@ impl World {
             }
             let (sampled, ended) = (head.sampled, head.ended);
             let (bytes, previous) = (Vec::new(), Previous::default());
-            let request = Request { worker, sampled, ended, bytes, previous, begun, head, attempts, client, upstream };
+            let request =
+                Request { worker, sampled, ended, phases, bytes, previous, begun, head, attempts, client, upstream };
             self.requests.push(request);
         }
     }
