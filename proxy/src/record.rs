@@ -183,7 +183,7 @@ pub struct Attempt {
     pub begun: MonoNs,
     /// p6: a pooled connection was taken, or connecting began.
     pub chosen: MonoNs,
-    /// p7: connected (equals p6 on a reused connection).
+    /// p7: connected, by the kernel where it is known, or when it was noticed (equals p6 on a reused connection).
     pub connected: MonoNs,
     /// When the connection was made: who had the address then is at its other end for as long as it lives.
     pub opened: MonoNs,

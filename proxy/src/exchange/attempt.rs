@@ -168,8 +168,12 @@ async fn connect<O: SocketObserver>(
             },
         )
     })?;
+    // The kernel knows when it was; what came behind it was this worker, who noticed late. Once per connection: a pooled one
+    // was ready when it was chosen.
+    let established = conn.worker.observer.marks(upstream.seen.token, 0..0).established;
+    let connected = if (begun..now).contains(&established) { established } else { now };
     if let Some(attempt) = live.borrow_mut().attempts.last_mut() {
-        (attempt.connected, attempt.secured, attempt.opened) = (now, now, upstream.opened);
+        (attempt.connected, attempt.secured, attempt.opened) = (connected, connected, upstream.opened);
     }
     conn.worker.counters.borrow().count(crate::counters::Total::Connected);
     Ok(upstream)
@@ -195,23 +199,23 @@ async fn send<O: SocketObserver>(
     whole: MonoNs,
 ) -> Result<(Response<Incoming>, Box<Upstream<O>>), Sent> {
     let Some(request) = request.take() else { return Err(Sent::Failed(ErrorKind::BadRequest)) };
-    let (may_be_resent, connected) = {
+    let (may_be_resent, ready) = {
         let mut live = live.borrow_mut();
-        let (reused, connected) = live.attempts.last_mut().map_or((false, MonoNs::UNKNOWN), |attempt| {
+        let (reused, ready) = live.attempts.last_mut().map_or((false, MonoNs::UNKNOWN), |attempt| {
             attempt.token = upstream.seen.token;
-            (attempt.reused, attempt.connected)
+            (attempt.reused, if attempt.reused { attempt.connected } else { attempt.opened })
         });
         let may = reused && is_idempotent(live.head.method);
         if may {
             live.resend.arm(!request.body().is_end_stream());
         }
-        (may, connected)
+        (may, ready)
     };
     // The server's time for its head begins when it has the request.
     let patience = service.timeouts.response_head;
     let until = |now| if patience.is_zero() { whole } else { sooner(after(now, patience), whole) };
     let mut uploading = live.borrow().uploading;
-    conn.exchange_until(if uploading { whole } else { until(connected) });
+    conn.exchange_until(if uploading { whole } else { until(ready) });
     let asked = if request.method() == http::Method::HEAD { Asked::Head } else { Asked::Other };
     upstream.seen.begin(live, asked);
     let unsettled = Unsettled { live, seen: Rc::clone(&upstream.seen), is_armed: Cell::new(true) };

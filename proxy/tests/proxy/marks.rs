@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, mpsc};
 
+use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{BackendAsk, BackendMarks, Marks, SocketObserver, Token};
 
 use super::*;
@@ -126,7 +127,9 @@ fn times_are_asked_for_by_the_offsets_of_the_very_bytes() {
     assert!(reads.filter(|range| asked.upstream.contains(range)).count() > BODY.len() / 2, "{asked:?}");
     let backend: Vec<_> = asked.backend.iter().map(|ask| ask.response_start).collect();
     assert_eq!(backend, [0, response, 2 * response]);
-    assert_eq!(asked.armed, [0, response, 2 * response], "for each response's first byte, before it can come");
+    let (connected, armed) = asked.armed.split_first().unwrap();
+    assert_eq!(*connected, 0, "a new connection's own times are asked for, once");
+    assert_eq!(*armed, [0, response, 2 * response], "for each response's first byte, before it can come");
     for (ask, before) in asked.backend.iter().zip([None, asked.backend.first(), asked.backend.get(1)]) {
         let begins = before.map_or(0, |before| before.request_end);
         assert!(ask.head_end > begins && ask.request_end == ask.head_end, "{asked:?}");
@@ -161,5 +164,62 @@ fn where_no_answer_came_the_kernel_is_asked_what_became_of_the_request() {
         assert_eq!(*last, BackendAsk { head_end: request_end, request_end, response_start: size(read) }, "{path}");
         assert_eq!(asked.upstream.last(), Some(&(size(read)..size(read) + 1)), "{path}");
         assert_eq!(asked.backend.len(), if read.is_empty() { 1 } else { 2 }, "{path}");
+    }
+}
+
+/// Says of connections to servers that they were made this long after it had heard of them, and of their bytes nothing.
+#[derive(Clone)]
+struct Handshakes {
+    took_ns: u64,
+    heard: Arc<Mutex<MonoNs>>,
+}
+
+impl SocketObserver for Handshakes {
+    fn listening(&self, _: BorrowedFd<'_>) {}
+    fn accepted(&self, _: BorrowedFd<'_>) -> Token {
+        CLIENT
+    }
+    fn connecting(&self, _: BorrowedFd<'_>) -> Token {
+        *self.heard.lock().unwrap() = MonoNs::now();
+        UPSTREAM
+    }
+    fn marks(&self, token: Token, _: Range<u64>) -> Marks {
+        let established = if token == UPSTREAM && self.took_ns > 0 {
+            MonoNs(self.heard.lock().unwrap().0 + self.took_ns)
+        } else {
+            MonoNs::UNKNOWN
+        };
+        Marks { established, ..Marks::default() }
+    }
+    fn backend(&self, _: Token, _: BackendAsk) -> BackendMarks {
+        BackendMarks::default()
+    }
+    fn closed(&self, _: Token) {}
+    fn absence(&self) -> Missing {
+        Missing::NOTHING
+    }
+}
+
+#[test]
+fn a_server_is_connected_when_the_kernel_says_so() {
+    const HOUR_NS: u64 = 3_600_000_000_000;
+    // One nanosecond is long before anybody can notice, an hour is no time of this attempt's.
+    for (took_ns, is_known) in [(1, true), (0, false), (HOUR_NS, false)] {
+        let observer = Handshakes { took_ns, heard: Arc::default() };
+        let mut world = Setup::to(upstream(ok("done"))).start_with(observer.clone());
+        let mut client = world.connect();
+        for path in ["/new", "/pooled"] {
+            client.write_all(get(path).as_bytes()).unwrap();
+            assert_eq!(response(&mut client).1, b"done");
+        }
+        let records = world.records(2);
+        let [new, pooled] = [&records[0].attempts[0], &records[1].attempts[0]];
+        let established = MonoNs(observer.heard.lock().unwrap().0 + took_ns);
+        assert_eq!(new.connected == established, is_known, "{took_ns}: {new:?}");
+        assert_eq!(new.secured, new.connected);
+        // The connection is as old as before: noticed is when it can be used.
+        assert!(established < new.opened || !is_known, "{new:?}");
+        assert!((new.chosen..=new.head_written).contains(&new.connected), "{new:?}");
+        assert_eq!((pooled.reused, pooled.connected), (true, pooled.chosen));
     }
 }
