@@ -145,18 +145,20 @@ async fn pause(live: &RefCell<Live>, now: MonoNs, early: Duration) {
 pub(super) struct Waiting<'l> {
     live: &'l RefCell<Live>,
     since: MonoNs,
+    /// Of that time, for how long what it waited for was there, and the worker elsewhere.
+    pub(super) unread_ns: u64,
 }
 
 impl<'l> Waiting<'l> {
     pub(super) fn new(live: &'l RefCell<Live>, since: MonoNs) -> Self {
-        Self { live, since }
+        Self { live, since, unread_ns: 0 }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if let Ok(mut live) = self.live.try_borrow_mut() {
-            live.head.middleware_wait_ns += MonoNs::now().since(self.since);
+            live.head.middleware_wait_ns += MonoNs::now().since(self.since).saturating_sub(self.unread_ns);
         }
     }
 }

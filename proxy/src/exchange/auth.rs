@@ -95,7 +95,7 @@ struct Call<'c, O: SocketObserver> {
     /// What the call's own connections write their times to.
     own: Rc<RefCell<Live>>,
     begun: MonoNs,
-    _waiting: Waiting<'c>,
+    waiting: Waiting<'c>,
 }
 
 impl<'c, O: SocketObserver> Call<'c, O> {
@@ -109,7 +109,7 @@ impl<'c, O: SocketObserver> Call<'c, O> {
             own.head.sampled = live.borrow().head.sampled;
             own.head.span_id = SpanId::random(&mut conn.worker.random.borrow_mut());
         }
-        Self { conn, live, own, begun, _waiting: Waiting::new(live, begun) }
+        Self { conn, live, own, begun, waiting: Waiting::new(live, begun) }
     }
 
     /// The authentication server's spans hang under the call's, where the request is traced here.
@@ -188,7 +188,15 @@ impl<O: SocketObserver> Drop for Call<'_, O> {
         if let (Ok(mut live), Ok(own)) = (self.live.try_borrow_mut(), self.own.try_borrow()) {
             let room = ATTEMPTS_MAX.saturating_sub(live.calls.len());
             live.calls.extend(own.attempts.kept().iter().take(room));
+            self.waiting.unread_ns = unread_ns(&own);
         }
         self.conn.worker.recycle(std::mem::take(&mut self.own));
     }
+}
+
+/// For how long the answer's bytes were readable before they were read: that was the worker, not the server.
+fn unread_ns(own: &Live) -> u64 {
+    let answer = own.attempts.kept().last().and_then(|last| last.first_read.known().zip(last.first_readable.known()));
+    let head = answer.map_or(0, |(read, readable)| read.since(readable));
+    head.saturating_add(own.head.body.upstream_read_wait)
 }

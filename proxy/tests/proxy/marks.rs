@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, mpsc};
 
 use wayspan_proxy::clock::MonoNs;
+use wayspan_proxy::middleware::ForwardAuth;
 use wayspan_proxy::observer::{BackendAsk, BackendMarks, Marks, SocketObserver, Token};
 
 use super::*;
@@ -167,14 +168,16 @@ fn where_no_answer_came_the_kernel_is_asked_what_became_of_the_request() {
     }
 }
 
-/// Says of connections to servers that they were made this long after it had heard of them, and of their bytes nothing.
-#[derive(Clone)]
-struct Handshakes {
+/// Says of connections to servers that they were made this long after it had heard of them, and of their bytes that they
+/// had been readable since then, or nothing.
+#[derive(Clone, Default)]
+struct Foresees {
     took_ns: u64,
+    readable: bool,
     heard: Arc<Mutex<MonoNs>>,
 }
 
-impl SocketObserver for Handshakes {
+impl SocketObserver for Foresees {
     fn listening(&self, _: BorrowedFd<'_>) {}
     fn accepted(&self, _: BorrowedFd<'_>) -> Token {
         CLIENT
@@ -183,13 +186,16 @@ impl SocketObserver for Handshakes {
         *self.heard.lock().unwrap() = MonoNs::now();
         UPSTREAM
     }
-    fn marks(&self, token: Token, _: Range<u64>) -> Marks {
-        let established = if token == UPSTREAM && self.took_ns > 0 {
-            MonoNs(self.heard.lock().unwrap().0 + self.took_ns)
-        } else {
-            MonoNs::UNKNOWN
-        };
-        Marks { established, ..Marks::default() }
+    fn marks(&self, token: Token, bytes: Range<u64>) -> Marks {
+        let heard = *self.heard.lock().unwrap();
+        let mut marks = Marks::default();
+        if token == UPSTREAM && self.took_ns > 0 {
+            marks.established = MonoNs(heard.0 + self.took_ns);
+        }
+        if token == UPSTREAM && self.readable && !bytes.is_empty() {
+            marks.first = heard;
+        }
+        marks
     }
     fn backend(&self, _: Token, _: BackendAsk) -> BackendMarks {
         BackendMarks::default()
@@ -205,7 +211,7 @@ fn a_server_is_connected_when_the_kernel_says_so() {
     const HOUR_NS: u64 = 3_600_000_000_000;
     // One nanosecond is long before anybody can notice, an hour is no time of this attempt's.
     for (took_ns, is_known) in [(1, true), (0, false), (HOUR_NS, false)] {
-        let observer = Handshakes { took_ns, heard: Arc::default() };
+        let observer = Foresees { took_ns, ..Foresees::default() };
         let mut world = Setup::to(upstream(ok("done"))).start_with(observer.clone());
         let mut client = world.connect();
         for path in ["/new", "/pooled"] {
@@ -221,5 +227,30 @@ fn a_server_is_connected_when_the_kernel_says_so() {
         assert!(established < new.opened || !is_known, "{new:?}");
         assert!((new.chosen..=new.head_written).contains(&new.connected), "{new:?}");
         assert_eq!((pooled.reused, pooled.connected), (true, pooled.chosen));
+    }
+}
+
+#[test]
+fn a_middleware_waits_until_its_answer_is_readable_and_no_longer() {
+    const PAUSE: Duration = Duration::from_millis(40);
+    let auth = upstream(|_, stream| {
+        std::thread::sleep(PAUSE);
+        ok("")("", stream)
+    });
+    let middlewares = vec![super::middlewares::asks(auth, ForwardAuth::default())];
+    let setup = Setup { middlewares, ..Setup::to(upstream(ok("done"))) };
+    for readable in [false, true] {
+        let mut world = setup.start_with(Foresees { readable, ..Foresees::default() });
+        let mut client = world.connect();
+        client.write_all(get("/").as_bytes()).unwrap();
+        assert_eq!(response(&mut client).1, b"done");
+        let left = world.records(1).remove(0);
+        let call = &left.calls[0];
+        let unread_ns = if readable { call.first_read.since(call.first_readable) } else { 0 };
+        assert!(!readable || Duration::from_nanos(unread_ns) >= PAUSE, "{call:?}");
+        // Until it was read, and what the worker made of it then, less what lay unread.
+        let (read_ns, wanted_ns) = (call.first_read.since(call.begun), left.head.upstream_wanted.since(call.begun));
+        let waited_ns = left.head.middleware_wait_ns + unread_ns;
+        assert!((read_ns..=wanted_ns).contains(&waited_ns), "{waited_ns}: {left:?}");
     }
 }

@@ -179,7 +179,7 @@ fn requests_under_way_are_limited_until_their_last_byte_or_their_clients_end() {
 }
 
 /// A middleware that asks that server.
-fn asks(server: SocketAddr, settings: ForwardAuth) -> Middleware {
+pub(super) fn asks(server: SocketAddr, settings: ForwardAuth) -> Middleware {
     let named = Server {
         id: 42,
         url: format!("http://{server}/verify").into(),
