@@ -31,7 +31,7 @@ pub(super) fn probe_list(probes: &Probes) -> serde_json::Value {
     each.collect()
 }
 
-/// One set, or all of them: the node pays for nothing that is off.
+/// One set, or all of them: the node pays for nothing that is off but a look-up for each socket that ends.
 pub(super) fn switch_probes(probes: &Probes, set: Option<&str>, on: bool) -> bool {
     let sets = match set.map(Set::named) {
         None => Set::ALL.to_vec(),

@@ -13,7 +13,7 @@ use aya::programs::{BtfTracePoint, FEntry, Program, ProgramError};
 use aya::{Btf as AyaBtf, BtfError, Ebpf, EbpfError, EbpfLoader, Endianness};
 
 use super::btf::{self, Shape};
-use super::plan::{Hook, MEMBERS, Member, Probe, ROWS, Reason, Row, Set};
+use super::plan::{GIVES_BACK, Hook, MEMBERS, Member, Probe, ROWS, Reason, Row, Set};
 use super::rights::{self, Rights};
 
 /// Where the kernel shows its own types.
@@ -111,22 +111,35 @@ impl Programs {
     }
 
     /// Attaches a set's programs, or detaches them. A refusal becomes the row's state.
+    ///
+    /// What gives slots back is attached before whatever takes them, and stays when the set is switched off: the sockets that
+    /// hold slots then end one by one, some of them another process's, and nobody else is told. Where it cannot be attached,
+    /// nothing else is.
     pub(super) fn switch(&mut self, set: Set, on: bool) {
-        for (index, row) in ROWS.iter().enumerate().filter(|(_, row)| row.set == set) {
+        let of_set = || ROWS.iter().enumerate().filter(move |(_, row)| row.set == set);
+        for (index, row) in of_set().filter(|(_, row)| row.tracepoint == GIVES_BACK && on) {
+            self.turn(index, row, true);
+        }
+        let on = on && self.is_attached(GIVES_BACK);
+        for (index, row) in of_set().filter(|(_, row)| row.tracepoint != GIVES_BACK) {
             let wanted = on && better(row, &self.rows).is_none();
-            let (Some(state), Some(program)) = (self.rows.get_mut(index), Attachable::of(&mut self.ebpf, row)) else {
-                continue;
-            };
-            let Ok(link) = state else { continue };
-            match (link.take(), wanted) {
-                (None, true) => *state = program.attach().map(Some).map_err(|error| Reason::Refused(chain(&error))),
-                (Some(attached), false) => {
-                    if let Err(error) = program.detach(attached) {
-                        tracing::warn!(target: "wayspan::probes", probe = row.tracepoint, %error, "not detached");
-                    }
+            self.turn(index, row, wanted);
+        }
+    }
+
+    fn turn(&mut self, index: usize, row: &Row, wanted: bool) {
+        let (Some(state), Some(program)) = (self.rows.get_mut(index), Attachable::of(&mut self.ebpf, row)) else {
+            return;
+        };
+        let Ok(link) = state else { return };
+        match (link.take(), wanted) {
+            (None, true) => *state = program.attach().map(Some).map_err(|error| Reason::Refused(chain(&error))),
+            (Some(attached), false) => {
+                if let Err(error) = program.detach(attached) {
+                    tracing::warn!(target: "wayspan::probes", probe = row.tracepoint, %error, "not detached");
                 }
-                (unchanged, _) => *link = unchanged,
             }
+            (unchanged, _) => *link = unchanged,
         }
     }
 

@@ -139,8 +139,8 @@ pub(super) const ROWS: [Row; 11] = [
         members: &[global::SENT_ISN_OFFSET, global::RECEIVED_ISN_OFFSET],
     },
     Row {
-        tracepoint: "tcp_destroy_sock",
-        tells: "the end of a connection",
+        tracepoint: GIVES_BACK,
+        tells: "the end of a connection; stays on with core off, for slots to come back",
         since: "4.16",
         set: Set::Core,
         is_needed: true,
@@ -210,6 +210,9 @@ pub(super) const ROWS: [Row; 11] = [
         ],
     },
 ];
+
+/// The program that ends a connection and gives its slot back.
+pub(super) const GIVES_BACK: &str = "tcp_destroy_sock";
 
 /// A member that programs read.
 #[derive(Debug, Clone, Copy)]

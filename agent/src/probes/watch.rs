@@ -293,6 +293,10 @@ impl SocketObserver for Watch {
     }
 
     fn connecting(&self, socket: BorrowedFd<'_>) -> Token {
+        // Nobody would see it: it joins late where the probes are switched on again.
+        if self.since(Set::Core).0 == NEVER {
+            return no_slot(Missing::JOINED_LATE);
+        }
         self.begin_upstream(socket).unwrap_or_else(|| {
             self.refused();
             no_slot(Missing::NO_SLOT)

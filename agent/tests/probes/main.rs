@@ -68,6 +68,10 @@ const TESTS: &[(&str, fn())] = &[
     ("a_window_is_not_told_of_while_nobody_watched", windows::a_window_is_not_told_of_while_nobody_watched),
     ("what_lived_through_a_gap_joined_late", pairs::what_lived_through_a_gap_joined_late),
     (
+        "slots_come_back_from_connections_that_end_while_the_probes_are_off",
+        pairs::slots_come_back_from_connections_that_end_while_the_probes_are_off,
+    ),
+    (
         "what_began_while_the_probes_were_attached_joined_late",
         pairs::what_began_while_the_probes_were_attached_joined_late,
     ),

@@ -265,6 +265,50 @@ pub(super) fn what_lived_through_a_gap_joined_late() {
     assert_eq!(observer.backend(token, ask(1, 0)).missing, Missing::JOINED_LATE);
 }
 
+/// Connections of each kind hold every slot when sets are switched off, others come and go, then all end: every slot must be
+/// free again.
+fn every_slot_is_free_after_a_gap(off: &[Set]) {
+    const SLOTS: u32 = 6;
+    let probes = with_backends(SLOTS);
+    let observer = probes.observer();
+    let (listener, elsewhere) = (watched(&observer), backend());
+    // A client and our end, ours to a backend and its end: all but the client's own have a slot.
+    let exchange = || {
+        let client = connect(&listener);
+        let (server, _) = accept(&listener, &observer);
+        let (ours, _) = connect_watched(&observer, elsewhere.local_addr().unwrap());
+        let (theirs, _) = elsewhere.accept().unwrap();
+        [client, server, ours, theirs]
+    };
+    let held = [exchange(), exchange()];
+    eventually("each kind has its slots", || probes.counters().paired == 2);
+    let another = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    assert_eq!(observer.connecting(another.as_fd()), Token::NONE, "all slots are held");
+    let refused = || (probes.counters().no_slot, probes.counters().peer_no_slot);
+    let (refused_before, mut ended) = (refused(), probes.counters().of("tcp_destroy_sock").hits + u64::from(SLOTS));
+    off.iter().for_each(|set| probes.switch(*set, false));
+    if off.contains(&Set::Core) {
+        for _ in 0..SLOTS {
+            drop(exchange());
+            // The listener's tag is on its child still.
+            ended += 1;
+        }
+        assert_eq!(refused(), refused_before, "{off:?}: nobody asks for a slot");
+    }
+    drop(held);
+    eventually("what held slots is gone", || probes.counters().of("tcp_destroy_sock").hits == ended);
+    off.iter().for_each(|set| probes.switch(*set, true));
+    let again: Vec<_> = (0..SLOTS).map(|_| (connect(&listener), accept(&listener, &observer))).collect();
+    assert!(again.iter().all(|(_, (_, token))| token.slot < SLOTS), "{off:?}: slots are lost: {again:?}");
+    assert_eq!(probes.counters().lost_slots, 0);
+}
+
+pub(super) fn slots_come_back_from_connections_that_end_while_the_probes_are_off() {
+    for off in [&[Set::Core][..], &[Set::Backends], &[Set::Backends, Set::Core]] {
+        every_slot_is_free_after_a_gap(off);
+    }
+}
+
 pub(super) fn what_began_while_the_probes_were_attached_joined_late() {
     let probes = super::load(4096, Duration::ZERO);
     let observer = probes.observer();
