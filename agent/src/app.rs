@@ -434,7 +434,12 @@ impl Meters {
             phases: &self.phases,
             spans: self.spans(),
             probes: &by_probe(&counters),
-            probe_refusals: counters.no_slot,
+            probes_skipped: &self.probes.skipped(),
+            slots: metrics::SlotCounts {
+                refused: counters.no_slot,
+                peers_refused: counters.peer_no_slot,
+                lost: counters.lost_slots,
+            },
             pods: self.pods.as_deref().map(|pods| pods.read(MonoNs::now())),
             watches: self.watches.as_deref().map(Health::read),
             config: metrics::ReloadCounts {

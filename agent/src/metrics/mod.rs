@@ -42,8 +42,19 @@ pub struct ProbeCounts {
     pub name: String,
     /// Runs on sockets of ours.
     pub hits: u64,
-    /// Runs on foreign sockets, or skipped by the kernel.
+    /// Runs on foreign sockets.
     pub misses: u64,
+}
+
+/// The probes' slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotCounts {
+    /// Connections of ours that found none free.
+    pub refused: u64,
+    /// Backends' ends of them on this node that found none.
+    pub peers_refused: u64,
+    /// Slots that could not be given back: a fault of ours.
+    pub lost: u64,
 }
 
 /// The way from the workers to the merge.
@@ -87,8 +98,10 @@ pub struct Inputs<'a> {
     pub spans: SpanCounts,
     /// Probes; empty where none run.
     pub probes: &'a [ProbeCounts],
-    /// Connections that found no free slot.
-    pub probe_refusals: u64,
+    /// Runs that the kernel left out, by the probe's name; of those of which it tells.
+    pub probes_skipped: &'a [(&'static str, u64)],
+    /// Their slots.
+    pub slots: SlotCounts,
     /// Pods; `None` where none are watched.
     pub pods: Option<pods::Reading>,
     /// Watches of what routes are made from; `None` where there are none.
@@ -329,12 +342,20 @@ fn tracing_path(page: &mut Page, inputs: &Inputs<'_>) {
     for (name, (hits, _)) in &probes {
         page.sample(&[("probe", name)], hits);
     }
-    page.family("wayspan_probe_misses_total", Kind::Counter, "Runs of a probe on foreign sockets, or skipped.");
+    page.family("wayspan_probe_misses_total", Kind::Counter, "Runs of a probe on foreign sockets.");
     for (name, (_, misses)) in &probes {
         page.sample(&[("probe", name)], misses);
     }
-    let refusals = inputs.probe_refusals;
-    counter(page, "wayspan_probe_refusals_total", "Connections that found no free slot of the probes.", refusals);
+    let skipped = "Runs of a probe that the kernel left out since it ran on that CPU already; where the kernel tells.";
+    page.family("wayspan_probe_skipped_total", Kind::Counter, skipped);
+    for (name, runs) in inputs.probes_skipped {
+        page.sample(&[("probe", name)], runs);
+    }
+    let SlotCounts { refused, peers_refused, lost } = inputs.slots;
+    counter(page, "wayspan_probe_refusals_total", "Connections that found no free slot of the probes.", refused);
+    let peers = "Backends' ends of connections, on this node, that found no free slot of the probes.";
+    counter(page, "wayspan_probe_peer_refusals_total", peers, peers_refused);
+    counter(page, "wayspan_probe_slots_lost_total", "Slots of the probes that could not be given back.", lost);
     let ReloadCounts { reloads, last_succeeded } = inputs.config;
     counter(page, "wayspan_config_reloads_total", "Readings of the configuration.", reloads);
     let succeeded = u8::from(last_succeeded);
@@ -465,7 +486,8 @@ mod tests {
             phases: &[PhaseWriter::default().reader(), PhaseWriter::default().reader()],
             spans: SpanCounts { made: 10, sent: 7, lost: 1, pending: 2 },
             probes: &[probe.clone(), probe],
-            probe_refusals: 3,
+            probes_skipped: &[("sk_data_ready", 2)],
+            slots: SlotCounts { refused: 3, peers_refused: 4, lost: 5 },
             pods: Some(pods::Reading { pods: 9, restarts: 2, is_synced: true, ..pods::Reading::default() }),
             watches: Some(watch::Reading {
                 watches: 4,
@@ -518,7 +540,10 @@ mod tests {
             ("wayspan_spans_pending", &[], 2.0),
             ("wayspan_probe_hits_total", &[("probe", "sk_data_ready")], 18.0),
             ("wayspan_probe_misses_total", &[("probe", "sk_data_ready")], 8.0),
+            ("wayspan_probe_skipped_total", &[("probe", "sk_data_ready")], 2.0),
             ("wayspan_probe_refusals_total", &[], 3.0),
+            ("wayspan_probe_peer_refusals_total", &[], 4.0),
+            ("wayspan_probe_slots_lost_total", &[], 5.0),
             ("wayspan_kubernetes_pods", &[], 9.0),
             ("wayspan_provider_watches_failing", &[], 1.0),
             ("wayspan_provider_translations_total", &[("scope", "all")], 7.0),

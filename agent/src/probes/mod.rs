@@ -124,6 +124,12 @@ impl Probes {
         self.loaded.as_ref().map(|loaded| loaded.watch.counters()).unwrap_or_default()
     }
 
+    /// How often the kernel has left out a run of each program, where it tells: by the program's name.
+    #[must_use]
+    pub fn skipped(&self) -> Vec<(&'static str, u64)> {
+        self.loaded.as_ref().map(|loaded| loaded.programs().skipped()).unwrap_or_default()
+    }
+
     /// The programs' own messages, once.
     pub fn take_log(&mut self) -> Option<ProbeLog> {
         self.log.take()

@@ -46,6 +46,10 @@ const TESTS: &[(&str, fn())] = &[
         every_slot_comes_back_whatever_became_of_its_connection,
     ),
     ("foreign_sockets_count_as_misses", foreign_sockets_count_as_misses),
+    (
+        "runs_that_the_kernel_left_out_are_told_of_each_probe_that_is_on",
+        runs_that_the_kernel_left_out_are_told_of_each_probe_that_is_on,
+    ),
     ("a_backends_reading_and_answering_have_their_times", pairs::a_backends_reading_and_answering_have_their_times),
     ("a_backend_that_accepts_late_is_told", pairs::a_backend_that_accepts_late_is_told),
     ("a_backend_in_another_namespace_is_found", pairs::a_backend_in_another_namespace_is_found),
@@ -501,6 +505,15 @@ fn foreign_sockets_count_as_misses() {
         assert_eq!(events.hits, 0, "{events:?}");
     }
     assert_eq!(counters.no_slot, 0);
+}
+
+fn runs_that_the_kernel_left_out_are_told_of_each_probe_that_is_on() {
+    let probes = load(2, Duration::ZERO);
+    let skipped = probes.skipped();
+    let is_told = |name: &str| skipped.iter().any(|(probe, _)| *probe == name);
+    for probe in probes.states().iter().filter(|probe| probe.off.is_none()) {
+        assert!(is_told(probe.row.tracepoint), "{}: {skipped:?}", probe.row.tracepoint);
+    }
 }
 
 fn child(arguments: &[&str]) -> Child {
