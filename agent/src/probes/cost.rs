@@ -77,7 +77,7 @@ pub fn measure() -> Result<Vec<Cost>, Error> {
     let lacking = probes.states().into_iter().find(super::Probe::is_lacking).and_then(|probe| probe.off);
     let loaded = match (&probes.loaded, &lacking) {
         (Ok(loaded), None) => loaded,
-        (Err(reason), _) | (_, Some(reason)) => return Err(Error::Off(reason.clone())),
+        (Err(super::Unloaded { reason, .. }), _) | (_, Some(reason)) => return Err(Error::Off(reason.clone())),
     };
     let programs = loaded.programs();
     let ebpf = programs.ebpf_ref();

@@ -14,7 +14,7 @@ use aya::programs::{BtfTracePoint, FEntry, Program, ProgramError};
 use aya::{Btf as AyaBtf, BtfError, Ebpf, EbpfError, EbpfLoader, Endianness};
 
 use super::btf::{self, Shape};
-use super::plan::{GIVES_BACK, Hook, MEMBERS, Member, Probe, ROWS, Reason, Row, Set};
+use super::plan::{CORE, GIVES_BACK, Hook, MEMBERS, Member, Probe, ROWS, Reason, Row, Set};
 use super::rights::{self, Rights};
 
 /// Where the kernel shows its own types.
@@ -82,14 +82,16 @@ impl<'e> Attachable<'e> {
     }
 }
 
-/// Creates the maps and loads every program that this kernel takes; none is attached yet.
-pub(super) fn load(slots: u32, rest: Duration) -> Result<Programs, Reason> {
+/// Creates the maps and loads every program that this kernel takes; none is attached yet. Those called `absent` are taken for such
+/// as it has not got.
+pub(super) fn load(slots: u32, rest: Duration, absent: &[&str]) -> Result<Programs, Reason> {
     let (mut ebpf, btf, offsets) = create(slots, rest)?;
     let mut rows = Vec::with_capacity(ROWS.len());
     for row in &ROWS {
         let member = row.members.iter().find_map(|global| offsets.lacks(global));
         let loaded = match member {
             Some(reason) => Err(reason),
+            None if absent.contains(&row.tracepoint) => Err(Reason::NoTracepoint(hook(row))),
             None if better(row, &rows).is_some() => Ok(None),
             None => verify(&mut ebpf, row, &btf).map(|()| None),
         };
@@ -177,6 +179,11 @@ impl Programs {
             (state.is_ok() && other.instead_of.contains(&row.tracepoint)).then_some(other.tracepoint)
         };
         ROWS.iter().zip(&self.rows).find_map(does)
+    }
+
+    /// What the core tells nothing without, where that is not attached.
+    pub(super) fn lacks_of_core(&self) -> Option<&'static str> {
+        CORE.into_iter().find(|tracepoint| !self.is_attached(tracepoint))
     }
 
     /// Whether a row's program runs, or one that does its work.
@@ -271,18 +278,22 @@ fn verify(ebpf: &mut Ebpf, row: &Row, btf: &AyaBtf) -> Result<(), Reason> {
     let Some(program) = Attachable::of(ebpf, row) else {
         return Err(Reason::Refused(format!("the object has no program {}", row.tracepoint)));
     };
-    let hook = match row.hook {
-        Hook::Tracepoint => format!("tracepoint {}", row.tracepoint),
-        Hook::Entry(function) => format!("function {function}"),
-    };
     program.load(row, btf).map_err(|error| match error {
-        ProgramError::Btf(BtfError::UnknownBtfTypeName { .. }) => Reason::NoTracepoint(hook),
+        ProgramError::Btf(BtfError::UnknownBtfTypeName { .. }) => Reason::NoTracepoint(hook(row)),
         error => {
             // The verifier's words are many lines, and wanted whole by whoever mends the program.
             tracing::warn!(target: "wayspan::probes", probe = row.tracepoint, error = %chain(&error), "probe refused");
             Reason::Refused(verdict(&error))
         }
     })
+}
+
+/// What a row's program is attached to, in words.
+fn hook(row: &Row) -> String {
+    match row.hook {
+        Hook::Tracepoint => format!("tracepoint {}", row.tracepoint),
+        Hook::Entry(function) => format!("function {function}"),
+    }
 }
 
 /// Why the maps could not be created.

@@ -37,7 +37,7 @@ const REST: Duration = Duration::from_secs(2);
 /// The probes of this process. They are in the kernel as long as this lives.
 pub struct Probes {
     /// Dropped first: its programs are detached while their maps are still there.
-    loaded: Result<Loaded, Reason>,
+    loaded: Result<Loaded, Unloaded>,
     log: Option<ProbeLog>,
 }
 
@@ -45,6 +45,18 @@ struct Loaded {
     /// Locked while a set is switched or its state is read, never by a worker.
     programs: Mutex<Programs>,
     watch: Watch,
+}
+
+/// Why nothing is in the kernel.
+struct Unloaded {
+    reason: Reason,
+    states: Vec<Probe>,
+}
+
+impl From<Reason> for Unloaded {
+    fn from(reason: Reason) -> Self {
+        Self { states: load::all_off(&reason), reason }
+    }
 }
 
 impl Probes {
@@ -57,30 +69,19 @@ impl Probes {
     /// The same with another rest for freed slots.
     #[must_use]
     pub fn load_resting(config: &model::Probes, rest: Duration) -> Self {
-        if !config.enabled {
-            return Self { loaded: Err(Reason::Configured), log: None };
-        }
-        let slots = config.slots.max(1);
-        let refused = |error: &(dyn std::error::Error + 'static)| Reason::Refused(load::chain(error));
-        let start = || {
-            let programs = load::load(slots, rest);
-            // aya's loader has parsed the kernel's types, some 40 MB, whether it is asked to or not. Where a worker gives
-            // memory back at this moment it will do so again.
-            let _ = memory::give_back();
-            let mut programs = programs?;
-            let watch = Watch::new(programs.ebpf(), slots, rest).map_err(|error| refused(&error))?;
-            let log = ProbeLog::new(programs.ebpf()).map_err(|error| refused(&error))?;
-            Ok((Loaded { programs: Mutex::new(programs), watch }, log))
+        Self::load_without(config, rest, &[])
+    }
+
+    /// The same as on a kernel that has not got what these programs need.
+    #[must_use]
+    pub fn load_without(config: &model::Probes, rest: Duration, absent: &[&str]) -> Self {
+        let loaded = match config.enabled {
+            true => Loaded::start(config, rest, absent),
+            false => Err(Reason::Configured.into()),
         };
-        match start() {
-            Err(reason) => Self { loaded: Err(reason), log: None },
-            Ok((loaded, log)) => {
-                for set in Set::ALL {
-                    // There was no connection before.
-                    loaded.switch(set, config.has(set), || MonoNs(0));
-                }
-                Self { loaded: Ok(loaded), log: Some(log) }
-            }
+        match loaded {
+            Ok((loaded, log)) => Self { loaded: Ok(loaded), log: Some(log) },
+            Err(unloaded) => Self { loaded: Err(unloaded), log: None },
         }
     }
 
@@ -96,14 +97,14 @@ impl Probes {
     pub fn states(&self) -> Vec<Probe> {
         match &self.loaded {
             Ok(loaded) => loaded.programs().states(),
-            Err(reason) => load::all_off(reason),
+            Err(unloaded) => unloaded.states.clone(),
         }
     }
 
     /// Why nothing at all is observed; `None` where something is.
     #[must_use]
     pub fn reason(&self) -> Option<&Reason> {
-        self.loaded.as_ref().err()
+        self.loaded.as_ref().err().map(|unloaded| &unloaded.reason)
     }
 
     /// What the proxy's workers ask.
@@ -111,7 +112,7 @@ impl Probes {
     pub fn observer(&self) -> Observer {
         match &self.loaded {
             Ok(loaded) => Observer::Watch(loaded.watch.clone()),
-            Err(Reason::Configured) => Observer::Off(Off(Missing::OFF)),
+            Err(Unloaded { reason: Reason::Configured, .. }) => Observer::Off(Off(Missing::OFF)),
             Err(_) => {
                 TcpInfo::new(Missing::UNAVAILABLE).map_or(Observer::Off(Off(Missing::UNAVAILABLE)), Observer::TcpInfo)
             }
@@ -137,6 +138,40 @@ impl Probes {
 }
 
 impl Loaded {
+    /// Loads the programs and attaches the sets that are wanted. Where the core would tell nothing, none stays in the kernel:
+    /// whoever asks the sockets themselves then knows more.
+    fn start(config: &model::Probes, rest: Duration, absent: &[&str]) -> Result<(Self, ProbeLog), Unloaded> {
+        let slots = config.slots.max(1);
+        let refused = |error: &(dyn std::error::Error + 'static)| Reason::Refused(load::chain(error));
+        let programs = load::load(slots, rest, absent);
+        // aya's loader has parsed the kernel's types, some 40 MB, whether it is asked to or not. Where a worker gives
+        // memory back at this moment it will do so again.
+        let _ = memory::give_back();
+        let mut programs = programs?;
+        let watch = Watch::new(programs.ebpf(), slots, rest).map_err(|error| refused(&error))?;
+        let log = ProbeLog::new(programs.ebpf()).map_err(|error| refused(&error))?;
+        let loaded = Self { programs: Mutex::new(programs), watch };
+        for set in Set::ALL {
+            // There was no connection before.
+            loaded.switch(set, config.has(set), || MonoNs(0));
+        }
+        let lacking = loaded.programs().lacks_of_core();
+        match lacking {
+            Some(lacking) => Err(loaded.give_up(lacking)),
+            None => Ok((loaded, log)),
+        }
+    }
+
+    /// Takes the programs out of the kernel, for this one is not attached.
+    fn give_up(self, lacking: &'static str) -> Unloaded {
+        let mut states = self.programs().states();
+        let own = states.iter().find(|probe| probe.row.tracepoint == lacking).and_then(|probe| probe.off.clone());
+        for probe in &mut states {
+            probe.off.get_or_insert(Reason::Useless(lacking));
+        }
+        Unloaded { reason: own.unwrap_or(Reason::Useless(lacking)), states }
+    }
+
     fn programs(&self) -> MutexGuard<'_, Programs> {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -148,7 +183,7 @@ impl Loaded {
         let since = now();
         let runs = |tracepoint| programs.is_attached(tracepoint);
         let attached = match set {
-            Set::Core => runs("sk_data_ready"),
+            Set::Core => programs.lacks_of_core().is_none(),
             Set::Backends => runs("tcp_rcv_space_adjust") && (runs("tcp_sendmsg_locked") || runs("sock_send_length")),
             Set::Ack => runs("tcp_probe"),
         };

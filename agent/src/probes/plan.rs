@@ -214,6 +214,9 @@ pub(super) const ROWS: [Row; 11] = [
 /// The program that ends a connection and gives its slot back.
 pub(super) const GIVES_BACK: &str = "tcp_destroy_sock";
 
+/// Where one of these, or what does its work, is not attached, the core tells nothing, and no other probe is of use.
+pub(super) const CORE: [&str; 3] = [GIVES_BACK, "inet_sock_set_state", "sk_data_ready"];
+
 /// A member that programs read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
@@ -299,6 +302,9 @@ pub enum Reason {
     /// Its set is switched off.
     #[error("{0} is switched off")]
     Switched(&'static str),
+    /// It could run, and would be of no use without that one.
+    #[error("of no use without {0}")]
+    Useless(&'static str),
     /// Another probe does its work, and better.
     #[error("{0} does its work")]
     Spare(&'static str),
@@ -320,6 +326,7 @@ impl Reason {
             Self::NoTracepoint(_) | Self::NoMember(_) => "run a newer kernel; what the other probes tell stays",
             Self::Refused(_) => "see the agent's log for the verifier's words, and report them",
             Self::Switched(_) => "switch it on in `probes`, or through the api while the agent runs",
+            Self::Useless(_) => "see to that probe first",
             Self::Spare(_) | Self::Replaced(..) => "nothing is lacking",
         }
     }

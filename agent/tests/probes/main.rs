@@ -15,7 +15,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use socket2::{Domain, Socket, Type};
 use wayspan_agent::config::model;
 use wayspan_agent::merge::late::{Ask, Facts, Late};
-use wayspan_agent::probes::{Observer, Probes, cost, doctor};
+use wayspan_agent::probes::{Observer, Probes, Reason, cost, doctor};
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Missing, SocketObserver, Token};
 
@@ -46,6 +46,10 @@ const TESTS: &[(&str, fn())] = &[
         every_slot_comes_back_whatever_became_of_its_connection,
     ),
     ("foreign_sockets_count_as_misses", foreign_sockets_count_as_misses),
+    (
+        "where_no_probe_tells_of_bytes_the_sockets_themselves_are_asked",
+        where_no_probe_tells_of_bytes_the_sockets_themselves_are_asked,
+    ),
     (
         "runs_that_the_kernel_left_out_are_told_of_each_probe_that_is_on",
         runs_that_the_kernel_left_out_are_told_of_each_probe_that_is_on,
@@ -505,6 +509,38 @@ fn foreign_sockets_count_as_misses() {
         assert_eq!(events.hits, 0, "{events:?}");
     }
     assert_eq!(counters.no_slot, 0);
+}
+
+/// What is left of the probes on a kernel without these, and why they are off.
+#[track_caller]
+fn sockets_are_asked_without(absent: &[&str], lacking: &'static str) {
+    let config = model::Probes { slots: 8, backends: true, ..model::Probes::default() };
+    let probes = Probes::load_without(&config, Duration::ZERO, absent);
+    let observer = probes.observer();
+    assert_eq!(observer.absence(), Missing::UNAVAILABLE.with(Missing::TCP_INFO), "{absent:?}");
+    let listener = watched(&observer);
+    let mut client = connect(&listener);
+    let (mut server, token) = accept(&listener, &observer);
+    client.write_all(b"x").unwrap();
+    server.read_exact(&mut [0]).unwrap();
+    assert_eq!(observer.marks(token, 0..1).missing, observer.absence());
+    assert!(observer.keeps_accounts() && observer.account(token).is_some_and(|account| account.srtt_us > 0));
+    assert!(matches!(probes.reason(), Some(Reason::NoTracepoint(_))), "{:?}", probes.reason());
+    for probe in probes.states() {
+        let off = probe.off.clone().expect("nothing runs for nothing");
+        let is_absent = absent.contains(&probe.row.tracepoint);
+        let is_told = match off {
+            Reason::NoTracepoint(_) => is_absent,
+            Reason::Useless(name) => !is_absent && name == lacking,
+            _ => !is_absent && !probe.is_lacking(),
+        };
+        assert!(is_told, "{absent:?}: {probe}");
+    }
+    assert_eq!(probes.counters().of("inet_sock_set_state").hits, 0);
+}
+
+fn where_no_probe_tells_of_bytes_the_sockets_themselves_are_asked() {
+    sockets_are_asked_without(&["sk_data_ready", "enter_sock_def_readable"], "sk_data_ready");
 }
 
 fn runs_that_the_kernel_left_out_are_told_of_each_probe_that_is_on() {
