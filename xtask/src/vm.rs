@@ -49,7 +49,7 @@ struct Outcome {
     probes: BTreeMap<String, String>,
     /// Rows of the accuracy run: name, and `ok` or what was wrong.
     rows: BTreeMap<String, String>,
-    /// What a request's coverage is with what runs there.
+    /// `full` where no probe is lacking by its doctor's word, `partial` where some are. What coverage requests had, the rows say.
     degree: String,
     /// What its console said last, where the machine ended before it was done.
     cut_short: Option<String>,

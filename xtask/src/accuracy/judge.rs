@@ -63,6 +63,8 @@ pub(super) struct Line {
     pub(super) undisturbed: u64,
     pub(super) stayed_undisturbed: u64,
     pub(super) coverage_right: u64,
+    /// Of those, the ones whose backend had perhaps not accepted its connection yet: all is known but that.
+    pub(super) unaccepted: u64,
     /// Requests that clients say failed, or that have no span or several.
     pub(super) faults: u64,
     pub(super) seconds: f64,
@@ -110,6 +112,7 @@ pub(super) fn judge(row: &Row, cases: &[Case], faults: Vec<String>) -> Line {
         };
         if covered(row.coverage, case, span) {
             line.coverage_right += 1;
+            line.unaccepted += u64::from(span.coverage == UNACCEPTED);
         } else {
             line.examples.push(format!("request {}: coverage {:?}", case.id, span.coverage));
         }
@@ -343,6 +346,22 @@ fn largest_blame(span: &Span) -> &str {
 }
 
 const UNACCEPTED: &str = "partial: accept not visible";
+/// The same beside `full`.
+const ACCEPT_UNSEEN: &str = "accept not visible";
+
+impl Line {
+    /// The coverage of the requests, in words. That an accept is not visible is lawful on new connections, and told apart.
+    pub(super) fn coverage(&self) -> String {
+        let Self { coverage_right: right, requests, unaccepted, expected_coverage, .. } = self;
+        let full = right - unaccepted;
+        match (*unaccepted, full) {
+            (0, _) if expected_coverage == UNACCEPTED => format!("{right}/{requests} full"),
+            (0, _) => format!("{right}/{requests} {expected_coverage}"),
+            (_, 0) => format!("{right}/{requests} {ACCEPT_UNSEEN}"),
+            (unaccepted, full) => format!("{right}/{requests}: {full} full, {unaccepted} {ACCEPT_UNSEEN}"),
+        }
+    }
+}
 
 /// Whether coverage is as expected.
 fn covered(expected: Coverage, case: &Case, span: &Span) -> bool {
@@ -522,6 +541,25 @@ mod tests {
         };
         check(&[case(true, 5_000, vec![late(false)])], [1, 1, 0, 1, 0, 0], true);
         check(&[case(true, 5_000, vec![late(true)])], [1, 1, 0, 1, 0, 0], false);
+    }
+
+    #[test]
+    fn an_invisible_accept_is_told_apart_from_full_coverage() {
+        #[track_caller]
+        fn check(coverages: &[&str], expected: &str) {
+            let case = |coverage: &&str| {
+                // Over a connection of its own.
+                let attempt = Some(Attempt::default());
+                case(false, 10, vec![Span { attempt, ..span(&[("upstream_wait", 10)], "upstream", coverage) }])
+            };
+            let line = judge(&row(), &coverages.iter().map(case).collect::<Vec<_>>(), Vec::new());
+            assert_eq!(line.coverage(), expected);
+        }
+        check(&["full", "full"], "2/2 full");
+        check(&["full", UNACCEPTED, "full"], "3/3: 2 full, 1 accept not visible");
+        check(&["full", UNACCEPTED, "partial: x"], "2/3: 1 full, 1 accept not visible");
+        check(&[UNACCEPTED], "1/1 accept not visible");
+        check(&["partial: x"], "0/1 full");
     }
 
     #[test]

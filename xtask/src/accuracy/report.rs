@@ -86,7 +86,7 @@ impl Report {
         for row in &self.rows {
             let _written = writeln!(
                 out,
-                "| {} | {} | {}/{} | {:.1} | {} | {} | {} | {} | {} | {}/{} {} | {}/{} | {}, {}, {} | {} |",
+                "| {} | {} | {}/{} | {:.1} | {} | {} | {} | {} | {} | {} | {}/{} | {}, {}, {} | {} |",
                 row.name,
                 row.expected,
                 row.named_right,
@@ -101,9 +101,7 @@ impl Report {
                 } else {
                     "-".to_owned()
                 },
-                row.coverage_right,
-                row.requests,
-                row.expected_coverage,
+                row.coverage(),
                 row.stayed_undisturbed,
                 row.undisturbed,
                 row.outweighed,

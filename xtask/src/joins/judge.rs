@@ -4,6 +4,7 @@
 //! point with a phase of zero before it is no later than it seems, and only its window's begin can be held against it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 
@@ -32,6 +33,23 @@ pub(super) struct Line {
     pub(super) on_neighbour: u64,
 }
 
+/// How many of some requests have full coverage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Share {
+    pub(super) requests: u64,
+    pub(super) full: u64,
+    /// All else is known of them.
+    pub(super) unaccepted: u64,
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requests, full, unaccepted } = self;
+        let others = requests.saturating_sub(full + unaccepted);
+        write!(f, "{full} of {requests} full, {unaccepted} accept not visible, {others} others")
+    }
+}
+
 /// The judgement.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Verdict {
@@ -45,17 +63,26 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    /// Whether full coverage is as frequent as it must be. A backend's connection that has just been made is no matter of
-    /// joins: whether it was accepted in time cannot be seen.
+    /// Full coverage of the requests that the requirement is of, and of those that are counted apart: of a warm-up, and to
+    /// backends that close with each answer. A backend's connection that has just been made is no matter of joins: whether it
+    /// was accepted in time cannot be seen.
+    pub(super) fn coverages(&self) -> [Share; 2] {
+        let mut shares = [Share::default(); 2];
+        for (kind, line) in &self.lines {
+            let [kept, apart] = &mut shares;
+            let is_apart = kind.has_fresh_upstream() || *kind == Kind::WarmUp;
+            let share = if is_apart { apart } else { kept };
+            share.requests += line.requests;
+            share.full += line.full;
+            share.unaccepted += line.others.get(ACCEPT).copied().unwrap_or(0);
+        }
+        shares
+    }
+
+    /// Whether full coverage is as frequent as it must be.
     pub(super) fn covers(&self) -> bool {
-        let kept = || {
-            self.lines
-                .iter()
-                .filter(|(kind, _)| !(kind.has_fresh_upstream() || **kind == Kind::WarmUp))
-                .map(|(_, line)| line)
-        };
-        let (full, all) = kept().fold((0, 0), |(full, all), line| (full + line.full, all + line.requests));
-        full * 1000 >= all * FULL_OF_A_THOUSAND
+        let [kept, _] = self.coverages();
+        kept.full * 1000 >= kept.requests * FULL_OF_A_THOUSAND
     }
 
     /// Whether all is well.
@@ -229,6 +256,26 @@ mod tests {
         });
         assert!(late.passed(), "{late:?}");
         assert_eq!(late.lines[&Kind::KeepAlive].on_neighbour, 2);
+    }
+
+    #[test]
+    fn requests_to_backends_that_close_are_counted_apart() {
+        let line = |full, unaccepted, others| Line {
+            requests: full + unaccepted + others,
+            full,
+            others: [(ACCEPT.to_owned(), unaccepted), ("partial: x".to_owned(), others)].into(),
+            ..Line::default()
+        };
+        let lines = [
+            (Kind::KeepAlive, line(1_999, 1, 0)),
+            (Kind::WarmUp, line(5, 3, 2)),
+            (Kind::FreshUpstream, line(10, 30, 1)),
+        ];
+        let verdict = Verdict { lines: lines.into(), ..Verdict::default() };
+        let told = verdict.coverages().map(|share| share.to_string());
+        assert_eq!(told[0], "1999 of 2000 full, 1 accept not visible, 0 others");
+        assert_eq!(told[1], "15 of 51 full, 33 accept not visible, 3 others");
+        assert!(verdict.covers());
     }
 
     #[test]

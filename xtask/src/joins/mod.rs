@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::bench::measure::ticks;
 use book::Kind;
-use judge::Verdict;
+use judge::{Share, Verdict};
 use load::{Plan, Quota};
 use site::{Site, is_even};
 
@@ -67,6 +67,8 @@ struct Report {
     resident_mb: u64,
     #[serde(flatten)]
     verdict: Verdict,
+    /// Of the requests that the requirement is of, and of those that are counted apart.
+    coverage: [Share; 2],
     passed: bool,
 }
 
@@ -127,6 +129,7 @@ fn measure(quota: Quota, seed: u64) -> Result<Report> {
         spans_lost: account.lost,
         records_lost: account.records_lost,
         resident_mb: account.resident_bytes >> 20,
+        coverage: verdict.coverages(),
         passed: verdict.passed() && is_even(&account, quota.all()),
         verdict,
     })
@@ -168,6 +171,9 @@ impl Report {
             self.verdict.strange,
             if self.verdict.covers() { "is enough" } else { "is TOO LITTLE" }
         );
+        let [kept, apart] = self.coverage;
+        println!("coverage over kept connections to the backend: {kept}");
+        println!("counted apart, the warm-up and backends that close with each answer: {apart}");
         println!("requests with a mark outside its window, or not exactly one span: {}", self.verdict.wrong);
         if let Some((id, fault)) = &self.verdict.first {
             println!("the first is request {id}: {fault}");
