@@ -173,6 +173,11 @@ fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Optio
             ledger.add(id, index, true, stop.from_ns, stop.to_ns);
             // Without the kernel's marks, all of it looks like waiting for the backend.
             ledger.unsure(id, index, 0, stop.from_ns - stop.begun_ns + (stop.ended_ns - stop.to_ns));
+        } else if let Some(stop) = running.chosen(How::StopWithinDownload, id) {
+            let shape = &running.row.shape;
+            stream.write_all(first)?;
+            stage.stopped_while_pieces_come(stream, (chunk(shape).as_bytes(), shape.download.1 - 1), (id, stop))?;
+            stream.write_all(b"0\r\n\r\n")?;
         } else {
             let written_ns = respond(stream, &running, id, first)?;
             if let Some(index) = holds {

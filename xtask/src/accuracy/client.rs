@@ -305,7 +305,8 @@ impl Client<'_> {
         let close = if shape.client_life == Life::Short { "connection: close\r\n" } else { "" };
         let first = format!("{method} /r/{id} HTTP/1.1\r\nhost: {host}\r\n");
         let second = format!("{length}{close}x-padding: some more of a head\r\n\r\n");
-        let mut stream = self.connection(id)?;
+        self.connection(id)?;
+        let mut stream = self.connection.as_ref().context("just made")?;
         if shape.split_head || running.index(How::ClientHead).is_some() {
             stream.write_all(first.as_bytes())?;
             running.pause(How::ClientHead, id, now_ns());
@@ -314,6 +315,12 @@ impl Client<'_> {
             stream.write_all(format!("{first}{second}").as_bytes())?;
         }
         let part = vec![b'x'; bytes / parts.max(1)];
+        if let Some(stop) = running.chosen(How::StopWithinUpload, id) {
+            // Its first part comes to an agent that waits for it, and so do the others.
+            self.stage.agent()?.workers.settle()?;
+            stream.write_all(&part)?;
+            return self.stage.stopped_while_pieces_come(stream, (&part, parts - 1), (id, stop));
+        }
         for index in 0..if bytes == 0 { 0 } else { parts } {
             if index > 0 {
                 running.pause(How::ClientBody, id, now_ns());

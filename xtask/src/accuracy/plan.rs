@@ -139,6 +139,10 @@ pub(super) enum How {
     StopBeforeConnection,
     /// The agent is stopped when the response comes.
     StopBeforeResponse,
+    /// The agent is stopped while a response's body comes: its chunks but the first, each a segment of its own.
+    StopWithinDownload,
+    /// The same of an upload's parts.
+    StopWithinUpload,
     /// Something more urgent takes the agent's only core.
     Hog,
     /// The worker is at another request's costly path when this one comes.

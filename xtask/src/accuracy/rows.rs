@@ -15,6 +15,11 @@ const SYN_US: (u64, u64) = (1_000_000, 1_000_000);
 /// Half of it is what an undisturbed request may not show, where the kernel's account is the truth.
 const CROWD_US: (u64, u64) = (500, 500);
 
+/// More than twice the marks that are kept of a connection, with the first.
+const PIECES: usize = 41;
+/// Two of them are acknowledged at once, so that what follows is sent at once and alone.
+const PIECE_BYTES: usize = 600;
+
 /// Several clients at once, so that disturbed requests are among others on the same workers.
 const MIXED: Shape = Shape { lanes: 4, ..Shape::SMALL };
 
@@ -256,6 +261,18 @@ fn proxy() -> Vec<Row> {
             "SIGSTOP; the response comes; SIGCONT",
             Shape::SMALL,
             one(How::StopBeforeResponse, USUAL_US, phase("upstream_read_wait")),
+        ),
+        row(
+            "proxy: stopped while a download comes",
+            "SIGSTOP; forty more chunks of the response come; SIGCONT",
+            Shape { download: (PIECES * PIECE_BYTES, PIECES), ..Shape::SMALL },
+            one(How::StopWithinDownload, USUAL_US, phase("upstream_read_wait")),
+        ),
+        row(
+            "proxy: stopped while an upload comes",
+            "SIGSTOP; forty more parts of the request come; SIGCONT",
+            Shape { upload: (PIECES * PIECE_BYTES, PIECES), ..Shape::SMALL },
+            one(How::StopWithinUpload, USUAL_US, phase("read_wait")),
         ),
         row(
             "proxy: stopped when a connection and its request come",

@@ -1,5 +1,7 @@
 //! Which row is under way, and which agent it is played to: what clients, backends and relays look up.
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ use super::plan::Running;
 /// A stopped process is stopped within microseconds: five seconds are given to it.
 const STOP_TRIES: u32 = 50_000;
 const STOP_LOOK: Duration = Duration::from_micros(100);
+/// Between pieces of a body that shall be segments of their own.
+const PIECE_PAUSE: Duration = Duration::from_micros(500);
 
 /// What all injectors share.
 #[derive(Debug, Default)]
@@ -61,6 +65,34 @@ impl Stage {
     /// The agent.
     pub(super) fn agent(&self) -> Result<Arc<Agent>> {
         self.agent.lock().unwrap_or_else(PoisonError::into_inner).clone().context("no agent runs")
+    }
+
+    /// Stops the agent, sends it so many pieces, lets it go on after that time, and accounts for it: the agent waited for the first
+    /// of them when it was stopped.
+    pub(super) fn stopped_while_pieces_come(
+        &self,
+        mut stream: &TcpStream,
+        (piece, count): (&[u8], usize),
+        (request, (injection, delay)): (u64, (usize, Duration)),
+    ) -> Result<()> {
+        let (mut sending_ns, mut sent_ns) = (0, 0);
+        let stop = self.stopped(delay, || {
+            for index in 0..count {
+                if index == 0 {
+                    sending_ns = now_ns();
+                }
+                stream.write_all(piece)?;
+                if index == 0 {
+                    sent_ns = now_ns();
+                }
+                std::thread::sleep(PIECE_PAUSE);
+            }
+            Ok(())
+        })?;
+        let ledger = &self.running().context("no row is under way")?.ledger;
+        ledger.add(request, injection, true, sent_ns, stop.to_ns);
+        ledger.unsure(request, injection, 0, sent_ns - sending_ns + (stop.ended_ns - stop.to_ns));
+        Ok(())
     }
 
     /// Stops the agent, lets `arrive` bring something to it, and lets it go on after that time.
