@@ -12,6 +12,8 @@ use aya_ebpf::programs::{BtfTracePointContext, FEntryContext};
 
 use crate::maps::{self, BYTES_RECEIVED_OFFSET, CLOCK_OFFSET, SK_SOCKET_OFFSET};
 
+const MASK: u64 = MARKS as u64 - 1;
+
 // include/trace/events/sock.h, v6.12: sk_data_ready(const struct sock *sk)
 #[btf_tracepoint(function = "sk_data_ready")]
 pub fn sk_data_ready(ctx: BtfTracePointContext) -> i32 {
@@ -53,7 +55,6 @@ fn readable(sk: *mut c_void) -> i32 {
 /// one writer; volatile keeps the order in which the reader relies on the words (stores are ordered on x86_64).
 #[inline(always)]
 fn record(slot: *mut Slot, mark: Mark) {
-    const MASK: u64 = MARKS as u64 - 1;
     // SAFETY: `slot` is a live map value, and masked indices are inside the ring.
     unsafe {
         let head = ptr::read_volatile(&raw const (*slot).rx_head);
@@ -61,11 +62,34 @@ fn record(slot: *mut Slot, mark: Mark) {
         let ring = (&raw mut (*slot).rx).cast::<Mark>();
         let latch = &raw mut (*slot).latch;
         if mark.end > arm_offset && (*latch).end <= arm_offset {
-            let previous_end = if head == 0 { 0 } else { (*ring.add((head.wrapping_sub(1) & MASK) as usize)).end };
-            set_latch(latch, Latch { end: mark.end, at_ns: mark.at_ns, previous_end });
+            set_latch(latch, first_beyond(ring, head, arm_offset, mark));
         }
         maps::push(&raw mut (*slot).rx_head, ring, mark);
     }
+}
+
+/// The first mark beyond that offset: this one, which the ring has not got yet, or one that came before user space had asked for
+/// it, between a read and that. Of the oldest in the ring the one before is not known: such a latch covers no byte.
+///
+/// # Safety
+/// `ring` is inside a live map value, and the socket's lock is held.
+#[inline(always)]
+unsafe fn first_beyond(ring: *const Mark, head: u64, offset: u64, mark: Mark) -> Latch {
+    let mut first = Latch { end: mark.end, at_ns: mark.at_ns, previous_end: mark.end };
+    for back in 1..=MARKS as u64 {
+        if back > head {
+            first.previous_end = 0;
+            break;
+        }
+        // SAFETY: masked indices are inside the ring, which is this program's to write.
+        let before = unsafe { *ring.add((head.wrapping_sub(back) & MASK) as usize) };
+        first.previous_end = before.end;
+        if before.end <= offset {
+            break;
+        }
+        first = Latch { end: before.end, at_ns: before.at_ns, previous_end: before.end };
+    }
+    first
 }
 
 /// A time of 0 while the offsets change: a reader that sees the same time before and after has a whole latch.

@@ -338,10 +338,15 @@ impl<O: SocketObserver> ClientConn<O> {
             let mut live = live.borrow_mut();
             live.starved = false;
             if live.relay_state() == Relay::ClientBody {
-                let readable = self.readable(from);
-                live.relay_read(Relay::ProxyRequest, readable, at);
+                let marks = self.readable(from);
+                let missing = live.relay_read(Relay::ProxyRequest, &marks, at);
+                live.head.client_missing = live.head.client_missing.with(missing);
             }
         }
+        // Nothing is asked: the latch is armed for the next byte to be read, of this body or the next head, so that no burst
+        // behind it takes its time.
+        let next = self.wire(to..to).end;
+        self.worker.observer.marks(self.token, next..next);
         match judged {
             Ok(()) => usize::try_from(to.saturating_sub(from)).unwrap_or(0).min(bytes.len()),
             Err(refusal) => {
@@ -372,12 +377,12 @@ impl<O: SocketObserver> ClientConn<O> {
     }
 
     /// When what is read from `offset` on could be read. Of TLS only whole records can.
-    fn readable(&self, offset: u64) -> MonoNs {
+    fn readable(&self, offset: u64) -> Marks {
         let bytes = match self.secured().map(Secured::record) {
             None => offset..offset + 1,
             Some(record) => record.end.saturating_sub(1)..record.end,
         };
-        self.worker.observer.marks(self.token, bytes).first
+        self.worker.observer.marks(self.token, bytes)
     }
 
     fn on_event(&self, event: Event, at: MonoNs) {
@@ -411,9 +416,6 @@ impl<O: SocketObserver> ClientConn<O> {
             }
             Event::BodyEnd { offset } => {
                 self.message_end.set(offset);
-                // Nothing is asked: the latch is armed for the next request's first byte, behind this body's marks.
-                let next = self.wire(offset..offset).end;
-                self.worker.observer.marks(self.token, next..next);
                 self.uploading.set(false);
                 // The last request's: its head may be with hyper still.
                 if self.heads.borrow().is_empty()

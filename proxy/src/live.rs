@@ -9,6 +9,7 @@ use http::uri::PathAndQuery;
 use crate::clock::MonoNs;
 use crate::counters::Key;
 use crate::middleware::Permit;
+use crate::observer::{Marks, Missing};
 use crate::record::{self, ATTEMPTS_MAX, Attempt, End, ErrorKind, Head, Texts};
 use crate::relay::{Clock, Relay};
 use crate::resend::Resend;
@@ -91,9 +92,14 @@ impl Live {
         self.clock.enter(&mut self.head.body, next, at);
     }
 
-    /// Like [`Live::relay`], where the bytes that end a wait had been readable since `readable`.
-    pub(crate) fn relay_read(&mut self, next: Relay, readable: MonoNs, at: MonoNs) {
+    /// Like [`Live::relay`], where what ends a wait had been readable since these marks' first byte; why that is not known,
+    /// if it is not.
+    pub(crate) fn relay_read(&mut self, next: Relay, marks: &Marks, at: MonoNs) -> Missing {
+        // What was there when the wait began was unread for all of it, whenever it came.
+        let is_exact = marks.first.0 != 0 || (marks.first_by.0 != 0 && marks.first_by <= self.clock.since());
+        let readable = if marks.first.0 != 0 { marks.first } else { marks.first_by };
         self.clock.enter_read(&mut self.head.body, next, readable, at);
+        if is_exact { Missing::NOTHING } else { marks.missing }
     }
 
     /// An attempt begins. The body's clock is the last one's.
@@ -232,13 +238,28 @@ mod tests {
         let mut live = Live::default();
         live.relay(Relay::ProxyResponse, MonoNs(100));
         live.relay(Relay::UpstreamBody, MonoNs(110));
-        live.relay_read(Relay::ProxyResponse, MonoNs(150), MonoNs(175));
+        let marks = Marks { first: MonoNs(150), ..Marks::default() };
+        assert_eq!(live.relay_read(Relay::ProxyResponse, &marks, MonoNs(175)), Missing::NOTHING);
         live.relay(Relay::ClientDrain, MonoNs(180));
         live.relay(Relay::ProxyResponse, MonoNs(280));
         live.end(MonoNs(300), 0);
         let body = live.head.body;
         assert_eq!((body.upstream_body, body.upstream_read_wait), (40, 25));
         assert_eq!((body.client_drain, body.proxy_response), (100, 10 + 5 + 20));
+    }
+
+    #[test]
+    fn bytes_that_were_readable_when_the_wait_began_need_no_time_of_their_own() {
+        let lost = Missing::OVERWRITTEN;
+        for (by, body, unread, missing) in
+            [(0, 100, 0, lost), (90, 0, 100, Missing::NOTHING), (110, 0, 100, Missing::NOTHING), (150, 40, 60, lost)]
+        {
+            let mut live = Live::default();
+            live.relay(Relay::UpstreamBody, MonoNs(110));
+            let marks = Marks { first_by: MonoNs(by), missing: lost, ..Marks::default() };
+            assert_eq!(live.relay_read(Relay::ProxyResponse, &marks, MonoNs(210)), missing, "by {by}");
+            assert_eq!((live.head.body.upstream_body, live.head.body.upstream_read_wait), (body, unread), "by {by}");
+        }
     }
 
     #[test]

@@ -17,7 +17,8 @@ pub trait SocketObserver: Clone + Send + 'static {
     /// A socket is about to connect to an upstream.
     fn connecting(&self, socket: BorrowedFd<'_>) -> Token;
     /// When the bytes at these stream offsets became readable (offset 0 is the connection's first byte). Called right
-    /// after the read that consumed them. An empty range asks for the connection's own times only.
+    /// after the read that consumed them. An empty range asks for the connection's own times only. Of the byte behind the
+    /// range the time is kept however many follow: where the next read begins is told by an empty range, after each.
     fn marks(&self, token: Token, bytes: Range<u64>) -> Marks;
     /// What the backend's own end of a connection to it saw of one exchange, where it is on this node. Called right after
     /// the read that brought the response's first byte, or when the exchange was given up without one.
@@ -65,6 +66,8 @@ impl Token {
 pub struct Marks {
     /// The range's first byte became readable.
     pub first: MonoNs,
+    /// Where `first` is lost: that byte was readable by then at the latest.
+    pub first_by: MonoNs,
     /// The range's last byte became readable.
     pub last: MonoNs,
     /// The connection reached ESTABLISHED: it was acceptable.

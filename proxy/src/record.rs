@@ -129,7 +129,7 @@ pub struct Head {
     pub srtt_us: u32,
     /// Its mean deviation.
     pub rttvar_us: u32,
-    /// Why kernel times on the client's side are missing.
+    /// Why kernel times on the client's side are missing, of the request's body too.
     pub client_missing: Missing,
     /// Upstream attempts in all; up to [`ATTEMPTS_MAX`] are kept, the last always.
     pub attempts_made: u16,
@@ -225,7 +225,7 @@ pub struct Attempt {
     pub rttvar_us: u32,
     /// Segments of the request that were sent again, by the connection's own count; 0 where it was not read.
     pub resent: u32,
-    /// Why kernel times on the upstream's side are missing.
+    /// Why kernel times on the upstream's side are missing, of the response's body too.
     pub missing: Missing,
     /// Why the backend's own times are missing.
     pub backend_missing: Missing,

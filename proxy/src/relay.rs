@@ -42,6 +42,12 @@ impl Clock {
         self.state
     }
 
+    /// Since when it runs.
+    #[must_use]
+    pub fn since(&self) -> MonoNs {
+        self.since
+    }
+
     /// Enters a state; the time since the last change belongs to the state before.
     pub fn enter(&mut self, sums: &mut BodyClock, next: Relay, at: MonoNs) {
         let Self { state, since } = *self;

@@ -58,6 +58,8 @@ pub(crate) struct Seen<O: SocketObserver> {
     head_written: Cell<MonoNs>,
     last_written: Cell<MonoNs>,
     first: Cell<First>,
+    /// Why times of its body are missing.
+    body_missing: Cell<Missing>,
     /// The socket has not taken all that hyper has for it.
     blocked: Cell<bool>,
     /// Bytes that were read before the exchange began.
@@ -117,6 +119,7 @@ impl<O: SocketObserver> Upstream<O> {
             head_written: Cell::default(),
             last_written: Cell::default(),
             first: Cell::default(),
+            body_missing: Cell::default(),
             blocked: Cell::new(false),
             read_before: Cell::new(0),
             response_start: Cell::new(0),
@@ -173,17 +176,16 @@ impl<O: SocketObserver> Seen<O> {
             cell.set(MonoNs::UNKNOWN);
         }
         self.first.set(First::default());
+        self.body_missing.set(Missing::NOTHING);
         let mut resent = self.resent.get();
         resent.begin();
         self.resent.set(resent);
         let written = self.written_bytes.get();
         self.request_start.set(written);
         self.request_head_end.set(written);
-        // Nothing is asked: the latch is armed for the response's first byte, behind the marks of the one before.
         let read = self.read_bytes.get();
-        self.worker.observer.marks(self.token, read..read);
         self.read_before.set(read);
-        self.response_start.set(self.read_bytes.get());
+        self.response_start.set(read);
         self.framer.borrow_mut().expect(asked);
         *self.live.borrow_mut() = Some(Rc::clone(live));
     }
@@ -226,7 +228,7 @@ impl<O: SocketObserver> Seen<O> {
         attempt.first_read = read;
         attempt.first_readable = marks.first;
         (attempt.srtt_us, attempt.rttvar_us, attempt.resent) = (marks.srtt_us, marks.rttvar_us, resent);
-        attempt.missing = marks.missing;
+        attempt.missing = marks.missing.with(self.body_missing.get());
         attempt.backend_readable = backend.readable;
         attempt.backend_read = backend.read;
         attempt.backend_sent = backend.sent;
@@ -269,20 +271,40 @@ impl<O: SocketObserver> Seen<O> {
         let answered_before = self.has_answered();
         let live = self.live.borrow();
         if let (true, Some(live)) = (answered_before, live.as_ref()) {
-            let mut live = live.borrow_mut();
-            if live.relay_state() == Relay::UpstreamBody {
-                let readable = self.worker.observer.marks(self.token, from..from + 1).first;
-                live.relay_read(Relay::ProxyResponse, readable, at);
-            }
+            self.body_read(&mut live.borrow_mut(), from, at);
         }
         let judged = self.framer.borrow_mut().feed(bytes, from, &mut |event| self.on_event(event, at));
         if let (false, true, Some(live)) = (answered_before, self.has_answered(), live.as_ref()) {
             live.borrow_mut().relay(Relay::ProxyResponse, at);
         }
+        // Nothing is asked: the latch is armed for the next byte to be read, so that no burst behind it takes its time.
+        self.worker.observer.marks(self.token, to..to);
         judged.map_err(|refusal| {
             self.refused.set(true);
             io::Error::new(io::ErrorKind::InvalidData, refusal.reason.text())
         })
+    }
+
+    /// A read ends the wait for more of the body, or for its end, whose first byte stands at that offset.
+    fn body_read(&self, live: &mut Live, from: u64, at: MonoNs) {
+        if live.relay_state() == Relay::UpstreamBody {
+            let marks = self.worker.observer.marks(self.token, from..from + 1);
+            let missing = live.relay_read(Relay::ProxyResponse, &marks, at);
+            self.body_missing.set(self.body_missing.get().with(missing));
+        }
+    }
+
+    /// The end of the stream, which counts as a byte.
+    fn read_end(&self) {
+        let at = MonoNs::now();
+        let from = self.read_bytes.get();
+        // Of a response that has no length of its own.
+        if self.framer.borrow_mut().end_of_stream(from).is_some() {
+            self.ended.set(at);
+            if let Some(live) = self.live.borrow().as_ref() {
+                self.body_read(&mut live.borrow_mut(), from, at);
+            }
+        }
     }
 
     /// Where nobody watches the connection, what the kernel counts of it by itself, for a sampled request: its round trip
@@ -400,11 +422,7 @@ impl<O: SocketObserver> hyper::rt::Read for Tap<O> {
         }
         let bytes = buffer.filled();
         if bytes.is_empty() {
-            // The end of a response that has no length of its own.
-            let at = seen.read_bytes.get();
-            if seen.framer.borrow_mut().end_of_stream(at).is_some() {
-                seen.ended.set(MonoNs::now());
-            }
+            seen.read_end();
             return Poll::Ready(Ok(()));
         }
         if let Err(error) = seen.read(bytes) {

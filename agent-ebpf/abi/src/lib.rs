@@ -70,7 +70,7 @@ pub struct Slot {
     /// Events ever recorded for this use; the newest is `rx[(rx_head - 1) % MARKS]`.
     pub rx_head: u64,
     /// Written by user space: the first mark whose `end` is greater goes to `latch` too, so that no burst between two
-    /// reads can overwrite it.
+    /// reads can overwrite it. One that came before this was written goes there with the next, from the ring.
     pub arm_offset: u64,
     /// The mark that `arm_offset` asked for.
     pub latch: Latch,

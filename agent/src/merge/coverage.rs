@@ -39,8 +39,9 @@ struct Side {
 }
 
 impl Side {
+    /// A head's points are counted; of what a body's reads lack there is the reason alone.
     fn of(seen: usize, expected: usize, missing: Missing) -> Self {
-        let lacks = seen < expected;
+        let lacks = seen < expected || missing != Missing::NOTHING;
         Self { seen, lacks, why: if lacks { missing } else { Missing::NOTHING } }
     }
 }

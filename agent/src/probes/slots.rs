@@ -166,6 +166,17 @@ impl Ring<'_> {
         }
     }
 
+    /// When the oldest mark was made that nobody is writing over, if it is beyond this offset.
+    fn oldest_beyond(self, offset: u64) -> Option<MonoNs> {
+        let head = self.head.load(Ordering::Acquire);
+        let sequence = head.saturating_sub(RING - 1);
+        let mark = self.marks.get(usize::try_from(sequence % RING).ok()?)?;
+        let (end, at_ns) = (mark.end.load(Ordering::Relaxed), mark.at_ns.load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        let whole = self.head.load(Ordering::Relaxed).wrapping_sub(sequence) < RING;
+        (whole && head != 0 && end > offset).then_some(MonoNs(at_ns))
+    }
+
     /// The newest mark at or before this offset, for marks that tell where something began.
     fn since(self, offset: u64) -> Result<MonoNs, Missing> {
         let head = self.head.load(Ordering::Acquire);
@@ -206,7 +217,7 @@ pub(super) struct Handshake {
 
 impl SharedSlot {
     /// What this use of the slot knows of these bytes; see `SocketObserver::marks`. Arms the latch for the byte behind
-    /// them, where the next message begins. Marks of connections established before `since` have gaps.
+    /// them. Marks of connections established before `since` have gaps.
     pub(super) fn marks(&self, generation: u64, bytes: &Range<u64>, since: MonoNs) -> Marks {
         if self.generation.load(Ordering::Acquire) != generation {
             return Marks { missing: Missing::REUSED, ..Marks::default() };
@@ -223,6 +234,9 @@ impl SharedSlot {
             let first = self.readable_at(bytes.start);
             let last = if bytes.end - bytes.start == 1 { first } else { self.readable_at(bytes.end - 1) };
             marks.first = first.unwrap_or_default();
+            if first == Err(Missing::OVERWRITTEN) {
+                marks.first_by = self.readable_by(bytes.start);
+            }
             marks.last = last.unwrap_or_default();
             marks.missing = first.err().unwrap_or_default().with(last.err().unwrap_or_default());
         }
@@ -256,11 +270,24 @@ impl SharedSlot {
 
     /// The same from the latch, which holds the end of the mark before it.
     fn latched_at(&self, offset: u64) -> Option<MonoNs> {
+        self.latched().filter(|(bytes, _)| bytes.contains(&offset)).map(|(_, at)| at)
+    }
+
+    /// By when the byte at this offset was readable for certain, where its own mark is lost: marks came before the latch was armed,
+    /// and it has one of them, or none came since.
+    fn readable_by(&self, offset: u64) -> MonoNs {
+        let latched = self.latched().filter(|(bytes, _)| bytes.end > offset).map(|(_, at)| at);
+        let ring = Ring { head: &self.rx_head, marks: &self.rx };
+        latched.or_else(|| ring.oldest_beyond(offset)).unwrap_or(MonoNs::UNKNOWN)
+    }
+
+    /// The latch, and which bytes it is known to have made readable.
+    fn latched(&self) -> Option<(Range<u64>, MonoNs)> {
         let at_ns = self.latch.at_ns.load(Ordering::Acquire);
         let bytes = self.latch.previous_end.load(Ordering::Relaxed)..self.latch.end.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
         let unchanged = self.latch.at_ns.load(Ordering::Relaxed) == at_ns && at_ns != 0;
-        (unchanged && bytes.contains(&offset)).then_some(MonoNs(at_ns))
+        unchanged.then_some((bytes, MonoNs(at_ns)))
     }
 
     /// Whether the byte at this offset was readable before the connection was accepted (a backend's only).
@@ -454,12 +481,24 @@ mod tests {
         let head = slot.rx_head.load(Ordering::Relaxed);
         let arm_offset = slot.arm_offset.load(Ordering::Relaxed);
         if end > arm_offset && slot.latch.end.load(Ordering::Relaxed) <= arm_offset {
-            let before = usize::try_from(head.wrapping_sub(1) % RING).unwrap();
-            let previous_end = if head == 0 { 0 } else { slot.rx[before].end.load(Ordering::Relaxed) };
+            let mut first = abi::Latch { end, at_ns, previous_end: end };
+            for back in 1..=RING {
+                if back > head {
+                    first.previous_end = 0;
+                    break;
+                }
+                let before = &slot.rx[usize::try_from((head - back) % RING).unwrap()];
+                let (end, at_ns) = (before.end.load(Ordering::Relaxed), before.at_ns.load(Ordering::Relaxed));
+                first.previous_end = end;
+                if end <= arm_offset {
+                    break;
+                }
+                first = abi::Latch { end, at_ns, previous_end: end };
+            }
             slot.latch.at_ns.store(0, Ordering::Release);
-            slot.latch.end.store(end, Ordering::Release);
-            slot.latch.previous_end.store(previous_end, Ordering::Release);
-            slot.latch.at_ns.store(at_ns, Ordering::Release);
+            slot.latch.end.store(first.end, Ordering::Release);
+            slot.latch.previous_end.store(first.previous_end, Ordering::Release);
+            slot.latch.at_ns.store(first.at_ns, Ordering::Release);
         }
         let entry = &slot.rx[usize::try_from(head % RING).unwrap()];
         entry.end.store(end, Ordering::Release);
@@ -528,14 +567,53 @@ mod tests {
     }
 
     #[test]
-    fn a_latch_that_was_armed_late_says_so_by_itself() {
-        let slot = slot(&[10]);
-        // The next message was here already when the answer was asked for, so the latch skips its first mark.
-        record(&slot, 20, 1020);
-        check(&slot, 0..10, 1010, 1010, Missing::NOTHING);
-        (3..=40).for_each(|mark| record(&slot, mark * 10, 1000 + mark * 10));
-        check(&slot, 10..11, 0, 0, Missing::OVERWRITTEN);
-        assert_eq!(slot.latch.previous_end.load(Ordering::Relaxed), 20, "it skipped the mark of 10..20");
+    fn however_many_reads_came_before_a_burst_its_first_byte_has_its_time() {
+        for reads in 0..6 {
+            let slot = slot(&[30]);
+            check(&slot, 0..1, 1030, 1030, Missing::NOTHING);
+            check(&slot, 30..30, 0, 0, Missing::NOTHING);
+            for read in 1..=reads {
+                let (from, to) = (read * 30, read * 30 + 30);
+                record(&slot, to, 1000 + to);
+                // Of what a read brings the first byte is asked for, and then it is told how far it came.
+                check(&slot, from..from + 1, 1000 + to, 1000 + to, Missing::NOTHING);
+                check(&slot, to..to, 0, 0, Missing::NOTHING);
+            }
+            let from = reads * 30 + 30;
+            (1..=40).for_each(|mark| record(&slot, from + mark * 10, 1000 + from + mark * 10));
+            check(&slot, from..from + 1, 1010 + from, 1010 + from, Missing::NOTHING);
+        }
+    }
+
+    #[test]
+    fn a_latch_that_was_armed_late_has_what_the_ring_still_held_or_by_when() {
+        for early in 0..=20 {
+            let slot = slot(&[10]);
+            // So much of the next message was here already when the answer was asked for.
+            (0..early).for_each(|mark| record(&slot, 20 + mark, 1020 + mark));
+            check(&slot, 10..10, 0, 0, Missing::NOTHING);
+            if early > RING {
+                let by = slot.marks(0, &(10..11), MonoNs(0)).first_by;
+                assert_eq!(by, MonoNs(1021 + early - RING), "none came since");
+            }
+            (50..=100).for_each(|mark| record(&slot, mark * 10, 1000 + mark * 10));
+            let by = slot.marks(0, &(10..11), MonoNs(0)).first_by;
+            assert_eq!(
+                by,
+                if early < RING { MonoNs::UNKNOWN } else { MonoNs(1020 + early - RING) },
+                "{early} were early"
+            );
+            let first = if early == 0 { 1500 } else { 1020 };
+            // Where the mark before it has left the ring too, it is not known to be the first.
+            let known = early < RING;
+            check(
+                &slot,
+                10..11,
+                if known { first } else { 0 },
+                if known { first } else { 0 },
+                if known { Missing::NOTHING } else { Missing::OVERWRITTEN },
+            );
+        }
     }
 
     #[test]
@@ -649,9 +727,10 @@ mod tests {
             assert_eq!(trail.held_until(offset, MonoNs(0)), since.map(at), "{offset}");
         }
         check(&slot, WRAP..WRAP + 20, 1010 + WRAP, 1020 + WRAP, Missing::NOTHING);
-        // The latch was armed there, and a burst follows.
+        // The latch was armed there, behind the first mark beyond it, and a burst follows.
         (3..=40).for_each(|mark| record(&slot, 2 * WRAP + mark * 10, mark));
-        check(&slot, WRAP + 20..WRAP + 21, 0, 0, Missing::OVERWRITTEN);
+        check(&slot, WRAP + 20..WRAP + 21, 1010 + 2 * WRAP, 1010 + 2 * WRAP, Missing::NOTHING);
+        check(&slot, 2 * WRAP + 20..2 * WRAP + 21, 0, 0, Missing::OVERWRITTEN);
         let far = SharedSlot { arm_offset: AtomicU64::new(WRAP + 20), ..SharedSlot::default() };
         (1..=40).for_each(|mark| record(&far, WRAP + mark * 20, mark));
         check(&far, WRAP + 20..WRAP + 21, 2, 2, Missing::NOTHING);

@@ -19,6 +19,7 @@ use wayspan_agent::probes::{Observer, Probes, Reason, cost, doctor};
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Missing, SocketObserver, Token};
 
+mod bursts;
 mod leftovers;
 mod pairs;
 mod windows;
@@ -27,7 +28,11 @@ const TESTS: &[(&str, fn())] = &[
     ("a_requests_first_and_last_byte_have_their_own_times", a_requests_first_and_last_byte_have_their_own_times),
     ("bytes_that_came_before_accept_are_seen", bytes_that_came_before_accept_are_seen),
     ("a_listeners_own_events_are_no_bytes", a_listeners_own_events_are_no_bytes),
-    ("a_burst_longer_than_the_ring_keeps_its_first_byte", a_burst_longer_than_the_ring_keeps_its_first_byte),
+    ("a_burst_longer_than_the_ring_keeps_its_first_byte", bursts::a_burst_longer_than_the_ring_keeps_its_first_byte),
+    (
+        "a_burst_behind_any_number_of_reads_keeps_its_first_byte",
+        bursts::a_burst_behind_any_number_of_reads_keeps_its_first_byte,
+    ),
     ("an_upstreams_response_has_its_times", an_upstreams_response_has_its_times),
     ("a_socket_that_never_connected_gives_its_slot_back", a_socket_that_never_connected_gives_its_slot_back),
     (
@@ -251,35 +256,6 @@ fn a_listeners_own_events_are_no_bytes() {
     assert!(marks.established.known().is_some());
     assert_eq!(observer.accepted(listener.as_fd()).slot, Token::NONE.slot, "a listener has no slot of its own");
     drop(server);
-}
-
-fn a_burst_longer_than_the_ring_keeps_its_first_byte() {
-    const BURST: u64 = 40;
-    let probes = load(8, Duration::ZERO);
-    let observer = probes.observer();
-    let listener = watched(&observer);
-    let mut client = connect(&listener);
-    let (mut server, token) = accept(&listener, &observer);
-    for round in 0..3 {
-        let hits = probes.counters().of("sk_data_ready").hits;
-        let start = round * BURST;
-        let sending = MonoNs::now();
-        client.write_all(b"x").unwrap();
-        server.peek(&mut [0]).unwrap();
-        let peeked = MonoNs::now();
-        for _ in 1..BURST {
-            client.write_all(b"x").unwrap();
-            // The answer acknowledges the byte, so the next one is sent at once and alone.
-            server.write_all(b"y").unwrap();
-            client.read_exact(&mut [0]).unwrap();
-        }
-        server.read_exact(&mut vec![0; usize::try_from(BURST).unwrap()]).unwrap();
-        let marks = observer.marks(token, start..start + BURST);
-        assert!(probes.counters().of("sk_data_ready").hits - hits > 20, "the burst was not longer than the ring");
-        assert_eq!(marks.missing, Missing::NOTHING, "round {round}");
-        assert_order(&[("send", sending), ("first", marks.first), ("peek", peeked), ("last", marks.last)]);
-        assert_eq!(observer.marks(token, start + 1..start + 2).missing, Missing::OVERWRITTEN, "round {round}");
-    }
 }
 
 fn an_upstreams_response_has_its_times() {

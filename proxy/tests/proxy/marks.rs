@@ -24,8 +24,10 @@ pub(super) struct Asked {
     pub(super) client: Vec<Range<u64>>,
     upstream: Vec<Range<u64>>,
     backend: Vec<BackendAsk>,
-    /// Where the latch of an upstream's connection was armed: nothing was asked.
-    armed: Vec<u64>,
+    /// Where the latch was armed, of a client's connection and of an upstream's: nothing was asked.
+    armed: [Vec<u64>; 2],
+    /// Of either connection's bytes from there on the times are lost.
+    lost_from: Option<u64>,
 }
 
 impl SocketObserver for Watcher {
@@ -38,16 +40,16 @@ impl SocketObserver for Watcher {
     }
     fn marks(&self, token: Token, bytes: Range<u64>) -> Marks {
         let mut asked = self.0.lock().unwrap();
-        if bytes.is_empty() {
-            if token == UPSTREAM {
-                asked.armed.push(bytes.start);
-            }
-        } else if token == CLIENT {
-            asked.client.push(bytes)
-        } else {
-            asked.upstream.push(bytes)
+        let is_lost = !bytes.is_empty() && asked.lost_from.is_some_and(|from| bytes.start >= from);
+        let [of_client, of_upstream] = &mut asked.armed;
+        match (bytes.is_empty(), token == CLIENT) {
+            (true, true) => of_client.push(bytes.start),
+            (true, false) => of_upstream.push(bytes.start),
+            (false, true) => asked.client.push(bytes),
+            (false, false) => asked.upstream.push(bytes),
         }
-        Marks::default()
+        let missing = if is_lost { Missing::OVERWRITTEN } else { Missing::NOTHING };
+        Marks { missing, ..Marks::default() }
     }
     fn backend(&self, token: Token, ask: BackendAsk) -> BackendMarks {
         assert_eq!(token, UPSTREAM);
@@ -128,12 +130,75 @@ fn times_are_asked_for_by_the_offsets_of_the_very_bytes() {
     assert!(reads.filter(|range| asked.upstream.contains(range)).count() > BODY.len() / 2, "{asked:?}");
     let backend: Vec<_> = asked.backend.iter().map(|ask| ask.response_start).collect();
     assert_eq!(backend, [0, response, 2 * response]);
-    let (connected, armed) = asked.armed.split_first().unwrap();
-    assert_eq!(*connected, 0, "a new connection's own times are asked for, once");
-    assert_eq!(*armed, [0, response, 2 * response], "for each response's first byte, before it can come");
+    let [_, armed] = &asked.armed;
+    let is_armed = |range: &Range<u64>| range.start == 0 || armed.contains(&range.start);
+    assert!(asked.upstream.iter().all(is_armed), "each byte that was asked for, before it could come: {asked:?}");
+    assert_eq!(armed.last(), Some(&(3 * response)), "and the next response's first");
     for (ask, before) in asked.backend.iter().zip([None, asked.backend.first(), asked.backend.get(1)]) {
         let begins = before.map_or(0, |before| before.request_end);
         assert!(ask.head_end > begins && ask.request_end == ask.head_end, "{asked:?}");
+    }
+}
+
+/// A server that takes an upload as long as `BODY` byte by byte, and then sends its response so, each byte when it may.
+fn by_bytes(got: mpsc::Sender<()>, may_go_on: mpsc::Receiver<()>) -> SocketAddr {
+    let may_go_on = Mutex::new(may_go_on);
+    upstream(move |_, stream| {
+        for _ in BODY.bytes() {
+            stream.read_exact(&mut [0]).unwrap();
+            got.send(()).unwrap();
+        }
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(HEAD.as_bytes()).unwrap();
+        BODY.bytes()
+            .all(|byte| may_go_on.lock().unwrap().recv_timeout(WAIT).is_ok() && stream.write_all(&[byte]).is_ok())
+    })
+}
+
+#[test]
+fn a_bodys_times_are_asked_for_where_its_reads_began_and_those_lost_are_told() {
+    let upload = format!(
+        "POST /upload-of-a-head-that-is-longer-than-the-response HTTP/1.1\r\nHost: app.localhost\r\ncontent-length: {}\r\n\r\n",
+        BODY.len()
+    );
+    let size = |text: &str| u64::try_from(text.len()).unwrap();
+    let behind = size(&upload);
+    for (lost_from, of_client, of_upstream) in [
+        (None, Missing::NOTHING, Missing::NOTHING),
+        // The upload is longer than the response.
+        (Some(behind + 5), Missing::OVERWRITTEN, Missing::NOTHING),
+        (Some(size(HEAD) + 5), Missing::OVERWRITTEN, Missing::OVERWRITTEN),
+    ] {
+        let (got, was_got) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel();
+        let watcher = Watcher::default();
+        watcher.0.lock().unwrap().lost_from = lost_from;
+        let mut world = Setup::to(by_bytes(got, may_go_on)).start_with(watcher.clone());
+        let mut client = world.connect();
+        client.write_all(upload.as_bytes()).unwrap();
+        for byte in BODY.bytes() {
+            client.write_all(&[byte]).unwrap();
+            was_got.recv_timeout(WAIT).unwrap();
+        }
+        read_head(&mut client).unwrap();
+        for _ in BODY.bytes() {
+            go_on.send(()).unwrap();
+            client.read_exact(&mut [0]).unwrap();
+        }
+        let record = &world.records(1)[0];
+        assert_eq!((record.head.client_missing, record.attempts[0].missing), (of_client, of_upstream), "{lost_from:?}");
+
+        let asked = watcher.0.lock().unwrap();
+        let [armed, _] = &asked.armed;
+        let (heads, body) = asked.client.split_at(2);
+        assert_eq!(heads, [0..1, behind - 1..behind]);
+        for range in body {
+            assert!(range.start >= behind && range.end == range.start + 1, "{range:?}");
+            assert!(armed.contains(&range.start), "before it could come: {range:?} {asked:?}");
+        }
+        // The client's next byte comes only after the server has the one before, so the proxy mostly waits for it.
+        assert!(body.len() > BODY.len() / 2, "{asked:?}");
+        assert_eq!(armed.last(), Some(&(behind + size(BODY))), "and the next request's first");
     }
 }
 

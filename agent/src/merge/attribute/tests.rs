@@ -401,7 +401,10 @@ fn coverage_says_what_is_missing_and_why() {
     };
     let none = Missing::NOTHING;
     check(none, none, [true; 3], "full");
-    check(Missing::UNSEEN, none, [true; 3], "full");
+    // Of bytes behind the heads: of the bodies.
+    check(Missing::OVERWRITTEN, none, [true; 3], "partial: client marks overwritten");
+    check(none, Missing::OVERWRITTEN, [true; 3], "partial: upstream marks overwritten");
+    check(Missing::OFF, Missing::OFF, [true; 3], "partial: probes off");
     check(Missing::OFF, Missing::OFF, [false; 3], "none: probes off");
     check(Missing::UNAVAILABLE, Missing::UNAVAILABLE, [false; 3], "none: probes unavailable");
     let info = Missing::UNAVAILABLE.with(Missing::TCP_INFO);
