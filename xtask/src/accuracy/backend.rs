@@ -174,10 +174,7 @@ fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Optio
             // Without the kernel's marks, all of it looks like waiting for the backend.
             ledger.unsure(id, index, 0, stop.from_ns - stop.begun_ns + (stop.ended_ns - stop.to_ns));
         } else if let Some(stop) = running.chosen(How::StopWithinDownload, id) {
-            let shape = &running.row.shape;
-            stream.write_all(first)?;
-            stage.stopped_while_pieces_come(stream, (chunk(shape).as_bytes(), shape.download.1 - 1), (id, stop))?;
-            stream.write_all(b"0\r\n\r\n")?;
+            stopped_within(stream, stage, &running.row.shape, first, (id, stop))?;
         } else {
             let written_ns = respond(stream, &running, id, first)?;
             if let Some(index) = holds {
@@ -193,6 +190,19 @@ fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Optio
             return Ok(());
         }
     }
+}
+
+/// Writes a response of chunks, of which all but the first come while the agent is stopped.
+fn stopped_within(
+    mut stream: &TcpStream,
+    stage: &Stage,
+    shape: &Shape,
+    first: &[u8],
+    stop: (u64, (usize, Duration)),
+) -> Result<()> {
+    stream.write_all(first)?;
+    stage.stopped_while_pieces_come(stream, (chunk(shape).as_bytes(), shape.download.1 - 1), stop)?;
+    Ok(stream.write_all(b"0\r\n\r\n")?)
 }
 
 /// Leaves a request unanswered where the row wants that, until its connection ends.
