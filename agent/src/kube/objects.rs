@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::DynamicObject;
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
@@ -301,6 +302,28 @@ impl Objects {
             backend_tls_policies,
         ];
         typed.into_iter().chain(dynamic.map(|set| &set.changes)).map(Log::mark).collect()
+    }
+
+    /// When an object was made of whose kind parts are called.
+    pub(super) fn created(&self, kind: &str, namespace: &str, name: &str) -> Option<Time> {
+        fn of<K: Resource>(set: &Set<K>, namespace: &str, name: &str) -> Option<Time> {
+            set.get(namespace, name)?.meta().creation_timestamp.clone()
+        }
+        match kind {
+            "Ingress" => of(&self.ingresses, namespace, name),
+            "Service" => of(&self.services, namespace, name),
+            _ => {
+                let set = match kind {
+                    "IngressRoute" => &self.ingress_routes,
+                    "Middleware" => &self.middlewares,
+                    "TraefikService" => &self.traefik_services,
+                    "TLSOption" => &self.tls_options,
+                    "HTTPRoute" => &self.http_routes,
+                    _ => return None,
+                };
+                set.get(namespace, name)?.metadata.creation_timestamp.clone()
+            }
+        }
     }
 
     /// The cluster with only these of the objects that route. `None`: one of them is of another kind.

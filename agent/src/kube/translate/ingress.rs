@@ -7,6 +7,7 @@ use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend,
 use serde_json::{Value, json};
 use wayspan_proxy::snapshot::Timeouts;
 
+use super::allocation;
 use super::annotations::{self, OfRouter};
 use super::backends::{Backends, Port};
 use super::names::{self, INGRESS, normalized, quoted};
@@ -187,6 +188,7 @@ impl One<'_, '_> {
             for router in list {
                 let hashed = || format!("{name}-{}", names::hash(&router.rule.text));
                 let name = names::of(INGRESS, &if alone { name.clone() } else { hashed() });
+                let name = allocation::key(&name, &self.object, &router.rule.text);
                 self.out.router(&self.object, Router { name, ..router });
             }
         }
@@ -220,6 +222,7 @@ impl One<'_, '_> {
         let rules = if alone { vec![rule] } else { self.host_rules() };
         for (index, rule) in rules.into_iter().enumerate() {
             let name = if index == 0 { name.clone() } else { name.replacen('@', &format!("-{index}@"), 1) };
+            let name = allocation::key(&name, &self.object, &format!("default {index}"));
             let router = Router { priority: LAST, ..router(name, rule, target.clone(), annotated) };
             self.out.router(&self.object, router);
         }
@@ -301,8 +304,10 @@ impl One<'_, '_> {
         let (timeouts, idle_max) =
             transport.transpose().map_err(of_service)?.unwrap_or((Timeouts::default(), super::IDLE_MAX));
         let shown = named.map_or_else(|| port_spec.port.to_string(), str::to_owned);
+        let name = names::of(INGRESS, &normalized(&format!("{namespace}-{}-{shown}", target.name)));
+        let of = Object { kind: "Service", key: Key::new(namespace, &target.name) };
         Ok(Service {
-            name: names::of(INGRESS, &normalized(&format!("{namespace}-{}-{shown}", target.name))),
+            name: allocation::key(&name, &of, &shown),
             servers: self.backends.servers(service, &port_spec)?,
             pass_host: annotated.pass_host.unwrap_or(true),
             timeouts,

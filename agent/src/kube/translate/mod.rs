@@ -1,8 +1,10 @@
 //! From the cluster's objects to [`Parts`]: pure. Objects in, configuration and problems out; what is read once of a rule
 //! or an object is kept for as long as it stays the same.
 
+mod allocation;
 mod annotations;
 pub(in crate::kube) mod backends;
+mod collected;
 pub(in crate::kube) mod crd;
 pub(in crate::kube) mod gateway;
 pub(in crate::kube) mod ingress;
@@ -12,24 +14,21 @@ mod rules;
 mod specs;
 mod transports;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use k8s_openapi::api::core::v1::Secret;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use self::backends::{Backends, Here, Readers, Slices};
+use self::allocation::Names;
+use self::backends::{Backends, Here, Slices};
+use self::collected::Collected;
 pub use self::gateway::Around;
-use self::partial::Last;
+use self::partial::{Last, Read};
 use self::rules::Rules;
 use self::transports::Transports;
 use super::objects::{Key, Objects};
-use super::parts::{Certificate, Object, Parts, Problem, Status, no_middleware, no_options};
-use crate::config::model::{self, EntryPoint, Kubernetes, Middleware, Router, Service, StatusAddress, TlsOptions};
+use super::parts::{Certificate, Object, Parts, Problem};
+use crate::config::model::{self, Kubernetes, Router, StatusAddress};
 
-/// What names of Middleware and TLSOption objects end in: what is not among them is nowhere.
-const OF_OBJECTS: &str = "@kubernetescrd";
 /// Idle connections kept per server and worker: the file's default.
 const IDLE_MAX: usize = 200;
 
@@ -55,8 +54,8 @@ impl Translator {
     ) -> Parts {
         let here = Here { node: node.map(str::to_owned), zone: node.and_then(|node| zone(objects, node)) };
         let mut last = self.last.take().unwrap_or_default();
-        let (parts, whole) = last.renew(objects, settings, &here, around, |objects, slices| {
-            self.all(objects, slices, settings, &here, around)
+        let (parts, whole) = last.renew(objects, settings, &here, around, |objects, slices, names| {
+            self.all(objects, slices, names, settings, &here, around)
         });
         self.last = Some(last);
         self.was_whole = whole;
@@ -75,15 +74,16 @@ impl Translator {
         self.was_whole
     }
 
-    /// Each object that there is, and who asked for which Service.
+    /// Each object that there is, and who asked for which Service. Where `names` are given, shared names are whose they were.
     fn all(
         &mut self,
         objects: &Objects,
         slices: &Slices,
+        names: Option<&Names>,
         settings: &Kubernetes,
         here: &Here,
         around: &Around,
-    ) -> (Parts, Readers) {
+    ) -> Read {
         let mut out = Out { objects, rules: &mut self.rules, parts: Collected::default() };
         let mut backends = Backends::new(objects, slices, here.clone());
         if let Some(ingress) = &settings.ingress {
@@ -100,7 +100,8 @@ impl Translator {
             let around = Around { addresses, pool: gateway.address_pool.clone(), ..around.clone() };
             gateway::translate(&mut out, &mut self.gateway, &backends, gateway, &around);
         }
-        (out.parts.finish(), backends.into_readers())
+        let (parts, names) = out.parts.finish(objects, names);
+        Read { parts, names, readers: backends.into_readers() }
     }
 }
 
@@ -143,62 +144,6 @@ struct Out<'t> {
     objects: &'t Objects,
     rules: &'t mut Rules,
     parts: Collected,
-}
-
-/// By name: who comes twice is there once.
-#[derive(Debug, Default)]
-struct Collected {
-    entry_points: Vec<EntryPoint>,
-    statuses: Vec<Status>,
-    routers: BTreeMap<String, Router>,
-    services: BTreeMap<String, Service>,
-    middlewares: BTreeMap<String, Middleware>,
-    chains: crd::Chains,
-    certificates: BTreeMap<Key, Certificate>,
-    default_certificate: Option<model::Certificate>,
-    tls_options: BTreeMap<String, TlsOptions>,
-    default_options_lost: bool,
-    problems: Vec<Problem>,
-    origins: BTreeMap<String, Object>,
-}
-
-impl Collected {
-    fn finish(mut self) -> Parts {
-        let mut routers = Vec::with_capacity(self.routers.len());
-        for mut router in std::mem::take(&mut self.routers).into_values() {
-            if !router.middlewares.is_empty() {
-                router.middlewares = crd::expanded(&self.chains, &router.middlewares);
-            }
-            if let (Some(lost), Some(object)) = (self.lost(&router), self.origins.get(&router.name)) {
-                let message = format!("{lost}; its requests are answered with 500");
-                self.problems.push(Problem { object: object.clone(), path: String::new(), message });
-            }
-            routers.push(router);
-        }
-        Parts {
-            routers: routers.into_iter().map(Arc::new).collect(),
-            services: self.services.into_values().map(Arc::new).collect(),
-            middlewares: self.middlewares.into_values().map(Arc::new).collect(),
-            certificates: self.certificates.into_values().map(Arc::new).collect(),
-            problems: self.problems,
-            entry_points: self.entry_points,
-            statuses: self.statuses.into_iter().map(Arc::new).collect(),
-            origins: Arc::new(self.origins),
-            default_certificate: self.default_certificate,
-            tls_options: self.tls_options.into_values().collect(),
-            default_options_lost: self.default_options_lost,
-        }
-    }
-
-    /// What a router names of objects and none of them can be used as.
-    fn lost(&self, router: &Router) -> Option<String> {
-        let of_objects = |name: &&String| name.ends_with(OF_OBJECTS);
-        let middleware =
-            router.middlewares.iter().filter(of_objects).find(|name| !self.middlewares.contains_key(*name));
-        let options = router.tls.as_ref().and_then(|tls| tls.options.as_ref()).filter(of_objects);
-        let options = options.filter(|name| !self.tls_options.contains_key(*name));
-        middleware.map(|name| no_middleware(name)).or_else(|| options.map(|name| no_options(name)))
-    }
 }
 
 impl Out<'_> {

@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::allocation::Names;
 use super::backends::{Here, Readers, Slices};
 use super::gateway::Around;
 use crate::config::model::{Kubernetes, Router};
@@ -21,10 +22,20 @@ pub(super) struct Last {
     users: HashMap<String, BTreeSet<Object>>,
     slices: Slices,
     readers: Readers,
+    names: Names,
     marks: Marks,
     settings: Kubernetes,
     here: Here,
     around: Around,
+}
+
+/// What translation makes of objects.
+pub(super) struct Read {
+    pub parts: Parts,
+    /// Whose shared names are.
+    pub names: Names,
+    /// Who asked for which Service.
+    pub readers: Readers,
 }
 
 /// What of the parts is an object's.
@@ -51,7 +62,7 @@ impl Last {
         settings: &Kubernetes,
         here: &Here,
         around: &Around,
-        mut all: impl FnMut(&Objects, &Slices) -> (Parts, Readers),
+        mut all: impl FnMut(&Objects, &Slices, Option<&Names>) -> Read,
     ) -> (Parts, bool) {
         let is_framed_alike = (&self.settings, &self.here, &self.around) == (settings, here, around);
         let services = self.changed_services(objects);
@@ -61,7 +72,8 @@ impl Last {
             return (self.parts.clone(), false);
         }
         self.slices = Slices::of_all(objects);
-        let (parts, readers) = all(objects, &self.slices);
+        let Read { parts, names, readers } = all(objects, &self.slices, None);
+        self.names = names;
         let before = std::mem::replace(&mut self.parts, parts);
         self.parts.keep(before);
         self.readers = readers;
@@ -89,7 +101,7 @@ impl Last {
         &mut self,
         objects: &Objects,
         services: &BTreeSet<Key>,
-        all: &mut impl FnMut(&Objects, &Slices) -> (Parts, Readers),
+        all: &mut impl FnMut(&Objects, &Slices, Option<&Names>) -> Read,
     ) -> Option<()> {
         // Whoever publishes a Service's address says so in statuses of all sorts.
         let mut published = self.settings.providers().filter_map(|provider| provider.address.service.as_ref());
@@ -102,7 +114,9 @@ impl Last {
         if readers.is_empty() {
             return Some(());
         }
-        let (parts, asked) = all(&objects.with_only(&readers)?, &self.slices);
+        // Whose a shared name is depends on all objects. That of a service is told by its route alone, and where routers
+        // lead to the names of before, nobody else came to have one.
+        let Read { parts, readers: asked, .. } = all(&objects.with_only(&readers)?, &self.slices, Some(&self.names));
         if !self.agrees(&parts, &readers) {
             return None;
         }

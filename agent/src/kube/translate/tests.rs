@@ -3,10 +3,13 @@
 mod crd;
 mod gateway;
 mod ingress;
+mod names;
 mod odd;
 mod partial;
 mod tls;
 mod traefik;
+
+use std::sync::Arc;
 
 use kube::core::DynamicObject;
 use serde::de::DeserializeOwned;

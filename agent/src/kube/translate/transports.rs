@@ -37,9 +37,15 @@ impl Transports {
             return Err(format!("`{name}` is no name such as default-slow@kubernetescrd"));
         }
         let is_it = |key: &&Key| names::of(CRD, &normalized(&format!("{}-{}", key.namespace, key.name))) == name;
-        let key = objects.servers_transports.iter().map(|(key, _)| key).find(is_it);
-        let key = key.ok_or_else(|| format!("there is no ServersTransport `{name}`"))?;
-        self.of(objects, key)
+        let all: Vec<&Key> = objects.servers_transports.iter().map(|(key, _)| key).filter(is_it).collect();
+        match all.as_slice() {
+            [] => Err(format!("there is no ServersTransport `{name}`")),
+            [key] => self.of(objects, key),
+            [one, other, ..] => {
+                let both = format!("ServersTransport {one}, ServersTransport {other}");
+                Err(format!("`{name}` is the name of several: {both}; rename all but one of them"))
+            }
+        }
     }
 
     /// Ends a translation.

@@ -8,7 +8,7 @@ use wayspan_proxy::middleware::User;
 use super::super::specs::Specs;
 use super::super::{Object, Out};
 use super::schema::Reference;
-use super::{CRD, names, normalized, referred};
+use super::{MIDDLEWARE, called, referred};
 use crate::config::fragment;
 use crate::config::model::{KubernetesProvider, Middleware, MiddlewareKind};
 
@@ -36,14 +36,15 @@ enum Read {
 pub(super) fn translate(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesProvider) {
     let objects = out.objects;
     for (key, object) in objects.middlewares.iter().filter(|(key, _)| settings.serves(&key.namespace)) {
-        let id = Object { kind: "Middleware", key: key.clone() };
-        let name = names::of(CRD, &normalized(&format!("{}-{}", key.namespace, key.name)));
+        let id = Object { kind: MIDDLEWARE, key: key.clone() };
+        let name = called(MIDDLEWARE, &key.namespace, &key.name);
+        out.parts.middleware_keys.insert(name.clone(), id.clone());
         let read = known.kinds.read(key, object, |spec| read(&id, spec));
         let kind = match &*read {
             Ok(Read::Kind(kind)) => Ok(kind.clone()),
             Ok(Read::Chain(members)) => {
                 let names: Result<Vec<_>, _> =
-                    members.iter().map(|member| referred(settings, &key.namespace, member)).collect();
+                    members.iter().map(|member| referred(settings, MIDDLEWARE, &key.namespace, member)).collect();
                 match names {
                     Ok(names) => {
                         out.parts.chains.insert(name, names);

@@ -12,6 +12,7 @@ use kube::core::DynamicObject;
 
 use self::schema::{Reference, Route, RouteSpec, ServiceSpec};
 use self::services::Loader;
+use super::allocation;
 use super::backends::Backends;
 use super::names::{self, CRD, normalized};
 use super::specs::Specs;
@@ -22,6 +23,9 @@ use crate::kube::objects::Key;
 use crate::kube::parts::UNUSABLE;
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+/// Kinds of objects that are referred to by routes of several.
+pub(super) const MIDDLEWARE: &str = "Middleware";
+const OPTION: &str = "TLSOption";
 /// Classes that are served where the configuration names none.
 const OWN_CLASSES: [&str; 3] = ["", "wayspan", "traefik"];
 
@@ -65,7 +69,7 @@ pub(super) fn translate<'t>(
         };
         if takes(settings, class(spec.ingress_class_name.as_deref(), route)) {
             let services = &mut known.services;
-            let loader = Loader { out, services, transports, backends, settings };
+            let loader = Loader { out, services, transports, backends, settings, seen: 0 };
             One { loader, object }.translate(spec);
         }
     }
@@ -148,7 +152,7 @@ impl One<'_, '_> {
             }
         };
         let key = format!("{namespace}-{}-{}", self.object.key.name, names::hash(text));
-        let name = names::of(CRD, &normalized(&key));
+        let name = allocation::key(&names::of(CRD, &normalized(&key)), &self.object, text);
         let middlewares = self.middlewares(&namespace, route.middlewares.as_deref().unwrap_or_default(), place);
         let services = route.services.as_deref().unwrap_or_default();
         let service = self.loader.of_route(&namespace, &name, services);
@@ -174,7 +178,7 @@ impl One<'_, '_> {
         let settings = self.loader.settings;
         let mut all = Vec::new();
         for (index, reference) in wanted.iter().enumerate() {
-            match referred(settings, namespace, reference) {
+            match referred(settings, MIDDLEWARE, namespace, reference) {
                 Ok(name) => all.push(name),
                 Err(message) => {
                     self.problem(format!("{place}.middlewares[{index}]"), message);
@@ -199,7 +203,7 @@ fn options(settings: &KubernetesProvider, namespace: &str, tls: &schema::Tls) ->
         // Wherever they are, they are for whoever names none.
         Some(Reference { name, .. }) if matches!(name.as_str(), "" | "default") => None,
         Some(reference) => {
-            Some(referred(settings, namespace, reference).map_err(|message| format!("options: {message}"))?)
+            Some(referred(settings, OPTION, namespace, reference).map_err(|message| format!("options: {message}"))?)
         }
     };
     Ok(RouterTls { options, domains: Vec::new() })
@@ -216,7 +220,12 @@ fn observability(of: &schema::Observability) -> Observability {
 }
 
 /// The name of what an object of a namespace refers to.
-fn referred(settings: &KubernetesProvider, from: &str, reference: &Reference) -> Result<String, String> {
+fn referred(
+    settings: &KubernetesProvider,
+    kind: &'static str,
+    from: &str,
+    reference: &Reference,
+) -> Result<String, String> {
     let name = reference.name.as_str();
     settings.may_name(from, name)?;
     if name.contains('@') {
@@ -227,7 +236,13 @@ fn referred(settings: &KubernetesProvider, from: &str, reference: &Reference) ->
         return Ok(names::referred(CRD, name));
     }
     let namespace = within(settings, from, reference.namespace.as_deref(), name)?;
-    Ok(names::of(CRD, &normalized(&format!("{namespace}-{name}"))))
+    Ok(called(kind, namespace, name))
+}
+
+/// The key of an object that is one part.
+pub(super) fn called(kind: &'static str, namespace: &str, name: &str) -> String {
+    let plain = names::of(CRD, &normalized(&format!("{namespace}-{name}")));
+    allocation::key(&plain, &Object { kind, key: Key::new(namespace, name) }, "")
 }
 
 /// The namespace that is meant, where it may be.
@@ -249,25 +264,70 @@ fn within<'n>(
 /// Names of chains with what they stand for, for routers of every kind.
 pub(super) type Chains = BTreeMap<String, Vec<String>>;
 
-/// A router's middlewares with chains taken apart; a chain within itself ends at its second time.
-pub(super) fn expanded(chains: &Chains, wanted: &[String]) -> Vec<String> {
-    fn add(chains: &Chains, name: &str, above: &mut BTreeSet<String>, all: &mut Vec<String>) {
-        const MOST: usize = 64;
-        match chains.get(name) {
-            Some(members) if above.insert(name.to_owned()) => {
-                members.iter().for_each(|member| add(chains, member, above, all));
-                above.remove(name);
+/// Middlewares of one router.
+const MIDDLEWARES_MAX: usize = 64;
+/// Chains and middlewares looked at for one router: chains of chains double.
+const LOOKS_MAX: usize = 16 * MIDDLEWARES_MAX;
+
+/// A router's middlewares with chains taken apart; a chain within itself ends at its second time. `None`: too many.
+pub(super) fn expanded(chains: &Chains, wanted: &[String]) -> Option<Vec<String>> {
+    let mut expansion = Expansion { chains, above: BTreeSet::new(), looks: 0, all: Vec::new() };
+    wanted.iter().try_for_each(|name| expansion.add(name))?;
+    Some(expansion.all)
+}
+
+/// What is wrong with that.
+pub(super) fn too_many() -> String {
+    format!("stands for more than {MIDDLEWARES_MAX} middlewares, or for chains of more than {LOOKS_MAX}; take some out")
+}
+
+struct Expansion<'c> {
+    chains: &'c Chains,
+    above: BTreeSet<&'c str>,
+    looks: usize,
+    all: Vec<String>,
+}
+
+impl<'c> Expansion<'c> {
+    fn add(&mut self, name: &str) -> Option<()> {
+        self.looks += 1;
+        if self.looks > LOOKS_MAX {
+            return None;
+        }
+        let chains: &'c Chains = self.chains;
+        match chains.get_key_value(name) {
+            Some((chain, members)) if self.above.insert(chain) => {
+                members.iter().try_for_each(|member| self.add(member))?;
+                self.above.remove(chain.as_str());
             }
             // Within itself: it names what nobody can give, and its router is not served.
-            _ if all.len() < MOST => all.push(name.to_owned()),
-            _ => {}
+            _ => self.all.push(name.to_owned()),
         }
+        (self.all.len() <= MIDDLEWARES_MAX).then_some(())
     }
-    let mut all = Vec::new();
-    wanted.iter().for_each(|name| add(chains, name, &mut BTreeSet::new(), &mut all));
-    all
 }
 
 fn key(namespace: &str, name: &str) -> Key {
     Key::new(namespace, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_that_double_end_after_so_many_looks() {
+        let twice = |next: String| vec![next.clone(), next];
+        let mut chains: Chains = (0..40).map(|at| (format!("c{at}"), twice(format!("c{}", at + 1)))).collect();
+        for last in [None, Some(("c40".to_owned(), Vec::new()))] {
+            chains.extend(last);
+            let mut expansion = Expansion { chains: &chains, above: BTreeSet::new(), looks: 0, all: Vec::new() };
+            assert_eq!(expansion.add("c0"), None);
+            assert!(expansion.looks <= LOOKS_MAX + 1, "{}", expansion.looks);
+        }
+        assert_eq!(expanded(&chains, &["c35".to_owned()]), Some(Vec::new()));
+        let most: Vec<String> = (0..MIDDLEWARES_MAX).map(|at| format!("m{at}")).collect();
+        assert_eq!(expanded(&Chains::new(), &most).as_ref(), Some(&most));
+        assert_eq!(expanded(&Chains::new(), &[most, vec!["m".to_owned()]].concat()), None);
+    }
 }

@@ -10,11 +10,13 @@ use super::super::specs::Specs;
 use super::super::transports::{Transport, Transports};
 use super::super::{IDLE_MAX, Out};
 use super::schema::{LoadBalancer, ServiceSpec};
-use super::{CRD, key, names, normalized, within};
+use super::{CRD, called, key, names, within};
 use crate::config::model::{KubernetesProvider, Server, Service};
 
 /// TraefikServices inside each other.
 const NESTING_MAX: usize = 8;
+/// Services that one route leads to, each as often as it is named: what names others several times multiplies.
+const SERVICES_MAX: usize = 256;
 
 pub(super) struct Loader<'a, 't> {
     pub out: &'a mut Out<'t>,
@@ -22,6 +24,8 @@ pub(super) struct Loader<'a, 't> {
     pub transports: &'a mut Transports,
     pub backends: &'a Backends<'t>,
     pub settings: &'a KubernetesProvider,
+    /// Services that the route leads to so far.
+    pub seen: usize,
 }
 
 /// Servers with how they are spoken to.
@@ -40,6 +44,7 @@ impl Loader<'_, '_> {
         route: &str,
         services: &[LoadBalancer],
     ) -> Result<String, String> {
+        self.seen = 0;
         if let [only] = services
             && only.kind.as_deref() == Some("TraefikService")
         {
@@ -59,7 +64,7 @@ impl Loader<'_, '_> {
             return self.elsewhere(namespace, &reference.name);
         }
         let within = within(self.settings, namespace, reference.namespace.as_deref(), &reference.name)?;
-        let name = names::of(CRD, &normalized(&format!("{within}-{}", reference.name)));
+        let name = called("TraefikService", within, &reference.name);
         if !self.out.parts.services.contains_key(&name) {
             let group = self.group(namespace, reference, 0)?;
             self.add(name.clone(), group);
@@ -86,6 +91,10 @@ impl Loader<'_, '_> {
     }
 
     fn group(&mut self, namespace: &str, one: &LoadBalancer, depth: usize) -> Result<Group, String> {
+        self.seen += 1;
+        if self.seen > SERVICES_MAX {
+            return Err(format!("more than {SERVICES_MAX} services in all, each as often as it is named"));
+        }
         refuse(one)?;
         match one.kind.as_deref() {
             None | Some("" | "Service") => self.service(namespace, one),

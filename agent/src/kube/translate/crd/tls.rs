@@ -5,8 +5,8 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::super::{Object, Out};
-use super::names::{self, CRD, normalized};
 use super::schema::StoreSpec;
+use super::{OPTION, called};
 use crate::config::fragment;
 use crate::config::model::{KubernetesProvider, TlsOptions};
 use crate::kube::objects::{Key, Set};
@@ -24,15 +24,17 @@ pub(super) fn translate(out: &mut Out<'_>, settings: &KubernetesProvider) {
         |set: &Set<_>| set.iter().map(|(key, _)| key).filter(serves).filter(|key| &*key.name == DEFAULT).count();
     let [options, stores] = [defaults(&objects.tls_options), defaults(&objects.tls_stores)];
     for (key, object) in objects.tls_options.iter().filter(|(key, _)| serves(key)) {
-        let id = Object { kind: "TLSOption", key: key.clone() };
+        let id = Object { kind: OPTION, key: key.clone() };
         let is_default = &*key.name == DEFAULT;
+        let name = if is_default { DEFAULT.to_owned() } else { called(OPTION, &key.namespace, &key.name) };
+        out.parts.option_keys.insert(name.clone(), ());
         let read = match options {
             2.. if is_default => Err(("", several("TLSOption"))),
             _ => read(out, &id, object.data.get("spec").unwrap_or(&Value::Null)),
         };
         match read {
             Ok(mut options) => {
-                options.name = if is_default { DEFAULT.to_owned() } else { name(key) };
+                options.name = name;
                 out.parts.tls_options.insert(options.name.clone(), options);
             }
             Err((path, message)) => {
@@ -56,11 +58,6 @@ pub(super) fn translate(out: &mut Out<'_>, settings: &KubernetesProvider) {
 
 fn several(kind: &str) -> String {
     format!("more than one {kind} is called `default`, and none of them counts; keep one")
-}
-
-/// What routes call an object's options.
-fn name(key: &Key) -> String {
-    names::of(CRD, &normalized(&format!("{}-{}", key.namespace, key.name)))
 }
 
 fn read(out: &Out<'_>, id: &Object, spec: &Value) -> Result<TlsOptions, Wrong> {

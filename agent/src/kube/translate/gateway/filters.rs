@@ -14,7 +14,7 @@ use wayspan_proxy::middleware::{
     Allowed, AllowedOrigin, CorsFilter, HeaderModifier, PathChange, RequestRedirect, Share, UrlRewrite, as_path,
 };
 
-use super::super::names::{self, CRD, normalized};
+use super::super::crd;
 use crate::config::model::MiddlewareKind;
 
 /// What a filter becomes.
@@ -57,8 +57,7 @@ pub(super) fn read<'f>(namespace: &str, filter: &'f HttpRouteRulesFilters, prefi
             if (reference.group.as_str(), reference.kind.as_str()) != ("traefik.io", "Middleware") {
                 return Err(format!("{}/{} is no filter that there is", reference.group, reference.kind));
             }
-            let name = normalized(&format!("{namespace}-{}", reference.name));
-            return Ok(Filter::Named(names::of(CRD, &name)));
+            return Ok(Filter::Named(crd::called(crd::MIDDLEWARE, namespace, &reference.name)));
         }
         HttpRouteRulesFiltersType::RequestMirror => {
             let mirror = filter.request_mirror.as_ref().ok_or("names no mirror")?;

@@ -10,7 +10,7 @@ use gateway_api::apis::standard::gateways::{
 use serde_json::{Value, json};
 
 use super::super::Out;
-use super::super::names::normalized;
+use super::super::names::{self, normalized};
 use super::{Around, GROUP, Grants};
 use crate::config::fragment;
 use crate::config::model::EntryPoint;
@@ -38,6 +38,21 @@ impl<'a> Listening<'a> {
         self.opened.into_values().collect()
     }
 
+    /// A port's entry point by name and address. A name that the file has, or the entry point of a lesser address of the pool,
+    /// is left to them.
+    fn named(&self, port: u16) -> (String, String) {
+        let of = |at: IpAddr| SocketAddr::new(at, port).to_string();
+        let (name, address) = match self.at {
+            None => (format!("gateway-{port}"), format!(":{port}")),
+            Some(at) => (plain(&of(at)), of(at)),
+        };
+        let pool = self.around.pool.iter().filter(|other| self.at.is_some_and(|at| **other < at));
+        let is_anothers = self.around.entry_points.iter().any(|(other, _)| *other == name)
+            || pool.into_iter().any(|other| plain(&of(*other)) == name);
+        let name = if is_anothers { format!("{name}--{}", names::hash(&address)) } else { name };
+        (name, address)
+    }
+
     /// The name of the entry point of a port, or why there is none.
     fn on(&mut self, port: i32) -> Result<String, String> {
         let number = u16::try_from(port).ok().filter(|port| *port != 0);
@@ -50,13 +65,7 @@ impl<'a> Listening<'a> {
         if self.around.api.is_some_and(|api| api.port() == number) {
             return Err(format!("the api listens on port {number}"));
         }
-        let (name, address) = match self.at {
-            None => (format!("gateway-{number}"), format!(":{number}")),
-            Some(at) => {
-                let address = SocketAddr::new(at, number).to_string();
-                (normalized(&format!("gateway-{address}")), address)
-            }
-        };
+        let (name, address) = self.named(number);
         if !self.opened.contains_key(&name) {
             if self.opened.len() >= OPENED_MAX {
                 return Err(format!("more than {OPENED_MAX} ports that are no entry point's"));
@@ -67,6 +76,11 @@ impl<'a> Listening<'a> {
         }
         Ok(name)
     }
+}
+
+/// What an entry point at an address of the pool is called, unless that is another's name.
+fn plain(address: &str) -> String {
+    normalized(&format!("gateway-{address}"))
 }
 
 /// Whose listeners they are.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use wayspan_proxy::middleware::{Retry, Share};
 use wayspan_proxy::snapshot::Timeouts;
 
+use super::super::allocation;
 use super::super::annotations;
 use super::super::backends::{Backends, Port, flattened};
 use super::super::names::{self, GATEWAY, normalized};
@@ -318,8 +319,7 @@ impl One<'_, '_> {
     }
 
     /// Adds a service, once, and gives its name.
-    fn service(&mut self, name: &str, servers: &[Server], timeouts: Timeouts) -> String {
-        let name = names::of(GATEWAY, name);
+    fn service(&mut self, name: String, servers: &[Server], timeouts: Timeouts) -> String {
         self.out.parts.services.entry(name.clone()).or_insert_with(|| Service {
             name: name.clone(),
             servers: servers.to_vec(),
@@ -352,8 +352,14 @@ impl One<'_, '_> {
             "httproute-{namespace}-{name}-gw-{}-{}-ep-{entry_point}-{index}",
             gateway.namespace, gateway.name
         ));
-        let base = format!("{key}-{}", names::hash(&matched.rule));
-        let name = names::of(GATEWAY, &base);
+        let hash = names::hash(&matched.rule);
+        let base = format!("{key}-{hash}");
+        // What of a rule is the same for all its matches and hostnames, and what is one's own.
+        let (object, of_rule) = (self.object.clone(), format!("{gateway} {index} {entry_point}"));
+        let of_rule = |name: &str| allocation::key(&names::of(GATEWAY, name), &object, &of_rule);
+        let (own_object, of_match) = (&object, format!("{gateway} {index} {hash} {entry_point}"));
+        let of_match = |name: &str| allocation::key(&names::of(GATEWAY, name), own_object, &of_match);
+        let name = of_match(&base);
         let mut middlewares = Vec::new();
         for (number, filter) in rule.spec.filters.iter().flatten().enumerate() {
             let kind = match filters::read(&namespace, filter, &matches::prefix(Some(one)))? {
@@ -364,20 +370,21 @@ impl One<'_, '_> {
                 Filter::Kind(kind) => kind,
                 Filter::Mirror(..) => {
                     let Some((servers, share)) = rule.mirrors.get(&number) else { continue };
-                    let service = self.service(&format!("{key}-mirror-{number}"), servers, Timeouts::default());
+                    let service =
+                        self.service(of_rule(&format!("{key}-mirror-{number}")), servers, Timeouts::default());
                     MiddlewareKind::Mirror(Mirror { service, share: *share })
                 }
             };
-            let name = names::of(GATEWAY, &format!("{base}-{}-{number}", kind_name(&filter.r#type)));
+            let name = of_match(&format!("{base}-{}-{number}", kind_name(&filter.r#type)));
             middlewares.push(self.middleware(name, kind));
         }
         if let Some(retry) = &rule.retry {
-            let name = names::of(GATEWAY, &format!("{key}-retry"));
+            let name = of_rule(&format!("{key}-retry"));
             middlewares.push(self.middleware(name, MiddlewareKind::Retry(Arc::clone(retry))));
         }
         let service = match &rule.target {
             // One for each rule, whatever its matches and hostnames.
-            Some((servers, timeouts)) => self.service(&format!("{key}-wrr"), servers, *timeouts),
+            Some((servers, timeouts)) => self.service(of_rule(&format!("{key}-wrr")), servers, *timeouts),
             None => UNUSABLE.to_owned(),
         };
         let router = Router {

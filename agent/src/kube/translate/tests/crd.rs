@@ -75,6 +75,42 @@ fn a_service_within_itself_ends() {
 }
 
 #[test]
+fn services_that_multiply_are_refused_and_so_are_chains() {
+    let many = |next: &str| vec![format!("{{name: {next}, kind: TraefikService}}"); 40].join(", ");
+    let tree: String = (0..7)
+        .map(|at| {
+            let services = many(&format!("t{}", at + 1));
+            format!(
+                "\n---\nkind: TraefikService\nmetadata: {{name: t{at}}}\nspec: {{weighted: {{services: [{services}]}}}}"
+            )
+        })
+        .collect();
+    let leaf = "\n---\nkind: TraefikService\nmetadata: {name: t7}\nspec: {weighted: {services: [{name: shop, port: 80}]}}\n---";
+    let chains: String = (0..40)
+        .map(|at| {
+            let next = format!("{{name: c{}}}", at + 1);
+            format!(
+                "\n---\nkind: Middleware\nmetadata: {{name: c{at}}}\nspec: {{chain: {{middlewares: [{next}, {next}]}}}}"
+            )
+        })
+        .collect();
+    let last = "\n---\nkind: Middleware\nmetadata: {name: c40}\nspec: {addPrefix: {prefix: /x}}\n";
+    let translate =
+        |text: String| Translator::default().translate(&objects(&text), &settings(), None, &Around::default());
+    let shop = backend("shop", 80, &["10.0.0.1"]);
+    let parts = translate(route("{name: t0, kind: TraefikService}", "") + &tree + leaf + &shop);
+    assert_eq!(parts.routers[0].service, UNUSABLE);
+    let message = &parts.problems[0].message;
+    assert!(message.starts_with("TraefikService default/t0: ") && message.contains("more than 256"), "{message}");
+    let parts =
+        translate(route("{name: shop, port: 80}", "    middlewares: [{name: c0}]") + &chains + last + "---" + &shop);
+    let told: Vec<String> = parts.problems.iter().map(ToString::to_string).collect();
+    let chain = told.iter().find(|told| told.contains("Middleware default/c0:")).expect("told of");
+    assert!(chain.contains("spec.chain.middlewares: `default-c0@kubernetescrd` stands for more than 64"), "{chain}");
+    assert!(told.iter().any(|told| told.contains("IngressRoute default/r") && told.contains("with 500")), "{told:?}");
+}
+
+#[test]
 fn another_namespace_needs_leave() {
     let text = route("{name: shop, namespace: elsewhere, port: 80}", "")
         + &backend("shop", 80, &["10.0.0.1"]).replace("metadata: {", "metadata: {namespace: elsewhere, ");

@@ -193,9 +193,9 @@ fn an_endpoint_is_a_matter_of_those_who_lead_to_its_service() {
     let mut translate = |world: &Objects| {
         read.clear();
         let (here, read) = (Here::default(), &mut read);
-        let (parts, whole) = last.renew(world, &settings, &here, &around, |objects, slices| {
+        let (parts, whole) = last.renew(world, &settings, &here, &around, |objects, slices, names| {
             read.push([objects.ingresses.len(), objects.ingress_routes.len()]);
-            translator.all(objects, slices, &settings, &here, &around)
+            translator.all(objects, slices, names, &settings, &here, &around)
         });
         (parts, whole, read.clone())
     };
