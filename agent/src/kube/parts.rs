@@ -230,6 +230,12 @@ pub fn no_middleware(name: &str) -> String {
     format!("there is no middleware `{name}` that can be used")
 }
 
+/// What is wrong with an object that names such an entry point.
+#[must_use]
+pub fn no_entry_point(name: &str) -> String {
+    format!("there is no entry point `{name}`")
+}
+
 fn is_own_answer(service: &str) -> bool {
     service == UNUSABLE || service.ends_with("@internal")
 }

@@ -11,7 +11,7 @@ use super::report::{Count, Effect, Finding, Report};
 use super::{Asked, Seen};
 use crate::config::model::{Dynamic, EntryPoint, KubernetesProvider, Router};
 use crate::kube::objects::{Key, Objects};
-use crate::kube::parts::{Object, Parts, Problem};
+use crate::kube::parts::{Object, Parts, Problem, no_entry_point};
 use crate::kube::translate::gateway::CONTROLLER as GATEWAYS;
 use crate::kube::translate::ingress::{Classes, asked_class};
 use crate::kube::translate::{Around, Translator, crd};
@@ -163,7 +163,11 @@ impl Findings<'_> {
         for (object, name, is_reached) in found {
             let effect = if is_reached { Effect::Differs } else { Effect::NotServed };
             let path = if object.kind == "IngressRoute" { "spec.entryPoints" } else { "" };
-            let message = format!("there is no entry point `{name}`");
+            let message = no_entry_point(&name);
+            let is_told = |problem: &Problem| problem.object == object && problem.message.starts_with(&message);
+            if self.parts.problems.iter().any(is_told) {
+                continue;
+            }
             self.add((object.kind, &object.key), effect, path, message, "add it to entryPoints, or name another");
         }
     }

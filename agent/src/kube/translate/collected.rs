@@ -35,6 +35,11 @@ pub(super) struct Collected {
 }
 
 impl Collected {
+    /// Whether there is such a Middleware that can be used.
+    pub(super) fn has_middleware(&self, key: &str) -> bool {
+        self.middlewares.contains_key(key) || self.chains.contains_key(key)
+    }
+
     /// The parts, and whose shared names are: as they were, where that is known.
     pub(super) fn finish(mut self, objects: &Objects, known: Option<&Names>) -> (Parts, Names) {
         let names = known.cloned().unwrap_or_else(|| self.names(objects));

@@ -14,6 +14,8 @@ mod rules;
 mod specs;
 mod transports;
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::Secret;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -26,7 +28,7 @@ use self::partial::{Last, Read};
 use self::rules::Rules;
 use self::transports::Transports;
 use super::objects::{Key, Objects};
-use super::parts::{Certificate, Object, Parts, Problem};
+use super::parts::{Certificate, Object, Parts, Problem, no_entry_point};
 use crate::config::model::{self, Kubernetes, Router, StatusAddress};
 
 /// Idle connections kept per server and worker: the file's default.
@@ -100,9 +102,34 @@ impl Translator {
             let around = Around { addresses, pool: gateway.address_pool.clone(), ..around.clone() };
             gateway::translate(&mut out, &mut self.gateway, &backends, gateway, &around);
         }
-        let (parts, names) = out.parts.finish(objects, names);
+        let (mut parts, names) = out.parts.finish(objects, names);
+        parts.problems.extend(unreached(&parts, around));
         Read { parts, names, readers: backends.into_readers() }
     }
+}
+
+/// Routers that no port leads to, where it is known which there are.
+fn unreached(parts: &Parts, around: &Around) -> Vec<Problem> {
+    let known: BTreeSet<&str> = around
+        .entry_points
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .chain(parts.entry_points.iter().map(|one| one.name.as_str()))
+        .collect();
+    let mut told = BTreeSet::new();
+    for router in parts.routers.iter().filter(|_| !around.entry_points.is_empty()) {
+        let is_reached =
+            router.entry_points.is_empty() || router.entry_points.iter().any(|name| known.contains(&**name));
+        if let (false, Some(object)) = (is_reached, parts.origins.get(&router.name)) {
+            told.extend(router.entry_points.iter().map(|name| (object, name)));
+        }
+    }
+    let problem = |(object, name): (&Object, &String)| {
+        let path = if object.kind == "IngressRoute" { "spec.entryPoints" } else { "" };
+        let message = format!("{}; add it to entryPoints, or name another", no_entry_point(name));
+        Problem { object: object.clone(), path: path.to_owned(), message }
+    };
+    told.into_iter().map(problem).collect()
 }
 
 /// Where clients reach us, for statuses, as type and value: what the configuration says, else our node's addresses.

@@ -8,6 +8,7 @@ use gateway_api::apis::experimental::httproutes::{
     HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesFiltersRequestMirrorBackendRef,
     HttpRouteRulesFiltersType, HttpRouteRulesMatches, HttpRouteSpec,
 };
+use kube::core::DynamicObject;
 use serde_json::{Value, json};
 use wayspan_proxy::middleware::{Retry, Share};
 use wayspan_proxy::snapshot::Timeouts;
@@ -54,6 +55,8 @@ pub(super) fn translate<'t>(
             Ok(spec) => spec,
             Err(message) => {
                 out.problem(&object, "spec", message.clone());
+                let status = unread(&object, route, gateways, message);
+                out.parts.statuses.push(status);
                 continue;
             }
         };
@@ -61,6 +64,34 @@ pub(super) fn translate<'t>(
         let generation = route.metadata.generation.unwrap_or(0);
         one.attach(spec, gateways, generation);
     }
+}
+
+/// The status of a route that cannot be read: for its parents as far as they can be, else for those that we told of before.
+fn unread(object: &Object, route: &DynamicObject, gateways: &[Gateway], message: &str) -> Status {
+    let generation = route.metadata.generation.unwrap_or(0);
+    let list = |place: &str| route.data.pointer(place).and_then(Value::as_array).into_iter().flatten();
+    let is_ours = |parent: &&Value| {
+        let text = |name: &str| parent.get(name).and_then(Value::as_str);
+        let key = Key::new(text("namespace").unwrap_or(&object.key.namespace), text("name").unwrap_or_default());
+        text("group").is_none_or(|group| group == GROUP)
+            && match text("kind").unwrap_or("Gateway") {
+                "Gateway" => gateways.iter().any(|gateway| gateway.object.key == key),
+                "ListenerSet" => gateways.iter().flat_map(|one| &one.sets).any(|set| set.object.key == key),
+                _ => false,
+            }
+    };
+    let mut parents: Vec<&Value> = list("/spec/parentRefs").filter(is_ours).collect();
+    if parents.is_empty() {
+        let told = list("/status/parents").filter(|one| one["controllerName"].as_str() == Some(super::CONTROLLER));
+        parents = told.filter_map(|one| one.get("parentRef")).filter(is_ours).collect();
+    }
+    let message = format!("the spec {message}");
+    let conditions = [Condition::new("Accepted", false, "UnsupportedValue", &message).json(generation)];
+    let parents = parents
+        .into_iter()
+        .map(|parent| json!({ "parentRef": parent, "controllerName": super::CONTROLLER, "conditions": conditions }));
+    let body = json!({ "parents": parents.collect::<Vec<Value>>() });
+    Status { object: object.clone(), generation, conditions: Vec::new(), body }
 }
 
 struct One<'a, 't> {
@@ -79,6 +110,8 @@ struct One<'a, 't> {
 struct Prepared<'s> {
     rules: Vec<Rule<'s>>,
     accepted: Result<(), Unresolved>,
+    /// What is wrong with matches beside which others are served.
+    partly: Option<String>,
     resolved: Result<(), Unresolved>,
 }
 
@@ -116,7 +149,11 @@ impl One<'_, '_> {
                 let message = format!("{}: {}", accepted.reason, accepted.message);
                 self.out.problem(&self.object, format!("spec.parentRefs[{}]", parent.name), message);
             }
-            let conditions: Vec<Value> = [accepted, resolved].iter().map(|one| one.json(generation)).collect();
+            let partly = prepared.partly.as_ref().filter(|_| accepted.holds).map(|message| {
+                Condition::new("PartiallyInvalid", true, "UnsupportedValue", &format!("Dropped Rule: {message}"))
+            });
+            let conditions = [accepted, resolved].into_iter().chain(partly);
+            let conditions: Vec<Value> = conditions.map(|one| one.json(generation)).collect();
             parents.push(json!({
                 "parentRef": reference(parent),
                 "controllerName": super::CONTROLLER,
@@ -201,7 +238,12 @@ impl One<'_, '_> {
     }
 
     fn prepare<'s>(&mut self, spec: &'s HttpRouteSpec) -> Prepared<'s> {
-        let mut prepared = Prepared { rules: Vec::new(), accepted: Ok(()), resolved: Ok(()) };
+        let mut prepared = Prepared { rules: Vec::new(), accepted: Ok(()), partly: None, resolved: Ok(()) };
+        let (served, unserved) = self.matches(spec);
+        match unserved {
+            Some(message) if served == 0 => prepared.accepted = Err(("UnsupportedValue", message)),
+            partly => prepared.partly = partly,
+        }
         for rule in spec.rules.iter().flatten() {
             let mut wrong = None;
             let mut mirrors = BTreeMap::new();
@@ -212,6 +254,12 @@ impl One<'_, '_> {
                         Ok(servers) => drop(mirrors.insert(number, (servers, share))),
                         Err(unresolved) => prepared.resolved = Err(unresolved),
                     },
+                    Ok(Filter::Named(name)) if !self.out.parts.has_middleware(&name) => {
+                        let named = filter.extension_ref.as_ref().map(|one| one.name.as_str()).unwrap_or_default();
+                        let key = Key::new(&self.object.key.namespace, named);
+                        let message = format!("there is no Middleware {key} that can be used");
+                        prepared.resolved = Err(("FilterNotFound", message));
+                    }
                     Ok(Filter::Kind(_) | Filter::Named(_)) => {}
                 }
             }
@@ -233,6 +281,24 @@ impl One<'_, '_> {
             prepared.rules.push(Rule { spec: rule, target, mirrors, retry: retry.map(Arc::new) });
         }
         prepared
+    }
+
+    /// How many of its matches can be served, and what is wrong with one that cannot.
+    fn matches(&mut self, spec: &HttpRouteSpec) -> (usize, Option<String>) {
+        let hostname = spec.hostnames.iter().flatten().next().map(|name| name.to_ascii_lowercase()).unwrap_or_default();
+        let (mut served, mut unserved) = (0, None);
+        for (index, rule) in spec.rules.iter().flatten().enumerate() {
+            let matches = rule.matches.as_deref().unwrap_or_default();
+            served += usize::from(matches.is_empty());
+            for (number, one) in matches.iter().enumerate() {
+                let matched = matches::matched(&hostname, &[], one);
+                match matched.and_then(|matched| self.out.rules.parse(&matched.rule)) {
+                    Ok(_) => served += 1,
+                    Err(message) => unserved = Some(format!("spec.rules[{index}].matches[{number}]: {message}")),
+                }
+            }
+        }
+        (served, unserved)
     }
 
     /// The servers of a rule's backends, each backend with its share, and what is wrong with one of them.

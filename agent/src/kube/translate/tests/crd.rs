@@ -269,3 +269,16 @@ fn a_route_with_tls_is_never_served_in_the_clear_nor_with_other_options() {
         assert!(parts.routers.is_empty() && parts.problems.len() == 1, "{refused}");
     }
 }
+
+#[test]
+fn a_route_to_no_entry_point_is_told_of() {
+    let around = Around { entry_points: vec![("other".to_owned(), Vec::new())], ..Around::default() };
+    let text = route("{name: shop, port: 80}", "") + "\n---" + &backend("shop", 80, &["10.0.0.1"]);
+    let parts = Translator::default().translate(&objects(&text), &settings(), None, &around);
+    let told: Vec<String> = parts.problems.iter().map(ToString::to_string).collect();
+    let want = "IngressRoute default/r: spec.entryPoints: there is no entry point `web`; add it to entryPoints, or name another";
+    assert_eq!(told, [want]);
+    // One of two is enough.
+    let text = text.replace("entryPoints: [web]", "entryPoints: [web, other]");
+    assert_eq!(Translator::default().translate(&objects(&text), &settings(), None, &around).problems, []);
+}

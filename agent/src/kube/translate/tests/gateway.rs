@@ -336,7 +336,10 @@ fn filters_become_middlewares() {
     let told: Vec<_> = parts.problems.iter().map(|problem| problem.message.as_str()).collect();
     assert_eq!(
         told,
-        ["there is no middleware `default-auth@kubernetescrd` that can be used; its requests are answered with 500"]
+        [
+            "FilterNotFound: there is no Middleware default/auth that can be used",
+            "there is no middleware `default-auth@kubernetescrd` that can be used; its requests are answered with 500"
+        ]
     );
     let router = &parts.routers[0];
     let kinds: Vec<_> =

@@ -91,3 +91,38 @@ fn origins_are_read() {
     assert_eq!((filter.max_age, filter.credentials), (5, false));
     assert_eq!(conditions(&of(&cors("nowhere")), "HTTPRoute")[0], "Accepted=False UnsupportedValue");
 }
+
+#[test]
+fn a_route_that_cannot_be_served_does_not_say_that_it_is() {
+    let bad = "{matches: [{path: {type: RegularExpression, value: \"/(\"}}], backendRefs: [{name: shop, port: 80}]}";
+    let good = "{matches: [{path: {value: /ok}}], backendRefs: [{name: shop, port: 80}]}";
+    let missing = "{filters: [{type: ExtensionRef, extensionRef: {group: traefik.io, kind: Middleware, name: gone}}], \
+                   backendRefs: [{name: shop, port: 80}]}";
+    for (spec, want, routers) in [
+        (format!("rules: [{bad}]"), vec!["Accepted=False UnsupportedValue", "ResolvedRefs=True ResolvedRefs"], 0),
+        (
+            format!("rules: [{bad}, {good}]"),
+            vec!["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs", "PartiallyInvalid=True UnsupportedValue"],
+            1,
+        ),
+        (format!("rules: [{missing}]"), vec!["Accepted=True Accepted", "ResolvedRefs=False FilterNotFound"], 1),
+        ("rules: 7".to_owned(), vec!["Accepted=False UnsupportedValue"], 0),
+        (format!("rules: [{good}]"), vec!["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs"], 1),
+    ] {
+        let text = gateway(HTTP) + &route(&spec) + &backend("shop", 80, &["10.0.0.1"]);
+        let parts = translated(&text, &around());
+        assert_eq!(conditions(&parts, "HTTPRoute"), want, "{spec}");
+        assert_eq!(parts.routers.len(), routers, "{spec}");
+        assert_eq!(
+            parts.problems.is_empty(),
+            want.len() == 2 && !want.concat().contains("False"),
+            "{:?}",
+            parts.problems
+        );
+    }
+    // Where no parent can be read, those that were told before are told anew.
+    let text = "kind: HTTPRoute\nmetadata: {name: r, generation: 4}\nspec: {parentRefs: 7}\nstatus: {parents: [{controllerName: \
+                wayspan.io/gateway-controller, parentRef: {name: g}}, {controllerName: other, parentRef: {name: g}}]}\n";
+    let parts = translated(&(gateway(HTTP) + text), &around());
+    assert_eq!(conditions(&parts, "HTTPRoute"), ["Accepted=False UnsupportedValue"]);
+}
