@@ -5,6 +5,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::allocation::Names;
 use super::backends::{Here, Readers, Slices};
 use super::gateway::Around;
@@ -108,6 +110,10 @@ impl Last {
         if published.any(|(namespace, name)| services.contains(&Key::new(namespace, name))) {
             return None;
         }
+        // What a policy says of a Service hangs on all routes that lead there, and is in none of their own statuses.
+        if services.iter().any(|service| is_under_policy(objects, service)) {
+            return None;
+        }
         let readers = services.iter().filter_map(|service| self.readers.get(service)).flatten();
         let readers: Option<BTreeSet<&Object>> = readers.map(Option::as_ref).collect();
         let readers: BTreeSet<Object> = readers?.into_iter().cloned().collect();
@@ -180,4 +186,13 @@ impl Last {
             self.users.entry(router.service.clone()).or_default().insert(object.clone());
         }
     }
+}
+
+/// Whether a BackendTLSPolicy names a Service.
+fn is_under_policy(objects: &Objects, service: &Key) -> bool {
+    let mut policies = objects.backend_tls_policies.iter().filter(|(key, _)| key.namespace == service.namespace);
+    policies.any(|(_, policy)| {
+        let targets = policy.data.pointer("/spec/targetRefs").and_then(Value::as_array);
+        targets.into_iter().flatten().any(|target| target["name"].as_str() == Some(&*service.name))
+    })
 }

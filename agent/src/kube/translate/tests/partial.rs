@@ -232,3 +232,22 @@ fn the_entry_points_of_gateways_are_the_same_each_time() {
     };
     assert_eq!(opened(), opened());
 }
+
+/// Of two backends that cannot be had a route names the last; the policy of the first hangs on it all the same.
+#[test]
+fn a_policy_is_told_anew_when_its_service_goes() {
+    let (settings, around) = (
+        settings(true),
+        Around { entry_points: vec![("web".to_owned(), vec!["[::]:80".parse().unwrap()])], ..Around::default() },
+    );
+    let mut world = objects(REST);
+    for one in [(2, 1, 1), (5, 1, 2), (9, 0, 5)] {
+        change(&mut world, one);
+    }
+    let mut translator = Translator::default();
+    let before = translator.translate(&world, &settings, None, &around);
+    change(&mut world, (7, 1, 0));
+    let parts = translator.translate(&world, &settings, None, &around);
+    assert_eq!(parts, Translator::default().translate(&world, &settings, None, &around));
+    assert_ne!(parts.statuses, before.statuses);
+}
