@@ -1,6 +1,7 @@
 //! What /metrics shows of requests, by the configuration's words.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, mpsc};
 
 use wayspan_tests::http::Connection;
 use wayspan_tests::{Agent, Reply, Upstream, eventually, http};
@@ -93,7 +94,13 @@ api: {{address: \"127.0.0.1:0\"}}
 
 #[test]
 fn open_connections_are_told_by_entry_point_until_they_close() {
-    let upstream = Upstream::start(|_| Reply::ok("")).unwrap();
+    let (may_go_on, held_back) = mpsc::channel::<()>();
+    let held_back = Mutex::new(held_back);
+    let upstream = Upstream::start(move |_| {
+        held_back.lock().unwrap().recv().unwrap();
+        Reply::ok("")
+    })
+    .unwrap();
     let config = wayspan_tests::config::forward("PathPrefix(`/`)", upstream.address())
         + "api: {address: \"127.0.0.1:0\"}\nmetrics: {prometheus: {}}\n";
     let capped = "  few: {address: \"127.0.0.1:0\", transport: {maxConnections: 1}}\n";
@@ -111,17 +118,20 @@ fn open_connections_are_told_by_entry_point_until_they_close() {
     };
     counts([("few", 0.0), ("web", 0.0)]);
     let held: Vec<_> = (0..3).map(|_| Connection::open(web).unwrap()).collect();
-    let last = Connection::open(few).unwrap();
+    let mut last = Connection::open(few).unwrap();
     counts([("few", 1.0), ("web", 3.0)]);
     // What is refused at the cap was never open.
     assert!(Connection::open(few).unwrap().is_closed_by_peer());
     drop(held);
     counts([("few", 1.0), ("web", 0.0)]);
-    // The entry point closes, its connection stays.
+    // The entry point closes, and its connection stays until its request has been answered.
+    last.send("GET / HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
+    eventually("the request is at the upstream", || (upstream.connections() == 1).then_some(()));
     agent.write_config(&config).unwrap();
     eventually("the entry point is closed", || (!http::accepts(few)).then_some(()));
     counts([("few", 1.0), ("web", 0.0)]);
-    drop(last);
+    may_go_on.send(()).unwrap();
+    assert_eq!(last.read_response("GET").unwrap().status, 200);
     eventually("its connection is no more", || {
         let page = http::get(api, "localhost", "/metrics").ok()?.text();
         lines(&page, "wayspan_open_connections").values().all(|count| *count == 0.0).then_some(())
