@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use abi::{HEARD, HEARD_SHUT, Mark, ROLE_CLIENT, ROLE_UPSTREAM, STALLS, Stall, Tag, Trail, counter};
+use abi::{HEARD, HEARD_WAITING, Mark, ROLE_CLIENT, ROLE_UPSTREAM, STALLS, Stall, Tag, Trail, counter};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
@@ -70,20 +70,24 @@ fn stalled(trail: *mut Trail, tcp: Tcp, role: u32) {
     let is_stalled = is_shut || (wanted > 0 && room < wanted);
     // SAFETY: a live map value of this socket's; its lock is held. Masked indices are inside the ring.
     unsafe {
-        let (shut_ns, heard) = ((*trail).shut_ns, (*trail).heard);
-        if !is_stalled {
+        let (heard_ns, heard) = ((*trail).heard_ns, (*trail).heard);
+        if !is_stalled && unsent == 0 {
             (*trail).heard = u64::from(next) | HEARD;
             return;
         }
         let at_ns = now_ns();
-        (*trail).heard = u64::from(next) | HEARD | HEARD_SHUT;
-        (*trail).shut_ns = at_ns;
+        (*trail).heard = u64::from(next) | HEARD | HEARD_WAITING;
+        (*trail).heard_ns = at_ns;
+        if !is_stalled {
+            return;
+        }
         let since_ns = if heard & HEARD == 0 {
             at_ns
         } else if heard as u32 != next {
             tcp.u64(&SENT_CLOCK_OFFSET)
-        } else if heard & HEARD_SHUT != 0 {
-            shut_ns
+        } else if heard & HEARD_WAITING != 0 {
+            // Nothing has left since, and the window is what was heard then.
+            heard_ns
         } else {
             at_ns
         };

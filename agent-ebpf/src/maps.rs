@@ -225,7 +225,7 @@ pub fn take_slot(now_ns: u64) -> Option<(u32, *mut Slot)> {
         (*trail).taken_end = 0;
         (*trail).turn = Mark { end: 0, at_ns: 0 };
         (*trail).turn_taken_end = 0;
-        (*trail).shut_ns = 0;
+        (*trail).heard_ns = 0;
         (*trail).heard = 0;
         (*trail).stall_head = 0;
         (*trail).stall_open = 0;

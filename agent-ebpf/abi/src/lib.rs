@@ -130,9 +130,9 @@ pub struct Trail {
     pub turn: Mark,
     /// `taken_end` when `turn` was written.
     pub turn_taken_end: u64,
-    /// When the newest segment came in that found the other end's window shut: it was shut then, and goes on to be until another
-    /// comes in.
-    pub shut_ns: u64,
+    /// When the newest segment came in that found bytes waiting to leave: the other end's window is what that segment said until
+    /// another comes in.
+    pub heard_ns: u64,
     /// See above.
     pub taken: [Mark; MARKS],
     /// See above.
@@ -145,8 +145,8 @@ pub struct Trail {
     pub stall_head: u64,
     /// 1 while the newest of them goes on: nothing but acknowledgements came in since it began.
     pub stall_open: u64,
-    /// What had left when the newest segment came in (`snd_nxt`), with [`HEARD`], and [`HEARD_SHUT`] if the window had no room
-    /// then; 0 before the first.
+    /// What had left when the newest segment came in (`snd_nxt`), with [`HEARD`], and [`HEARD_WAITING`] if bytes waited to leave;
+    /// 0 before the first.
     pub heard: u64,
     /// Fills the last line.
     pub reserved_end: u64,
@@ -154,8 +154,8 @@ pub struct Trail {
 
 /// Beside the sequence number in [`Trail::heard`]: something came in.
 pub const HEARD: u64 = 1 << 33;
-/// Beside it there: the other end's window had no room then.
-pub const HEARD_SHUT: u64 = 1 << 32;
+/// Beside it there: bytes waited to leave then.
+pub const HEARD_WAITING: u64 = 1 << 32;
 
 const _: () = assert!(size_of::<Trail>() == 896 && align_of::<Trail>() == 64);
 const _: () = assert!(core::mem::offset_of!(Trail, taken) == 64 && core::mem::offset_of!(Trail, resent) == 576);

@@ -55,7 +55,7 @@ pub(super) struct SharedTrail {
     taken_end: AtomicU64,
     turn: SharedMark,
     turn_taken_end: AtomicU64,
-    shut_ns: AtomicU64,
+    heard_ns: AtomicU64,
     taken: [SharedMark; MARKS],
     sent: [SharedMark; MARKS],
     resent: [SharedResent; RESENT],
@@ -110,7 +110,7 @@ const _: () = {
         srtt_us, rttvar_us, rx, handshake_ns, synack_resent_ns, unaccepted_end, peer_generation, peer_slot, flags,
         handshake_rtt_us, reserved);
     same!(SharedTrail, Trail: taken_head, sent_head, resent_head, taken_end, turn.end, turn.at_ns, turn_taken_end,
-        shut_ns, taken, sent, resent, stalls, stall_head, stall_open, heard, reserved_end);
+        heard_ns, taken, sent, resent, stalls, stall_head, stall_open, heard, reserved_end);
     same!(SharedMark, abi::Mark: end, at_ns);
     same!(SharedResent, abi::Resent: start, end, count);
     same!(SharedStall, abi::Stall: first, last, lasted_ns);
@@ -407,7 +407,7 @@ impl SharedTrail {
     pub(super) fn begin(&self) {
         let words = [&self.taken_head, &self.sent_head, &self.resent_head, &self.taken_end, &self.turn_taken_end];
         let words = words.into_iter().chain([&self.turn.at_ns, &self.turn.end]);
-        let words = words.chain([&self.shut_ns, &self.heard, &self.stall_head, &self.stall_open]);
+        let words = words.chain([&self.heard_ns, &self.heard, &self.stall_head, &self.stall_open]);
         for word in words {
             word.store(0, Ordering::Relaxed);
         }
