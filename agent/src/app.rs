@@ -2,6 +2,7 @@
 //! own; nothing is decided here but who gets what.
 
 mod cluster;
+mod end;
 mod handover;
 mod probe_sets;
 
@@ -23,6 +24,7 @@ use wayspan_proxy::server::{ListenFault, Proxy, Settings};
 use wayspan_proxy::{ring::RecordReader, sampling::Policy};
 
 use self::cluster::Cluster;
+use self::end::End;
 use self::handover::{ApiSocket, Way};
 use self::probe_sets::{by_probe, probe_list, switch_probes};
 use crate::api::{self, Api};
@@ -278,10 +280,10 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let way = Way::new(&fixed, api_socket, inherited.name, &stop, &meters.draining);
     let (mut resolver, resolving) = Resolver::new();
     tasks.spawn(resolving);
-    let around = cluster::around(&reloader.config().dynamic, api, &[]);
-    let has_routes = !reloader.config().dynamic.routers.is_empty();
-    let cluster = Cluster::start(&fixed, has_routes, &client, around, meters.watches.clone(), &mut tasks);
-    let Some(mut cluster) = unless_told(cluster).await? else { return Ok(ExitCode::SUCCESS) };
+    let file = &reloader.config().dynamic;
+    let cluster = Cluster::start(&fixed, file, api, &client, meters.watches.clone(), &mut tasks);
+    let mut end = End::new()?;
+    let Some(mut cluster) = end.unless_told(cluster).await? else { return Ok(ExitCode::SUCCESS) };
     resolver.want(names(&cluster.merged(&reloader.config().dynamic)));
     resolver.settle(NAMES_PATIENCE).await;
     let (registry, unopened, litter) = (Registry::default(), Vec::new(), Litter::new(memory::give_back));
@@ -292,7 +294,7 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     }
     meters.starting.store(false, Ordering::Relaxed);
     handover::tell_health(&fixed, &meters.draining, &mut tasks)?;
-    let grace = until_told(&mut routing, watcher.as_mut(), way).await?;
+    let grace = until_told(&mut routing, watcher.as_mut(), way, end).await?;
     routing.proxy.drain(grace).await;
     // The workers are gone: what they left in the rings is all there is.
     tokio::task::spawn_blocking(move || drop(merge.stop())).await?;
@@ -526,20 +528,13 @@ fn watch(reloader: &Reloader) -> Option<Watcher> {
     watcher.inspect_err(|error| warn!(%error, "the configuration is not watched; SIGHUP reloads it")).ok()
 }
 
-/// Does `work`, unless SIGTERM or SIGINT comes first: then nothing.
-async fn unless_told<T>(work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        done = work => done.map(Some),
-        _ = terminate.recv() => Ok(None),
-        _ = interrupt.recv() => Ok(None),
-    }
-}
-
 /// Reloads as files change until SIGTERM or SIGINT; gives the time that what is open may take.
-async fn until_told(routing: &mut Routing, mut watcher: Option<&mut Watcher>, mut way: Way) -> Result<Duration> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn until_told(
+    routing: &mut Routing,
+    mut watcher: Option<&mut Watcher>,
+    mut way: Way,
+    mut end: End,
+) -> Result<Duration> {
     let mut hang_up = signal(SignalKind::hangup())?;
     info!("ready");
     loop {
@@ -560,8 +555,7 @@ async fn until_told(routing: &mut Routing, mut watcher: Option<&mut Watcher>, mu
             () = routing.litter.given_back() => {}
             asks = way.asked() => way.give(&asks, &routing.proxy),
             () = tokio::time::sleep(RETRY), if !routing.proxy.is_settled() => routing.settle().await,
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = end.told() => break,
         }
     }
     way.make();

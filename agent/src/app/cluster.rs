@@ -49,22 +49,23 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts them and waits for what there is: a little where `has_routes` already, else until it is known.
+    /// Starts them and waits for what there is: a little where the file has routes, else until it is known.
     pub(super) async fn start(
         fixed: &Static,
-        has_routes: bool,
+        file: &Dynamic,
+        api: Option<SocketAddr>,
         client: &Shared,
-        around: Around,
         health: Option<Arc<Health>>,
         tasks: &mut JoinSet<()>,
     ) -> Result<Self> {
         let Some((settings, health)) = fixed.kubernetes.as_ref().zip(health) else { return Ok(Self::default()) };
         let client = client.get(&settings.connection()).await.context("providers: Kubernetes")?;
         let namespace = client.default_namespace().to_owned();
-        let (mut provider, task) = Provider::new(settings.clone(), client, node_name(), who(namespace), around, health);
+        let (mut provider, task) =
+            Provider::new(settings.clone(), client, node_name(), who(namespace), around(file, api, &[]), health);
         tasks.spawn(task);
         while !provider.settle(PATIENCE).await {
-            if has_routes {
+            if !file.routers.is_empty() {
                 warn!("not all of the cluster's objects are known yet; serving what the file says until they are");
                 break;
             }
