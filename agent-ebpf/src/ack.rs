@@ -5,7 +5,6 @@ use core::ffi::c_void;
 use core::ptr;
 
 use abi::{HEARD, HEARD_WAITING, Mark, ROLE_CLIENT, ROLE_UPSTREAM, STALLS, Stall, Tag, Trail, counter};
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 
@@ -45,14 +44,6 @@ pub fn tcp_probe(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// The clock, read only by what has something to note: most segments have not. Not `tcp_clock_cache`: that is refreshed after
-/// this tracepoint, and tells when we sent last.
-#[inline(always)]
-fn now_ns() -> u64 {
-    // SAFETY: a helper without arguments.
-    unsafe { bpf_ktime_get_ns() }
-}
-
 /// Only what comes in changes the window: where it has no room for the next segment that waits, it had none since what came in
 /// before, or since the last segment that left and used it up. A window that is too small for a whole segment is as good as
 /// shut: the sender waits for more. Shut altogether, it keeps back what has left too: a receiver without memory has dropped
@@ -75,7 +66,8 @@ fn stalled(trail: *mut Trail, tcp: Tcp, role: u32) {
             (*trail).heard = u64::from(next) | HEARD;
             return;
         }
-        let at_ns = now_ns();
+        // Not `tcp_clock_cache`: that is refreshed after this tracepoint, and tells when we sent last.
+        let at_ns = maps::now_ns();
         (*trail).heard = u64::from(next) | HEARD | HEARD_WAITING;
         (*trail).heard_ns = at_ns;
         if !is_stalled {
@@ -120,7 +112,7 @@ fn acknowledged(trail: *mut Trail, tcp: Tcp, ack: u32) {
     if ahead <= 0 || ahead > next.wrapping_sub(first) as i32 {
         return;
     }
-    let at_ns = now_ns();
+    let at_ns = maps::now_ns();
     // SAFETY: a live map value of this socket's; its lock is held, so both rings keep step.
     unsafe {
         let left = Mark { end: tcp.sent_offset(next, ROLE_CLIENT), at_ns };

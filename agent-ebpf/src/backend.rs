@@ -5,7 +5,6 @@ use core::ffi::c_void;
 use core::ptr;
 
 use abi::{Mark, ROLE_BACKEND, Trail, counter};
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_tracepoint, fentry};
 use aya_ebpf::programs::{BtfTracePointContext, FEntryContext};
 
@@ -22,7 +21,7 @@ pub fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: a live map value of this socket's; the lock is held. A read that only peeked has moved nothing.
     unsafe {
         if end > (*trail).taken_end {
-            let mark = Mark { end, at_ns: bpf_ktime_get_ns() };
+            let mark = Mark { end, at_ns: maps::now_ns() };
             maps::push(&raw mut (*trail).taken_head, (&raw mut (*trail).taken).cast(), mark);
             ptr::write_volatile(&raw mut (*trail).taken_end, end);
         }
@@ -81,7 +80,7 @@ fn backend(sk: *mut c_void, hits: u32, misses: u32) -> Option<(*mut Trail, Tcp)>
 fn sent(trail: *mut Trail, start: u64) {
     // SAFETY: a live map value of this socket's.
     unsafe {
-        let at_ns = bpf_ktime_get_ns();
+        let at_ns = maps::now_ns();
         maps::push(&raw mut (*trail).sent_head, (&raw mut (*trail).sent).cast(), Mark { end: start, at_ns });
         let taken_end = (*trail).taken_end;
         if taken_end != (*trail).turn_taken_end {

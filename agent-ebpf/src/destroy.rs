@@ -3,7 +3,6 @@
 use core::ffi::c_void;
 
 use abi::{Free, NO_SLOT, counter};
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 
@@ -22,8 +21,7 @@ pub fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     if maps::slot(tag).is_none() {
         return 0;
     }
-    // SAFETY: the helper has no conditions.
-    let freed_ns = unsafe { bpf_ktime_get_ns() };
+    let freed_ns = maps::now_ns();
     let slot = tag.slot;
     // First, so that this socket can neither write into the slot nor give it back again.
     tag.slot = NO_SLOT;

@@ -3,10 +3,11 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use abi::{Free, Mark, MARKS, NO_SLOT, Pair, ROLE_UPSTREAM, Slot, Tag, Trail, counter, switch};
+use abi::{Free, MARKS, Mark, NO_SLOT, Pair, ROLE_UPSTREAM, Slot, Tag, Trail, counter, switch};
 use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_skc_to_tcp_sock};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, Queue};
@@ -119,6 +120,13 @@ pub fn set_tag(sk: *mut c_void, mut tag: Tag) -> bool {
 pub fn seeks_backends() -> bool {
     // SAFETY: a live map value; one word.
     SWITCHES.get_ptr(switch::BITS).is_some_and(|switches| unsafe { *switches } & switch::BACKENDS != 0)
+}
+
+/// The clock of user space's monotonic stamps (CLOCK_MONOTONIC): tens of nanoseconds, so only who notes something asks.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: the helper has no conditions.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 /// Since when what comes in is watched without a gap.

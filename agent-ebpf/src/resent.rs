@@ -4,7 +4,7 @@ use core::ffi::c_void;
 use core::ptr;
 
 use abi::{RESENT, Resent, counter};
-use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel};
+use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 
@@ -67,8 +67,7 @@ pub fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
         (number(SENT_ISN_OFFSET.load()), number(RECEIVED_ISN_OFFSET.load()))
     };
     let (Ok(sent), Ok(received)) = numbers else { return 0 };
-    // SAFETY: the helper has no conditions.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = maps::now_ns();
     let handshake = key(sent.wrapping_add(1), received.wrapping_add(1));
     const NOEXIST: u64 = 1; // BPF_NOEXIST: the first one stays.
     let _ = maps::SYNACKS.insert(&handshake, &now_ns, NOEXIST);

@@ -7,7 +7,6 @@ use abi::{
     FLAG_PAIRED, FLAG_PEER_NO_SLOT, FLAG_SOUGHT, NO_SLOT, Pair, ROLE_BACKEND, ROLE_CLIENT, ROLE_LISTENER,
     ROLE_UPSTREAM, Slot, Tag, counter,
 };
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_tracepoint, map};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::BtfTracePointContext;
@@ -44,7 +43,7 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         TCP_SYN_SENT => {
             if let Some(slot) = maps::slot(tag) {
                 // SAFETY: a live map value of this socket's; the socket's lock is held.
-                unsafe { (*slot).handshake_ns = bpf_ktime_get_ns() };
+                unsafe { (*slot).handshake_ns = maps::now_ns() };
             }
         }
         TCP_ESTABLISHED => {
@@ -61,7 +60,7 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn established(sk: *mut c_void, tag: &Tag, slot: *mut Slot) {
     // SAFETY: a live map value of this socket's; the socket's lock is held.
-    unsafe { (*slot).established_ns = bpf_ktime_get_ns() };
+    unsafe { (*slot).established_ns = maps::now_ns() };
     let Some(tcp) = maps::tcp(sk) else { return };
     // SAFETY: as above.
     unsafe { (*slot).handshake_rtt_us = tcp.u32(&SRTT_OFFSET) >> 3 };
@@ -97,8 +96,7 @@ fn pair(sk: *mut c_void) {
     let Some(ours) = maps::slot(&Tag { generation: pair.generation, slot: pair.slot, role: ROLE_UPSTREAM }) else {
         return;
     };
-    // SAFETY: the helper has no conditions.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = maps::now_ns();
     let Some((index, slot)) = maps::take_slot(now_ns) else {
         maps::count(counter::PEER_NO_SLOT);
         // SAFETY: a live map value. Only this program writes its flags.
@@ -132,8 +130,7 @@ pub fn key(opener: u32, peer: u32) -> u64 {
 /// The tag is the child's own copy of its listener's: it becomes a client's, with a slot where one is free.
 #[inline(always)]
 fn adopt(ctx: &BtfTracePointContext, tag: &mut Tag) {
-    // SAFETY: the helper has no conditions.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = maps::now_ns();
     tag.role = ROLE_CLIENT;
     let Some((index, slot)) = maps::take_slot(now_ns) else {
         tag.slot = NO_SLOT;

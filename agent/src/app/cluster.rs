@@ -108,7 +108,8 @@ impl Cluster {
             Some(Fault::at(Path::new(&origin(&router)), router, 0, message))
         });
         let disputed = parts.disputed(&dynamic).into_iter();
-        let disputed = disputed.map(|(router, message)| Fault::at(Path::new(&origin(&router)), router, 0, message));
+        let disputed =
+            disputed.map(|one| Fault::at(Path::new(&origin(&one.router)), one.router.clone(), 0, one.message()));
         let faults = parts.problems.iter().map(|problem| problem.fault()).chain(missing).chain(disputed);
         let faults: Vec<Fault> = faults.collect();
         let told: HashSet<String> = self.faults.iter().map(ToString::to_string).collect();

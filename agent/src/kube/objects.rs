@@ -304,26 +304,34 @@ impl Objects {
         typed.into_iter().chain(dynamic.map(|set| &set.changes)).map(Log::mark).collect()
     }
 
-    /// When an object was made of whose kind parts are called.
+    /// An object of a kind that has no type here.
+    pub(super) fn dynamic(&self, kind: &str, namespace: &str, name: &str) -> Option<&Arc<DynamicObject>> {
+        let set = match kind {
+            "GatewayClass" => &self.gateway_classes,
+            "Gateway" => &self.gateways,
+            "ListenerSet" => &self.listener_sets,
+            "HTTPRoute" => &self.http_routes,
+            "IngressRoute" => &self.ingress_routes,
+            "Middleware" => &self.middlewares,
+            "TraefikService" => &self.traefik_services,
+            "ServersTransport" => &self.servers_transports,
+            "TLSOption" => &self.tls_options,
+            "TLSStore" => &self.tls_stores,
+            "ReferenceGrant" => &self.reference_grants,
+            "BackendTLSPolicy" => &self.backend_tls_policies,
+            _ => return None,
+        };
+        set.get(namespace, name)
+    }
+
+    /// When an object was made whose parts have names.
     pub(super) fn created(&self, kind: &str, namespace: &str, name: &str) -> Option<Time> {
-        fn of<K: Resource>(set: &Set<K>, namespace: &str, name: &str) -> Option<Time> {
-            set.get(namespace, name)?.meta().creation_timestamp.clone()
-        }
-        match kind {
-            "Ingress" => of(&self.ingresses, namespace, name),
-            "Service" => of(&self.services, namespace, name),
-            _ => {
-                let set = match kind {
-                    "IngressRoute" => &self.ingress_routes,
-                    "Middleware" => &self.middlewares,
-                    "TraefikService" => &self.traefik_services,
-                    "TLSOption" => &self.tls_options,
-                    "HTTPRoute" => &self.http_routes,
-                    _ => return None,
-                };
-                set.get(namespace, name)?.metadata.creation_timestamp.clone()
-            }
-        }
+        let metadata = match kind {
+            "Ingress" => self.ingresses.get(namespace, name)?.meta(),
+            "Service" => self.services.get(namespace, name)?.meta(),
+            _ => self.dynamic(kind, namespace, name)?.meta(),
+        };
+        metadata.creation_timestamp.clone()
     }
 
     /// The cluster with only these of the objects that route. `None`: one of them is of another kind.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::objects::Key;
 use crate::config::model::{self, Dynamic, EntryPoint, Middleware, Router, RouterTls, Service, TlsOptions};
-use crate::config::{Fault, disputes};
+use crate::config::{Dispute, Fault, disputes};
 
 /// Where a router leads whose object cannot be served as it was meant: it answers 500, as the Gateway API asks, instead
 /// of leaving its requests to a wider route that may do without what this one asked for.
@@ -144,12 +144,12 @@ impl Parts {
         (all, missing)
     }
 
-    /// Routers of the cluster's objects that want other TLS options for a host than another router, with what to say of it.
+    /// Routers of the cluster's objects that want other TLS options for a host than another router, each once.
     #[must_use]
-    pub fn disputed(&self, merged: &Dynamic) -> Vec<(String, String)> {
+    pub fn disputed(&self, merged: &Dynamic) -> Vec<Dispute> {
         let mut told = HashSet::new();
         let ours = disputes(merged).into_iter().filter(|one| self.origins.contains_key(&one.router));
-        ours.filter(|one| told.insert(one.router.clone())).map(|one| (one.router.clone(), one.message())).collect()
+        ours.filter(|one| told.insert(one.router.clone())).collect()
     }
 
     /// Takes the `Arc`s of before for what is the same.

@@ -111,28 +111,9 @@ fn current(objects: &Objects, object: &Object) -> Option<(Value, Option<String>)
         let status = serde_json::to_value(&ingress.status).ok()?;
         return Some((status, ingress.metadata.resource_version.clone()));
     }
-    let dynamic = dynamic(objects, object)?;
+    let dynamic = objects.dynamic(object.kind, namespace, name)?;
     let status = dynamic.data.get("status").cloned().unwrap_or_default();
     Some((status, dynamic.metadata.resource_version.clone()))
-}
-
-fn dynamic<'o>(objects: &'o Objects, object: &Object) -> Option<&'o Arc<DynamicObject>> {
-    let set = match object.kind {
-        "GatewayClass" => &objects.gateway_classes,
-        "Gateway" => &objects.gateways,
-        "ListenerSet" => &objects.listener_sets,
-        "HTTPRoute" => &objects.http_routes,
-        "IngressRoute" => &objects.ingress_routes,
-        "Middleware" => &objects.middlewares,
-        "TraefikService" => &objects.traefik_services,
-        "ServersTransport" => &objects.servers_transports,
-        "TLSOption" => &objects.tls_options,
-        "TLSStore" => &objects.tls_stores,
-        "ReferenceGrant" => &objects.reference_grants,
-        "BackendTLSPolicy" => &objects.backend_tls_policies,
-        _ => return None,
-    };
-    set.get(&object.key.namespace, &object.key.name)
 }
 
 /// The status's fields as they should be, where one of them is not.
@@ -206,7 +187,7 @@ pub fn reference(objects: &Objects, object: &Object) -> Option<ObjectReference> 
     let Key { namespace, name } = &object.key;
     let uid = match object.kind {
         "Ingress" => objects.ingresses.get(namespace, name)?.metadata.uid.clone(),
-        _ => dynamic(objects, object)?.metadata.uid.clone(),
+        _ => objects.dynamic(object.kind, namespace, name)?.metadata.uid.clone(),
     };
     let kind = resource(object.kind)?;
     Some(ObjectReference {

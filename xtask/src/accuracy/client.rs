@@ -221,9 +221,7 @@ impl Client<'_> {
     /// Has another request hold the only connection to the backend, where the row wants that; its own connection.
     fn hold(&self, id: u64) -> Result<Option<(usize, TcpStream)>> {
         let Some((index, _)) = self.running.chosen(How::Capped, id) else { return Ok(None) };
-        let mut stream = TcpStream::connect(self.asked.agent).context("connect to the agent")?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut stream = self.open()?;
         stream.write_all(format!("GET /r/{} HTTP/1.1\r\nhost: {}\r\n\r\n", HOLDS + id, self.asked.host).as_bytes())?;
         awaited("the connection is not held", || self.running.ledger.delivered(HOLDS + id))?;
         Ok(Some((index, stream)))
@@ -283,11 +281,17 @@ impl Client<'_> {
         self.hog.as_ref().context("just made")
     }
 
+    /// A new connection to the agent.
+    fn open(&self) -> Result<TcpStream> {
+        let stream = TcpStream::connect(self.asked.agent).context("connect to the agent")?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+
     fn connection(&mut self, id: u64) -> Result<&TcpStream> {
         if self.connection.is_none() {
-            let stream = TcpStream::connect(self.asked.agent).context("connect to the agent")?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            let stream = self.open()?;
             if self.running.chosen(How::ClientRead, id).is_some() {
                 unread::make_small(&stream)?;
             }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -86,16 +86,13 @@ fn prepare(root: &Path, options: &Options) -> Result<(Place, Result<peers::Peers
 
 /// The agent, with probes wherever their toolchain can be had.
 fn build_agent(root: &Path) -> Result<std::path::PathBuf> {
-    if let Some(named) = wayspan_tests::environment("WAYSPAN_BIN") {
-        return std::fs::canonicalize(&named).with_context(|| format!("WAYSPAN_BIN={named}"));
-    }
-    match setup::ensure(root, &[setup::Need::Ebpf]) {
+    agent::named_or(|| match setup::ensure(root, &[setup::Need::Ebpf]) {
         Ok(()) => agent::build(root),
         Err(error) => {
             eprintln!("fallback: Wayspan without its kernel probes, because their toolchain is missing:\n{error:#}");
             agent::build_binary(root)
         }
-    }
+    })
 }
 
 /// A trace of one `GET /dispatch` in which ours and all of Hot R.O.D.'s services have arrived.

@@ -48,10 +48,7 @@ const TABLE: Part = Part { page: "docs/scale.md", begin: "<!-- scale -->", end: 
 /// Builds the parts, measures, prints the outcome; fails where a bar is missed.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     programs::ensure_node(root)?;
-    let binary = match wayspan_tests::environment("WAYSPAN_BIN") {
-        Some(named) => named,
-        None => agent::build(root)?.display().to_string(),
-    };
+    let binary = agent::named_or(|| agent::build(root))?.display().to_string();
     let definitions = programs::gateway_definitions(root)?;
     let per_service = options.endpoints.div_ceil(options.routes.max(1));
     let mut site = progress::step("starting etcd and kube-apiserver", || Site::start(&definitions))?;

@@ -125,9 +125,10 @@ impl Findings<'_> {
     /// Routers that name what is nowhere.
     fn missing(&mut self, file: &Dynamic) {
         let (merged, missing) = self.parts.merged(file);
-        for (router, what) in self.parts.disputed(&merged) {
-            let Some(object) = self.parts.origins.get(&router) else { continue };
-            let effect = if what.contains("421") { Effect::NotServed } else { Effect::Differs };
+        for dispute in self.parts.disputed(&merged) {
+            let Some(object) = self.parts.origins.get(&dispute.router) else { continue };
+            let effect = if dispute.refused { Effect::NotServed } else { Effect::Differs };
+            let what = dispute.message();
             let (message, remedy) = split(&what);
             self.add((object.kind, &object.key), effect, "", message, remedy);
         }

@@ -79,10 +79,15 @@ impl Shared {
             Some(called) => {
                 let all: BTreeSet<String> = called.keys().filter_map(|key| whose(key)).collect();
                 let all: Vec<String> = all.into_iter().collect();
-                Err(format!("`{reference}` is the name of several: {}; rename all but one of them", all.join(", ")))
+                Err(ambiguous(reference, &all))
             }
         }
     }
+}
+
+/// What is wrong with a written name that these objects want.
+pub(super) fn ambiguous(name: &str, owners: &[String]) -> String {
+    format!("`{name}` is the name of several: {}; rename all but one of them", owners.join(", "))
 }
 
 /// What there is of a key.

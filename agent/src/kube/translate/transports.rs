@@ -2,6 +2,7 @@
 
 use wayspan_proxy::snapshot::Timeouts;
 
+use super::allocation;
 use super::names::{self, CRD, normalized};
 use super::specs::Specs;
 use crate::config::fragment;
@@ -42,8 +43,7 @@ impl Transports {
             [] => Err(format!("there is no ServersTransport `{name}`")),
             [key] => self.of(objects, key),
             [one, other, ..] => {
-                let both = format!("ServersTransport {one}, ServersTransport {other}");
-                Err(format!("`{name}` is the name of several: {both}; rename all but one of them"))
+                Err(allocation::ambiguous(name, &[one, other].map(|key| format!("ServersTransport {key}"))))
             }
         }
     }

@@ -79,10 +79,7 @@ impl Client<'_> {
     /// The connection of requests that keep the worker busy.
     fn other(&mut self) -> Result<TcpStream> {
         if self.other.is_none() {
-            let stream = TcpStream::connect(self.asked.agent).context("connect to the agent")?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            self.other = Some(stream);
+            self.other = Some(self.open()?);
         }
         Ok(self.other.as_ref().context("just made")?.try_clone()?)
     }

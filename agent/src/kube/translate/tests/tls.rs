@@ -82,9 +82,9 @@ fn two_objects_that_want_different_options_for_one_host_are_both_told() {
     assert!(missing.is_empty());
     let told = parts.disputed(&merged);
     let (one, two) = (&parts.routers[0].name, &parts.routers[1].name);
-    assert_eq!(told.iter().map(|(router, _)| router).collect::<Vec<_>>(), [one, two]);
-    assert!(told[0].1.starts_with(&format!("`{two}` wants others for `a.example`")), "{told:?}");
-    assert!(told[1].1.starts_with(&format!("`{one}` wants others for `a.example`")), "{told:?}");
+    assert_eq!(told.iter().map(|one| &one.router).collect::<Vec<_>>(), [one, two]);
+    assert!(told[0].message().starts_with(&format!("`{two}` wants others for `a.example`")), "{told:?}");
+    assert!(told[1].message().starts_with(&format!("`{one}` wants others for `a.example`")), "{told:?}");
 }
 
 #[test]
