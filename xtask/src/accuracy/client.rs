@@ -207,9 +207,15 @@ impl Client<'_> {
         let hello = client.sealed(b"")?;
         let (first, rest) = hello.split_at(hello.len() / 2);
         client.stream().write_all(first)?;
-        running.pause(How::ClientHello, id, now_ns());
+        let paused = running.pause(How::ClientHello, id, now_ns());
         client.stream().write_all(rest)?;
+        // What this end makes of the server's part takes its time too, disturbed or not.
+        client.stream().peek(&mut [0])?;
+        let answered_ns = now_ns();
         client.shake()?;
+        if let Some((injection, _)) = paused {
+            running.ledger.unsure(id, injection, 0, now_ns().saturating_sub(answered_ns));
+        }
         let response = client.get(host, &format!("/r/{id}"))?;
         running.ledger.noise(id, workers.account().since(before).busy_ns());
         if response.status != 200 {

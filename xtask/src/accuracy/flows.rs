@@ -26,13 +26,28 @@ pub(super) struct Passage {
     /// It is a request's first.
     begins: Option<u64>,
     which: Option<Which>,
+    /// It is a response's segment whose acknowledgement is waited for, by that injection, and ends before that byte.
+    answers: Option<(usize, u32)>,
+    /// It says that all before that byte has come.
+    acknowledges: Option<u32>,
+    /// Only the receiver's kernel sees it.
+    is_bare: bool,
 }
 
 impl Passage {
-    /// It is the ACK that ends a handshake, and nothing was done to it.
-    pub(super) fn ends_handshake(&self) -> bool {
-        self.which == Some(Which::FinalAck) && self.held.is_none()
+    /// Only kernels see it, and nothing was done to it: the time that counts is when its receiver's has worked on it.
+    pub(super) fn is_for_kernels(&self) -> bool {
+        self.is_bare && self.held.is_none()
     }
+}
+
+/// A response that was handed on and is not acknowledged yet.
+#[derive(Clone, Copy, Debug)]
+struct Unacknowledged {
+    injection: usize,
+    request: Option<u64>,
+    end: u32,
+    since_ns: u64,
 }
 
 /// Ports of who connects and who listens.
@@ -58,6 +73,7 @@ struct Flow {
     repeated: Option<(usize, u64)>,
     /// So long after that the handshake had ended.
     ended_after: Option<(usize, u64)>,
+    unacknowledged: Option<Unacknowledged>,
     ways: [Direction; 2],
 }
 
@@ -117,6 +133,20 @@ impl Flows {
         if passage.which == Some(Which::FinalAck) {
             flow.ended_after = flow.repeated.take().map(|(injection, at_ns)| (injection, now_ns - at_ns));
         }
+        if let Some((injection, end)) = passage.answers {
+            let request = passage.request;
+            flow.unacknowledged = Some(Unacknowledged { injection, request, end, since_ns: now_ns });
+        }
+        let came = |waiting: &Unacknowledged| {
+            passage.acknowledges.is_some_and(|next| next.wrapping_sub(waiting.end) < 1 << 31)
+        };
+        // How long the other end, and this relay, took to acknowledge it is known, disturbed or not.
+        if let Some(waiting) = flow.unacknowledged.filter(came)
+            && let Some(request) = waiting.request
+        {
+            flow.unacknowledged = None;
+            running.ledger.unsure(request, waiting.injection, 0, now_ns.saturating_sub(waiting.since_ns));
+        }
     }
 }
 
@@ -132,35 +162,19 @@ impl Flow {
         now_ns: u64,
         flow: Key,
     ) -> Verdict {
-        let mut begins = None;
-        if way == Way::Out
-            && let Some(request) = request_id(segment.payload)
-            && self.request != Some(request)
-        {
-            self.request = Some(request);
-            begins = Some(request);
-            for (injection, from_ns, to_ns) in std::mem::take(&mut self.before) {
-                running.ledger.add(request, injection, true, from_ns, to_ns);
-            }
-            if let Some((injection, after_ns)) = self.ended_after.take() {
-                running.ledger.unsure(request, injection, 0, after_ns);
-            }
-            for direction in &mut self.ways {
-                direction.segments = 0;
-            }
-        }
+        let begins = (way == Way::Out).then(|| self.begins(running, segment)).flatten();
         let mut which = self.which(way, segment);
-        let [out, back] = &mut self.ways;
-        let direction = if way == Way::Out { out } else { back };
+        let direction = of(&mut self.ways, way);
         direction.packets += 1;
+        let mut answers = answered(running, link, way, which);
         if let Some((injection, from_ns)) = direction.lost.remove(&segment.seq) {
+            answers = (link == Link::Client && way == Way::Back && !segment.syn).then_some(injection);
             self.account(running, None, injection, from_ns, now_ns);
             which = segment.syn.then_some(Which::HandshakeAgain);
         } else if segment.syn && direction.packets > 1 {
             which = None;
         }
-        let [out, back] = &mut self.ways;
-        let direction = if way == Way::Out { out } else { back };
+        let direction = of(&mut self.ways, way);
         let mut release_ns = now_ns.max(direction.released_ns);
         let mut held = None;
         for (index, injection) in running.row.injections.iter().enumerate() {
@@ -192,7 +206,35 @@ impl Flow {
             }
         }
         direction.released_ns = release_ns;
-        Verdict::Pass(release_ns, Passage { flow, request: self.request, held, begins, which })
+        Verdict::Pass(
+            release_ns,
+            Passage {
+                flow,
+                request: self.request,
+                held,
+                begins,
+                which,
+                answers: answers.map(|index| (index, segment.end())),
+                acknowledges: (link == Link::Client && way == Way::Out && segment.ack).then_some(segment.next),
+                is_bare: way == Way::Out && segment.payload.is_empty() && !segment.syn,
+            },
+        )
+    }
+
+    /// The request that begins with that segment: what was done before is done to it.
+    fn begins(&mut self, running: &Running, segment: &Segment<'_>) -> Option<u64> {
+        let request = request_id(segment.payload).filter(|request| self.request != Some(*request))?;
+        self.request = Some(request);
+        for (injection, from_ns, to_ns) in std::mem::take(&mut self.before) {
+            running.ledger.add(request, injection, true, from_ns, to_ns);
+        }
+        if let Some((injection, after_ns)) = self.ended_after.take() {
+            running.ledger.unsure(request, injection, 0, after_ns);
+        }
+        for direction in &mut self.ways {
+            direction.segments = 0;
+        }
+        Some(request)
     }
 
     /// What kind of packet that is; nothing for one that was sent again, or says nothing new.
@@ -204,10 +246,8 @@ impl Flow {
             return (way == Way::Out && !std::mem::replace(&mut self.handshaken, true)).then_some(Which::FinalAck);
         }
         self.handshaken = true;
-        let [out, back] = &mut self.ways;
-        let direction = if way == Way::Out { out } else { back };
-        let length = u32::try_from(segment.payload.len()).unwrap_or(0);
-        let end = segment.seq.wrapping_add(length);
+        let direction = of(&mut self.ways, way);
+        let end = segment.end();
         // Sequence numbers wrap: newer is less than half of them ahead.
         let is_new = direction.newest.is_none_or(|newest| end != newest && end.wrapping_sub(newest) < 1 << 31);
         if !is_new {
@@ -224,6 +264,23 @@ impl Flow {
             None => self.before.push((injection, from_ns, to_ns)),
         }
     }
+}
+
+fn of(ways: &mut [Direction; 2], way: Way) -> &mut Direction {
+    let [out, back] = ways;
+    if way == Way::Out { out } else { back }
+}
+
+/// The injection that a response's segment is meant for, chosen or not: it counts until it is acknowledged.
+fn answered(running: &Running, link: Link, way: Way, which: Option<Which>) -> Option<usize> {
+    let is_meant = |how| match how {
+        How::Wire(Link::Client, Way::Back, wanted @ Which::Data(_), Act::Hold | Act::Lose) => Some(wanted) == which,
+        _ => false,
+    };
+    if link != Link::Client || way != Way::Back {
+        return None;
+    }
+    running.row.injections.iter().position(|injection| is_meant(injection.how))
 }
 
 #[cfg(test)]
@@ -261,12 +318,26 @@ mod tests {
         fn new(how: How, delay_us: u64) -> Self {
             let running =
                 Running { row: row(how, delay_us), seed: 1, ledger: Ledger::default(), response: OnceLock::new() };
-            Self { flows: Flows::new(Link::Backend), running }
+            let link = if let How::Wire(link, ..) = how { link } else { Link::Backend };
+            Self { flows: Flows::new(link), running }
         }
 
         /// Sends a packet at that microsecond; when it is handed on, if it is.
         fn send(&mut self, way: Way, flags: u8, seq: u8, payload: &[u8], at_us: u64) -> Option<u64> {
-            let bytes = Self::packet(way, flags, seq, payload);
+            self.send_acknowledging(way, flags, seq, 0, payload, at_us)
+        }
+
+        fn send_acknowledging(
+            &mut self,
+            way: Way,
+            flags: u8,
+            seq: u8,
+            next: u8,
+            payload: &[u8],
+            at_us: u64,
+        ) -> Option<u64> {
+            let mut bytes = Self::packet(way, flags, seq, payload);
+            bytes[31] = next;
             match self.flows.judge(Some(&self.running), way, &bytes, at_us * 1000) {
                 Verdict::Lose => None,
                 Verdict::Pass(at_ns, passage) => {
@@ -396,5 +467,31 @@ mod tests {
         assert_eq!(world.send(Way::Out, ACK, 2, b"", 30), Some(530));
         assert_eq!(world.send(Way::Out, ACK, 2, REQUEST, 40), Some(530));
         assert_eq!(world.truth(5).least_ns, 500_000);
+    }
+
+    #[test]
+    fn a_response_that_is_late_or_lost_counts_until_it_is_acknowledged_and_so_does_an_undisturbed_one() {
+        for act in [Act::Hold, Act::Lose] {
+            let mut world = World::new(How::Wire(Link::Client, Way::Back, Which::Data(0), act), 500);
+            world.handshake();
+            world.send(Way::Out, ACK, 2, REQUEST, 100);
+            let first = world.send(Way::Back, ACK, 2, b"response", 200);
+            if act == Act::Lose {
+                assert_eq!((first, world.send(Way::Back, ACK, 2, b"response", 700)), (None, Some(700)));
+            }
+            // An older one, and then its own.
+            world.send_acknowledging(Way::Out, ACK, 21, 9, b"", 710);
+            world.send_acknowledging(Way::Out, ACK, 21, 10, b"", 730);
+            world.send_acknowledging(Way::Out, ACK, 21, 10, b"", 790);
+            assert_eq!(world.truth(5), Truth { least_ns: 500_000, most_ns: 530_000, stretches: 1 }, "{act:?}");
+        }
+        let mut world = World::new(How::Wire(Link::Client, Way::Back, Which::Data(0), Act::Hold), 500);
+        world.running.row.injections[0].share = 0;
+        world.handshake();
+        world.send(Way::Out, ACK, 2, REQUEST, 100);
+        assert_eq!(world.send(Way::Back, ACK, 2, b"response", 200), Some(200));
+        world.send_acknowledging(Way::Out, ACK, 21, 10, b"GET /r/6 HTTP/1.1\r\n", 240);
+        assert!(!world.running.ledger.of(5, 0).disturbed);
+        assert_eq!(world.truth(5), Truth { least_ns: 0, most_ns: 40_000, stretches: 0 });
     }
 }

@@ -6,9 +6,18 @@ pub(super) struct Segment<'a> {
     pub(super) from_port: u16,
     pub(super) to_port: u16,
     pub(super) seq: u32,
+    /// The next byte that its sender waits for; of meaning where `ack` is set.
+    pub(super) next: u32,
     pub(super) syn: bool,
     pub(super) ack: bool,
     pub(super) payload: &'a [u8],
+}
+
+impl Segment<'_> {
+    /// The sequence number after its payload.
+    pub(super) fn end(&self) -> u32 {
+        self.seq.wrapping_add(u32::try_from(self.payload.len()).unwrap_or(0))
+    }
 }
 
 /// Reads a packet; nothing where it is no TCP over IPv4, or cut off.
@@ -26,6 +35,7 @@ pub(super) fn segment(packet: &[u8]) -> Option<Segment<'_>> {
         from_port: short(0)?,
         to_port: short(2)?,
         seq: u32::from_be_bytes(tcp.get(4..8)?.try_into().ok()?),
+        next: u32::from_be_bytes(tcp.get(8..12)?.try_into().ok()?),
         syn: flags & 0x02 != 0,
         ack: flags & 0x10 != 0,
         payload: tcp.get(usize::from(*tcp.get(12)? >> 4) * 4..)?,
@@ -50,7 +60,7 @@ mod tests {
     fn packet(flags: u8, payload: &[u8]) -> Vec<u8> {
         let length = u8::try_from(40 + payload.len()).unwrap();
         let mut bytes = vec![0x45, 0, 0, length, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
-        bytes.extend([0x1f, 0x40, 0x00, 0x50, 0, 0, 1, 0, 0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0, 0, 0]);
+        bytes.extend([0x1f, 0x40, 0x00, 0x50, 0, 0, 1, 0, 0, 0, 0, 7, 0x50, flags, 0, 0, 0, 0, 0, 0]);
         bytes.extend(payload);
         bytes
     }
@@ -60,7 +70,7 @@ mod tests {
         let mut bytes = packet(0x12, b"GET /r/42 HTTP/1.1\r\n");
         bytes.extend([0; 6]);
         let segment = segment(&bytes).unwrap();
-        assert_eq!((segment.from_port, segment.to_port, segment.seq), (8000, 80, 256));
+        assert_eq!((segment.from_port, segment.to_port, segment.seq, segment.next), (8000, 80, 256, 7));
         assert!(segment.syn && segment.ack);
         assert_eq!(request_id(segment.payload), Some(42));
     }

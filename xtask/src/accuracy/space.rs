@@ -83,13 +83,15 @@ impl Space {
     }
 }
 
-/// How urgent a thread of the injectors is: above everything else on the machine, the relays above the hog.
+/// How urgent a thread of the injectors is: above everything else on the machine.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Urgency {
     /// What takes a core away from the agent.
     Hog = 10,
-    /// What sends, answers and relays: its own lateness would look like the agent's error.
+    /// What sends and answers: its own lateness would look like the agent's error.
     Injector = 20,
+    /// What relays: it stamps packets for others, and is seldom long at work.
+    Relay = 30,
 }
 
 /// Makes the calling thread, and those that it will start, as urgent as that; says whether the system allowed it.

@@ -92,7 +92,7 @@ impl Drop for Wire {
 type Waiting = BTreeMap<(u64, u64), (Vec<u8>, Passage)>;
 
 fn relay(shared: &Shared, way: Way) {
-    urgent(Urgency::Injector);
+    urgent(Urgency::Relay);
     let [connecting, listening] = &shared.ends;
     let (from, to) = if way == Way::Out { (connecting, listening) } else { (listening, connecting) };
     let mut waiting = Waiting::new();
@@ -135,8 +135,8 @@ fn release(shared: &Shared, to: &Tun, waiting: &mut Waiting) {
         let tell = |now| {
             shared.flows.lock().unwrap_or_else(PoisonError::into_inner).passed(running.as_deref(), &passage, now);
         };
-        if passage.ends_handshake() {
-            // The call does all that its receiver does for it: then the handshake has ended.
+        if passage.is_for_kernels() {
+            // The call does all that its receiver does for it: ends a handshake, takes an acknowledgement.
             let _lost = to.send(&packet);
             tell(now_ns());
         } else {
