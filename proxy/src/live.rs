@@ -102,6 +102,11 @@ impl Live {
         if is_exact { Missing::NOTHING } else { marks.missing }
     }
 
+    /// The response's first byte was read now, and was readable since then, if that is known: the upload's states end there.
+    pub(crate) fn answered(&mut self, readable: MonoNs, at: MonoNs) {
+        self.clock.answered(&mut self.head.body, readable, at);
+    }
+
     /// An attempt begins. The body's clock is the last one's.
     pub(crate) fn begin_attempt(&mut self, attempt: Attempt) {
         if self.attempts.made() > 0 {

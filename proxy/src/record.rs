@@ -189,7 +189,10 @@ pub struct Attempt {
     pub opened: MonoNs,
     /// p8: TLS done (equals p7 without TLS).
     pub secured: MonoNs,
-    /// p9: the request's head was accepted by the upstream's socket.
+    /// When the write began that brought the request's head.
+    pub write_begun: MonoNs,
+    /// p9: the request's head was accepted by the upstream's socket: when that write returned, which may be after the answer
+    /// where others ran meanwhile.
     pub head_written: MonoNs,
     /// The last byte of the request was accepted by the upstream's socket.
     pub request_written: MonoNs,
@@ -520,6 +523,7 @@ impl Default for Attempt {
             connected: MonoNs::UNKNOWN,
             opened: MonoNs::UNKNOWN,
             secured: MonoNs::UNKNOWN,
+            write_begun: MonoNs::UNKNOWN,
             head_written: MonoNs::UNKNOWN,
             request_written: MonoNs::UNKNOWN,
             first_readable: MonoNs::UNKNOWN,

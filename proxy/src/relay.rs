@@ -28,11 +28,17 @@ pub enum Relay {
     ProxyRequest,
 }
 
+/// So many states before the one that runs are known: within one turn a worker reads, writes and reads again.
+const KEPT: usize = 4;
+
 /// The state that runs, and since when.
 #[derive(Debug, Default)]
 pub struct Clock {
     state: Relay,
     since: MonoNs,
+    /// The states before it and since when they ran, in turn; the newest lies before `turn`.
+    before: [(Relay, MonoNs); KEPT],
+    turn: usize,
 }
 
 impl Clock {
@@ -50,14 +56,18 @@ impl Clock {
 
     /// Enters a state; the time since the last change belongs to the state before.
     pub fn enter(&mut self, sums: &mut BodyClock, next: Relay, at: MonoNs) {
-        let Self { state, since } = *self;
+        let Self { state, since, .. } = *self;
         if state == next {
             return;
         }
         if let Some(sum) = sum_of(sums, state) {
             *sum += at.since(since);
         }
-        *self = Self { state: next, since: at };
+        if let Some(kept) = self.before.get_mut(self.turn % KEPT) {
+            *kept = (state, since);
+        }
+        self.turn = self.turn.wrapping_add(1);
+        (self.state, self.since) = (next, at);
     }
 
     /// Like [`Clock::enter`], where the bytes that end a wait had been readable since `readable`.
@@ -74,6 +84,30 @@ impl Clock {
             self.enter(sums, unread, readable.max(self.since));
         }
         self.enter(sums, next, at);
+    }
+
+    /// The response's first byte was read. It was readable since `readable`, where that is known: until it was read, it is
+    /// what the proxy was late for, whatever the states of the upload say meanwhile.
+    pub fn answered(&mut self, sums: &mut BodyClock, readable: MonoNs, at: MonoNs) {
+        let was_running = self.state != Relay::Idle;
+        self.enter(sums, Relay::ProxyResponse, at);
+        if !was_running || readable.0 == 0 {
+            return;
+        }
+        let mut to = at;
+        for back in 1..=KEPT {
+            let Some((state, since)) = self.before.get(self.turn.wrapping_sub(back) % KEPT).copied() else { return };
+            if state == Relay::Idle {
+                return;
+            }
+            if let Some(sum) = sum_of(sums, state) {
+                *sum = sum.saturating_sub(to.since(since.max(readable)));
+            }
+            if since <= readable {
+                return;
+            }
+            to = since;
+        }
     }
 
     /// Another attempt begins. What was waited for until now is what the attempts before it took, which their points say:
@@ -110,6 +144,30 @@ fn sum_of(sums: &mut BodyClock, state: Relay) -> Option<&mut u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_upload_is_waited_for_until_an_early_answer_is_readable() {
+        for (readable, client_body, read_wait, proxy_request) in
+            [(0, 90, 20, 35), (300, 90, 20, 35), (190, 90, 20, 20), (178, 90, 20, 8), (165, 90, 15, 0), (120, 60, 0, 0)]
+        {
+            let (mut clock, mut sums) = (Clock::default(), BodyClock::default());
+            clock.enter(&mut sums, Relay::ClientBody, MonoNs(60));
+            // The worker comes late: for the client's bytes, and for the answer.
+            clock.enter_read(&mut sums, Relay::ProxyRequest, MonoNs(150), MonoNs(170));
+            clock.answered(&mut sums, MonoNs(readable), MonoNs(205));
+            clock.enter(&mut sums, Relay::UpstreamBody, MonoNs(210));
+            clock.enter(&mut sums, Relay::Idle, MonoNs(300));
+            let expected = BodyClock {
+                client_body,
+                read_wait,
+                proxy_request,
+                proxy_response: 5,
+                upstream_body: 90,
+                ..BodyClock::default()
+            };
+            assert_eq!(sums, expected, "readable at {readable}");
+        }
+    }
 
     #[test]
     fn what_an_attempt_waited_for_is_not_the_next_ones() {

@@ -55,6 +55,7 @@ pub(crate) struct Seen<O: SocketObserver> {
     request_start: Cell<u64>,
     request_head_end: Cell<u64>,
     live: RefCell<Option<Rc<RefCell<Live>>>>,
+    write_begun: Cell<MonoNs>,
     head_written: Cell<MonoNs>,
     last_written: Cell<MonoNs>,
     first: Cell<First>,
@@ -116,6 +117,7 @@ impl<O: SocketObserver> Upstream<O> {
             request_start: Cell::new(0),
             request_head_end: Cell::new(0),
             live: RefCell::new(None),
+            write_begun: Cell::default(),
             head_written: Cell::default(),
             last_written: Cell::default(),
             first: Cell::default(),
@@ -172,7 +174,7 @@ impl<O: SocketObserver> Upstream<O> {
 impl<O: SocketObserver> Seen<O> {
     /// An exchange begins: its stamps are new.
     pub(crate) fn begin(&self, live: &Rc<RefCell<Live>>, asked: Asked) {
-        for cell in [&self.head_written, &self.last_written, &self.ended, &self.interim_sent] {
+        for cell in [&self.write_begun, &self.head_written, &self.last_written, &self.ended, &self.interim_sent] {
             cell.set(MonoNs::UNKNOWN);
         }
         self.first.set(First::default());
@@ -221,6 +223,7 @@ impl<O: SocketObserver> Seen<O> {
 
     /// Takes the stamps of the exchange that ended into its attempt.
     pub(crate) fn settle(&self, attempt: &mut Attempt) {
+        attempt.write_begun = self.write_begun.get();
         attempt.head_written = self.head_written.get();
         attempt.request_written = self.last_written.get();
         let First { read, marks, backend, woken, preempted_ns, resent } =
@@ -275,7 +278,7 @@ impl<O: SocketObserver> Seen<O> {
         }
         let judged = self.framer.borrow_mut().feed(bytes, from, &mut |event| self.on_event(event, at));
         if let (false, true, Some(live)) = (answered_before, self.has_answered(), live.as_ref()) {
-            live.borrow_mut().relay(Relay::ProxyResponse, at);
+            live.borrow_mut().answered(self.first.get().marks.first, at);
         }
         // Nothing is asked: the latch is armed for the next byte to be read, so that no burst behind it takes its time.
         self.worker.observer.marks(self.token, to..to);
@@ -348,6 +351,7 @@ impl<O: SocketObserver> Seen<O> {
             && let Some(live) = self.live.borrow().as_ref()
         {
             live.borrow_mut().resend.keep_head(bytes);
+            self.write_begun.set(MonoNs::now());
             let head = self.worker.head_end.find(bytes).map_or(bytes.len(), |at| at + HEAD_END.len());
             self.request_head_end.set(self.request_start.get() + u64::try_from(head).unwrap_or(0));
         }

@@ -21,7 +21,7 @@ use super::words::{end_error, server_failed, span_method, version};
 use crate::catalog::{Catalog, RouteNames};
 use crate::config::model::{Attribution, PhaseSpans, Tracing};
 use crate::kube::pods::Pods;
-use crate::merge::phase::{Attributed, Blame, Coverage, Phase};
+use crate::merge::phase::{Attributed, Blame, Coverage, Part, Phase, Stretch};
 
 /// `ScopeSpans.spans`: what [`SpanEncoder::encode`] appends is a sequence of these fields.
 const SPANS: u8 = length_tag(2);
@@ -400,13 +400,7 @@ impl SpanEncoder {
         ids: &mut ChildIds<'_>,
         spans: &mut u32,
     ) {
-        let body = request.attributed.body;
-        let stretches = request.attributed.stretches.iter().filter_map(|stretch| {
-            // The body's stretch stands in the list too, under its longest phase.
-            let place = (stretch.from_us, stretch.to_us);
-            (body != Some(place)).then_some((place, stretch.phase.name(), Some(stretch.phase)))
-        });
-        for ((from_us, to_us), name, phase) in stretches.chain(body.map(|place| (place, BODY, None))) {
+        for (phase, from_us, to_us) in times(&request.attributed.stretches) {
             let to_us = to_us.min(request.attributed.duration_us);
             if from_us >= to_us || !self.is_notable(to_us - from_us, request.attributed.duration_us) {
                 continue;
@@ -418,7 +412,7 @@ impl SpanEncoder {
                 id: ids.next(),
                 parent: inside.map_or(request.head.span_id, |client| client.id),
                 parent_is_remote: false,
-                name: (name, ""),
+                name: (phase.map_or(BODY, Phase::name), ""),
                 kind: Kind::Internal,
                 from_us,
                 to_us,
@@ -444,6 +438,14 @@ impl SpanEncoder {
             }
         }
     }
+}
+
+/// The times that can be child spans, with their phase where it is one phase's.
+fn times(stretches: &[Stretch]) -> impl Iterator<Item = (Option<Phase>, u64, u64)> + '_ {
+    stretches.chunk_by(|_, next| next.part == Part::Next).filter_map(|together| {
+        let (first, last) = together.first().zip(together.last())?;
+        Some(((first.part == Part::Whole).then_some(first.phase), first.from_us, last.to_us))
+    })
 }
 
 /// Traefik's Router, middleware and Service spans, each inside the one before; of middlewares those that ran. Returns the

@@ -10,10 +10,10 @@ use wayspan_proxy::record::{Attempt, BodyClock, End, ErrorKind, Head, Record};
 use super::backend;
 use super::coverage::coverage;
 use super::late::Late;
-use super::phase::{Attributed, Blame, Phase, Stretch, rounded_us};
+use super::phase::{Attributed, Blame, Part, Phase, Stretch, rounded_us};
 
 /// Stretches of an ordinary request: one allocation holds them.
-const STRETCHES_USUAL: usize = 12;
+const STRETCHES_USUAL: usize = 16;
 
 /// Divides a request's time among phases.
 #[must_use]
@@ -25,21 +25,20 @@ pub fn attribute<'a>(record: &'a Record<'a>) -> Attributed<'a> {
     let mut walk = Walk::new(start, end);
     // What the clock counted and no earlier phase has taken yet.
     let mut clock = head.body;
-    let mut middleware_ns = head.middleware_wait_ns;
     if client_side(&mut walk, head) {
         match (record.attempts.first(), record.attempts.last()) {
             (Some(first), Some(last)) => {
                 let wanted = head.upstream_wanted.known().unwrap_or(first.begun);
-                walk.share(wanted, [(Phase::MiddlewareWait, std::mem::take(&mut middleware_ns))], Phase::ProxyRequest);
+                walk.asking(wanted, head.middleware_wait_ns, Phase::ProxyRequest);
                 if head.attempts_made > 1 || record.attempts.len() > 1 {
                     walk.to(last.begun, Phase::RetryWait);
                 }
                 upstream_side(&mut walk, head, last, &mut clock);
             }
-            _ => without_upstream(&mut walk, head, &mut middleware_ns),
+            _ => without_upstream(&mut walk, head),
         }
     }
-    let body = response(&mut walk, head, &clock, middleware_ns);
+    response(&mut walk, head, &clock);
     let (blame, dominant) =
         (largest(&Blame::ALL, &walk.groups, Blame::Proxy), largest(&Phase::ALL, &walk.phases, Phase::ProxyResponse));
     Attributed {
@@ -49,7 +48,6 @@ pub fn attribute<'a>(record: &'a Record<'a>) -> Attributed<'a> {
         duration_us: walk.at_us,
         phases: walk.phases,
         stretches: walk.stretches,
-        body,
         blame,
         dominant,
         coverage: coverage(head, record.attempts.last()),
@@ -77,10 +75,10 @@ fn client_side(walk: &mut Walk, head: &Head) -> bool {
 }
 
 /// From p4 on, where nothing was tried: answers of our own, or cut off before.
-fn without_upstream(walk: &mut Walk, head: &Head, middleware_ns: &mut u64) {
+fn without_upstream(walk: &mut Walk, head: &Head) {
     let cut = head.head_written.known().is_none() && !matches!(head.end, End::Complete | End::Refused);
     if let Some(wanted) = head.upstream_wanted.known() {
-        walk.share(wanted, [(Phase::MiddlewareWait, std::mem::take(middleware_ns))], Phase::ProxyRequest);
+        walk.asking(wanted, head.middleware_wait_ns, Phase::ProxyRequest);
         if cut {
             walk.to(walk.end, Phase::PoolWait);
         } else if head.error == ErrorKind::TooManyConnections {
@@ -88,7 +86,10 @@ fn without_upstream(walk: &mut Walk, head: &Head, middleware_ns: &mut u64) {
             walk.to(head.head_written.known().unwrap_or(walk.end), Phase::PoolWait);
         }
     } else if cut {
-        walk.share(walk.end, [(Phase::MiddlewareWait, std::mem::take(middleware_ns))], Phase::ProxyRequest);
+        walk.asking(walk.end, head.middleware_wait_ns, Phase::ProxyRequest);
+    } else {
+        // A middleware answered, and nothing was asked after it.
+        walk.to(MonoNs(walk.at.0.saturating_add(head.middleware_wait_ns)), Phase::MiddlewareWait);
     }
 }
 
@@ -102,7 +103,7 @@ fn upstream_side(walk: &mut Walk, head: &Head, attempt: &Attempt, clock: &mut Bo
         (attempt.chosen, Phase::PoolWait),
         (connected, Phase::UpstreamConnect),
         (secured, Phase::UpstreamTls),
-        (attempt.head_written, Phase::UpstreamWrite),
+        (backend::taken(attempt), Phase::UpstreamWrite),
     ];
     for (point, phase) in points {
         walk.to(point, phase);
@@ -141,15 +142,14 @@ enum Until {
     GivenUp,
 }
 
-/// What is left until p16, by the body's state clock. Returns the stretch of the relay where it took time.
-fn response(walk: &mut Walk, head: &Head, clock: &BodyClock, middleware_ns: u64) -> Option<(u64, u64)> {
+/// What is left until p16, by the body's state clock.
+fn response(walk: &mut Walk, head: &Head, clock: &BodyClock) {
     let mut rest = Phase::ProxyResponse;
     if head.status == 101 {
         walk.to(head.head_written, Phase::ProxyResponse);
         rest = Phase::Tunnel;
     }
     let parts = [
-        (Phase::MiddlewareWait, middleware_ns),
         (Phase::UpstreamBody, clock.upstream_body),
         (Phase::UpstreamReadWait, clock.upstream_read_wait),
         (Phase::ClientDrain, clock.client_drain),
@@ -158,9 +158,7 @@ fn response(walk: &mut Walk, head: &Head, clock: &BodyClock, middleware_ns: u64)
         (Phase::ReadWait, clock.read_wait),
         (Phase::UpstreamDrain, clock.upstream_drain),
     ];
-    let from = walk.at_us;
-    let split = walk.share(walk.end, parts, rest);
-    split.then_some((from, walk.at_us))
+    walk.share(walk.end, parts, rest);
 }
 
 /// Goes along the points.
@@ -207,41 +205,50 @@ impl Walk {
     fn to(&mut self, point: MonoNs, phase: Phase) {
         if let Some((from_us, to_us)) = self.advance(point) {
             self.add(phase, to_us - from_us);
-            self.stretches.push(Stretch { phase, from_us, to_us });
+            self.stretches.push(Stretch { phase, part: Part::Whole, from_us, to_us });
         }
     }
 
-    /// The time up to a point is divided among parts of known length and a rest. Says whether any part got some.
-    fn share<const N: usize>(&mut self, point: MonoNs, parts: [(Phase, u64); N], rest: Phase) -> bool {
+    /// The time up to a point, at the end of which other services were asked for so long.
+    fn asking(&mut self, point: MonoNs, asked_ns: u64, rest: Phase) {
+        if asked_ns == 0 {
+            return self.to(point, rest);
+        }
+        let Some(to) = self.clamped(point) else { return };
+        self.to(MonoNs(to.0.saturating_sub(asked_ns).max(1)), rest);
+        self.to(to, Phase::MiddlewareWait);
+    }
+
+    /// The time up to a point is divided among parts of known length and a rest.
+    fn share<const N: usize>(&mut self, point: MonoNs, parts: [(Phase, u64); N], rest: Phase) {
         if parts.iter().all(|(_, ns)| *ns == 0) {
-            self.to(point, rest);
-            return false;
+            return self.to(point, rest);
         }
-        let Some((from_us, to_us)) = self.advance(point) else { return false };
+        let Some((from_us, to_us)) = self.advance(point) else { return };
         let (shares, rest_us) = divide(to_us - from_us, parts.map(|(_, ns)| ns));
-        self.add(rest, rest_us);
-        let mut most = (rest_us, rest);
-        for ((phase, _), us) in parts.into_iter().zip(shares) {
-            self.add(phase, us);
-            if us > most.0 {
-                most = (us, phase);
+        let (mut at_us, mut part) = (from_us, Part::First);
+        for (phase, us) in parts.into_iter().map(|(phase, _)| phase).zip(shares).chain([(rest, rest_us)]) {
+            if us == 0 {
+                continue;
             }
+            self.add(phase, us);
+            part = if us == to_us - from_us { Part::Whole } else { part };
+            self.stretches.push(Stretch { phase, part, from_us: at_us, to_us: at_us + us });
+            (at_us, part) = (at_us + us, Part::Next);
         }
-        self.stretches.push(Stretch { phase: most.1, from_us, to_us });
-        rest_us < to_us - from_us
     }
 
     /// p9 to p13: the request's body, then waiting for the upstream. Takes from the clock what it has used.
     fn wait(&mut self, attempt: &Attempt, to: MonoNs, until: Until, clock: &mut BodyClock) {
         let Some(to) = self.clamped(to) else { return };
-        let written = self.clamped(attempt.request_written).unwrap_or(to).min(to);
+        let written = self.clamped(backend::taken_whole(attempt)).unwrap_or(to).min(to);
         let upload = [clock.client_body, clock.read_wait, clock.upstream_drain, clock.proxy_request];
         let has_upload = upload.iter().any(|ns| *ns != 0);
         if has_upload {
             if !self.upload(to, written, clock) {
                 return;
             }
-        } else if written < to && backend::points(attempt) != [None; 3] {
+        } else if attempt.request_written.known().is_some_and(|at| at < to) && backend::points(attempt) != [None; 3] {
             // The backend's points are those of the last byte. Of the head, where the last was written after the answer.
             self.to(written, Phase::UpstreamWait);
         }

@@ -26,6 +26,29 @@ pub(super) fn points(attempt: &Attempt) -> [Option<MonoNs>; 3] {
     if is_early(attempt) { [None, None, sent] } else { [readable, read, sent] }
 }
 
+/// p9: when the upstream's socket had taken the request's head. That is when the write returned, but the write may return
+/// after what it caused: it wakes the backend, which takes the worker's core, works and answers. Then it was at the latest
+/// when the backend could read it; where nobody looks there, when the write began.
+pub(super) fn taken(attempt: &Attempt) -> MonoNs {
+    let written = attempt.head_written;
+    let (Some(_), Some(caused)) = (written.known(), caused(attempt).filter(|caused| *caused < written)) else {
+        return written;
+    };
+    points(attempt)[0].unwrap_or(attempt.write_begun).max(attempt.write_begun).min(caused)
+}
+
+/// The same of the request's last byte.
+pub(super) fn taken_whole(attempt: &Attempt) -> MonoNs {
+    let readable = points(attempt)[0].filter(|_| attempt.request_written.known().is_some());
+    readable.map_or(attempt.request_written, |readable| readable.min(attempt.request_written))
+}
+
+/// The earliest of what happened because the request came.
+fn caused(attempt: &Attempt) -> Option<MonoNs> {
+    let after_begun = |at: &MonoNs| *at >= attempt.write_begun;
+    points(attempt).into_iter().flatten().chain(attempt.first_readable.known()).filter(after_begun).min()
+}
+
 /// The same, none after `end` or after the one behind it: a write may be stamped when it returns, and what it wrote was
 /// read by then.
 pub(super) fn in_order(attempt: &Attempt, end: MonoNs) -> [Option<MonoNs>; 3] {

@@ -164,15 +164,29 @@ impl Blame {
     }
 }
 
-/// A phase that is one stretch of time, for child spans.
+/// A phase's stretch of time, for child spans and waterfalls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stretch {
     /// Which.
     pub phase: Phase,
+    /// Whether it has that time for itself.
+    pub part: Part,
     /// Microseconds after the request's start.
     pub from_us: u64,
     /// Microseconds after the request's start, not before `from_us`.
     pub to_us: u64,
+}
+
+/// How a phase has its stretch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// For itself.
+    Whole,
+    /// The first of several that take turns in one time, as while a body is relayed: each is as long as it says, and lies
+    /// somewhere in what they have together.
+    First,
+    /// A further one of them.
+    Next,
 }
 
 /// One request, attributed. `phases` sums to `duration_us` exactly.
@@ -188,11 +202,8 @@ pub struct Attributed<'a> {
     pub duration_us: u64,
     /// Microseconds by [`Phase`] as index.
     pub phases: [u64; Phase::COUNT],
-    /// Contiguous phases longer than zero, in order of time. Split ones (the body's) are one stretch per relay, under
-    /// the phase that took most of it; see `body`.
+    /// Stretches longer than zero, in order of time.
     pub stretches: Vec<Stretch>,
-    /// The stretch of the body's relay, where it took time.
-    pub body: Option<(u64, u64)>,
     /// The group with the largest share.
     pub blame: Blame,
     /// The phase with the largest share.

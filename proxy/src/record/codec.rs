@@ -60,7 +60,7 @@ impl<'a> Record<'a> {
 /// Length of an encoded head, without the truncated flag before it.
 const HEAD_BYTES: usize = 393;
 /// Length of an encoded attempt.
-const ATTEMPT_BYTES: usize = 222;
+const ATTEMPT_BYTES: usize = 230;
 
 /// A part of fixed length under way. It is put together where the compiler knows every place in it, and goes out as one:
 /// 90 checks of the buffer's room fewer a record.
@@ -264,6 +264,7 @@ impl Writer<'_> {
             attempt.connected,
             attempt.opened,
             attempt.secured,
+            attempt.write_begun,
             attempt.head_written,
             attempt.request_written,
             attempt.first_readable,
@@ -488,6 +489,7 @@ impl<'a> Reader<'a> {
             connected: self.at()?,
             opened: self.at()?,
             secured: self.at()?,
+            write_begun: self.at()?,
             head_written: self.at()?,
             request_written: self.at()?,
             first_readable: self.at()?,

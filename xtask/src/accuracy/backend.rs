@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::ledger::now_ns;
-use super::machine::avoid_last_core;
+use super::machine::{avoid_last_core, pin};
 use super::packet::request_id;
 use super::plan::{HOLDS, How, Running, Shape};
 use super::space::{Space, Urgency, urgent};
@@ -118,10 +118,7 @@ static LET_LIE: AtomicU64 = AtomicU64::new(0);
 
 fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Option<Lay>) -> Result<()> {
     stream.set_nodelay(true)?;
-    if stage.running().is_some_and(|running| running.row.agent.is_pinned()) {
-        // Woken by what the agent writes, and more urgent, it would take the agent's only core.
-        avoid_last_core()?;
-    }
+    choose_core(stage)?;
     let mut is_first = true;
     loop {
         readable(stream)?;
@@ -167,7 +164,7 @@ fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Optio
         }
         let holds = hold(&running, id, had_ns);
         let first = running.response.get_or_init(|| first_bytes(&running.row.shape));
-        let worked = running.pause(How::BackendCode, id, had_ns);
+        let worked = [How::BackendCode, How::BackendOnCore].into_iter().find_map(|how| running.pause(how, id, had_ns));
         if let Some((index, delay)) = running.chosen(How::StopBeforeResponse, id) {
             let stop = stage.stopped(delay, || respond(stream, &running, id, first).map(|_| ()))?;
             ledger.add(id, index, true, stop.from_ns, stop.to_ns);
@@ -189,6 +186,16 @@ fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Optio
         if running.row.shape.backend_fresh {
             return Ok(());
         }
+    }
+}
+
+/// Woken by what the agent writes, and more urgent, a backend takes the agent's only core: where the row wants that, and else
+/// not.
+fn choose_core(stage: &Stage) -> Result<()> {
+    match stage.running() {
+        Some(running) if running.index(How::BackendOnCore).is_some() => pin(),
+        Some(running) if running.row.agent.is_pinned() => avoid_last_core(),
+        _ => Ok(()),
     }
 }
 

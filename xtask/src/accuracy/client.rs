@@ -194,6 +194,10 @@ impl Client<'_> {
             ledger.unsure(id, index, 0, after_ns);
             intended_ns = account.queued_ns;
         }
+        if let Some(index) = running.index(How::BackendOnCore) {
+            // The worker waits for its core meanwhile.
+            intended_ns = ledger.of(id, index).truth().least_ns.min(account.queued_ns);
+        }
         ledger.noise(id, account.busy_ns().saturating_sub(intended_ns));
         received
     }

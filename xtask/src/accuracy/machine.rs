@@ -26,7 +26,8 @@ pub(super) fn last_core() -> Result<usize> {
     Ok(*LAST.get_or_init(|| last))
 }
 
-fn pin() -> Result<()> {
+/// Keeps the calling thread on the last core.
+pub(super) fn pin() -> Result<()> {
     let mut set = CpuSet::new();
     set.set(last_core()?);
     Ok(sched_setaffinity(None, &set)?)
@@ -59,10 +60,7 @@ impl Hog {
             while let Ok(delay) = goes.recv() {
                 let from_ns = now_ns();
                 let _asker_gone = tells.send(from_ns);
-                let until_ns = from_ns + u64::try_from(delay.as_nanos()).unwrap_or(0);
-                while now_ns() < until_ns {
-                    std::hint::spin_loop();
-                }
+                spin(delay);
                 let _asker_gone = tells.send(now_ns());
             }
         });
@@ -81,6 +79,14 @@ impl Hog {
     /// Waits for the end of that: when that was, and when it was gone at the latest.
     pub(super) fn end(&self) -> Result<(u64, u64)> {
         Ok((self.times.recv()?, now_ns()))
+    }
+}
+
+/// Keeps the calling thread's core busy for that long.
+pub(super) fn spin(delay: Duration) {
+    let until_ns = now_ns() + u64::try_from(delay.as_nanos()).unwrap_or(0);
+    while now_ns() < until_ns {
+        std::hint::spin_loop();
     }
 }
 

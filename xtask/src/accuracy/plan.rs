@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::ledger::{Ledger, now_ns};
+use super::machine::spin;
 
 /// Where an injected delay must show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +106,8 @@ pub(super) enum Act {
 pub(super) enum How {
     /// The backend works for that long.
     BackendCode,
+    /// The backend works for that long on the agent's only core, which it takes as soon as it is woken: within the agent's write.
+    BackendOnCore,
     /// The backend lets a readable request lie.
     BackendRead,
     /// The backend lets a connection lie unaccepted, with the request in it.
@@ -329,7 +332,7 @@ impl Running {
         let index = self.index(how)?;
         let delay = self.delay(index, request);
         if let Some(delay) = delay {
-            std::thread::sleep(delay);
+            if how == How::BackendOnCore { spin(delay) } else { std::thread::sleep(delay) }
         }
         let to_ns = now_ns();
         self.ledger.add(request, index, delay.is_some(), from_ns, to_ns);

@@ -329,6 +329,15 @@ fn on_one_core() -> Vec<Row> {
             ),
         ),
         at(
+            Agent::Pinned,
+            row(
+                "backend: works on the proxy's core",
+                "the backend, more urgent than the agent, works on its only core: it has answered when the agent's write returns",
+                Shape::SMALL,
+                one(How::BackendOnCore, USUAL_US, phase("backend_app")),
+            ),
+        ),
+        at(
             Agent::Ordinary,
             row(
                 "proxy: a crowd on its core",

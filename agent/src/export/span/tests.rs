@@ -197,11 +197,17 @@ fn attributed<'a>(record: &'a Record<'a>, duration_us: u64, cuts: &[u64], body: 
         let to_us = cut.clamp(at, duration_us);
         if to_us > at {
             phases[phase as usize] = to_us - at;
-            stretches.push(Stretch { phase, from_us: at, to_us });
+            stretches.push(Stretch { phase, part: Part::Whole, from_us: at, to_us });
         }
         at = to_us;
     }
-    let body = stretches.last().filter(|_| body).map(|last| (last.from_us, last.to_us));
+    if let Some(last) = stretches.last_mut().filter(|last| body && last.to_us - last.from_us > 1) {
+        // The last phase and another take turns.
+        let to_us = std::mem::replace(&mut last.to_us, last.from_us + 1);
+        last.part = Part::First;
+        let next = Stretch { phase: Phase::Tunnel, part: Part::Next, from_us: last.to_us, to_us };
+        stretches.push(next);
+    }
     let (start, end) = (MonoNs(START), us(duration_us));
     let (blame, dominant, coverage) = (Blame::Backend, Phase::BackendApp, Coverage::Partial("no slot".to_owned()));
     Attributed {
@@ -211,7 +217,6 @@ fn attributed<'a>(record: &'a Record<'a>, duration_us: u64, cuts: &[u64], body: 
         duration_us,
         phases,
         stretches,
-        body,
         blame,
         dominant,
         coverage,
@@ -511,10 +516,14 @@ impl Reference<'_> {
             let from = self.rel(attempt.begun).max(earliest);
             (attempt.span_id, from, self.rel(end).max(from))
         });
-        let mut parts: Vec<_> = self.request.stretches.iter().map(|s| (Some(s.phase), s.from_us, s.to_us)).collect();
-        if let Some((from, to)) = self.request.body {
-            parts.retain(|part| (part.1, part.2) != (from, to));
-            parts.push((None, from, to));
+        let mut parts: Vec<(Option<Phase>, u64, u64)> = Vec::new();
+        for stretch in &self.request.stretches {
+            match (stretch.part, parts.last_mut()) {
+                (Part::Next, Some(last)) => last.2 = stretch.to_us,
+                (part, _) => {
+                    parts.push(((part == Part::Whole).then_some(stretch.phase), stretch.from_us, stretch.to_us))
+                }
+            }
         }
         for (phase, from, to) in parts {
             let long = to - from >= 1000 && (to - from) as f64 >= total as f64 * 0.05;

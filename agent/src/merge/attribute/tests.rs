@@ -48,6 +48,7 @@ fn ordinary() -> (Head, Attempt) {
         chosen: at(50),
         connected: at(60),
         secured: at(70),
+        write_begun: at(72),
         head_written: at(80),
         request_written: at(80),
         first_readable: at(90),
@@ -94,9 +95,6 @@ fn check_sound(a: &Attributed<'_>) {
         before = s.to_us;
     }
     assert_eq!(before, a.duration_us, "the stretches cover the request");
-    if let Some((from, to)) = a.body {
-        assert!(from < to && to <= a.duration_us);
-    }
 }
 
 fn check(name: &str, edit: impl FnOnce(&mut Head, &mut Attempt), expected: &[(Phase, u64)]) {
@@ -116,7 +114,8 @@ fn an_ordinary_request_has_each_phase_once_and_full_coverage() {
     check_sound(&a);
     assert_eq!(nonzero(&a), ORDINARY);
     assert_eq!((a.duration_us, a.start, a.end), (120, at(0), at(120)));
-    assert_eq!((a.coverage, a.body), (Coverage::Full, None));
+    assert_eq!(a.coverage, Coverage::Full);
+    assert!(a.stretches.iter().all(|s| s.part == Part::Whole));
     let order: Vec<_> = a.stretches.iter().map(|s| s.phase).collect();
     assert_eq!(order, ORDINARY.iter().map(|(phase, _)| *phase).collect::<Vec<_>>());
 }
@@ -177,8 +176,13 @@ fn the_upstreams_side_is_read_from_its_points() {
     );
     check("no upstream mark", |_, a| a.first_readable = MonoNs(0), &but(&[(UpstreamWait, 20), (UpstreamReadWait, 0)]));
     check(
-        "the peer answers before our write returns",
+        "the peer answers before our write returns: others had our core",
         |_, a| a.first_readable = at(75),
+        &but(&[(UpstreamWrite, 2), (UpstreamWait, 3), (UpstreamReadWait, 25)]),
+    );
+    check(
+        "what was readable before our write is no answer to it",
+        |_, a| a.first_readable = at(71),
         &but(&[(UpstreamWait, 0), (UpstreamReadWait, 20)]),
     );
 }
@@ -214,8 +218,9 @@ fn the_bodys_clock_divides_the_response() {
     head.body = clock(15 * US, 0, 0);
     let record = record(head, vec![attempt]);
     let a = attribute(&record);
-    assert_eq!(a.body, Some((100, 120)));
-    assert_eq!(a.stretches.last(), Some(&Stretch { phase: UpstreamBody, from_us: 100, to_us: 120 }));
+    let last_two = a.stretches.last_chunk::<2>().map(|two| two.map(|s| (s.phase, s.part, s.from_us, s.to_us)));
+    let divided = [(UpstreamBody, Part::First, 100, 115), (ProxyResponse, Part::Next, 115, 120)];
+    assert_eq!(last_two, Some(divided));
 }
 
 #[test]

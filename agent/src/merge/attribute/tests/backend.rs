@@ -3,6 +3,7 @@
 use super::*;
 use Phase::{
     BackendApp, BackendPickup, ProxyResponse, UpstreamPathBack, UpstreamPathOut, UpstreamReadWait, UpstreamWait,
+    UpstreamWrite,
 };
 
 /// p9 at 80, p10 to p12 as given, p13 at 180 and p14 at 200.
@@ -53,7 +54,18 @@ fn the_wait_for_a_backend_on_this_node_is_divided() {
     divided("all known", [100, 130, 170], |_, _| (), WHOLE);
     divided("its accept is hidden", [100, 130, 170], |_, a| a.backend_missing = Missing::ACCEPT, WHOLE);
     divided("a reused connection", [100, 130, 170], |_, a| a.reused = true, WHOLE);
-    divided("it read before our write returned", [70, 75, 170], |_, _| (), &[(BackendApp, 90), (UpstreamPathBack, 10)]);
+    divided(
+        "it took our core when our write woke it, and our write returned after its answer",
+        [74, 76, 170],
+        |_, a| (a.head_written, a.request_written) = (at(190), at(190)),
+        &[(UpstreamWrite, 4), (BackendPickup, 2), (BackendApp, 94), (UpstreamPathBack, 10)],
+    );
+    divided(
+        "the same, and when it could read is not known",
+        [0, 76, 170],
+        |_, a| (a.head_written, a.request_written) = (at(190), at(190)),
+        &[(UpstreamWrite, 2), (UpstreamWait, 4), (BackendApp, 94), (UpstreamPathBack, 10)],
+    );
     divided(
         "its write returned after we had read",
         [100, 130, 190],
@@ -73,7 +85,7 @@ fn the_wait_for_a_backend_on_this_node_is_divided() {
     let stretches: Vec<_> = a.stretches.iter().filter(|s| WHOLE.iter().any(|(p, _)| *p == s.phase)).copied().collect();
     let expected =
         [(UpstreamPathOut, 80, 100), (BackendPickup, 100, 130), (BackendApp, 130, 170), (UpstreamPathBack, 170, 180)];
-    assert_eq!(stretches, expected.map(|(phase, from_us, to_us)| Stretch { phase, from_us, to_us }));
+    assert_eq!(stretches, expected.map(|(phase, from_us, to_us)| Stretch { phase, part: Part::Whole, from_us, to_us }));
     assert_eq!(a.coverage, Coverage::Full);
 }
 
@@ -110,7 +122,7 @@ fn only_neighbours_that_are_known_are_divided() {
         "not written: the way out and our own write are one",
         [100, 130, 170],
         |_, a| (a.head_written, a.request_written) = (MonoNs(0), MonoNs(0)),
-        &[(Phase::UpstreamWrite, 0), (UpstreamWait, 30), (BackendPickup, 30), (BackendApp, 40), (UpstreamPathBack, 10)],
+        &[(UpstreamWrite, 0), (UpstreamWait, 30), (BackendPickup, 30), (BackendApp, 40), (UpstreamPathBack, 10)],
     );
     // What is not divided is one stretch.
     let (mut head, mut attempt) = ordinary();
@@ -161,8 +173,8 @@ fn an_upload_ends_before_the_way_out_begins() {
     divided(
         "readable before the last write returned",
         [110, 130, 170],
-        |h, a| (a.request_written, h.body) = (at(120), upload(40, 0, 0)),
-        &[(ClientBody, 40), (BackendPickup, 10), (BackendApp, 40), (UpstreamPathBack, 10)],
+        |h, a| (a.request_written, h.body) = (at(120), upload(25, 0, 15)),
+        &[(ClientBody, 25), (ProxyRequest, 15), (BackendPickup, 20), (BackendApp, 40), (UpstreamPathBack, 10)],
     );
     divided(
         "two writes and no state",
