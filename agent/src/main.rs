@@ -62,6 +62,9 @@ enum Command {
         /// Measure what a hit costs here (needs CAP_SYS_ADMIN).
         #[arg(long)]
         cost: bool,
+        /// Try every set, also those that are off where the configuration does not name them (backends, ack).
+        #[arg(long)]
+        all: bool,
     },
 }
 
@@ -70,7 +73,7 @@ fn main() -> ExitCode {
         Command::Run { config } => app::run(&config),
         Command::Check(asked) => check(&asked),
         Command::Healthcheck => healthcheck(),
-        Command::Doctor { json, cost } => doctor(json, cost),
+        Command::Doctor { json, cost, all } => doctor(json, cost, all),
     };
     match outcome {
         Ok(code) => code,
@@ -126,8 +129,10 @@ fn healthcheck() -> anyhow::Result<ExitCode> {
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn doctor(json: bool, cost: bool) -> anyhow::Result<ExitCode> {
-    let report = probes::doctor::report(&config::model::Probes::default());
+fn doctor(json: bool, cost: bool, all: bool) -> anyhow::Result<ExitCode> {
+    let usual = config::model::Probes::default();
+    let report =
+        probes::doctor::report(&if all { config::model::Probes { backends: true, ack: true, ..usual } } else { usual });
     let cluster = runtime()?.block_on(cluster::report());
     let costs = cost.then(|| probes::cost::measure().map_err(|error| error.to_string()));
     let prices = costs.as_ref().and_then(|costs| costs.as_deref().ok()).map(probes::cost::prices);

@@ -285,7 +285,7 @@ mount -t tracefs trace /sys/kernel/tracing
 for module in /lib/modules/*.ko; do insmod $module; done
 ip link set lo up
 echo "@doctor"
-wayspan doctor --json
+wayspan doctor --all --json
 echo "@end"
 echo "@tests"
 RUST_BACKTRACE=0 probes --emulated 2>&1
