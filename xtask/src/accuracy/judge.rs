@@ -16,8 +16,12 @@ const COVERAGE_MISSES_PER_THOUSAND: u64 = 1;
 /// Of a hundred disturbed requests one may lack its count, and one of fewer: on a busy machine the kernel's tracepoint leaves out
 /// a repetition in about a thousand, which its own counter (`RetransSegs`) has.
 const UNCOUNTED_OF: u64 = 100;
-/// Of ten disturbed requests one may be outweighed by what nobody injected.
-const OUTWEIGHED_OF: u64 = 10;
+/// Of fifty disturbed requests one may be outweighed by what nobody injected.
+const OUTWEIGHED_OF: u64 = 50;
+/// An undisturbed request's phase may be twice as long as is usual, and so much longer: in whichever phase.
+const STRAY_NS: u64 = 2_000_000;
+/// Of a hundred undisturbed requests one may show more than that elsewhere than in the row's place: a machine has its own delays.
+const STRAYS_OF: u64 = 100;
 /// Faults told in words.
 const EXAMPLES_MAX: usize = 3;
 
@@ -62,6 +66,8 @@ pub(super) struct Line {
     pub(super) error_p99_us: u64,
     pub(super) undisturbed: u64,
     pub(super) stayed_undisturbed: u64,
+    /// Of those that did: another phase than the row's was unusually long.
+    pub(super) strays: u64,
     pub(super) coverage_right: u64,
     /// Of those, the ones whose backend had perhaps not accepted its connection yet: all is known but that.
     pub(super) unaccepted: u64,
@@ -103,6 +109,7 @@ pub(super) fn judge(row: &Row, cases: &[Case], faults: Vec<String>) -> Line {
         group.by_itself_ns = by_itself(row, group, cases);
     }
     let quiet_ns = quiet(row, &groups, cases);
+    let usual = usual(row, &groups, cases);
     line.by_itself_us = groups.iter().map(|group| group.by_itself_ns).max().unwrap_or(0) / 1000;
     for case in cases {
         let [span] = case.spans.as_slice() else {
@@ -116,7 +123,8 @@ pub(super) fn judge(row: &Row, cases: &[Case], faults: Vec<String>) -> Line {
         } else {
             line.examples.push(format!("request {}: coverage {:?}", case.id, span.coverage));
         }
-        judge_case(row, &groups, case, span, quiet_ns, &mut line, &mut errors, &mut delays);
+        let stray = stray(row, &groups, case, span, &usual);
+        judge_case(row, &groups, case, span, quiet_ns, stray, &mut line, &mut errors, &mut delays);
     }
     errors.sort_unstable();
     delays.sort_unstable();
@@ -130,6 +138,7 @@ pub(super) fn judge(row: &Row, cases: &[Case], faults: Vec<String>) -> Line {
         && line.uncounted <= line.disturbed.div_ceil(UNCOUNTED_OF)
         && line.outweighed <= line.disturbed.div_ceil(OUTWEIGHED_OF)
         && line.stayed_undisturbed == line.undisturbed
+        && line.strays <= line.undisturbed.div_ceil(STRAYS_OF)
         && (line.requests - line.coverage_right) * 1000 <= line.requests * COVERAGE_MISSES_PER_THOUSAND;
     line.examples.truncate(EXAMPLES_MAX);
     line
@@ -142,6 +151,7 @@ fn judge_case(
     case: &Case,
     span: &Span,
     quiet_ns: Option<u64>,
+    stray: bool,
     line: &mut Line,
     errors: &mut Vec<u64>,
     delays: &mut Vec<u64>,
@@ -178,8 +188,9 @@ fn judge_case(
     } else if !seen.short {
         line.undisturbed += 1;
         line.stayed_undisturbed += u64::from(seen.stayed);
+        line.strays += u64::from(seen.stayed && stray);
     }
-    if !(seen.right && seen.stayed) || seen.uncounted {
+    if !(seen.right && seen.stayed) || seen.uncounted || stray {
         line.examples.push(told(row, groups, case, span));
     }
 }
@@ -215,7 +226,7 @@ impl Seen {
         let more_ns = value_ns.saturating_sub(truth.most_ns).saturating_sub(group.by_itself_ns);
         let error_ns = (truth.least_ns.saturating_sub(value_ns) + more_ns).saturating_sub(unusual_ns);
         self.within &= error_ns <= tolerance_ns;
-        self.right &= value_ns + tolerance_ns + noise_ns >= truth.least_ns;
+        self.right &= value_ns + tolerance_ns + noise_ns >= truth.least_ns && more_ns <= group.half_ns + noise_ns;
         self.excused |= value_ns + tolerance_ns < truth.least_ns;
         Some(error_ns)
     }
@@ -232,6 +243,28 @@ impl Seen {
         self.stayed &= value_ns < most_ns + noise_ns;
         self.excused |= value_ns >= most_ns;
     }
+}
+
+/// What each phase takes of an undisturbed request: the median.
+fn usual(row: &Row, groups: &[Group], cases: &[Case]) -> Vec<u64> {
+    let untouched = cases.iter().filter(|case| groups.iter().all(|group| !group.truth(row, case).0));
+    let spans: Vec<&Span> = untouched.filter_map(|case| case.spans.first()).collect();
+    let median = |(phase, _): &(&str, &str)| {
+        let mut all: Vec<u64> = spans.iter().map(|span| span.phase(phase) * 1000).collect();
+        all.sort_unstable();
+        percentile(&all, 50)
+    };
+    BLAMES.iter().map(median).collect()
+}
+
+/// Whether a request that nothing was done to shows a delay in a phase other than the row's.
+fn stray(row: &Row, groups: &[Group], case: &Case, span: &Span, usual: &[u64]) -> bool {
+    let untouched = groups.iter().all(|group| !group.truth(row, case).0);
+    let other = |phase: &str| groups.iter().all(|group| !group.place.has(phase));
+    untouched
+        && BLAMES.iter().zip(usual).any(|((phase, _), usual_ns)| {
+            other(phase) && span.phase(phase) * 1000 > 2 * usual_ns + STRAY_NS + case.noise_ns
+        })
 }
 
 /// A request in words: what was done, and what its span says.
@@ -531,6 +564,21 @@ mod tests {
         let partial = case(false, 10, vec![span(&[("upstream_wait", 10)], "upstream", "partial: x")]);
         check(&[right(), partial], [1, 1, 0, 1, 1, 1], false);
         check(&[right(), case(false, 10, vec![])], [1, 1, 0, 1, 0, 0], false);
+    }
+
+    #[test]
+    fn more_than_was_done_is_wrong_and_so_is_a_delay_of_an_undisturbed_request_in_any_phase() {
+        let told = |us| vec![span(&[("upstream_wait", us)], "upstream", "full")];
+        let elsewhere = |us| vec![span(&[("upstream_wait", 20), ("client_send", us)], "client", "full")];
+        let usual = || case(false, 10, elsewhere(30));
+        // Half of the smallest delay, 1 ms, may be too much.
+        check(&[case(true, 5_000, told(5_900)), usual()], [1, 1, 0, 0, 1, 1], true);
+        check(&[case(true, 5_000, told(6_200)), usual()], [1, 0, 0, 0, 1, 1], false);
+        let right = || case(true, 5_000, told(5_050));
+        check(&[right(), usual(), usual(), case(false, 10, elsewhere(2_000))], [1, 1, 0, 1, 3, 3], true);
+        let stray = || case(false, 10, elsewhere(2_100));
+        check(&[right(), usual(), usual(), usual(), stray()], [1, 1, 0, 1, 4, 4], true);
+        check(&[right(), usual(), usual(), usual(), stray(), stray()], [1, 1, 0, 1, 5, 5], false);
     }
 
     #[test]

@@ -101,6 +101,17 @@ pub(super) enum Act {
     Rate(u64),
 }
 
+impl Place {
+    /// Whether that phase is in it.
+    pub(super) fn has(self, phase: &str) -> bool {
+        match self {
+            Self::Phase(name) => name == phase,
+            Self::Phases(names) => names.contains(&phase),
+            Self::Attribute(_) | Self::Count(_) | Self::Nowhere(_) => false,
+        }
+    }
+}
+
 /// What is done to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {

@@ -57,7 +57,7 @@ impl Report {
         let load = std::fs::read_to_string("/proc/loadavg")?;
         let load = load.split(' ').next().unwrap_or_default();
         let cores = std::thread::available_parallelism()?.get();
-        let busy = rows.iter().filter(|row| row.outweighed + row.excused > 0).count();
+        let busy = rows.iter().filter(|row| row.outweighed + row.excused + row.strays > 0).count();
         let doubts = (busy > 0).then(|| {
             format!(
                 "{busy} rows have requests that the machine itself delayed, see the column; load average {load} on {cores} cores"
@@ -80,13 +80,13 @@ impl Report {
     pub(super) fn table(&self) -> String {
         let mut out = format!("Linux {}, {} cores, seed {}\n\n", self.kernel, self.cores, self.seed);
         out.push_str(
-            "| row | expected | named right | delay p50 ms | by itself us | unknown us | error p50 us | p99 us | within max(1 %, 100 us) | coverage | undisturbed | outweighed, excused, uncounted | |\n\
+            "| row | expected | named right | delay p50 ms | by itself us | unknown us | error p50 us | p99 us | within max(1 %, 100 us) | coverage | undisturbed | outweighed, excused, uncounted, strays | |\n\
              |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
         );
         for row in &self.rows {
             let _written = writeln!(
                 out,
-                "| {} | {} | {}/{} | {:.1} | {} | {} | {} | {} | {} | {} | {}/{} | {}, {}, {} | {} |",
+                "| {} | {} | {}/{} | {:.1} | {} | {} | {} | {} | {} | {} | {}/{} | {}, {}, {}, {} | {} |",
                 row.name,
                 row.expected,
                 row.named_right,
@@ -107,6 +107,7 @@ impl Report {
                 row.outweighed,
                 row.excused,
                 row.uncounted,
+                row.strays,
                 if row.passed { "ok" } else { "MISS" },
             );
         }
