@@ -8,6 +8,7 @@
 mod matcher;
 mod parse;
 mod pattern;
+mod readable;
 mod subject;
 
 use std::fmt;
@@ -55,6 +56,14 @@ impl Rule {
     pub fn parse(text: &str) -> Result<Self, RuleError> {
         let expr = parse::parse(text)?;
         Ok(Self { text: text.into(), expr: Arc::new(expr) })
+    }
+
+    /// What can be read of a text that is no rule: hosts and paths that it names, without the conditions that nobody can read.
+    /// Its requests are some of those that were meant, and others beside them. `None`: there is nothing that holds them to a host
+    /// or a path of its own.
+    #[must_use]
+    pub fn readable(text: &str) -> Option<Self> {
+        Self::parse(&readable::readable(text)?).ok()
     }
 
     /// Whether a request satisfies the rule. [`crate::route::RouteTable`] finds the best of many rules faster.

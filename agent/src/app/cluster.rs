@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::config::Fault;
 use crate::config::model::{Dynamic, Service, Static};
 use crate::kube::client::Shared;
-use crate::kube::parts::{Parts, Problem};
+use crate::kube::parts::{GET_500, Parts, Problem};
 use crate::kube::provider::{Provider, Who};
 use crate::kube::translate::Around;
 use crate::kube::watch::Health;
@@ -104,7 +104,7 @@ impl Cluster {
             if parts.problems.iter().any(told) {
                 return None;
             }
-            let message = format!("{what}; its requests are answered with 500");
+            let message = format!("{what}; {GET_500}");
             Some(Fault::at(Path::new(&origin(&router)), router, 0, message))
         });
         let disputed = parts.disputed(&dynamic).into_iter();

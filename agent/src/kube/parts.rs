@@ -16,6 +16,9 @@ use crate::config::{Dispute, Fault, disputes};
 /// of leaving its requests to a wider route that may do without what this one asked for.
 pub const UNUSABLE: &str = "unusable@kubernetes";
 
+/// What is said of such a router's requests.
+pub const GET_500: &str = "its requests are answered with 500";
+
 /// TLS options of whoever names none.
 const DEFAULT_OPTIONS: &str = "default";
 

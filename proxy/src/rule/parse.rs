@@ -13,7 +13,7 @@ use super::{Expr, NESTING_MAX, REGEXES_MAX, RULE_BYTES_MAX, RuleError, pattern, 
 const HOST_BYTES_MAX: usize = 253;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     ClientIp,
     Header,
     HeaderRegexp,
@@ -28,7 +28,7 @@ enum Kind {
 }
 
 /// Name, kind, least and most values.
-const KINDS: [(&str, Kind, usize, usize); 11] = [
+pub(super) const KINDS: [(&str, Kind, usize, usize); 11] = [
     ("ClientIP", Kind::ClientIp, 1, 1),
     ("Header", Kind::Header, 2, 2),
     ("HeaderRegexp", Kind::HeaderRegexp, 2, 2),
@@ -482,7 +482,7 @@ fn count_remedy(name: &str, kind: Kind, values: &[Value<'_>]) -> String {
 }
 
 /// The known matcher that differs by at most three letters, and by no more than half of them.
-fn nearest(name: &str) -> Option<&'static str> {
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
     KINDS
         .into_iter()
         .map(|(known, ..)| (distance(&name.to_lowercase(), &known.to_lowercase()), known))

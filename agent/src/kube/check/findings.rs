@@ -11,7 +11,7 @@ use super::report::{Count, Effect, Finding, Report};
 use super::{Asked, Seen};
 use crate::config::model::{Dynamic, EntryPoint, KubernetesProvider, Router};
 use crate::kube::objects::{Key, Objects};
-use crate::kube::parts::{Object, Parts, Problem, no_entry_point};
+use crate::kube::parts::{GET_500, Object, Parts, Problem, no_entry_point};
 use crate::kube::translate::gateway::CONTROLLER as GATEWAYS;
 use crate::kube::translate::ingress::{Classes, asked_class};
 use crate::kube::translate::{Around, Translator, crd};
@@ -138,7 +138,7 @@ impl Findings<'_> {
             // What the file may hold is not missed where nobody named it.
             let of_file = self.file.is_none() && !what.contains('@');
             if !of_file && !self.parts.problems.iter().any(told) {
-                let message = format!("{what}; its requests are answered with 500");
+                let message = format!("{what}; {GET_500}");
                 self.add((object.kind, &object.key), Effect::NotServed, "", message, "make it, or mend its name");
             }
         }
@@ -357,7 +357,11 @@ fn of_another(class: Option<&str>, controller: Option<&str>, settings: &Kubernet
 
 /// What is wrong, and what to do: translation says both in one sentence.
 fn split(message: &str) -> (String, String) {
-    if let Some((what, remedy)) = message.rsplit_once("; ").filter(|(_, rest)| !rest.starts_with("its requests")) {
+    if let Some(rest) = message.strip_suffix(GET_500).and_then(|rest| rest.strip_suffix("; ")) {
+        let (what, remedy) = split(rest);
+        return (format!("{what}; {GET_500}"), remedy);
+    }
+    if let Some((what, remedy)) = message.rsplit_once("; ") {
         return (what.to_owned(), remedy.to_owned());
     }
     let remedy = if message.contains("not supported") {

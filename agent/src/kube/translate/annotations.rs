@@ -18,6 +18,12 @@ pub(super) struct OfRouter {
     pub path_matcher: Option<String>,
     pub tls: Option<Tls>,
     pub observability: Observability,
+    /// What cannot be read of them: what the others say is all that is known.
+    pub wrong: Vec<Wrong>,
+    /// Whether it wants TLS is among that.
+    pub is_tls_unknown: bool,
+    /// How it means paths is.
+    pub is_matcher_unknown: bool,
 }
 
 /// `router.tls`.
@@ -48,51 +54,73 @@ fn group<'a>(
     })
 }
 
-pub(super) fn of_router(annotations: Option<&BTreeMap<String, String>>) -> Result<OfRouter, Wrong> {
+pub(super) fn of_router(annotations: Option<&BTreeMap<String, String>>) -> OfRouter {
     let mut router = OfRouter::default();
     for (key, name, value) in group(annotations, "router") {
-        let wrong = |message: String| Err((path(key), message));
-        match name.as_str() {
-            "entrypoints" => router.entry_points = list(value),
-            "middlewares" => router.middlewares = list(value),
-            "priority" => match value.trim().parse() {
-                Ok(priority) => router.priority = priority,
-                Err(_) => return wrong(format!("`{value}` is no whole number")),
-            },
-            "pathmatcher" if matches!(value, "Path" | "PathPrefix" | "PathRegexp") => {
-                router.path_matcher = Some(value.to_owned());
-            }
-            "pathmatcher" => return wrong(format!("`{value}` is none of Path, PathPrefix and PathRegexp")),
-            "rulesyntax" if matches!(value, "v3" | "default" | "") => {}
-            "rulesyntax" => return wrong("not supported yet: rules are Traefik v3's".to_owned()),
-            "tls" => match boolean(value) {
-                Some(true) => router.tls = Some(router.tls.take().unwrap_or_default()),
-                Some(false) => router.tls = None,
-                None => return wrong(format!("`{value}` is neither true nor false")),
-            },
-            // An Ingress brings none of its own.
-            "tls.options" if value != "default" && !value.ends_with("@file") && !value.ends_with("@kubernetescrd") => {
-                return wrong("is no name such as default-strict@kubernetescrd or strict@file".to_owned());
-            }
-            "tls.options" => {
-                let name = value.strip_suffix("@file").unwrap_or(value);
-                router.tls.get_or_insert_default().options = Some(name.to_owned()).filter(|name| name != "default");
-            }
-            "observability.tracing" | "observability.metrics" if boolean(value).is_none() => {
-                return wrong(format!("`{value}` is neither true nor false"));
-            }
-            "observability.tracing" => router.observability.tracing = boolean(value),
-            "observability.metrics" => router.observability.metrics = boolean(value),
-            "observability.traceverbosity" => {
-                let detailed = value.eq_ignore_ascii_case("detailed");
-                router.observability.verbosity = Some(if detailed { Verbosity::Detailed } else { Verbosity::Minimal });
-            }
-            "observability.accesslogs" => {}
-            name if name.starts_with("tls.") => return wrong("not supported yet".to_owned()),
-            _ => return wrong("unknown annotation".to_owned()),
+        if let Err(message) = router.read(&name, value) {
+            router.wrong.push((path(key), message));
         }
     }
-    Ok(router)
+    router.is_tls_unknown &= router.tls.is_none();
+    router
+}
+
+impl OfRouter {
+    /// Whether not all of them can be done as they are meant.
+    pub(super) fn is_refused(&self) -> bool {
+        !self.wrong.is_empty()
+    }
+
+    fn read(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let neither = || format!("`{value}` is neither true nor false");
+        match name {
+            "entrypoints" => self.entry_points = list(value),
+            "middlewares" => self.middlewares = list(value),
+            "priority" => self.priority = value.trim().parse().map_err(|_| format!("`{value}` is no whole number"))?,
+            "pathmatcher" if matches!(value, "Path" | "PathPrefix" | "PathRegexp") => {
+                self.path_matcher = Some(value.to_owned());
+            }
+            "pathmatcher" => {
+                self.is_matcher_unknown = true;
+                return Err(format!("`{value}` is none of Path, PathPrefix and PathRegexp"));
+            }
+            "rulesyntax" if matches!(value, "v3" | "default" | "") => {}
+            "rulesyntax" => return Err("not supported yet: rules are Traefik v3's".to_owned()),
+            "tls" => match boolean(value) {
+                Some(true) => self.tls = Some(self.tls.take().unwrap_or_default()),
+                Some(false) => self.tls = None,
+                None => {
+                    self.is_tls_unknown = true;
+                    return Err(neither());
+                }
+            },
+            name if name.starts_with("tls.") => {
+                let tls = self.tls.get_or_insert_default();
+                match name {
+                    "tls.options" => tls.options = options(value)?,
+                    _ => return Err("not supported yet".to_owned()),
+                }
+            }
+            "observability.tracing" => self.observability.tracing = Some(boolean(value).ok_or_else(neither)?),
+            "observability.metrics" => self.observability.metrics = Some(boolean(value).ok_or_else(neither)?),
+            "observability.traceverbosity" => {
+                let detailed = value.eq_ignore_ascii_case("detailed");
+                self.observability.verbosity = Some(if detailed { Verbosity::Detailed } else { Verbosity::Minimal });
+            }
+            "observability.accesslogs" => {}
+            _ => return Err("unknown annotation".to_owned()),
+        }
+        Ok(())
+    }
+}
+
+/// The name of TLS options; `None`: those of whoever names none. An Ingress brings none of its own.
+fn options(value: &str) -> Result<Option<String>, String> {
+    if value != "default" && !value.ends_with("@file") && !value.ends_with("@kubernetescrd") {
+        return Err("is no name such as default-strict@kubernetescrd or strict@file".to_owned());
+    }
+    let name = value.strip_suffix("@file").unwrap_or(value);
+    Ok(Some(name.to_owned()).filter(|name| name != "default"))
 }
 
 pub(super) fn of_service(annotations: Option<&BTreeMap<String, String>>) -> Result<OfService, Wrong> {

@@ -8,7 +8,7 @@ use super::allocation::{Has, Names, Shared};
 use super::crd::{self, Chains};
 use crate::config::model::{self, EntryPoint, Middleware, MiddlewareKind, Router, Service, TlsOptions};
 use crate::kube::objects::{Key, Objects};
-use crate::kube::parts::{Certificate, Object, Parts, Problem, Status, UNUSABLE, no_middleware, no_options};
+use crate::kube::parts::{Certificate, GET_500, Object, Parts, Problem, Status, UNUSABLE, no_middleware, no_options};
 
 /// What names of Middleware and TLSOption objects end in: what is not among them is nowhere.
 const OF_OBJECTS: &str = "@kubernetescrd";
@@ -129,7 +129,7 @@ impl Collected {
             router.name = names.routers.name(&key);
             if let Some(object) = self.origins.remove(&key) {
                 if let Some(what) = wrong {
-                    self.problem(object.clone(), "", format!("{what}; its requests are answered with 500"));
+                    self.problem(object.clone(), "", format!("{what}; {GET_500}"));
                 }
                 origins.insert(router.name.clone(), object);
             }

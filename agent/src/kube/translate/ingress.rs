@@ -15,7 +15,7 @@ use super::transports::Transports;
 use super::{Object, Out};
 use crate::config::model::{KubernetesProvider, Router, RouterTls, Service};
 use crate::kube::objects::{Key, Objects};
-use crate::kube::parts::{Status, UNUSABLE};
+use crate::kube::parts::{GET_500, Status, UNUSABLE};
 
 /// `spec.controller` of the classes that are ours.
 pub(in crate::kube) const CONTROLLER: &str = "wayspan.io/ingress-controller";
@@ -113,14 +113,10 @@ pub(super) fn translate<'t>(
         if !addresses.is_empty() {
             out.parts.statuses.push(status(&object, &addresses));
         }
+        let annotated = annotations::of_router(ingress.metadata.annotations.as_ref());
         let mut one = One { out, transports, backends, settings, object, ingress };
-        match annotations::of_router(ingress.metadata.annotations.as_ref()) {
-            Ok(annotated) => match one.refused(&annotated) {
-                None => one.translate(&annotated, &mut defaults),
-                Some(message) => one.problem("metadata.annotations", message),
-            },
-            Err((path, message)) => one.problem(path, message),
-        }
+        let annotated = one.judged(annotated);
+        one.translate(&annotated, &mut defaults);
     }
 }
 
@@ -146,6 +142,22 @@ struct One<'a, 't> {
 impl One<'_, '_> {
     fn problem(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.out.problem(&self.object, path, message);
+    }
+
+    /// What counts of annotations. Where one cannot be read, or names what it may not, the requests of all rules are answered
+    /// with 500: a wider route is not to have them.
+    fn judged(&mut self, mut annotated: OfRouter) -> OfRouter {
+        if let Some(message) = self.refused(&annotated) {
+            annotated.wrong.push(("metadata.annotations".to_owned(), message));
+            annotated.tls.iter_mut().for_each(|tls| tls.options = None);
+        }
+        for (path, message) in &annotated.wrong {
+            self.problem(path, format!("{message}; {GET_500}"));
+        }
+        if annotated.is_refused() {
+            annotated.middlewares.clear();
+        }
+        annotated
     }
 
     /// What of another provider's it names and may not.
@@ -188,10 +200,21 @@ impl One<'_, '_> {
             for router in list {
                 let hashed = || format!("{name}-{}", names::hash(&router.rule.text));
                 let name = names::of(INGRESS, &if alone { name.clone() } else { hashed() });
-                let name = allocation::key(&name, &self.object, &router.rule.text);
-                self.out.router(&self.object, Router { name, ..router });
+                let local = router.rule.text.to_string();
+                self.add(&name, &local, router, annotated);
             }
         }
+    }
+
+    /// A router of that name, and a second one where it is not known whether it is for requests with TLS or for those without.
+    fn add(&mut self, name: &str, local: &str, router: Router, annotated: &OfRouter) {
+        let named = |local: &str| allocation::key(name, &self.object, local);
+        if annotated.is_tls_unknown {
+            let secured =
+                Router { name: named(&format!("{local} tls")), tls: Some(RouterTls::default()), ..router.clone() };
+            self.out.router(&self.object, secured);
+        }
+        self.out.router(&self.object, Router { name: named(local), ..router });
     }
 
     fn default_backend(
@@ -202,11 +225,13 @@ impl One<'_, '_> {
         defaults: &mut Option<Key>,
     ) {
         const PLACE: &str = "spec.defaultBackend";
-        let Some(target) = self.service(backend, PLACE) else { return };
+        let Some(target) = self.service(backend, annotated, PLACE) else { return };
+        // What is refused does not keep the place from another's.
+        let is_first = alone && !annotated.is_refused();
         let Ok(rule) = self.out.rules.parse("PathPrefix(\"/\")") else { return };
         let name = match defaults {
-            None if alone => names::of(INGRESS, "default-router"),
-            Some(other) if alone => {
+            None if is_first => names::of(INGRESS, "default-router"),
+            Some(other) if is_first => {
                 let message = format!("Ingress {other} has the default backend already; of two the first counts");
                 return self.problem(PLACE, message);
             }
@@ -216,15 +241,15 @@ impl One<'_, '_> {
                 &normalized(&format!("{}-{}-default", self.object.key.namespace, self.object.key.name)),
             ),
         };
-        if alone {
+        if is_first {
             *defaults = Some(self.object.key.clone());
         }
         let rules = if alone { vec![rule] } else { self.host_rules() };
         for (index, rule) in rules.into_iter().enumerate() {
             let name = if index == 0 { name.clone() } else { name.replacen('@', &format!("-{index}@"), 1) };
-            let name = allocation::key(&name, &self.object, &format!("default {index}"));
-            let router = Router { priority: LAST, ..router(name, rule, target.clone(), annotated) };
-            self.out.router(&self.object, router);
+            let priority = LAST - i64::from(annotated.is_refused());
+            let router = Router { priority, ..router(rule, target.clone(), annotated) };
+            self.add(&name, &format!("default {index}"), router, annotated);
         }
     }
 
@@ -244,21 +269,27 @@ impl One<'_, '_> {
 
     fn router(&mut self, host: &str, path: &HTTPIngressPath, annotated: &OfRouter, place: &str) -> Option<Router> {
         let matched = Matched::new(host, path, annotated, self.settings.strict_prefix);
-        let rule = match self.out.rules.parse(&matched.rule) {
-            Ok(rule) => rule,
-            Err(message) => {
-                self.problem(place, format!("`{}`: {message}", matched.rule));
-                return None;
+        let said = Some(annotated.priority).filter(|said| *said != 0);
+        let (rule, target, priority) = match self.out.rules.parse(&matched.rule) {
+            Ok(rule) => {
+                let target = self.service(&path.backend, annotated, &format!("{place}.backend"))?;
+                (rule, target, said.unwrap_or(matched.priority))
+            }
+            Err(unreadable) => {
+                self.problem(place, unreadable.told(&matched.rule));
+                // Below whatever of this host can be read.
+                let most = priority(host, "", false) - 1;
+                (unreadable.left?, UNUSABLE.to_owned(), said.unwrap_or(most).min(most))
             }
         };
-        let target = self.service(&path.backend, &format!("{place}.backend"))?;
-        let router = router(String::new(), rule, target, annotated);
-        let priority = if annotated.priority == 0 { matched.priority } else { annotated.priority };
-        Some(Router { priority, ..router })
+        Some(Router { priority, ..router(rule, target, annotated) })
     }
 
     /// The name of a backend's service. One that cannot be served as it is meant answers 500 in its place.
-    fn service(&mut self, backend: &IngressBackend, place: &str) -> Option<String> {
+    fn service(&mut self, backend: &IngressBackend, annotated: &OfRouter, place: &str) -> Option<String> {
+        if annotated.is_refused() {
+            return Some(UNUSABLE.to_owned());
+        }
         let Some(target) = &backend.service else {
             let what =
                 if backend.resource.is_some() { "resource backends are not supported" } else { "names no service" };
@@ -339,9 +370,10 @@ fn not_yet(what: &str, remedy: &str) -> Result<(), String> {
     Err(format!("{what} to servers is not supported yet; {remedy}"))
 }
 
-fn router(name: String, rule: wayspan_proxy::rule::Rule, service: String, annotated: &OfRouter) -> Router {
+/// Who names it comes later.
+fn router(rule: wayspan_proxy::rule::Rule, service: String, annotated: &OfRouter) -> Router {
     Router {
-        name,
+        name: String::new(),
         rule,
         priority: annotated.priority,
         entry_points: annotated.entry_points.clone(),
@@ -364,6 +396,7 @@ impl Matched {
         let matcher = match path.path_type.as_str() {
             "Exact" => "Path",
             "Prefix" => "PathPrefix",
+            _ if annotated.is_matcher_unknown => "",
             _ => annotated.path_matcher.as_deref().unwrap_or("PathPrefix"),
         };
         let trimmed = text.trim_end_matches('/');
@@ -372,6 +405,8 @@ impl Matched {
             "PathPrefix" if strict && !trimmed.is_empty() => {
                 Some(format!("(Path({}) || PathPrefix({}))", quoted(trimmed), quoted(&format!("{trimmed}/"))))
             }
+            // Whichever of the three was meant.
+            "" => Some(format!("(PathPrefix({0}) || PathRegexp({0}))", quoted(text))),
             matcher => Some(format!("{matcher}({})", quoted(text))),
         };
         let host_rule = (!host.is_empty()).then(|| format!("Host({})", quoted(host)));

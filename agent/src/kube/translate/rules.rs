@@ -1,8 +1,11 @@
 //! Rules by their text: parsing is the dearest part of a translation, and most rules are those of last time.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use wayspan_proxy::rule::Rule;
+
+use crate::kube::parts::GET_500;
 
 #[derive(Debug, Default)]
 pub(super) struct Rules {
@@ -11,18 +14,51 @@ pub(super) struct Rules {
 
 #[derive(Debug)]
 struct Entry {
-    rule: Result<Rule, String>,
+    rule: Result<Rule, Unreadable>,
     used: bool,
+}
+
+/// Why a rule cannot be read, and what of it can.
+#[derive(Debug, Clone)]
+pub(super) struct Unreadable {
+    why: String,
+    /// Its requests are not to be others'.
+    pub left: Option<Rule>,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl From<Unreadable> for String {
+    fn from(rule: Unreadable) -> Self {
+        rule.why
+    }
+}
+
+impl Unreadable {
+    /// For the rule's owner: what is wrong, and what becomes of its requests.
+    pub(super) fn told(&self, text: &str) -> String {
+        match self.left {
+            Some(_) => format!("`{text}`: {self}; {GET_500}"),
+            None => format!(
+                "`{text}`: {self} (no host and no path of its own can be read, so other routes get its requests)"
+            ),
+        }
+    }
 }
 
 impl Rules {
     /// Reads a rule, or finds it.
-    pub(super) fn parse(&mut self, text: &str) -> Result<Rule, String> {
+    pub(super) fn parse(&mut self, text: &str) -> Result<Rule, Unreadable> {
         if let Some(entry) = self.known.get_mut(text) {
             entry.used = true;
             return entry.rule.clone();
         }
-        let rule = Rule::parse(text).map_err(|error| error.to_string());
+        let rule = Rule::parse(text);
+        let rule = rule.map_err(|error| Unreadable { why: error.to_string(), left: Rule::readable(text) });
         self.known.insert(text.into(), Entry { rule: rule.clone(), used: true });
         rule
     }

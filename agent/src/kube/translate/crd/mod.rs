@@ -9,6 +9,7 @@ mod tls;
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::core::DynamicObject;
+use wayspan_proxy::rule::Rule;
 
 use self::schema::{Reference, Route, RouteSpec, ServiceSpec};
 use self::services::Loader;
@@ -20,7 +21,7 @@ use super::transports::Transports;
 use super::{Object, Out};
 use crate::config::model::{KubernetesProvider, Observability, Router, RouterTls, Verbosity};
 use crate::kube::objects::Key;
-use crate::kube::parts::UNUSABLE;
+use crate::kube::parts::{GET_500, UNUSABLE};
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 /// Kinds of objects that are referred to by routes of several.
@@ -59,7 +60,7 @@ pub(super) fn translate<'t>(
     for (key, route) in objects.ingress_routes.iter().filter(|(key, _)| settings.serves(&key.namespace)) {
         let object = Object { kind: "IngressRoute", key: key.clone() };
         let _reading = backends.read_by(&object);
-        let spec = known.routes.typed(key, route);
+        let spec = known.routes.read(key, route, RouteSpec::read);
         let spec = match &*spec {
             Ok(spec) => spec,
             Err(message) => {
@@ -104,6 +105,9 @@ impl One<'_, '_> {
         if spec.parent_refs.as_ref().is_some_and(|refs| !refs.is_empty()) {
             return self.problem("spec.parentRefs", "not supported yet: routers of routers");
         }
+        if let Some(message) = &spec.unreadable {
+            self.problem("spec", format!("{message}; {GET_500}"));
+        }
         if let Some(tls) = &spec.tls {
             self.tls(tls);
         }
@@ -124,54 +128,67 @@ impl One<'_, '_> {
         }
     }
 
+    /// A router. What of it cannot be had as it is meant is no reason to leave its requests to others: they get 500.
     fn route(&mut self, spec: &RouteSpec, route: &Route, place: &str) -> Option<Router> {
         let text = route.rule.as_deref().unwrap_or_default();
-        if let Some(kind) = route.kind.as_deref().filter(|kind| !matches!(*kind, "" | "Rule")) {
-            self.problem(format!("{place}.kind"), format!("`{kind}` is not known; write Rule"));
-            return None;
-        }
-        if let Some(syntax) = route.syntax.as_deref().filter(|syntax| !matches!(*syntax, "" | "v3" | "default")) {
-            self.problem(format!("{place}.syntax"), format!("`{syntax}` is not supported yet: rules are Traefik v3's"));
-            return None;
-        }
-        let rule = match self.loader.out.rules.parse(text) {
-            Ok(rule) => rule,
-            Err(message) => {
-                self.problem(format!("{place}.match"), format!("`{text}`: {message}"));
-                return None;
-            }
-        };
+        let (rule, priority) = self.rule(text, route.priority.unwrap_or(0), place)?;
         let namespace = self.object.key.namespace.clone();
-        let tls = spec.tls.as_ref().map(|tls| options(self.loader.settings, &namespace, tls));
-        let tls = match tls.transpose() {
-            Ok(tls) => tls,
-            Err(message) => {
-                // Never with other options than those that were meant.
-                self.problem("spec.tls", message);
-                return None;
-            }
-        };
         let key = format!("{namespace}-{}-{}", self.object.key.name, names::hash(text));
         let name = allocation::key(&names::of(CRD, &normalized(&key)), &self.object, text);
-        let middlewares = self.middlewares(&namespace, route.middlewares.as_deref().unwrap_or_default(), place);
-        let services = route.services.as_deref().unwrap_or_default();
-        let service = self.loader.of_route(&namespace, &name, services);
-        let service = service.map_err(|message| self.problem(format!("{place}.services"), message));
-        // What a route asks for and cannot have is no reason to do without it.
-        let (service, middlewares) = match (service, middlewares) {
-            (Ok(service), Some(middlewares)) => (service, middlewares),
-            _ => (UNUSABLE.to_owned(), Vec::new()),
-        };
+        let tls = spec.tls.as_ref().map(|tls| options(self.loader.settings, &namespace, tls)).transpose();
+        // Never with other options than those that were meant.
+        let tls = tls.map_err(|message| self.problem("spec.tls", format!("{message}; {GET_500}")));
+        let is_known = self.is_known(route, place) && tls.is_ok() && rule.text.as_ref() == text;
+        let served =
+            if is_known && spec.unreadable.is_none() { self.served(&namespace, &name, route, place) } else { None };
+        let (service, middlewares) = served.unwrap_or_else(|| (UNUSABLE.to_owned(), Vec::new()));
         Some(Router {
             name,
             rule,
-            priority: route.priority.unwrap_or(0),
+            priority,
             entry_points: spec.entry_points.clone().unwrap_or_default(),
             middlewares,
             service,
             observability: route.observability.as_ref().map(observability).unwrap_or_default(),
-            tls,
+            tls: tls.unwrap_or_else(|()| Some(RouterTls::default())),
         })
+    }
+
+    /// What a route matches, or what can be read of it, and its priority.
+    fn rule(&mut self, text: &str, said: i64, place: &str) -> Option<(Rule, i64)> {
+        match self.loader.out.rules.parse(text) {
+            Ok(rule) => Some((rule, said)),
+            Err(unreadable) => {
+                self.problem(format!("{place}.match"), unreadable.told(text));
+                let left = unreadable.left?;
+                // Below what says the same and can be read.
+                let most = left.default_priority() - 1;
+                Some((left, if said == 0 { most } else { said.min(most) }))
+            }
+        }
+    }
+
+    /// Whether a route's own words are known.
+    fn is_known(&mut self, route: &Route, place: &str) -> bool {
+        if let Some(kind) = route.kind.as_deref().filter(|kind| !matches!(*kind, "" | "Rule")) {
+            self.problem(format!("{place}.kind"), format!("`{kind}` is not known, write Rule; {GET_500}"));
+            return false;
+        }
+        if let Some(syntax) = route.syntax.as_deref().filter(|syntax| !matches!(*syntax, "" | "v3" | "default")) {
+            let message = format!("`{syntax}` is not supported yet: rules are Traefik v3's; {GET_500}");
+            self.problem(format!("{place}.syntax"), message);
+            return false;
+        }
+        true
+    }
+
+    /// The service and the middlewares of a route that can be had as they are meant.
+    fn served(&mut self, namespace: &str, name: &str, route: &Route, place: &str) -> Option<(String, Vec<String>)> {
+        let middlewares = self.middlewares(namespace, route.middlewares.as_deref().unwrap_or_default(), place);
+        let services = route.services.as_deref().unwrap_or_default();
+        let service = self.loader.of_route(namespace, name, services);
+        let service = service.map_err(|message| self.problem(format!("{place}.services"), message));
+        service.ok().zip(middlewares)
     }
 
     fn middlewares(&mut self, namespace: &str, wanted: &[Reference], place: &str) -> Option<Vec<String>> {
@@ -193,10 +210,10 @@ impl One<'_, '_> {
 /// A route's TLS.
 fn options(settings: &KubernetesProvider, namespace: &str, tls: &schema::Tls) -> Result<RouterTls, String> {
     if tls.cert_resolver.as_deref().is_some_and(|name| !name.is_empty()) {
-        return Err("certResolver is not supported yet: the route is left out".to_owned());
+        return Err("certResolver is not supported yet".to_owned());
     }
     if tls.store.as_ref().is_some_and(|store| store["name"] != "default") {
-        return Err("another store than `default` is not supported: the route is left out".to_owned());
+        return Err("another store than `default` is not supported".to_owned());
     }
     let options = match &tls.options {
         None => None,

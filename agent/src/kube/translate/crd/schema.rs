@@ -13,9 +13,41 @@ pub(super) struct RouteSpec {
     pub tls: Option<Tls>,
     pub ingress_class_name: Option<String>,
     pub parent_refs: Option<Vec<Value>>,
+    /// What is wrong with it: this is no more than what its routes match.
+    #[serde(skip)]
+    pub unreadable: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+impl RouteSpec {
+    /// What is said, or where that cannot be read what the requests of its routes are.
+    pub(super) fn read(spec: &Value) -> Result<Self, String> {
+        let message = match Self::deserialize(spec) {
+            Ok(spec) => return Ok(spec),
+            Err(error) => format!("cannot be read: {error}"),
+        };
+        let texts = |value: &Value| Vec::<String>::deserialize(value).ok();
+        let class = &spec["ingressClassName"];
+        // Whose it is has to be known.
+        if !(class.is_null() || class.is_string()) {
+            return Err(message);
+        }
+        let routes = spec["routes"].as_array().into_iter().flatten();
+        let routes = routes.filter_map(|route| {
+            let rule = Some(route["match"].as_str()?.to_owned());
+            Some(Route { rule, priority: route["priority"].as_i64(), ..Route::default() })
+        });
+        Ok(Self {
+            entry_points: texts(&spec["entryPoints"]),
+            routes: Some(routes.collect()),
+            tls: (!spec["tls"].is_null()).then(Tls::default),
+            ingress_class_name: class.as_str().map(str::to_owned),
+            parent_refs: spec["parentRefs"].as_array().cloned(),
+            unreadable: Some(message),
+        })
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Tls {
     pub secret_name: Option<String>,
@@ -24,7 +56,7 @@ pub(super) struct Tls {
     pub cert_resolver: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Route {
     #[serde(rename = "match")]

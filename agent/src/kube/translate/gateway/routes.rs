@@ -292,7 +292,7 @@ impl One<'_, '_> {
             served += usize::from(matches.is_empty());
             for (number, one) in matches.iter().enumerate() {
                 let matched = matches::matched(&hostname, &[], one);
-                match matched.and_then(|matched| self.out.rules.parse(&matched.rule)) {
+                match matched.and_then(|matched| Ok(self.out.rules.parse(&matched.rule)?)) {
                     Ok(_) => served += 1,
                     Err(message) => unserved = Some(format!("spec.rules[{index}].matches[{number}]: {message}")),
                 }

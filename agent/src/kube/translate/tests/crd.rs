@@ -256,6 +256,46 @@ fn a_bad_object_hurts_only_itself() {
 }
 
 #[test]
+fn what_can_be_read_of_a_rule_gets_500_below_what_can_be_read_as_a_whole() {
+    let translated = |text: &str| {
+        let text = text.to_owned() + "\n---" + &backend("shop", 80, &["10.0.0.1"]);
+        Translator::default().translate(&objects(&text), &settings(), None, &Around::default())
+    };
+    let one = |rule: &str, more: &str| route("{name: shop, port: 80}", more).replace("Host(`a.example`)", rule);
+    for (rule, more, want, priority) in [
+        ("Host(`a.example`, `b.example`)", "", "Host(`a.example`) || Host(`b.example`)", 37),
+        ("\"Host(`a.example`) && Pathh(`/x`, `/y`)\"", "    priority: 7", "Host(`a.example`)", 7),
+        (
+            "\"Host(`a.example`) && PathPrefix(`/x`) && Hedaer(`a`, `b`)\"",
+            "    priority: 700",
+            "Host(`a.example`) && PathPrefix(`/x`)",
+            36,
+        ),
+        ("Host(`a.example`)", "    syntax: v2", "Host(`a.example`)", 0),
+        ("Host(`a.example`)", "    observability: {tracing: 1}", "Host(`a.example`)", 0),
+    ] {
+        let parts = translated(&one(rule, more));
+        let router = parts.routers.first().unwrap_or_else(|| panic!("{rule}: {:?}", parts.problems));
+        assert_eq!((&*router.rule.text, router.priority), (want, priority), "{rule}");
+        assert_eq!(
+            (router.service.as_str(), router.entry_points.as_slice()),
+            (UNUSABLE, &["web".to_owned()][..]),
+            "{rule}"
+        );
+        let told = parts.problems.first().unwrap();
+        assert!(parts.problems.len() == 1 && told.message.ends_with("; its requests are answered with 500"), "{told}");
+        assert!(parts.services.is_empty(), "{rule}");
+    }
+    // Of all hosts is nobody's wish.
+    let parts = translated(&one("\"Hst(`a.example`) && PathPrefix(`/`)\"", ""));
+    let told = parts.problems.first().unwrap().to_string();
+    assert!(parts.routers.is_empty() && told.ends_with("so other routes get its requests)"), "{told}");
+    // Whose it is counts first.
+    let other = one("Host(`a.example`)", "  ingressClassName: other\n  tls: 7");
+    assert!(translated(&other).problems.is_empty());
+}
+
+#[test]
 fn a_route_with_tls_is_never_served_in_the_clear_nor_with_other_options() {
     let tls = |tls: &str| {
         let text = route("{name: shop, port: 80}", &format!("  tls: {tls}")) + &backend("shop", 80, &["10.0.0.1"]);
@@ -266,7 +306,9 @@ fn a_route_with_tls_is_never_served_in_the_clear_nor_with_other_options() {
     assert_eq!(strict.routers.first().unwrap().tls.as_ref().unwrap().options.as_deref(), Some("strict"));
     for refused in ["{options: {name: mine@kubernetescrd}}", "{certResolver: le}", "{store: {name: other}}"] {
         let parts = tls(refused);
-        assert!(parts.routers.is_empty() && parts.problems.len() == 1, "{refused}");
+        let router = parts.routers.first().unwrap();
+        assert_eq!((router.service.as_str(), &router.tls), (UNUSABLE, &Some(Default::default())), "{refused}");
+        assert_eq!(parts.problems.len(), 1, "{refused}");
     }
 }
 

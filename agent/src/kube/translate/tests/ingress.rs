@@ -136,12 +136,131 @@ fn annotations_are_traefiks() {
     let router = parts.routers.first().unwrap();
     assert_eq!(router.entry_points, ["web", "other"]);
     assert_eq!(router.middlewares, ["default-auth@kubernetescrd", "plain"]);
-    served(
-        &annotated("router.entrypoint: web"),
+}
+
+/// Annotations of an Ingress on `/cart` with a default backend; its routers, and what is told.
+#[track_caller]
+fn refused(annotations: &str, want_routers: &[&str], want_told: &[&str]) -> Parts {
+    let text = SHOP.replace("{name: shop}", &format!("{{name: shop, annotations: {{{annotations}}}}}"))
+        + &backend("shop", 80, &["10.0.0.1"]);
+    let cross_provider = annotations.contains("@file").then(Vec::new);
+    let settings =
+        Kubernetes { ingress: Some(KubernetesProvider { cross_provider, ..provider() }), ..Kubernetes::default() };
+    let parts = Translator::default().translate(&objects(&text), &settings, None, &Around::default());
+    let routers: Vec<String> = parts
+        .routers
+        .iter()
+        .filter(|router| router.rule.text.contains("&& Path("))
+        .map(|router| {
+            let tls = router.tls.as_ref().map(|tls| tls.options.clone().unwrap_or("tls".to_owned()));
+            let on = router.entry_points.join(",");
+            format!(
+                "{} {on} {} -> {}{}",
+                router.rule.text,
+                tls.unwrap_or_default(),
+                router.service,
+                router.middlewares.len()
+            )
+        })
+        .collect();
+    assert_eq!(routers, want_routers, "{annotations}");
+    let told: Vec<String> = parts.problems.iter().map(ToString::to_string).collect();
+    let want: Vec<String> = want_told
+        .iter()
+        .map(|told| format!("Ingress default/shop: {told}; its requests are answered with 500"))
+        .collect();
+    assert_eq!(told, want, "{annotations}");
+    assert!(
+        parts.routers.iter().all(|router| router.service == UNUSABLE) && parts.services.is_empty(),
+        "{annotations}"
+    );
+    parts
+}
+
+#[test]
+fn with_an_annotation_that_cannot_be_read_requests_get_500_and_go_to_nobody_else() {
+    const AT: &str = "traefik.ingress.kubernetes.io/router";
+    const RULE: &str = "Host(\"shop.example\") && Path(\"/cart\")";
+    let at = |name: &str| format!("metadata.annotations[{AT}.{name}]");
+    // What can be read of the others counts.
+    refused(
+        &format!(
+            "{AT}.entrypoint: web, {AT}.entrypoints: other, {AT}.tls: \"true\", {AT}.middlewares: default-auth@kubernetescrd"
+        ),
+        &[&format!("{RULE} other tls -> {UNUSABLE}0")],
+        &[&format!("{}: unknown annotation", at("entrypoint"))],
+    );
+    refused(
+        &format!("{AT}.priority: high, {AT}.tls.certresolver: le"),
+        &[&format!("{RULE}  tls -> {UNUSABLE}0")],
         &[
-            "! Ingress default/shop: metadata.annotations[traefik.ingress.kubernetes.io/router.entrypoint]: unknown annotation",
+            &format!("{}: `high` is no whole number", at("priority")),
+            &format!("{}: not supported yet", at("tls.certresolver")),
         ],
     );
+    // Whether they are meant with TLS or without nobody knows: both are theirs.
+    let both = refused(
+        &format!("{AT}.tls: sure"),
+        &[&format!("{RULE}  tls -> {UNUSABLE}0"), &format!("{RULE}   -> {UNUSABLE}0")],
+        &[&format!("{}: `sure` is neither true nor false", at("tls"))],
+    );
+    assert_eq!(both.routers.len(), 4);
+    refused(
+        &format!("{AT}.tls.options: strict@file"),
+        &[&format!("{RULE}  tls -> {UNUSABLE}0")],
+        &[
+            "metadata.annotations: `strict@file` is another provider's; allow the namespace default that in crossProviderNamespaces",
+        ],
+    );
+}
+
+#[test]
+fn paths_that_are_meant_nobody_knows_how_are_taken_however_they_may_be_meant() {
+    let text = SHOP.replace("pathType: Exact", "pathType: ImplementationSpecific").replace(
+        "{name: shop}",
+        "{name: shop, annotations: {traefik.ingress.kubernetes.io/router.pathmatcher: Regexp}}",
+    );
+    let settings = Kubernetes { ingress: Some(provider()), ..Kubernetes::default() };
+    let parts = Translator::default().translate(&objects(&text), &settings, None, &Around::default());
+    let rule = "Host(\"shop.example\") && (PathPrefix(\"/cart\") || PathRegexp(\"/cart\"))";
+    assert!(
+        parts.routers.iter().any(|router| &*router.rule.text == rule && router.service == UNUSABLE),
+        "{:?}",
+        shown(&parts)
+    );
+}
+
+#[test]
+fn a_path_that_is_no_expression_is_refused_below_the_others_of_its_host() {
+    let text = SHOP.replace("path: /cart, pathType: Exact", "path: /(, pathType: ImplementationSpecific").replace(
+        "{name: shop}",
+        "{name: shop, annotations: {traefik.ingress.kubernetes.io/router.pathmatcher: PathRegexp}}",
+    ) + &backend("shop", 80, &["10.0.0.1"]);
+    let settings = Kubernetes { ingress: Some(provider()), ..Kubernetes::default() };
+    let parts = Translator::default().translate(&objects(&text), &settings, None, &Around::default());
+    let refused = parts.routers.iter().find(|router| router.service == UNUSABLE).unwrap();
+    assert_eq!(&*refused.rule.text, "Host(\"shop.example\")");
+    assert!(parts.routers.iter().all(|router| router.name == refused.name || router.priority > refused.priority));
+    let told = parts.problems.first().unwrap();
+    assert_eq!((parts.problems.len(), told.path.as_str()), (1, "spec.rules[0].http.paths[1]"));
+    assert!(told.message.ends_with("; its requests are answered with 500"), "{told}");
+}
+
+#[test]
+fn a_default_backend_that_is_refused_leaves_its_place_to_one_that_is_not() {
+    let one = |name: &str, annotation: &str| {
+        format!(
+            "kind: Ingress\nmetadata: {{name: {name}, annotations: {{traefik.ingress.kubernetes.io/router.{annotation}}}}}\nspec: \
+             {{defaultBackend: {{service: {{name: rest, port: {{number: 80}}}}}}}}\n---\n"
+        )
+    };
+    let text = one("a", "priority: x") + &one("b", "priority: \"1\"") + &backend("rest", 80, &["10.0.0.1"]);
+    let settings = Kubernetes { ingress: Some(provider()), ..Kubernetes::default() };
+    let parts = Translator::default().translate(&objects(&text), &settings, None, &Around::default());
+    let routers: Vec<_> =
+        parts.routers.iter().map(|one| (one.name.as_str(), one.service == UNUSABLE, one.priority)).collect();
+    let last = i64::from(i32::MIN);
+    assert_eq!(routers, [("default-a-default@kubernetes", true, last - 1), ("default-router@kubernetes", false, last)]);
 }
 
 /// Conditions and places of endpoints, with the Service's wish; the addresses' last numbers that are used.
