@@ -18,8 +18,9 @@ use crate::export::peer::{Encoded, Writer};
 const SERVICE_NAME: &str = "resource.opentelemetry.io/service.name";
 /// On every pod of a Deployment: what its ReplicaSet's name has behind the Deployment's.
 const TEMPLATE_HASH: &str = "pod-template-hash";
-/// A CronJob's Jobs are named by it and the minute they were due, since 1970.
-const DUE_DIGITS: usize = 8;
+/// How long after the minute that its Job was due a CronJob's pod may be made, be it that the Job tries again. Numbers that are
+/// no minutes, a date such as 20240101 among them, are years away.
+const LATE_S: i64 = 24 * 60 * 60;
 /// The API's times are whole seconds, rounded down.
 const ROUNDED_NS: i128 = 1_000_000_000;
 /// How far the nodes' clocks may differ.
@@ -244,7 +245,8 @@ impl Reader {
         let (labels, annotations) =
             (metadata.labels.as_ref().unwrap_or(&empty), metadata.annotations.as_ref().unwrap_or(&empty));
         let workload = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-        let workloads = workload.map(|owner| workloads(owner, labels)).unwrap_or_default();
+        let workloads =
+            workload.map(|owner| workloads(owner, labels, metadata.creation_timestamp.as_ref())).unwrap_or_default();
         let writer = &mut self.writer;
         writer.own(otel::K8S_NAMESPACE_NAME, &namespace);
         writer.own(otel::K8S_POD_NAME, &name);
@@ -287,7 +289,11 @@ fn is_tcp(port: &Port) -> bool {
 
 /// The workload that a pod is of, and the one that this one is of: the outermost last. By the names that Kubernetes gives
 /// them, so that nobody has to watch ReplicaSets and Jobs.
-fn workloads(owner: &OwnerReference, labels: &BTreeMap<String, String>) -> Vec<(&'static str, String)> {
+fn workloads(
+    owner: &OwnerReference,
+    labels: &BTreeMap<String, String>,
+    created: Option<&Time>,
+) -> Vec<(&'static str, String)> {
     let name = owner.name.clone();
     match owner.kind.as_str() {
         "ReplicaSet" => {
@@ -301,10 +307,7 @@ fn workloads(owner: &OwnerReference, labels: &BTreeMap<String, String>) -> Vec<(
                 .collect()
         }
         "Job" => {
-            let cron = name.rsplit_once('-').filter(|(cron, due)| {
-                !cron.is_empty() && due.len() == DUE_DIGITS && due.bytes().all(|byte| byte.is_ascii_digit())
-            });
-            let cron = cron.map(|(cron, _)| (otel::K8S_CRONJOB_NAME, cron.to_owned()));
+            let cron = cron_job(&name, created).map(|cron| (otel::K8S_CRONJOB_NAME, cron.to_owned()));
             [Some((otel::K8S_JOB_NAME, name.clone())), cron].into_iter().flatten().collect()
         }
         "StatefulSet" => vec![(otel::K8S_STATEFULSET_NAME, name)],
@@ -312,6 +315,16 @@ fn workloads(owner: &OwnerReference, labels: &BTreeMap<String, String>) -> Vec<(
         "ReplicationController" => vec![(otel::K8S_REPLICATIONCONTROLLER_NAME, name)],
         _ => Vec::new(),
     }
+}
+
+/// The CronJob of a Job, whose controller names its Jobs by it and by when they were due, in minutes since 1970. A pod does not
+/// say whose its Job is: where the number is not a time shortly before it was made, it may be anything.
+fn cron_job<'n>(job: &'n str, created: Option<&Time>) -> Option<&'n str> {
+    let (cron, due) = job.rsplit_once('-').filter(|(cron, due)| !cron.is_empty() && !due.starts_with(['0', '+']))?;
+    let due_s = due.parse::<i64>().ok()?.checked_mul(60)?;
+    let created_s = created?.0.as_second();
+    let skew_s = i64::try_from(SKEW_NS / 1_000_000_000).ok()?;
+    (created_s - LATE_S..=created_s + skew_s).contains(&due_s).then_some(cron)
 }
 
 /// The DaemonSet that a pod is of, by its owner.

@@ -25,6 +25,7 @@ fn pod() -> serde_json::Value {
         "kind": "Pod",
         "metadata": {
             "name": "shop-5d9f7c8b6d-x2v9k", "namespace": "store", "uid": "a-b", "resourceVersion": "117",
+            "creationTimestamp": "2025-11-24T19:00:05Z",
             "labels": {"app": "shop", "pod-template-hash": "5d9f7c8b6d", "team.example/name": "blue", "other": "x"},
             "annotations": {"note": "n", "other": "y"},
             "ownerReferences": [
@@ -142,13 +143,27 @@ fn workloads_are_found_by_owners_and_names() {
         ("ReplicaSet", "a-1", "2", "replicaset.name=a-1", "a-1"),
         ("ReplicaSet", "-1", "1", "replicaset.name=-1", "-1"),
         ("Job", "clean-29400100", "", "job.name=clean-29400100 cronjob.name=clean", "clean"),
-        ("Job", "clean-2940010", "", "job.name=clean-2940010", "clean-2940010"),
+        ("Job", "clean-29400180", "", "job.name=clean-29400180 cronjob.name=clean", "clean"),
+        // Due after the pod was made, or days before; a date, an hour, and what no controller writes.
+        ("Job", "clean-29400182", "", "job.name=clean-29400182", "clean-29400182"),
+        ("Job", "clean-29398000", "", "job.name=clean-29398000", "clean-29398000"),
+        ("Job", "clean-20251124", "", "job.name=clean-20251124", "clean-20251124"),
+        ("Job", "clean-2025112419", "", "job.name=clean-2025112419", "clean-2025112419"),
+        ("Job", "clean-029400180", "", "job.name=clean-029400180", "clean-029400180"),
+        ("Job", "clean-99999999999999999999", "", "job.name=clean-99999999999999999999", "clean-99999999999999999999"),
+        ("Job", "-29400180", "", "job.name=-29400180", "-29400180"),
         ("StatefulSet", "db", "", "statefulset.name=db", "db"),
         ("DaemonSet", "logs", "", "daemonset.name=logs", "logs"),
         ("Rollout", "x", "", "", pod),
     ] {
         assert_eq!(owned(kind, name, hash), (workloads.to_owned(), called.to_owned()), "{kind} {name}");
     }
+    // Without the time of its making nothing is certain.
+    let mut undated = self::pod();
+    undated["metadata"]["creationTimestamp"] = json!(null);
+    let owner = json!({"apiVersion": "v1", "kind": "Job", "name": "clean-29400180", "uid": "2", "controller": true});
+    undated["metadata"]["ownerReferences"] = json!([owner]);
+    assert_eq!(told(&read(undated).pod.called)[0], "service.peer.name=clean-29400180");
     let mut named = self::pod();
     named["metadata"]["annotations"] = json!({"resource.opentelemetry.io/service.name": "storefront"});
     assert_eq!(told(&read(named).pod.called)[0], "service.peer.name=storefront");
