@@ -23,6 +23,7 @@ use super::objects::Objects;
 use super::parts::Problem;
 use super::status;
 use super::translate::names;
+use super::watch::Health;
 
 /// Problems that are told of; of more than that nobody reads the events, and the log and the dashboard have all.
 const MOST: usize = 500;
@@ -30,6 +31,8 @@ const MOST: usize = 500;
 const AGAIN: Duration = Duration::from_secs(30 * 60);
 /// After one that failed.
 const RETRY: Duration = Duration::from_secs(10);
+/// So often one is tried that the server refuses: its namespace may be on its way out, or a role not bound yet.
+const TRIES_MAX: u32 = 3;
 /// Events at once, and then so many a second: 500 take as long as anyone takes to look.
 const BURST: u32 = 25;
 const PER_SECOND: u32 = 5;
@@ -92,11 +95,31 @@ impl Told {
     }
 }
 
-/// An event that was written.
-#[derive(Debug, Clone, Copy)]
-struct Written {
-    at: MonoNs,
+/// What became of an event.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Known {
+    /// How often it was told; 0: never yet.
     count: i32,
+    /// How often in a row it could not be written.
+    tries: u32,
+    /// When it is to be written next.
+    due: MonoNs,
+}
+
+impl Known {
+    /// Behind a try. One that the server refuses is given up for as long as one that was written.
+    fn after(self, told: &Result<i32, kube::Error>, now: MonoNs) -> Self {
+        let tries = self.tries.saturating_add(1);
+        match told {
+            Ok(count) => Self { count: *count, tries: 0, due: now + AGAIN },
+            Err(kube::Error::Api(_)) if tries >= TRIES_MAX => Self { tries: 0, due: now + AGAIN, ..self },
+            Err(_) => Self { tries, due: now + RETRY, ..self },
+        }
+    }
+
+    fn is_given_up(self) -> bool {
+        self.tries == 0
+    }
 }
 
 /// Writes events, for one who leads.
@@ -105,26 +128,27 @@ pub struct Teller {
     told: watch::Receiver<Arc<[Told]>>,
     instance: String,
     pace: Pace,
+    health: Arc<Health>,
     /// By name, of those that there still are.
-    written: HashMap<String, Written>,
-    /// The last one failed, which was said.
+    known: HashMap<String, Known>,
+    /// Some could not be written, which was said.
     failed: bool,
 }
 
 impl std::fmt::Debug for Teller {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Teller").field("written", &self.written.len()).finish_non_exhaustive()
+        f.debug_struct("Teller").field("known", &self.known.len()).finish_non_exhaustive()
     }
 }
 
 impl Teller {
     /// `instance` is our name.
     #[must_use]
-    pub fn new(client: Client, told: watch::Receiver<Arc<[Told]>>, instance: &str) -> Self {
+    pub fn new(client: Client, told: watch::Receiver<Arc<[Told]>>, instance: &str, health: Arc<Health>) -> Self {
         // What the API takes at most.
         let instance = instance.chars().take(128).collect();
         let pace = Pace::new(PER_SECOND, BURST);
-        Self { client, told, instance, pace, written: HashMap::new(), failed: false }
+        Self { client, told, instance, pace, health, known: HashMap::new(), failed: false }
     }
 
     /// Until nobody has anything to tell any more.
@@ -140,42 +164,48 @@ impl Teller {
         }
     }
 
-    /// What is due; gives when the next one is.
+    /// What is due; gives when the next one is. One that the server refuses does not keep the others back, and of a server
+    /// that is away not each of them asks.
     async fn tell_all(&mut self) -> Duration {
         let all = Arc::clone(&self.told.borrow_and_update());
-        self.written.retain(|name, _| all.binary_search_by(|told| told.name.cmp(name)).is_ok());
-        for told in all.iter() {
-            let now = MonoNs::now();
-            let before = self.written.get(&told.name).copied();
-            if before.is_some_and(|before| now < before.at + AGAIN) {
-                continue;
-            }
+        self.known.retain(|name, _| all.binary_search_by(|told| told.name.cmp(name)).is_ok());
+        let state = |known: &HashMap<String, Known>, told: &Told| known.get(&told.name).copied().unwrap_or_default();
+        let now = MonoNs::now();
+        let mut due: Vec<&Told> = all.iter().filter(|told| state(&self.known, told).due <= now).collect();
+        due.sort_by_key(|told| state(&self.known, told).tries);
+        let mut has_failed = false;
+        for told in due {
             if self.told.has_changed().unwrap_or(true) {
                 return Duration::ZERO;
             }
-            sleep(self.pace.take(now)).await;
-            match self.tell(told, before).await {
-                Ok(count) => {
-                    self.failed = false;
-                    self.written.insert(told.name.clone(), Written { at: MonoNs::now(), count });
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut self.failed, true) {
-                        warn!(error = causes(&error), "an event cannot be written; it is tried again");
-                    }
-                    return RETRY;
-                }
+            sleep(self.pace.take(MonoNs::now())).await;
+            let before = state(&self.known, told);
+            let result = self.tell(told, before.count).await;
+            let after = before.after(&result, MonoNs::now());
+            self.known.insert(told.name.clone(), after);
+            let Err(error) = result else { continue };
+            has_failed = true;
+            if !std::mem::replace(&mut self.failed, true) {
+                warn!(event = told.name, error = causes(&error), "an event cannot be written; it is tried again");
+            }
+            if !matches!(error, kube::Error::Api(_)) {
+                return RETRY;
+            }
+            if after.is_given_up() {
+                self.health.event_refused();
+                debug!(event = told.name, error = causes(&error), "an event is given up until it is told again");
             }
         }
-        let next = self.written.values().map(|written| written.at + AGAIN).min();
+        self.failed &= has_failed;
+        let next = all.iter().map(|told| state(&self.known, told).due).min();
         let now = MonoNs::now();
         next.map_or(AGAIN, |next| Duration::from_nanos(next.0.saturating_sub(now.0)))
     }
 
     /// Writes one event, or that it goes on; gives how often it was told.
-    async fn tell(&self, told: &Told, before: Option<Written>) -> Result<i32, kube::Error> {
+    async fn tell(&self, told: &Told, before: i32) -> Result<i32, kube::Error> {
         let api: Api<Event> = Api::namespaced(self.client.clone(), told.namespace());
-        if before.is_none() {
+        if before == 0 {
             match api.create(&PostParams::default(), &told.event(&self.instance)).await {
                 Ok(_) => return Ok(1),
                 // An agent before us told of it.
@@ -189,7 +219,7 @@ impl Teller {
                 Err(error) => return Err(error),
             }
         }
-        let count = before.map_or(1, |before| before.count).saturating_add(1);
+        let count = before.max(1).saturating_add(1);
         let series = EventSeries { count, last_observed_time: MicroTime(Timestamp::now()) };
         let patch = Patch::Merge(json!({ "series": series }));
         match api.patch(&told.name, &PatchParams::default(), &patch).await {
@@ -207,10 +237,63 @@ impl Teller {
 
 #[cfg(test)]
 mod tests {
+    use kube::core::Status;
+    use wayspan_tests::{Reply, Request, Upstream};
+
     use super::super::objects::Key;
     use super::super::parts::Object;
     use super::super::translate::tests::objects;
     use super::*;
+
+    fn told_of(name: &str) -> Told {
+        let about = ObjectReference { namespace: Some("default".to_owned()), ..ObjectReference::default() };
+        Told { name: name.to_owned(), note: "is wrong".to_owned(), about }
+    }
+
+    fn refusal(code: u16) -> kube::Error {
+        kube::Error::Api(Status { code, ..Status::default() }.boxed())
+    }
+
+    #[tokio::test]
+    async fn an_event_that_is_refused_keeps_no_other_back() {
+        let server = Upstream::start(|request: &Request| {
+            let body = String::from_utf8_lossy(&request.body).into_owned();
+            if !body.contains("\"name\":\"a\"") {
+                return Reply::ok(&body);
+            }
+            let body = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","code":422,"reason":"Invalid","message":"no"}"#;
+            Reply::raw(format!("HTTP/1.1 422 No\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes())
+        });
+        let server = server.unwrap();
+        let config = kube::Config::new(format!("http://{}", server.address()).parse().unwrap());
+        let (tell, told) = watch::channel(Arc::from(["a", "b", "c"].map(told_of)));
+        let health = Arc::new(Health::default());
+        let mut teller = Teller::new(Client::try_from(config).unwrap(), told, "me", Arc::clone(&health));
+        for tries in 1..=TRIES_MAX {
+            let wait = teller.tell_all().await;
+            assert!(if tries < TRIES_MAX { wait <= RETRY } else { wait > RETRY }, "{wait:?}");
+            let count = |name: &str| teller.known.get(name).map(|known| (known.count, known.tries));
+            assert_eq!((count("b"), count("c")), (Some((1, 0)), Some((1, 0))));
+            assert_eq!(count("a"), Some((0, tries % TRIES_MAX)));
+            teller.known.get_mut("a").unwrap().due = MonoNs(0);
+        }
+        assert_eq!(health.read().events_refused, 1);
+        assert_eq!(server.requests().len(), 2 + TRIES_MAX as usize);
+        drop(tell);
+    }
+
+    #[test]
+    fn one_that_the_server_did_not_get_is_never_given_up_and_waits_behind_the_others() {
+        let away = || Err(kube::Error::LinesCodecMaxLineLengthExceeded);
+        let now = MonoNs(1_000_000_000);
+        let mut known = Known::default();
+        for tries in 1..10 {
+            known = known.after(&away(), now);
+            assert_eq!(known, Known { count: 0, tries, due: now + RETRY });
+        }
+        assert_eq!(known.after(&Ok(7), now), Known { count: 7, tries: 0, due: now + AGAIN });
+        assert_eq!(known.after(&Err(refusal(403)), now), Known { count: 0, tries: 0, due: now + AGAIN });
+    }
 
     #[test]
     fn what_is_told_has_a_name_of_its_own_and_the_same_for_every_agent() {

@@ -58,7 +58,7 @@ impl Provider {
         let (events, events_seen) = watch::channel(Arc::from([]));
         let (lead, leads) = watch::channel(false);
         tasks.spawn(lease::stand(client.clone(), who.namespace, who.name.clone(), lead));
-        tasks.spawn(Teller::new(client.clone(), events_seen, &who.name).run());
+        tasks.spawn(Teller::new(client.clone(), events_seen, &who.name, Arc::clone(&health)).run());
         tasks.spawn(Writer::new(client, writes_seen).run());
         let task = Task {
             news,

@@ -51,6 +51,7 @@ pub struct Health {
     /// Translations of all objects, and of those that a change of endpoints concerns.
     whole: AtomicU64,
     partial: AtomicU64,
+    events_refused: AtomicU64,
 }
 
 /// What is told of it.
@@ -69,6 +70,8 @@ pub struct Reading {
     pub whole_translations: u64,
     /// Translations of those objects alone that a change of endpoints concerns.
     pub partial_translations: u64,
+    /// Events about bad objects that the server refused until they were given up.
+    pub events_refused: u64,
 }
 
 impl Health {
@@ -89,7 +92,13 @@ impl Health {
             failures: load(&self.failures),
             whole_translations: load(&self.whole),
             partial_translations: load(&self.partial),
+            events_refused: load(&self.events_refused),
         }
+    }
+
+    /// Counts an event that was given up.
+    pub(super) fn event_refused(&self) {
+        self.events_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a translation.

@@ -390,7 +390,8 @@ fn kubernetes(page: &mut Page, pods: &pods::Reading) {
 }
 
 fn providers(page: &mut Page, reading: &watch::Reading) {
-    let watch::Reading { watches, ready, failing, failures, whole_translations, partial_translations } = *reading;
+    let watch::Reading { watches, ready, failing, failures, whole_translations, partial_translations, events_refused } =
+        *reading;
     gauge(page, "wayspan_provider_watches", "Watches of what routes are made from.", watches);
     gauge(page, "wayspan_provider_watches_ready", "Those that have told all that there is.", ready);
     let help = "Those that wait to try again; what they told last is served.";
@@ -401,6 +402,8 @@ fn providers(page: &mut Page, reading: &watch::Reading) {
     for (scope, count) in [("all", whole_translations), ("part", partial_translations)] {
         page.sample(&[("scope", scope)], count);
     }
+    let help = "Events about bad objects that the API server refused until they were given up for half an hour.";
+    counter(page, "wayspan_provider_events_refused_total", help, events_refused);
 }
 
 fn process(page: &mut Page, process: &Process) {
