@@ -6,10 +6,22 @@ use std::time::Duration;
 use kube::client::ClientBuilder;
 use kube::{Client, Config};
 use tokio::sync::OnceCell;
+use tower::timeout::TimeoutLayer;
 use wayspan_proxy::clock::MonoNs;
 
-/// Connecting to a server that is gone must not hold a watch up for longer than its own back-off does.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the API server is waited for. One that is gone may leave connections that nobody closes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// To connect: a watch is not to be held up for longer than by its own back-off.
+    pub connect: Duration,
+    /// Until an answer begins, with connecting.
+    pub answer: Duration,
+    /// Between two bytes of it. The server sends a watch a bookmark every minute where nothing else happens.
+    pub silence: Duration,
+}
+
+const LIMITS: Limits =
+    Limits { connect: Duration::from_secs(10), answer: Duration::from_secs(30), silence: Duration::from_secs(75) };
 
 /// Where the API server is, where the configuration says so (Traefik's `endpoint`, `token`, `certAuthFilePath`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -57,9 +69,22 @@ pub async fn connect(connection: &Connection) -> Result<Client, ConnectError> {
     if let Some(roots) = &connection.roots {
         config.root_cert_file = Some(roots.clone());
     }
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    let builder = ClientBuilder::try_from(config).map_err(|error| ConnectError::Material(Box::new(error)))?;
-    Ok(builder.build())
+    limited(config, LIMITS).map_err(|error| ConnectError::Material(Box::new(error)))
+}
+
+/// A client that does not wait for longer.
+pub(super) fn limited(mut config: Config, limits: Limits) -> Result<Client, kube::Error> {
+    config.connect_timeout = Some(limits.connect);
+    config.read_timeout = Some(limits.silence);
+    Ok(ClientBuilder::try_from(config)?.with_layer(&TimeoutLayer::new(limits.answer)).build())
+}
+
+/// Whether a connection was given up because nothing came over it for so long.
+pub(super) fn is_silence(error: &(dyn std::error::Error + 'static)) -> bool {
+    let is_timeout = |error: &(dyn std::error::Error + 'static)| {
+        error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+    };
+    std::iter::successors(Some(error), |error| error.source()).any(is_timeout)
 }
 
 /// One client for all who ask: made for the first of them.

@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 use wayspan_proxy::clock::MonoNs;
 
@@ -17,8 +17,27 @@ use wayspan_proxy::clock::MonoNs;
 const NAME: &str = "wayspan-status";
 /// How long a silent holder is waited for.
 const DURATION: Duration = Duration::from_secs(15);
-/// Between two looks.
-const RENEW: Duration = Duration::from_secs(4);
+
+/// How often and how long it is tried. A holder that cannot say so again stops before anyone else may begin.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    /// Between two looks.
+    renew: Duration,
+    /// After one that failed.
+    retry: Duration,
+    /// For one look.
+    answer: Duration,
+    /// For how long we lead since the request was begun that last said so: below [`DURATION`], with time for writes that are on
+    /// their way.
+    deadline: Duration,
+}
+
+const TERMS: Terms = Terms {
+    renew: Duration::from_secs(4),
+    retry: Duration::from_secs(2),
+    answer: Duration::from_secs(5),
+    deadline: Duration::from_secs(10),
+};
 
 /// What was seen of the Lease, and what to do: pure.
 #[derive(Debug, Default)]
@@ -63,24 +82,36 @@ impl Election {
 
 /// Stands for election until the receiver is gone; says when we lead and when no longer.
 pub async fn stand(client: Client, namespace: String, me: String, leads: watch::Sender<bool>) {
-    let api: Api<Lease> = Api::namespaced(client, &namespace);
+    stand_by(TERMS, &Api::namespaced(client, &namespace), me, leads).await;
+}
+
+async fn stand_by(terms: Terms, api: &Api<Lease>, me: String, leads: watch::Sender<bool>) {
     let mut election = Election { me, seen: None };
-    let mut renewed = MonoNs::now();
+    let mut renewed = MonoNs(0);
+    let left = |renewed: MonoNs| Duration::from_nanos((renewed + terms.deadline).0.saturating_sub(MonoNs::now().0));
     while !leads.is_closed() {
-        match turn(&api, &mut election).await {
-            Ok(leading) => {
-                renewed = MonoNs::now();
+        let begun = MonoNs::now();
+        let limit = if *leads.borrow() { terms.answer.min(left(renewed)) } else { terms.answer };
+        let wait = match timeout(limit, turn(api, &mut election)).await {
+            Ok(Ok(leading)) => {
+                renewed = begun;
                 tell(&leads, leading);
+                terms.renew
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 debug!(%error, lease = NAME, "the lease cannot be read or written");
-                // Somebody else may have taken it meanwhile.
-                if u128::from(MonoNs::now().0.saturating_sub(renewed.0)) > DURATION.as_nanos() {
-                    tell(&leads, false);
-                }
+                terms.retry
             }
+            Err(_) => {
+                debug!(lease = NAME, "the API server did not answer for the lease in time");
+                terms.retry
+            }
+        };
+        if left(renewed).is_zero() {
+            tell(&leads, false);
         }
-        sleep(RENEW).await;
+        let leading = *leads.borrow();
+        sleep(if leading { wait.min(left(renewed)) } else { wait }).await;
     }
 }
 
@@ -172,7 +203,11 @@ fn fill(lease: &mut Lease, me: &str, taken: bool) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use futures_util::FutureExt as _;
+    use serde_json::json;
+    use wayspan_tests::{Reply, Request, Upstream};
 
     use super::*;
 
@@ -192,6 +227,54 @@ mod tests {
         tell.send_replace(false);
         assert_eq!(lead.changed().now_or_never(), Some(true));
         assert_eq!((lead.look(), lead.look()), (is(false, true), is(false, false)));
+    }
+
+    /// A server that gives the lease to whoever asks until `answers` is over, and then takes requests and says nothing.
+    fn server(answers: usize) -> Upstream {
+        let count = AtomicUsize::new(0);
+        let answer = move |request: &Request| {
+            if count.fetch_add(1, Ordering::Relaxed) >= answers {
+                return Reply::default();
+            }
+            let body = match request.method.as_str() {
+                "GET" => json!({"metadata": {"name": NAME, "resourceVersion": "1"}, "spec": {"holderIdentity": "me"}})
+                    .to_string(),
+                _ => String::from_utf8_lossy(&request.body).into_owned(),
+            };
+            Reply::ok(&body)
+        };
+        Upstream::start(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_cannot_renew_stops_before_its_time_is_over() {
+        // Two looks of two requests each.
+        let server = server(4);
+        let config = kube::Config::new(format!("http://{}", server.address()).parse().unwrap());
+        let api = Api::namespaced(Client::try_from(config).unwrap(), "default");
+        let ms = Duration::from_millis;
+        // The last look would end long after the deadline.
+        let terms = Terms { renew: ms(100), retry: ms(20), answer: ms(60_000), deadline: ms(500) };
+        let (leads, mut told) = watch::channel(false);
+        let standing = stand_by(terms, &api, "me".to_owned(), leads);
+        let heard = async {
+            told.wait_for(|leading| *leading).await.unwrap();
+            let since = MonoNs::now();
+            told.wait_for(|leading| !*leading).await.unwrap();
+            Duration::from_nanos(MonoNs::now().0 - since.0)
+        };
+        let led = tokio::select! {
+            () = standing => unreachable!("somebody listens"),
+            led = timeout(ms(10_000), heard) => led.unwrap(),
+        };
+        // It led for the time of a look more, since the second one succeeded.
+        assert!(led > ms(450) && led < ms(5_000), "{led:?}");
+    }
+
+    #[test]
+    fn a_leader_stops_well_before_others_may_begin() {
+        assert!(TERMS.deadline + TERMS.answer <= DURATION);
+        assert!(TERMS.renew + TERMS.answer < TERMS.deadline);
     }
 
     #[test]

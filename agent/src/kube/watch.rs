@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::client::reason;
+use super::client::{is_silence, reason};
 use super::objects::{Objects, Set};
 use crate::config::model::{Kubernetes, KubernetesProvider};
 
@@ -444,6 +444,10 @@ impl Watch {
                     self.state.listing = true;
                     stream = watcher(api.clone(), config.clone()).boxed();
                 }
+                // It goes on from where it was; a server that is gone does not answer that.
+                Err(error) if self.state.ready && is_silent(&error) => {
+                    debug!(kind = self.kind, "a watch has said nothing for long, and is renewed");
+                }
                 Err(error) => {
                     let wait = self.failed(&error).await;
                     sleep(wait).await;
@@ -526,6 +530,11 @@ fn status(error: &watcher::Error) -> Option<u16> {
     }
 }
 
+/// Whether a watch was given up since nothing came, which says nothing of the server.
+pub(super) fn is_silent(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchFailed(error) if is_silence(error))
+}
+
 fn is_absent(error: &watcher::Error) -> bool {
     status(error) == Some(404)
 }
@@ -546,9 +555,74 @@ fn wants_list(error: &watcher::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use kube::core::Status;
+    use std::sync::atomic::AtomicBool;
 
+    use kube::core::Status;
+    use wayspan_tests::{Reply, Request, Upstream};
+
+    use super::super::client::{Limits, limited};
     use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// The watches of Ingress objects, of a server that takes connections and answers as told.
+    fn watched(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> (Upstream, JoinSet<()>, Arc<Health>) {
+        let server = Upstream::start(answer).unwrap();
+        let config = kube::Config::new(format!("http://{}", server.address()).parse().unwrap());
+        let limits = Limits { connect: 1_000 * MS, answer: 200 * MS, silence: 400 * MS };
+        let health = Arc::new(Health::default());
+        let wanted = Wanted { ingress: Some(Selection::default()), ..Wanted::default() };
+        let (mut tasks, mut news) = start(&limited(config, limits).unwrap(), &wanted, &health);
+        tasks.spawn(async move {
+            let mut objects = Objects::default();
+            while let Some(news) = news.recv().await {
+                news(&mut objects);
+            }
+        });
+        (server, tasks, health)
+    }
+
+    /// Waits for it, for ten times as long as it may take.
+    async fn within(limit: Duration, what: &str, is_so: impl Fn() -> bool) {
+        let waited = tokio::time::timeout(10 * limit, async {
+            while !is_so() {
+                sleep(10 * MS).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "{what}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_server_that_takes_connections_and_says_nothing_is_one_that_is_away() {
+        let (_server, _tasks, health) = watched(|_| Reply::default());
+        within(200 * MS, "all watches fail", || health.read().failing == health.read().watches).await;
+        assert_eq!(health.read().ready, 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_watch_that_says_nothing_is_renewed_and_fails_only_where_that_is_not_answered() {
+        let is_away = Arc::new(AtomicBool::new(false));
+        let answers = Arc::clone(&is_away);
+        let (server, _tasks, health) = watched(move |request| {
+            if answers.load(Ordering::Relaxed) {
+                return Reply::default();
+            }
+            let line = if request.target.contains("sendInitialEvents=true") {
+                r#"{"type":"BOOKMARK","object":{"kind":"K","apiVersion":"v1","metadata":{"resourceVersion":"5","annotations":{"k8s.io/initial-events-end":"true"}}}}"#
+            } else {
+                ""
+            };
+            let chunk = if line.is_empty() { String::new() } else { format!("{:x}\r\n{line}\n\r\n", line.len() + 1) };
+            Reply::raw(format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{chunk}").as_bytes())
+        });
+        within(200 * MS, "all is told", || health.is_ready()).await;
+        let renewed = || server.requests().iter().filter(|one| one.target.contains("resourceVersion=5")).count();
+        within(800 * MS, "watches are renewed twice", || renewed() >= 10).await;
+        assert_eq!((health.read().failures, health.read().failing), (0, 0), "nothing happened");
+        is_away.store(true, Ordering::Relaxed);
+        within(600 * MS, "all watches fail", || health.read().failing == health.read().watches).await;
+        assert!(health.is_ready(), "what was told stays");
+    }
 
     #[tokio::test]
     async fn a_kind_that_may_not_be_read_counts_as_known_after_some_refusals_and_one_that_cannot_be_read_never_does() {

@@ -33,9 +33,9 @@ const CHANGES_MAX: usize = 1024;
 /// Changes that the merge takes in between two turns of its rings: half a millisecond.
 const TURN_MAX: usize = 512;
 
-/// A watch that has failed and then not for so long is back: its tries are at most 30 s apart, and each takes at most 10 s
+/// A watch that has failed and then not for so long is back: its tries are at most 30 s apart, and each takes at most 30 s
 /// to fail.
-const QUIET: Duration = Duration::from_secs(60);
+const QUIET: Duration = Duration::from_secs(75);
 
 /// A change and when it came.
 type Told = (MonoNs, Change);

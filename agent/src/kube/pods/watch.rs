@@ -23,6 +23,7 @@ use crate::config::model::Metadata;
 use crate::export::clock::WallClock;
 use crate::export::peer::Writer;
 use crate::kube::client::causes;
+use crate::kube::watch::is_silent;
 
 /// A node's zone, in the words of Kubernetes.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -103,6 +104,8 @@ async fn follow(
         let change = match event {
             Ok(Event::Init) => Some(Change::Listing(source)),
             Err(error) if are_streams && mouth.has_no_list() && is_no_stream(&error) => return Way::NoStreams,
+            // It is renewed from where it was; a server that is gone does not answer that.
+            Err(error) if !mouth.has_no_list() && is_silent(&error) => None,
             Err(error) => {
                 mouth.has_failed(&error, at);
                 Some(Change::Broken(source))
@@ -143,6 +146,7 @@ async fn follow_nodes(api: Api<PartialObjectMeta<Node>>, mouth: Mouth) {
             }
             Ok(Event::Delete(node)) => Change::NodeGone(node.name_any().into()),
             Ok(Event::Init) => continue,
+            Err(error) if !mouth.has_no_list() && is_silent(&error) => continue,
             Ok(Event::InitDone) => {
                 mouth.has_heard(at);
                 mouth.has_list();
