@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::programs;
 use crate::{agent, peers, progress};
@@ -16,6 +16,9 @@ pub const PAUSE: &str = "wayspan-pause:1";
 
 /// The agent's image, as the chart's values name it: repository and tag.
 pub const AGENT: (&str, &str) = ("wayspan", "dev");
+
+/// Where the agent stands in its image.
+const AGENT_PLACE: &str = "usr/local/bin/wayspan";
 
 /// What TLS to collectors trusts, where the building machine has it.
 const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -46,7 +49,7 @@ pub fn all(root: &Path, agent: &Path, with_lab: bool) -> Result<Vec<PathBuf>> {
     let mut recipes = vec![
         Recipe { name: "pause", tags: &[PAUSE], program: &pause, place: "pause" },
         Recipe { name: "coredns", tags: &["wayspan-coredns:1"], program: &dns, place: "coredns" },
-        Recipe { name: "wayspan", tags: &agent_tags, program: agent, place: "usr/local/bin/wayspan" },
+        Recipe { name: "wayspan", tags: &agent_tags, program: agent, place: AGENT_PLACE },
         Recipe { name: "echo-basic", tags: &["wayspan-echo:lab"], program: &echo, place: "echo-basic" },
     ];
     if let Some(peers) = &peers {
@@ -64,7 +67,7 @@ pub fn all(root: &Path, agent: &Path, with_lab: bool) -> Result<Vec<PathBuf>> {
 pub fn agent_image(root: &Path) -> Result<(PathBuf, PathBuf)> {
     let agent = agent::named_or(|| agent::build(root))?;
     let tag = format!("{}:{}", AGENT.0, AGENT.1);
-    let archive = make(&Recipe { name: "wayspan", tags: &[&tag], program: &agent, place: "usr/local/bin/wayspan" })?;
+    let archive = make(&Recipe { name: "wayspan", tags: &[&tag], program: &agent, place: AGENT_PLACE })?;
     Ok((directory().join("wayspan"), archive))
 }
 
@@ -152,7 +155,7 @@ fn pack(recipe: &Recipe<'_>, root: &Path, archive: &Path) -> Result<()> {
     let config = json!({
         "architecture": architecture,
         "os": "linux",
-        "config": {"Entrypoint": [format!("/{}", recipe.place)], "Env": ["PATH=/usr/local/bin:/"], "WorkingDir": "/"},
+        "config": how_it_runs(recipe.place),
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
         "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "cargo xtask"}],
     });
@@ -169,6 +172,11 @@ fn pack(recipe: &Recipe<'_>, root: &Path, archive: &Path) -> Result<()> {
     Ok(())
 }
 
+/// How a container of an image is run: deploy/image/Dockerfile says the same.
+fn how_it_runs(place: &str) -> Value {
+    json!({"Entrypoint": [format!("/{place}")], "Env": ["PATH=/usr/local/bin:/"], "WorkingDir": "/"})
+}
+
 fn run(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("{program} could not be started"))?;
@@ -181,6 +189,37 @@ fn run(command: &mut Command) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Nothing here has an engine that could build it.
+    #[test]
+    fn the_dockerfile_makes_the_image_that_a_cluster_gets() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let text = fs::read_to_string(root.join("deploy/image/Dockerfile")).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        let lines: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(' ')).collect();
+        let (build, image) = lines.split_at(lines.iter().rposition(|(word, _)| *word == "FROM").unwrap());
+        let toolchain = fs::read_to_string(root.join("rust-toolchain.toml")).unwrap();
+        let version =
+            toolchain.lines().find_map(|line| line.strip_prefix("channel = \"")).unwrap().trim_end_matches('"');
+        let (minor, _) = version.rsplit_once('.').unwrap();
+        let from = format!("rust:{minor}-bookworm AS build");
+        assert_eq!(build, [("FROM", &*from), ("WORKDIR", "/source"), ("COPY", ". ."), ("RUN", "cargo xtask image")]);
+        // What a container is run with. No USER, as there is none in the archive: the chart says who it is.
+        let mut said = serde_json::Map::new();
+        for (word, value) in image {
+            match *word {
+                "FROM" => assert_eq!(*value, "scratch"),
+                "COPY" => assert_eq!(*value, "--from=build /source/target/images/wayspan/ /"),
+                "ENV" => drop(said.insert("Env".to_owned(), json!([value]))),
+                "WORKDIR" => drop(said.insert("WorkingDir".to_owned(), json!(value))),
+                "ENTRYPOINT" => drop(said.insert("Entrypoint".to_owned(), serde_json::from_str(value).unwrap())),
+                other => panic!("{other} {value}: the archive has nothing of it"),
+            }
+        }
+        assert_eq!(Value::Object(said), how_it_runs(AGENT_PLACE));
+        let ignored = fs::read_to_string(root.join("deploy/image/Dockerfile.dockerignore")).unwrap();
+        assert!(ignored.lines().any(|line| line == "target"), "what was built elsewhere is not taken along");
+    }
 
     #[test]
     fn the_libraries_of_a_program_are_those_that_ldd_finds() {
