@@ -4,7 +4,7 @@
 {{- $values := .Values -}}
 {{- $entryPoints := dict -}}
 {{- range $name, $port := omit $values.ports "api" -}}
-{{- $entry := dict "address" (printf ":%s" (include "wayspan.listen" (list $root $port))) -}}
+{{- $entry := dict "address" (include "wayspan.address" (list $root $port)) -}}
 {{- range $key := list "forwardedHeaders" "transport" "http" "observability" -}}
 {{- with index $port $key -}}{{- $_ := set $entry $key . -}}{{- end -}}
 {{- end -}}

@@ -65,6 +65,24 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and (include "wayspan.hostNetwork" $root) $port.hostPort -}}{{ $port.hostPort }}{{- else -}}{{ $port.port }}{{- end -}}
 {{- end -}}
 
+{{/* The address that it listens at: in the node's network hostIP is one of the node's own. */}}
+{{- define "wayspan.address" -}}
+{{- $root := index . 0 -}}{{- $port := index . 1 -}}
+{{- $ip := ternary (default "" $port.hostIP) "" (eq (include "wayspan.hostNetwork" $root) "true") -}}
+{{- printf "%s:%s" (ternary (printf "[%s]" $ip) $ip (contains ":" $ip)) (include "wayspan.listen" .) -}}
+{{- end -}}
+
+{{/* The entry points that the Service has, by name; without any there is no Service. */}}
+{{- define "wayspan.exposed" -}}
+{{- $exposed := list -}}
+{{- if .Values.service.enabled -}}
+{{- range $name, $port := omit .Values.ports "api" -}}
+{{- if dig "expose" "default" true $port -}}{{- $exposed = append $exposed $name -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- join " " $exposed -}}
+{{- end -}}
+
 {{/* Whether anything of the API server is asked. */}}
 {{- define "wayspan.asksApi" -}}
 {{- with .Values -}}
@@ -89,13 +107,31 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
-{{/* Whole seconds of a duration such as 1m30s, or a number. */}}
+{{/* Whole seconds, rounded up, of a duration such as 1h30m or 500ms, or of a number of them. */}}
 {{- define "wayspan.seconds" -}}
-{{- $text := toString . -}}
-{{- $minutes := regexFind "[0-9]+m([^s]|$)" $text | regexFind "[0-9]+" | default "0" | int -}}
-{{- $seconds := regexFind "[0-9]+s" $text | regexFind "[0-9]+" | default "0" | int -}}
-{{- $plain := regexFind "^[0-9]+$" $text | default "0" | int -}}
-{{- add (mul $minutes 60) $seconds $plain -}}
+{{- $text := ternary (toString (int64 .)) (toString .) (kindIs "float64" .) -}}
+{{- if regexMatch "^[0-9]+$" $text -}}
+{{- $text -}}
+{{- else if not (regexMatch "^([0-9]*[.]?[0-9]+(ns|us|µs|μs|ms|s|m|h))+$" $text) -}}
+{{- fail (printf "ports: `%s` is no duration; write 10s, 1m30s or a number of seconds" $text) -}}
+{{- else -}}
+{{- $total := 0.0 -}}
+{{- $units := dict "ns" 1e-9 "us" 1e-6 "µs" 1e-6 "μs" 1e-6 "ms" 1e-3 "s" 1.0 "m" 60.0 "h" 3600.0 -}}
+{{- range regexFindAll "[0-9.]+[^0-9.]+" $text -1 -}}
+{{- $total = addf $total (mulf (float64 (regexFind "^[0-9.]+" .)) (index $units (regexFind "[^0-9.]+$" .))) -}}
+{{- end -}}
+{{- ceil $total | int64 -}}
+{{- end -}}
+{{- end -}}
+
+{{/* How an update goes, where nothing else is said: behind a Service the new pod is ready before the old one ends, but two pods of a
+node cannot hold one port of it. */}}
+{{- define "wayspan.rolling" -}}
+{{- $holds := include "wayspan.hostNetwork" . -}}
+{{- range $name, $port := omit .Values.ports "api" -}}{{- if $port.hostPort -}}{{- $holds = "true" -}}{{- end -}}{{- end -}}
+{{- $default := dict "maxUnavailable" 1 "maxSurge" 0 -}}
+{{- if and (ne .Values.deployment.kind "DaemonSet") (not $holds) -}}{{- $default = dict "maxUnavailable" 0 "maxSurge" 1 -}}{{- end -}}
+{{- toYaml (mergeOverwrite $default (default dict .Values.updateStrategy.rollingUpdate | deepCopy)) -}}
 {{- end -}}
 
 {{/* How long the slowest entry point may take to end, and five seconds to say so. */}}

@@ -1,23 +1,23 @@
-{{/* What is read and written in namespaces: exactly what the enabled parts ask for. */}}
+{{/* What is read and written in namespaces: exactly what the enabled parts ask for (a watch lists first and needs no `get`). */}}
 {{- define "wayspan.namespacedRules" -}}
 {{- if include "wayspan.routes" . }}
-- {apiGroups: [""], resources: [services], verbs: [get, list, watch]}
-- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
+- {apiGroups: [""], resources: [services], verbs: [list, watch]}
+- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}
 {{- if .Values.rbac.secretResourceNames }}
 {{- fail "rbac.secretResourceNames: not supported yet; the agent lists Secrets, and a role that names some allows no list: rbac.namespaced holds it to namespaces" }}
 {{- end }}
-- {apiGroups: [""], resources: [secrets], verbs: [get, list, watch]}
+- {apiGroups: [""], resources: [secrets], verbs: [list, watch]}
 {{- end }}
 {{- if .Values.providers.kubernetesIngress.enabled }}
-- {apiGroups: [networking.k8s.io], resources: [ingresses], verbs: [get, list, watch]}
-- {apiGroups: [networking.k8s.io], resources: [ingresses/status], verbs: [update, patch]}
+- {apiGroups: [networking.k8s.io], resources: [ingresses], verbs: [list, watch]}
+- {apiGroups: [networking.k8s.io], resources: [ingresses/status], verbs: [patch]}
 {{- end }}
 {{- if .Values.providers.kubernetesCRD.enabled }}
-- {apiGroups: [traefik.io], resources: [ingressroutes, middlewares, traefikservices, serverstransports, tlsoptions, tlsstores], verbs: [get, list, watch]}
+- {apiGroups: [traefik.io], resources: [ingressroutes, middlewares, traefikservices, serverstransports, tlsoptions, tlsstores], verbs: [list, watch]}
 {{- end }}
 {{- if .Values.providers.kubernetesGateway.enabled }}
-- {apiGroups: [gateway.networking.k8s.io], resources: [gateways, listenersets, httproutes, referencegrants, backendtlspolicies], verbs: [get, list, watch]}
-- {apiGroups: [gateway.networking.k8s.io], resources: [gateways/status, listenersets/status, httproutes/status, backendtlspolicies/status], verbs: [update, patch]}
+- {apiGroups: [gateway.networking.k8s.io], resources: [gateways, listenersets, httproutes, referencegrants, backendtlspolicies], verbs: [list, watch]}
+- {apiGroups: [gateway.networking.k8s.io], resources: [gateways/status, listenersets/status, httproutes/status, backendtlspolicies/status], verbs: [patch]}
 {{- end }}
 {{- if .Values.kubernetesMetadata.enabled }}
 - {apiGroups: [""], resources: [pods], verbs: [get, list, watch]}
@@ -30,16 +30,17 @@
 {{/* What belongs to no namespace. */}}
 {{- define "wayspan.clusterRules" -}}
 {{- if or (include "wayspan.routes" .) .Values.kubernetesMetadata.enabled }}
-- {apiGroups: [""], resources: [nodes], verbs: [get, list, watch]}
+- {apiGroups: [""], resources: [nodes], verbs: [list, watch]}
 {{- end }}
 {{- if .Values.providers.kubernetesIngress.enabled }}
-- {apiGroups: [networking.k8s.io], resources: [ingressclasses], verbs: [get, list, watch]}
+- {apiGroups: [networking.k8s.io], resources: [ingressclasses], verbs: [list, watch]}
 {{- end }}
 {{- if .Values.providers.kubernetesGateway.enabled }}
-- {apiGroups: [gateway.networking.k8s.io], resources: [gatewayclasses], verbs: [get, list, watch]}
-- {apiGroups: [gateway.networking.k8s.io], resources: [gatewayclasses/status], verbs: [update, patch]}
-- {apiGroups: [""], resources: [namespaces], verbs: [get, list, watch]}
-{{- else if .Values.kubernetesMetadata.enabled }}
+- {apiGroups: [gateway.networking.k8s.io], resources: [gatewayclasses], verbs: [list, watch]}
+- {apiGroups: [gateway.networking.k8s.io], resources: [gatewayclasses/status], verbs: [patch]}
+- {apiGroups: [""], resources: [namespaces], verbs: [list, watch]}
+{{- end }}
+{{- if .Values.kubernetesMetadata.enabled }}
 # Its uid is the cluster's.
 - {apiGroups: [""], resources: [namespaces], resourceNames: [kube-system], verbs: [get]}
 {{- end }}
