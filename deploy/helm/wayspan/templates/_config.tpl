@@ -85,6 +85,9 @@
 {{- range $key := list "labels" "annotations" "namespaces" -}}
 {{- with index $values.kubernetesMetadata $key -}}{{- $_ := set $metadata $key . -}}{{- end -}}
 {{- end -}}
+{{- if and $values.rbac.namespaced (not $metadata.namespaces) -}}
+{{- $_ := set $metadata "namespaces" (default (list $.Release.Namespace) $values.rbac.namespaces) -}}
+{{- end -}}
 {{- $_ := set $config "kubernetes" (dict "metadata" $metadata) -}}
 {{- else -}}
 {{- $_ := set $config "kubernetes" (dict "metadata" (dict "enabled" "false")) -}}

@@ -10,7 +10,9 @@ use wayspan_tests::{PATIENCE, http, wait_until};
 use super::super::image::AGENT;
 use super::super::programs;
 use super::super::tools::{self, helm, json, kubectl, output};
+use super::lab::TARGETS;
 use super::{Stage, ask};
+use crate::demo::HOST;
 
 /// Values that are set together, over each other's alternatives.
 const MATRIX: [&[&str]; 5] = [
@@ -82,7 +84,8 @@ pub(super) fn dry_run(stage: &mut Stage<'_>) -> Result<String> {
     Ok(format!("{} sets of values, and the plain manifests", combinations.len()))
 }
 
-/// Installs the restricted form where Pod Security enforces it, and asks it through its Service.
+/// Installs the restricted form where Pod Security enforces it, with rights in the lab's namespace alone, and asks it through its
+/// Service.
 pub(super) fn restricted(stage: &mut Stage<'_>) -> Result<String> {
     const NAMESPACE: &str = "restricted";
     let place = stage.place;
@@ -94,7 +97,8 @@ pub(super) fn restricted(stage: &mut Stage<'_>) -> Result<String> {
     )?;
     let tag = format!("image.tag={}", AGENT.1);
     let no_host_ports = "ports.web.hostPort=null,ports.websecure.hostPort=null";
-    let values = ["ebpf.enabled=false", "deployment.kind=Deployment", no_host_ports, &tag];
+    let of_one_namespace = "rbac.namespaced=true,rbac.namespaces={default}";
+    let values = ["ebpf.enabled=false", "deployment.kind=Deployment", no_host_ports, of_one_namespace, &tag];
     let mut install = helm(place, &["upgrade", "--install", "restricted", "--namespace", NAMESPACE]);
     install.arg(stage.chart());
     for value in values {
@@ -107,20 +111,28 @@ pub(super) fn restricted(stage: &mut Stage<'_>) -> Result<String> {
     }
     let service = json(place, &["-n", NAMESPACE, "get", "service", "restricted-wayspan"])?;
     let address = service["spec"]["clusterIP"].as_str().context("the Service has no address")?;
-    let url = format!("http://{address}/");
+    let asked = |host: &str, target: &str, wanted: &str| {
+        let (url, host) = (format!("http://{address}{target}"), format!("host: {host}"));
+        let arguments = ["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "5", "-H", &host, &url];
+        wait_until(PATIENCE, || {
+            output(&mut tools::inside(stage.holder, "curl", &arguments)).ok().filter(|status| status == wanted)
+        })
+    };
     // Nothing is routed there, and it is Wayspan that says so.
-    let status = wait_until(PATIENCE, || {
-        let arguments = ["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "5", &url];
-        output(&mut tools::inside(stage.holder, "curl", &arguments)).ok().filter(|status| status == "404")
-    });
-    status.context("its Service does not answer")?;
+    asked("nobody.example", "/", "404").context("its Service does not answer")?;
+    asked(HOST, TARGETS[0], "200").context("it does not serve the lab's route, with rights in its namespace alone")?;
+    let selector = "app.kubernetes.io/instance=restricted";
+    let wide = json(place, &["get", "clusterroles,clusterrolebindings", "-l", selector])?;
+    if wide["items"].as_array().is_none_or(|all| !all.is_empty()) {
+        bail!("it has rights in the whole cluster: {wide:.300}");
+    }
     let (_forward, api) = ask::forward(place, NAMESPACE, "deployment/restricted-wayspan", 9000)?;
     let told = http::get(api, &api.to_string(), "/api/status")?.text();
     output(&mut helm(place, &["uninstall", "restricted", "--namespace", NAMESPACE, "--wait"]))?;
     if !told.contains("\"probes\"") {
         bail!("its api says: {told:.300}");
     }
-    Ok("uid 65532, no capability".to_owned())
+    Ok("uid 65532, no capability, rights in one namespace".to_owned())
 }
 
 #[cfg(test)]

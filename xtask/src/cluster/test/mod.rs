@@ -82,7 +82,7 @@ const STEPS: [Step; 18] = [
     Step { name: "helm uninstall leaves nothing", base: true, run: lab::uninstall_from_default },
     Step { name: "helm install in kube-system, the lab's curls again", base: false, run: lab::install_in_kube_system },
     Step {
-        name: "the restricted pod passes the namespace's Restricted policy and serves",
+        name: "the restricted pod passes the namespace's Restricted policy, and serves one namespace with rights there alone",
         base: false,
         run: chart::restricted,
     },
