@@ -122,6 +122,10 @@ fn hold(book: &Book, id: Id, seen: &Seen, coverage: &str, given: Given, line: &m
     if seen.spans != 1 {
         return Some(format!("it has {} SERVER spans", seen.spans));
     }
+    let sum: u64 = seen.phases.iter().map(|us| u64::from(*us)).sum();
+    if sum != u64::from(seen.took_us) {
+        return Some(format!("its phases are {sum} us together, and it took {}", seen.took_us));
+    }
     let us = |phase: &str| seen.phases.get(place(phase)).copied().unwrap_or(0);
     let is_divided = us("upstream_wait") == 0;
     if coverage == FULL && (is_divided || !given.backends) {
@@ -207,6 +211,7 @@ mod tests {
         }
         let mut coverages = vec![FULL.to_owned()];
         change(&mut seen, &mut coverages);
+        seen.took_us += seen.phases.iter().sum::<u32>();
         Received::with(1, seen, coverages)
     }
 
@@ -241,6 +246,7 @@ mod tests {
         check(phase("backend_pickup", 8_000), "read by the backend: 2000000 ns after");
         check(phase("backend_app", 10_000), "sent by the backend: 4000000 ns before");
         check(phase("upstream_path_back", 20_000), "answer readable: 1000000 ns after");
+        check(|seen, _| seen.took_us = 1, "its phases are 36000 us together, and it took 36001");
         check(|seen, _| seen.spans = 2, "it has 2 SERVER spans");
         check(|seen, _| seen.spans = 0, "it has 0 SERVER spans");
     }

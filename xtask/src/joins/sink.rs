@@ -9,8 +9,8 @@ use wayspan_tests::otlp::{self, Value};
 
 use super::book::Id;
 
-/// The phases of a request without a body, in the order of their points.
-pub(super) const PHASES: [&str; 16] = [
+/// All phases; of a request without a body, in the order of their points.
+pub(super) const PHASES: [&str; 24] = [
     "accept_wait",
     "client_send",
     "read_wait",
@@ -19,6 +19,7 @@ pub(super) const PHASES: [&str; 16] = [
     "middleware_wait",
     "retry_wait",
     "pool_wait",
+    "upstream_dns",
     "upstream_connect",
     "upstream_tls",
     "upstream_write",
@@ -27,6 +28,13 @@ pub(super) const PHASES: [&str; 16] = [
     "backend_pickup",
     "backend_app",
     "upstream_path_back",
+    "upstream_read_wait",
+    "proxy_response",
+    "upstream_body",
+    "client_drain",
+    "client_body",
+    "upstream_drain",
+    "tunnel",
 ];
 
 /// A phase's place among [`PHASES`].
@@ -43,6 +51,8 @@ pub(super) struct Seen {
     pub(super) coverage: usize,
     /// Wall clock.
     pub(super) begun_us: u64,
+    /// From its begin to its end.
+    pub(super) took_us: u32,
     /// Microseconds by phase.
     pub(super) phases: [u32; PHASES.len()],
 }
@@ -111,9 +121,11 @@ impl Received {
         servers.map(|span| u64::from(self.take_span(span))).sum()
     }
 
-    /// `Span`: start = 7.
+    /// `Span`: start = 7, end = 8.
     fn take_span(&mut self, span: &[u8]) -> bool {
-        let mut seen = Seen { begun_us: otlp::number(span, 7).unwrap_or(0) / 1000, ..Seen::default() };
+        let [begun_us, ended_us] = [7, 8].map(|number| otlp::number(span, number).unwrap_or(0) / 1000);
+        let took_us = u32::try_from(ended_us.saturating_sub(begun_us)).unwrap_or(u32::MAX);
+        let mut seen = Seen { begun_us, took_us, ..Seen::default() };
         let mut id = 0;
         for attribute in otlp::attributes(span) {
             match attribute {
@@ -166,6 +178,8 @@ mod tests {
         let attribute = |key: &str, value: &[u8]| field(9, &[field(1, key.as_bytes()), field(2, value)].concat());
         let mut span = vec![6 << 3, kind, 7 << 3 | 1];
         span.extend(5_000_u64.to_le_bytes());
+        span.push(8 << 3 | 1);
+        span.extend(12_000_u64.to_le_bytes());
         span.extend(attribute("url.path", &field(1, path.as_bytes())));
         span.extend(attribute("wayspan.coverage", &field(1, b"full")));
         span.extend(attribute("wayspan.phase.client_send", &[3 << 3, 7]));
@@ -180,7 +194,7 @@ mod tests {
         assert_eq!(received.take(&span(2, "/r/0000000007")), 0);
         let mut phases = [0; PHASES.len()];
         phases[place("client_send")] = 7;
-        assert_eq!(received.of(7), Seen { spans: 2, coverage: 0, begun_us: 5, phases });
+        assert_eq!(received.of(7), Seen { spans: 2, coverage: 0, begun_us: 5, took_us: 7, phases });
         assert_eq!((received.of(8), received.coverages.as_slice()), (Seen::default(), ["full".to_owned()].as_slice()));
         for path in ["/r/0000000010", "/r/0", "/", "/r/x"] {
             assert_eq!(received.take(&span(2, path)), 0);
