@@ -36,7 +36,11 @@ const STEPS: [Step; 10] = [
         arguments: &["accuracy", "--write"],
         shows: "every injected delay in its place; docs/accuracy.md",
     },
-    Step { name: "joins", arguments: &["joins"], shows: "a million requests, each mark in its own request's window" },
+    Step {
+        name: "joins",
+        arguments: &["joins"],
+        shows: "a million requests and more kinds, each mark in its own window",
+    },
     Step { name: "churn", arguments: &["joins", "--churn"], shows: "5,000 connections a second: no slot leaks" },
     Step { name: "outage", arguments: &["outage"], shows: "Jaeger away under load: no request notices" },
     Step { name: "bench", arguments: &["bench"], shows: "CPU per request beside HAProxy, nginx and Envoy" },

@@ -12,12 +12,12 @@ use super::book::{Book, Id, Kind, Window};
 use super::sink::{PHASES, Received, Seen, place};
 
 /// Start and phases are rounded to a microsecond each, and the wall clock's offset is measured on both sides.
-const TOLERANCE_NS: u64 = 2_000;
+pub(super) const TOLERANCE_NS: u64 = 2_000;
 /// The requirement on coverage, of a thousand.
-const FULL_OF_A_THOUSAND: u64 = 999;
-const FULL: &str = "full";
+pub(super) const FULL_OF_A_THOUSAND: u64 = 999;
+pub(super) const FULL: &str = "full";
 /// What a request must be told that was there before the backend had accepted its connection; all its points are known.
-const ACCEPT: &str = "partial: accept not visible";
+pub(super) const ACCEPT: &str = "partial: accept not visible";
 
 /// What came of one kind of requests.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -22,7 +22,7 @@ pub(super) const OUTSTANDING_MAX: u64 = 8_000;
 /// A kept connection carries up to so many requests.
 const REQUESTS_PER_CONNECTION: u64 = 400;
 /// How often in succession nothing may have come: 20 s. Looks are counted, for somebody may stop us all for a while.
-const LOOKS_MAX: u32 = 20_000;
+pub(super) const LOOKS_MAX: u32 = 20_000;
 /// How often is looked whether spans have come, where clients wait for them.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 /// Digits of a number in a path, and of an answer's body, which repeats it.
@@ -272,9 +272,7 @@ impl Load {
             return Ok(());
         }
         client.connections += 1;
-        // All of 127/8 is this machine: the ports of ended connections, which rest, are no limit.
-        let [third, last] = [client.connections / 250 % 250, client.connections % 250].map(u8::try_from);
-        let host = Ipv4Addr::new(127, u8::try_from(number + 1)?, third?, last? + 1);
+        let host = host(number, client.connections)?;
         let socket = TcpStream::connect((host, self.agent.port())).with_context(|| format!("connecting to {host}"))?;
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
@@ -471,13 +469,25 @@ impl Load {
 
     /// From 0 to 99, by the seed.
     fn chance(&self, id: Id, salt: u64) -> u64 {
-        // splitmix64's mixer.
-        let mut mixed = self.plan.seed ^ (u64::from(id) << 8) ^ salt;
-        for (shift, factor) in [(30, 0xbf58_476d_1ce4_e5b9), (27, 0x94d0_49bb_1331_11eb)] {
-            mixed = (mixed ^ mixed >> shift).wrapping_mul(factor);
-        }
-        (mixed ^ mixed >> 31) % 100
+        hash(self.plan.seed, id, salt) % 100
     }
+}
+
+/// An even spread of numbers, by the seed.
+pub(super) fn hash(seed: u64, id: Id, salt: u64) -> u64 {
+    // splitmix64's mixer.
+    let mut mixed = seed ^ (u64::from(id) << 8) ^ salt;
+    for (shift, factor) in [(30, 0xbf58_476d_1ce4_e5b9), (27, 0x94d0_49bb_1331_11eb)] {
+        mixed = (mixed ^ mixed >> shift).wrapping_mul(factor);
+    }
+    mixed ^ mixed >> 31
+}
+
+/// The agent's address for a client's next connection. All of 127/8 is this machine: the ports of ended connections, which
+/// rest, are no limit.
+pub(super) fn host(client: usize, connections: u64) -> Result<Ipv4Addr> {
+    let [third, last] = [connections / 250 % 250, connections % 250].map(u8::try_from);
+    Ok(Ipv4Addr::new(127, u8::try_from(client + 1)?, third?, last? + 1))
 }
 
 impl Link {
@@ -533,7 +543,7 @@ fn watch(epoll: &OwnedFd, socket: &impl AsFd, number: u64) -> Result<()> {
 }
 
 /// The kernel's and the agent's clock.
-fn now_ns() -> u64 {
+pub(super) fn now_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

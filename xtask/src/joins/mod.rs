@@ -6,6 +6,7 @@ mod book;
 mod churn;
 mod judge;
 mod load;
+mod mixed;
 mod sink;
 mod site;
 
@@ -24,7 +25,7 @@ use site::{Site, is_even};
 /// How to run it.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
-    /// 50,000 requests instead of a million.
+    /// A twentieth of the requests.
     #[arg(long)]
     pub(crate) quick: bool,
     /// 5,000 new connections a second for a minute instead (--quick: 20 s): slots, refusals and memory.
@@ -33,7 +34,7 @@ pub(crate) struct Options {
     /// JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Chooses where segments end and how long connections last.
+    /// Chooses where segments end, how long connections last, and what the other kinds' requests are.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
 }
@@ -42,6 +43,9 @@ pub(crate) struct Options {
 const QUOTA: Quota = quota(1_000_000);
 const QUOTA_QUICK: Quota = quota(50_000);
 const WARM_UP: u32 = 2_000;
+/// Requests of other kinds, by an agent of their own.
+const MIXED: u32 = 60_000;
+const MIXED_QUICK: u32 = 3_000;
 
 const fn quota(requests: u32) -> Quota {
     Quota { warm_up: WARM_UP, kept: WARM_UP + requests, fresh: requests / 50 }
@@ -72,26 +76,39 @@ struct Report {
     passed: bool,
 }
 
+/// All figures.
+#[derive(Serialize)]
+struct All<'a> {
+    #[serde(flatten)]
+    small: &'a Report,
+    mixed: &'a mixed::Report,
+}
+
 /// Builds the agent, asks, judges.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     site::build(root)?;
     if options.churn {
         return churn::run(options);
     }
-    let report = measure(if options.quick { QUOTA_QUICK } else { QUOTA }, options.seed)?;
+    let (quota, mixed) = if options.quick { (QUOTA_QUICK, MIXED_QUICK) } else { (QUOTA, MIXED) };
+    let report = measure(quota, options.seed)?;
+    let others = mixed::measure(mixed, options.seed)?;
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        println!("{}", serde_json::to_string_pretty(&All { small: &report, mixed: &others })?);
     } else {
         report.print();
+        others.print();
     }
-    Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.passed && others.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The gate's step, --quick, once the agent is built. What it came to, in a line.
 pub(crate) fn check() -> Result<String> {
     let report = measure(QUOTA_QUICK, 1)?;
-    if !report.passed {
+    let others = mixed::measure(MIXED_QUICK, 1)?;
+    if !report.passed || !others.passed {
         report.print();
+        others.print();
         bail!("marks that are not their request's, or too few: see above");
     }
     let [requests, points] = report
@@ -99,7 +116,7 @@ pub(crate) fn check() -> Result<String> {
         .lines
         .values()
         .fold([0, 0], |[requests, points], line| [requests + line.requests, points + line.points]);
-    Ok(format!("{points} points of {requests} requests, each in its own window"))
+    Ok(format!("{points} points of {requests} requests and {}, each in its own window", others.told()))
 }
 
 fn measure(quota: Quota, seed: u64) -> Result<Report> {

@@ -16,7 +16,7 @@ use crate::progress::Stopwatch;
 use crate::setup;
 
 /// Spans leave every 50 ms.
-const LAST_SPANS: Duration = Duration::from_secs(10);
+pub(super) const LAST_SPANS: Duration = Duration::from_secs(10);
 /// The two clocks may be apart by other than before by so much: what is less is how exactly that can be measured.
 const WALL_DRIFT_MAX_NS: u64 = 1_000;
 
@@ -74,26 +74,42 @@ impl Site {
         let seconds = watch.elapsed().as_secs_f64();
         // What does not come is the judge's.
         let _all = wait_until(LAST_SPANS, || (self.sink.count() >= all).then_some(()));
-        let account = wait_until(LAST_SPANS, || {
-            let account = Account::read(self.api, watch.elapsed()).ok()?;
-            (account.pending == 0).then_some(account)
-        });
-        let account = account.context("the agent still has spans to send")?;
-        if wall_offset_ns().abs_diff(wall_ns) > WALL_DRIFT_MAX_NS {
-            bail!("the wall clock was set meanwhile: times in spans cannot be compared");
-        }
+        let account = settled(self.api, watch)?;
+        check_wall(wall_ns)?;
         let verdict = judge(&outcome.book, &self.sink.received(), Given { wall_ns, backends: self.backends });
         Ok((verdict, account, outcome, seconds))
     }
 
     /// Ends the agent.
     pub(super) fn stop(mut self) -> Result<()> {
-        let status = self.agent.process.stop(LAST_SPANS)?;
-        if !status.success() {
-            bail!("wayspan ended with {status} on SIGTERM:\n{}", self.agent.process.log_tail());
-        }
-        Ok(())
+        end(&mut self.agent)
     }
+}
+
+/// The agent's account once it has sent all its spans.
+pub(super) fn settled(api: SocketAddr, watch: Stopwatch) -> Result<Account> {
+    let account = wait_until(LAST_SPANS, || {
+        let account = Account::read(api, watch.elapsed()).ok()?;
+        (account.pending == 0).then_some(account)
+    });
+    account.context("the agent still has spans to send")
+}
+
+/// Whether the wall clock is still so far ahead.
+pub(super) fn check_wall(wall_ns: i64) -> Result<()> {
+    if wall_offset_ns().abs_diff(wall_ns) > WALL_DRIFT_MAX_NS {
+        bail!("the wall clock was set meanwhile: times in spans cannot be compared");
+    }
+    Ok(())
+}
+
+/// Ends an agent.
+pub(super) fn end(agent: &mut Agent) -> Result<()> {
+    let status = agent.process.stop(LAST_SPANS)?;
+    if !status.success() {
+        bail!("wayspan ended with {status} on SIGTERM:\n{}", agent.process.log_tail());
+    }
+    Ok(())
 }
 
 /// Whether every request has left its two spans: what was sent twice would be one more.
@@ -102,7 +118,7 @@ pub(super) fn is_even(account: &Account, requests: Id) -> bool {
 }
 
 /// How far CLOCK_REALTIME is ahead of CLOCK_MONOTONIC; it moves only when the clock is set. The narrowest of some readings.
-fn wall_offset_ns() -> i64 {
+pub(super) fn wall_offset_ns() -> i64 {
     use rustix::time::ClockId::{Monotonic, Realtime};
     let now = |clock| {
         let time = rustix::time::clock_gettime(clock);
