@@ -173,7 +173,7 @@ impl Book {
             return Some(format!("its stamps are not in order: {own:?}"));
         }
         let before = self.of(own.before);
-        // The segment with an upload's last byte may bring the first of the next; its head ends behind that.
+        // The segment with a request's last byte may bring the first of the next; its head ends behind that.
         let shares = own.first_sending == before.last_sending && own.head_sending >= before.whole_read;
         if own.before > 0 && !(shares || own.first_sending >= before.received) {
             return Some(format!("it overlaps request {} of its connection: {before:?}, {own:?}", own.before));

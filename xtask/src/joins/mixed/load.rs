@@ -26,8 +26,8 @@ const OUTSTANDING_MAX: u64 = 2_000;
 const LANES: usize = 32;
 /// A kept connection carries up to so many requests.
 const REQUESTS_PER_CONNECTION: u64 = 60;
-/// An upload is followed by another request in its last segment, in so many of a hundred.
-const FOLLOWED: u64 = 30;
+/// A request is followed by another in its last segment, in so many of a hundred.
+const FOLLOWED: u64 = 20;
 /// How often is looked whether spans have come.
 const LOOK_NS: u64 = 1_000_000;
 /// Epoll's names: the listener, then clients, then the backends' connections.
@@ -244,7 +244,7 @@ impl Load {
         }
     }
 
-    /// The client writes a part; behind an upload's last bytes, perhaps the first of another request.
+    /// The client writes a part; behind a request's last bytes, perhaps the first of another.
     fn send(&mut self, id: Id, part: &Part) -> Result<()> {
         let Some(exchange) = self.exchanges.get(&id) else { return Ok(()) };
         let number = exchange.lane;
@@ -268,8 +268,9 @@ impl Load {
     /// Whether another request begins behind what was just pushed.
     fn is_followed(&mut self, id: Id) -> bool {
         let Some(exchange) = self.exchanges.get(&id) else { return false };
-        let uploads = matches!(exchange.script.kind, Kind::Upload | Kind::ChunkedUpload);
-        let may = uploads && exchange.is_sent() && !exchange.script.is_last && self.asked < self.requests;
+        // Of these the connection may end, or the backend has them twice.
+        let is_alone = matches!(exchange.script.kind, Kind::Early | Kind::Cancelled | Kind::Retried);
+        let may = !is_alone && exchange.is_sent() && !exchange.script.is_last && self.asked < self.requests;
         let number = exchange.lane;
         may && Dice::apart(self.seed, id).percent(FOLLOWED) && self.link(number).is_some_and(|link| link.left > 0)
     }

@@ -26,7 +26,7 @@ pub(super) enum Kind {
     ChunkedUpload,
     /// A head whose end comes with a body of forty segments, as fast as they go.
     Burst,
-    /// A request whose first bytes come in the segment with an upload's last.
+    /// A request whose first bytes come in the segment with another's last.
     Behind,
     /// The same with a body of forty segments.
     BurstBehind,
@@ -50,7 +50,7 @@ pub(super) enum Kind {
     Cancelled,
 }
 
-/// Kinds, and how many of a hundred requests. Those behind an upload come with it.
+/// Kinds, and how many of a hundred requests. Those behind another come with it.
 const SHARES: [(Kind, u64); 12] = [
     (Kind::Upload, 22),
     (Kind::ChunkedUpload, 14),
@@ -72,8 +72,8 @@ impl Kind {
             Self::Upload => "upload",
             Self::ChunkedUpload => "upload in chunks",
             Self::Burst => "upload of forty segments at once",
-            Self::Behind => "head behind an upload",
-            Self::BurstBehind => "forty segments behind an upload",
+            Self::Behind => "behind another",
+            Self::BurstBehind => "forty segments behind another",
             Self::Continue => "Expect: 100-continue",
             Self::Early => "answered early",
             Self::Streamed => "streamed answer",
