@@ -316,3 +316,29 @@ fn tls_of_objects_is_spoken_and_follows_their_secrets() {
     });
     assert!(agent.process.stop(wayspan_tests::PATIENCE).unwrap().success());
 }
+
+#[test]
+#[ignore = "needs a Kubernetes API server: `cargo xtask test --only cluster` builds it and runs this"]
+fn requests_of_what_cannot_be_read_do_not_go_to_a_wider_route() {
+    let cluster = cluster();
+    allow(&cluster);
+    let services = json!([{"name": "api@internal", "kind": "TraefikService"}]);
+    let to_api = |name: &str, rule: &str| {
+        route(name, &json!({"routes": [{"match": rule, "kind": "Rule", "services": services}]}))
+    };
+    cluster.make(&to_api("all", "PathPrefix(`/`)")).unwrap();
+    cluster.make(&to_api("two", "Host(`two.example`, `three.example`)")).unwrap();
+    let mut annotated = ingress("annotated", "default", "lost");
+    annotated["metadata"]["annotations"] = json!({"traefik.ingress.kubernetes.io/router.priority": "high"});
+    cluster.make(&annotated).unwrap();
+    let mut agent = agent(&cluster);
+    let web = agent.address("web").unwrap();
+    let status = |host: &str| wayspan_tests::http::get(web, host, "/api/overview").unwrap().status;
+    eventually("the catch-all is served", || (status("other.example") == 200).then_some(()));
+    let refused = ["two.example", "three.example", "annotated.example"];
+    assert_eq!(refused.map(status), [500; 3]);
+    for (name, what) in [("two", "spec.routes[0].match: "), ("annotated", "`high` is no whole number")] {
+        let told = wait_until(TAKE_OVER, || events(&cluster, name).pop()).unwrap();
+        assert!(told.0.contains(what) && told.0.ends_with("; its requests are answered with 500"), "{}", told.0);
+    }
+}
