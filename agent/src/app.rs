@@ -35,8 +35,9 @@ use crate::export::internal::{InternalRequest, InternalSpans, InternalTask};
 use crate::export::resource::{HostFacts, OwnPod, Resource};
 use crate::export::sender::Exporter;
 use crate::export::writer::SpanWriter;
+use crate::kube::client::{self, Shared};
 use crate::kube::pods::{self, Pods};
-use crate::kube::{client::Shared, watch::Health};
+use crate::kube::watch::Health;
 use crate::litter::Litter;
 use crate::merge::phase::Attributed;
 use crate::merge::pump::{self, Pump, PumpCounts, Sink};
@@ -65,10 +66,16 @@ pub fn run(file: &Path) -> Result<ExitCode> {
 }
 
 fn start_log(config: &Log) {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.level).unwrap_or_else(|_| "info".into());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(log_filter(&config.level)).with_writer(std::io::stderr);
     // A second subscriber can only be a test's own; its messages go there.
     let _ = if config.json { builder.json().try_init() } else { builder.with_ansi(false).try_init() };
+}
+
+/// What is logged. Who asks the API server tells himself what became of it, once, where it is a fault at all.
+fn log_filter(level: &str) -> tracing_subscriber::EnvFilter {
+    let filter = tracing_subscriber::EnvFilter::try_new(level).unwrap_or_else(|_| "info".into());
+    let off = format!("{}=off", client::OWN_LOG).parse().ok().filter(|_| !level.contains("kube_client"));
+    if let Some(off) = off { filter.add_directive(off) } else { filter }
 }
 
 /// The routing half: what a reload or a name's new address changes.
@@ -575,4 +582,23 @@ fn settings(fixed: &Static) -> Settings {
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let bounds = fixed.metrics.as_ref().map(|metrics| metrics.bounds.clone()).unwrap_or_default();
     Settings { workers, pin, hostname, bounds, give_back: memory::give_back }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::{Level, enabled};
+
+    use super::*;
+
+    #[test]
+    fn each_failure_of_the_api_servers_client_is_logged_by_who_asked_unless_it_is_asked_for() {
+        for (level, is_logged) in [("info", false), ("debug", false), ("warn,kube_client=error", true), ("off", false)]
+        {
+            let subscriber = tracing_subscriber::fmt().with_env_filter(log_filter(level)).finish();
+            tracing::subscriber::with_default(subscriber, || {
+                assert_eq!(enabled!(target: "kube_client::client::builder", Level::ERROR), is_logged, "{level}");
+                assert_eq!(enabled!(target: "wayspan_agent", Level::ERROR), level != "off", "{level}");
+            });
+        }
+    }
 }
