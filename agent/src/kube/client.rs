@@ -16,7 +16,8 @@ pub(super) struct Limits {
     pub connect: Duration,
     /// Until an answer begins, with connecting.
     pub answer: Duration,
-    /// Between two bytes of it. The server sends a watch a bookmark every minute where nothing else happens.
+    /// Between two bytes of it. Where nothing else happens the server sends a watch a bookmark every minute; one whose etcd is too
+    /// old for that is asked anew so often.
     pub silence: Duration,
 }
 

@@ -267,8 +267,7 @@ mod tests {
             () = standing => unreachable!("somebody listens"),
             led = timeout(ms(10_000), heard) => led.unwrap(),
         };
-        // It led for the time of a look more, since the second one succeeded.
-        assert!(led > ms(450) && led < ms(5_000), "{led:?}");
+        assert!(led < ms(5_000), "{led:?}");
     }
 
     #[test]

@@ -569,7 +569,7 @@ mod tests {
     fn watched(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> (Upstream, JoinSet<()>, Arc<Health>) {
         let server = Upstream::start(answer).unwrap();
         let config = kube::Config::new(format!("http://{}", server.address()).parse().unwrap());
-        let limits = Limits { connect: 1_000 * MS, answer: 200 * MS, silence: 400 * MS };
+        let limits = Limits { connect: 2_000 * MS, answer: 2_000 * MS, silence: 400 * MS };
         let health = Arc::new(Health::default());
         let wanted = Wanted { ingress: Some(Selection::default()), ..Wanted::default() };
         let (mut tasks, mut news) = start(&limited(config, limits).unwrap(), &wanted, &health);
@@ -595,7 +595,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_server_that_takes_connections_and_says_nothing_is_one_that_is_away() {
         let (_server, _tasks, health) = watched(|_| Reply::default());
-        within(200 * MS, "all watches fail", || health.read().failing == health.read().watches).await;
+        within(400 * MS, "all watches fail", || health.read().failing == health.read().watches).await;
         assert_eq!(health.read().ready, 0);
     }
 
@@ -620,7 +620,7 @@ mod tests {
         within(800 * MS, "watches are renewed twice", || renewed() >= 10).await;
         assert_eq!((health.read().failures, health.read().failing), (0, 0), "nothing happened");
         is_away.store(true, Ordering::Relaxed);
-        within(600 * MS, "all watches fail", || health.read().failing == health.read().watches).await;
+        within(2_400 * MS, "all watches fail", || health.read().failing == health.read().watches).await;
         assert!(health.is_ready(), "what was told stays");
     }
 
