@@ -180,6 +180,13 @@ impl<'s> Read<'_, 's> {
         let known = self.parts.keys().filter(|item| item.section == section).map(|item| item.name.as_str());
         let near = if self.faults.suggest() { schema::nearest(name, known) } else { None };
         let message = match near {
+            // Whose of several it is could change with every object.
+            _ if name.contains('@') => {
+                format!(
+                    "`{name}` is another provider's, which a file cannot name; define the {noun} under {}",
+                    section.path()
+                )
+            }
             Some(near) => format!("there is no {noun} `{name}`; did you mean `{near}`?"),
             None => format!("there is no {noun} `{name}`; define it under {}", section.path()),
         };

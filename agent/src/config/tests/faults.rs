@@ -371,6 +371,24 @@ fn a_port_that_is_none_is_told_as_such() {
     check_with("api: {jaegerQuery: 'http://c:99999'}", &[&format!("main.yaml:2: api.jaegerQuery: {port}")]);
 }
 
+/// Whose such a name is may be another's tomorrow: no router of a file gets what objects have of it.
+#[test]
+fn a_file_names_no_object() {
+    let named = |place: &str, what: &str, section: &str| {
+        format!(
+            "main.yaml:4: {place}: `x@kubernetescrd` is another provider's, which a file cannot name; define the {what} under {section}"
+        )
+    };
+    check_with(
+        "http:\n  routers:\n    a: {rule: Path(`/`), service: x@kubernetescrd, middlewares: [x@kubernetescrd], tls: {options: x@kubernetescrd}}",
+        &[
+            &named("http.routers.a.service", "service", "http.services"),
+            &named("http.routers.a.middlewares", "middleware", "http.middlewares"),
+            &named("http.routers.a.tls.options", "set of TLS options", "tls.options"),
+        ],
+    );
+}
+
 #[test]
 fn parts_that_do_not_fit_together_are_told() {
     check(
