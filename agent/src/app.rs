@@ -110,11 +110,17 @@ impl Routing {
     /// Makes the configuration of this moment the proxy's truth.
     async fn apply(&mut self) {
         let config = self.reloader.config();
-        let dynamic = self.cluster.merged(&config.dynamic);
+        let (dynamic, disputes) = self.cluster.merged(&config.dynamic);
         self.resolver.want(names(&dynamic));
         let resolved = self.resolver.resolved();
-        let inputs =
-            Inputs { fixed: &config.fixed, dynamic: &dynamic, resolved: &resolved, api: self.api, now: MonoNs::now() };
+        let inputs = Inputs {
+            fixed: &config.fixed,
+            dynamic: &dynamic,
+            disputes: &disputes,
+            resolved: &resolved,
+            api: self.api,
+            now: MonoNs::now(),
+        };
         let (snapshot, catalog) = self.registry.build(&inputs);
         // Names first: a record can come before the swap has returned.
         self.shown.catalog.store(Arc::new(catalog));
@@ -291,7 +297,7 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let cluster = Cluster::start(&fixed, file, api, &client, meters.watches.clone(), &mut tasks);
     let mut end = End::new()?;
     let Some(mut cluster) = end.unless_told(cluster).await? else { return Ok(ExitCode::SUCCESS) };
-    resolver.want(names(&cluster.merged(&reloader.config().dynamic)));
+    resolver.want(names(&cluster.merged(&reloader.config().dynamic).0));
     resolver.settle(NAMES_PATIENCE).await;
     let (registry, unopened, litter) = (Registry::default(), Vec::new(), Litter::new(memory::give_back));
     let mut routing = Routing { reloader, registry, resolver, cluster, proxy, api, shown, faults, unopened, litter };

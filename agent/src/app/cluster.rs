@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::Fault;
 use crate::config::model::{Dynamic, Service, Static};
+use crate::config::{Dispute, Fault, disputes};
 use crate::kube::client::Shared;
 use crate::kube::parts::{GET_500, Parts, Problem};
 use crate::kube::provider::{Provider, Who};
@@ -91,9 +91,9 @@ impl Cluster {
         }
     }
 
-    /// The file's routes and the cluster's.
-    pub(super) fn merged(&mut self, file: &Dynamic) -> Dynamic {
-        let Some(provider) = &self.provider else { return file.clone() };
+    /// The file's routes and the cluster's, with those that want different TLS options for one host.
+    pub(super) fn merged(&mut self, file: &Dynamic) -> (Dynamic, Vec<Dispute>) {
+        let Some(provider) = &self.provider else { return (file.clone(), disputes(file)) };
         let parts = provider.parts();
         let (dynamic, missing) = parts.merged(file);
         let origin =
@@ -107,10 +107,11 @@ impl Cluster {
             let message = format!("{what}; {GET_500}");
             Some(Fault::at(Path::new(&origin(&router)), router, 0, message))
         });
-        let disputed = parts.disputed(&dynamic).into_iter();
-        let disputed =
-            disputed.map(|one| Fault::at(Path::new(&origin(&one.router)), one.router.clone(), 0, one.message()));
-        let faults = parts.problems.iter().map(|problem| problem.fault()).chain(missing).chain(disputed);
+        let all = disputes(&dynamic);
+        let disputed = parts
+            .disputed(&all)
+            .map(|one| Fault::at(Path::new(&origin(&one.router)), one.router.clone(), 0, one.message()));
+        let faults = parts.problems.iter().map(Problem::fault).chain(missing).chain(disputed);
         let faults: Vec<Fault> = faults.collect();
         let told: HashSet<String> = self.faults.iter().map(ToString::to_string).collect();
         for fault in faults.iter().filter(|fault| !told.contains(&fault.to_string())) {
@@ -120,7 +121,7 @@ impl Cluster {
             info!("all objects can be served as they are");
         }
         (self.faults, self.merged) = (faults, Some(parts));
-        dynamic
+        (dynamic, all)
     }
 
     /// Services that have other servers since the last merge, by their place among the cluster's, where all else is the same.

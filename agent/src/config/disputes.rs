@@ -120,7 +120,14 @@ mod tests {
     /// By entry point: the options of a connection for the host, and those that a request for `/b` is answered with alone.
     fn got(registry: &mut Registry, config: &crate::config::model::Config) -> Vec<(String, Option<String>)> {
         let (fixed, dynamic, resolved) = (&config.fixed, &config.dynamic, &Resolved::default());
-        let (snapshot, _) = registry.build(&Inputs { fixed, dynamic, resolved, api: None, now: MonoNs(0) });
+        let (snapshot, _) = registry.build(&Inputs {
+            fixed,
+            dynamic,
+            disputes: &disputes(dynamic),
+            resolved,
+            api: None,
+            now: MonoNs(0),
+        });
         let each = snapshot.entry_points.iter().map(|one| {
             let tls = one.tls.as_ref().unwrap();
             let (headers, client_ip) = (&http::HeaderMap::new(), [127, 0, 0, 1].into());

@@ -26,7 +26,7 @@ use self::middlewares::{built, kind_name};
 use self::same::{kept, same_entry_point, same_route};
 use self::services::{Places, Served, ServerKey};
 use super::bridge;
-use super::disputes;
+use super::disputes::{self, Dispute};
 use super::middleware::{by_name, expand};
 use super::model::{self, Dynamic, MiddlewareKind, Observability, Static, Verbosity};
 use super::resolve::Resolved;
@@ -52,6 +52,8 @@ pub struct Inputs<'i> {
     pub fixed: &'i Static,
     /// The reloadable part.
     pub dynamic: &'i Dynamic,
+    /// Its routers that do not get the TLS options that they want.
+    pub disputes: &'i [Dispute],
     /// Addresses of names.
     pub resolved: &'i Resolved,
     /// Where the api is bound, for routers that lead to it.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::objects::Key;
 use crate::config::model::{self, Dynamic, EntryPoint, Middleware, Router, RouterTls, Service, TlsOptions};
-use crate::config::{Dispute, Fault, disputes};
+use crate::config::{Dispute, Fault};
 
 /// Where a router leads whose object cannot be served as it was meant: it answers 500, as the Gateway API asks, instead
 /// of leaving its requests to a wider route that may do without what this one asked for.
@@ -148,11 +148,10 @@ impl Parts {
     }
 
     /// Routers of the cluster's objects that want other TLS options for a host than another router, each once.
-    #[must_use]
-    pub fn disputed(&self, merged: &Dynamic) -> Vec<Dispute> {
+    pub fn disputed<'d>(&self, all: &'d [Dispute]) -> impl Iterator<Item = &'d Dispute> {
         let mut told = HashSet::new();
-        let ours = disputes(merged).into_iter().filter(|one| self.origins.contains_key(&one.router));
-        ours.filter(|one| told.insert(one.router.clone())).collect()
+        let ours = all.iter().filter(|one| self.origins.contains_key(&one.router));
+        ours.filter(move |one| told.insert(one.router.as_str()))
     }
 
     /// Takes the `Arc`s of before for what is the same.

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use super::Inputs;
-use crate::config::disputes::disputes;
 use crate::config::model::{Observability, RouterTls};
 
 /// By router and entry point's place: whether it is served all the same.
@@ -26,8 +25,8 @@ impl Frame {
         let entry_points = inputs.dynamic.entry_points.iter();
         let tracing = inputs.fixed.tracing.as_ref();
         let mut disputed = Disputed::new();
-        for one in disputes(inputs.dynamic) {
-            disputed.entry(one.router).or_default().insert(one.entry_point, !one.refused);
+        for one in inputs.disputes {
+            disputed.entry(one.router.clone()).or_default().insert(one.entry_point, !one.refused);
         }
         Self {
             entry_points: entry_points.map(|one| (one.name.clone(), one.observability, one.tls.clone())).collect(),

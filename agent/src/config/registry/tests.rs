@@ -11,6 +11,7 @@ use wayspan_proxy::snapshot::{Route, Service, Snapshot, Target};
 
 use super::{Inputs, Registry, STAY};
 use crate::catalog::{Catalog, qualified};
+use crate::config::disputes;
 use crate::config::model::{Dynamic, MiddlewareKind};
 use crate::config::resolve::{Resolved, names};
 use crate::config::tests::good;
@@ -30,7 +31,8 @@ impl World {
         let config = good(main);
         let api = config.fixed.api.as_ref().map(|api| SocketAddr::new(api.address.ip(), 9123));
         let (fixed, dynamic) = (&config.fixed, &config.dynamic);
-        self.registry.build(&Inputs { fixed, dynamic, resolved: &self.resolved, api, now: self.now })
+        let disputes = &disputes(dynamic);
+        self.registry.build(&Inputs { fixed, dynamic, disputes, resolved: &self.resolved, api, now: self.now })
     }
 
     fn pass(&mut self, time: Duration) {
@@ -288,6 +290,7 @@ fn a_router_whose_middleware_is_not_supported_is_not_there() {
         let inputs = Inputs {
             fixed: &config.fixed,
             dynamic: &config.dynamic,
+            disputes: &[],
             resolved: &Resolved::default(),
             api: None,
             now: MonoNs(1),
@@ -369,7 +372,8 @@ fn a_route_of_before_is_the_same_until_its_router_or_what_it_leads_to_is_another
     let mut dynamic = all.dynamic.clone();
     let mut build = |dynamic: &Dynamic| {
         let (resolved, now) = (Resolved::default(), MonoNs(1));
-        world.registry.build(&Inputs { fixed: &all.fixed, dynamic, resolved: &resolved, api: None, now }).0
+        let (fixed, disputes) = (&all.fixed, &[]);
+        world.registry.build(&Inputs { fixed, dynamic, disputes, resolved: &resolved, api: None, now }).0
     };
     let first = build(&dynamic);
     let second = build(&dynamic);

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::nginx;
 use super::report::{Count, Effect, Finding, Report};
 use super::{Asked, Seen};
+use crate::config::disputes;
 use crate::config::model::{Dynamic, EntryPoint, KubernetesProvider, Router};
 use crate::kube::objects::{Key, Objects};
 use crate::kube::parts::{GET_500, Object, Parts, Problem, no_entry_point};
@@ -125,7 +126,7 @@ impl Findings<'_> {
     /// Routers that name what is nowhere.
     fn missing(&mut self, file: &Dynamic) {
         let (merged, missing) = self.parts.merged(file);
-        for dispute in self.parts.disputed(&merged) {
+        for dispute in self.parts.disputed(&disputes(&merged)) {
             let Some(object) = self.parts.origins.get(&dispute.router) else { continue };
             let effect = if dispute.refused { Effect::NotServed } else { Effect::Differs };
             let what = dispute.message();

@@ -1,7 +1,7 @@
 //! What translation has written, and what becomes of it: keys become names, references lead to whom they mean, chains are taken
 //! apart, and routers that ask for what is nowhere are told of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::allocation::{Has, Names, Shared};
@@ -30,6 +30,8 @@ pub(super) struct Collected {
     /// All TLSOption objects, also those that cannot be used.
     pub option_keys: BTreeMap<String, ()>,
     pub default_options_lost: bool,
+    /// Services that a policy is about: it says so on all routes that lead there.
+    pub under_policy: HashSet<Key>,
     pub problems: Vec<Problem>,
     pub origins: BTreeMap<String, Object>,
 }

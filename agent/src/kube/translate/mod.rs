@@ -102,9 +102,10 @@ impl Translator {
             let around = Around { addresses, pool: gateway.address_pool.clone(), ..around.clone() };
             gateway::translate(&mut out, &mut self.gateway, &backends, gateway, &around);
         }
+        let under_policy = std::mem::take(&mut out.parts.under_policy);
         let (mut parts, names) = out.parts.finish(objects, names);
         parts.problems.extend(unreached(&parts, around));
-        Read { parts, names, readers: backends.into_readers() }
+        Read { parts, names, readers: backends.into_readers(), under_policy }
     }
 }
 

@@ -2,10 +2,8 @@
 //! EndpointSlices are all that changed, only the objects that lead to these Services are read again, and only services'
 //! servers are taken from that. Where it shows that more would be another, everything is read again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-
-use serde_json::Value;
 
 use super::allocation::Names;
 use super::backends::{Here, Readers, Slices};
@@ -24,6 +22,7 @@ pub(super) struct Last {
     users: HashMap<String, BTreeSet<Object>>,
     slices: Slices,
     readers: Readers,
+    under_policy: HashSet<Key>,
     names: Names,
     marks: Marks,
     settings: Kubernetes,
@@ -38,6 +37,8 @@ pub(super) struct Read {
     pub names: Names,
     /// Who asked for which Service.
     pub readers: Readers,
+    /// The Services that a policy is about.
+    pub under_policy: HashSet<Key>,
 }
 
 /// What of the parts is an object's.
@@ -74,11 +75,11 @@ impl Last {
             return (self.parts.clone(), false);
         }
         self.slices = Slices::of_all(objects);
-        let Read { parts, names, readers } = all(objects, &self.slices, None);
+        let Read { parts, names, readers, under_policy } = all(objects, &self.slices, None);
         self.names = names;
         let before = std::mem::replace(&mut self.parts, parts);
         self.parts.keep(before);
-        self.readers = readers;
+        (self.readers, self.under_policy) = (readers, under_policy);
         self.take_stock();
         (self.settings, self.here, self.around) = (settings.clone(), here.clone(), around.clone());
         (self.parts.clone(), true)
@@ -111,7 +112,7 @@ impl Last {
             return None;
         }
         // What a policy says of a Service hangs on all routes that lead there, and is in none of their own statuses.
-        if services.iter().any(|service| is_under_policy(objects, service)) {
+        if services.iter().any(|service| self.under_policy.contains(service)) {
             return None;
         }
         let readers = services.iter().filter_map(|service| self.readers.get(service)).flatten();
@@ -186,13 +187,4 @@ impl Last {
             self.users.entry(router.service.clone()).or_default().insert(object.clone());
         }
     }
-}
-
-/// Whether a BackendTLSPolicy names a Service.
-fn is_under_policy(objects: &Objects, service: &Key) -> bool {
-    let mut policies = objects.backend_tls_policies.iter().filter(|(key, _)| key.namespace == service.namespace);
-    policies.any(|(_, policy)| {
-        let targets = policy.data.pointer("/spec/targetRefs").and_then(Value::as_array);
-        targets.into_iter().flatten().any(|target| target["name"].as_str() == Some(&*service.name))
-    })
 }

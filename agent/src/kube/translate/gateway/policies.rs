@@ -82,6 +82,7 @@ impl Policies {
 
     /// Says of each policy which Gateways of ours do not follow it; where there is none, what we said before is taken back.
     pub(super) fn tell(self, out: &mut Out<'_>) {
+        out.parts.under_policy = self.by_service.into_keys().collect();
         for (key, (generation, gateways)) in self.all {
             let object = Object { kind: KIND, key };
             if !gateways.is_empty() {

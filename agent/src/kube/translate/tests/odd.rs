@@ -253,8 +253,8 @@ fn odd_objects_panic_nowhere_and_hurt_only_themselves() {
             }
             let (dynamic, _) = parts.merged(&model::Dynamic::default());
             let fixed = model::Static::default();
-            let inputs =
-                Inputs { fixed: &fixed, dynamic: &dynamic, resolved: &Resolved::default(), api: None, now: MonoNs(1) };
+            let (disputes, resolved) = (&crate::config::disputes(&dynamic), &Resolved::default());
+            let inputs = Inputs { fixed: &fixed, dynamic: &dynamic, disputes, resolved, api: None, now: MonoNs(1) };
             Registry::default().build(&inputs);
         }));
         assert!(outcome.is_ok(), "seed {seed}:\n{}", odd.iter().map(|one| format!("{one}\n")).collect::<String>());

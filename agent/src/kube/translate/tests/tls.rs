@@ -80,7 +80,7 @@ fn two_objects_that_want_different_options_for_one_host_are_both_told() {
     file.entry_points.push(crate::config::model::EntryPoint { by_name_only: false, ..web });
     let (merged, missing) = parts.merged(&file);
     assert!(missing.is_empty());
-    let told = parts.disputed(&merged);
+    let told = parts.disputed(&crate::config::disputes(&merged)).cloned().collect::<Vec<_>>();
     let (one, two) = (&parts.routers[0].name, &parts.routers[1].name);
     assert_eq!(told.iter().map(|one| &one.router).collect::<Vec<_>>(), [one, two]);
     assert!(told[0].message().starts_with(&format!("`{two}` wants others for `a.example`")), "{told:?}");
