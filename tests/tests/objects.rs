@@ -342,3 +342,47 @@ fn requests_of_what_cannot_be_read_do_not_go_to_a_wider_route() {
         assert!(told.0.contains(what) && told.0.ends_with("; its requests are answered with 500"), "{}", told.0);
     }
 }
+
+#[test]
+#[ignore = "needs a Kubernetes API server: `cargo xtask test --only cluster` builds it and runs this"]
+fn another_namespace_takes_neither_a_hosts_certificate_nor_the_default_options_away() {
+    let cluster = cluster();
+    allow(&cluster);
+    cluster.kubectl(&["create", "namespace", "evil"], "").unwrap();
+    let certificates = [1, 2].map(|_| Certificate::of(&["web.example"]).unwrap());
+    let tls = |namespace: &str, certificate: &Certificate| {
+        let data = json!({"tls.crt": certificate.pem, "tls.key": certificate.key});
+        cluster.make(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "cert", "namespace": namespace}, "type": "kubernetes.io/tls", "stringData": data})).unwrap();
+        let mut web = ingress("web", namespace, "shop");
+        web["spec"]["tls"] = json!([{"secretName": "cert"}]);
+        web["metadata"]["annotations"] = json!({"traefik.ingress.kubernetes.io/router.tls": "true"});
+        cluster.make(&web).unwrap();
+    };
+    service(&cluster, "shop", "default");
+    service(&cluster, "shop", "evil");
+    let option = |namespace: &str, spec: Value| {
+        let metadata = json!({"name": "default", "namespace": namespace});
+        let object =
+            json!({"apiVersion": "traefik.io/v1alpha1", "kind": "TLSOption", "metadata": metadata, "spec": spec});
+        cluster.make(&object).unwrap();
+    };
+    tls("default", &certificates[0]);
+    option("default", json!({"minVersion": "VersionTLS13"}));
+    // Objects have whole seconds.
+    std::thread::sleep(Duration::from_millis(1100));
+    tls("evil", &certificates[1]);
+    option("evil", json!({"clientAuth": {"secretNames": ["none"]}}));
+    let mut agent = agent(&cluster);
+    let web = agent.address("web").unwrap();
+    let client = Client::open(web, "web.example", &settings(None, false).unwrap()).unwrap();
+    assert_eq!(client.peer(), certificates[0].der().unwrap());
+    assert!(Client::open(web, "web.example", &settings(None, true).unwrap()).is_err());
+    let notes = || events(&cluster, "web").into_iter().chain(events(&cluster, "default")).map(|one| one.0);
+    eventually("both are told", || {
+        let hidden = notes().any(|note| note.contains("Secret evil/cert is not shown for `web.example`"));
+        let uncounted =
+            notes().any(|note| note.starts_with("does not count, since TLSOption default/default is older"));
+        (hidden && uncounted).then_some(())
+    });
+    assert!(agent.process.stop(wayspan_tests::PATIENCE).unwrap().success());
+}

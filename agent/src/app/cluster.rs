@@ -111,7 +111,7 @@ impl Cluster {
         let disputed = parts
             .disputed(&all)
             .map(|one| Fault::at(Path::new(&origin(&one.router)), one.router.clone(), 0, one.message()));
-        let faults = parts.problems.iter().map(Problem::fault).chain(missing).chain(disputed);
+        let faults = parts.all_problems().map(Problem::fault).chain(missing).chain(disputed);
         let faults: Vec<Fault> = faults.collect();
         let told: HashSet<String> = self.faults.iter().map(ToString::to_string).collect();
         for fault in faults.iter().filter(|fault| !told.contains(&fault.to_string())) {

@@ -79,6 +79,7 @@ fn provider(file: &Path, path: &'static str, place: &Cursor<'_>, faults: &mut Fa
             .node("crossProviderNamespaces")
             .filter(|node| !gateway && node.value != Value::Null)
             .map(|_| place.texts("crossProviderNamespaces")),
+        defaults_namespaces: if crd { place.texts("tlsDefaultsNamespaces") } else { Vec::new() },
         strict_prefix: ingress && place.boolean("strictPrefixMatching"),
         address,
         address_pool: if gateway { pool(file, path, place, faults) } else { Vec::new() },
@@ -125,6 +126,9 @@ mod tests {
             faults.first().unwrap().to_string(),
             "/etc/w.yaml:1: providers.kubernetesGateway.addressPool: `x` is not an IP address"
         );
+        let (some, _) = read("providers: {kubernetesCRD: {tlsDefaultsNamespaces: [edge]}}");
+        let crd = some.unwrap().crd.unwrap();
+        assert!(crd.may_set_defaults("edge") && !crd.may_set_defaults("team"));
         let cross = |text: &str| read(text).0.unwrap().crd.unwrap().cross_provider;
         assert_eq!(cross("providers: {kubernetesCRD: }"), None);
         assert_eq!(cross("providers: {kubernetesCRD: {crossProviderNamespaces: []}}"), Some(vec![]));

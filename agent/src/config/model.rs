@@ -1,8 +1,9 @@
 //! The checked configuration. Static parts hold for the life of the process, [`Dynamic`] is reloaded.
 
+mod kubernetes;
 mod tls;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +20,11 @@ use wayspan_proxy::middleware::{
 use wayspan_proxy::rule::Rule;
 use wayspan_proxy::snapshot::{Limits, Timeouts};
 
-use crate::kube::client::Connection;
 use crate::probes::Set;
-pub use tls::{Certificate, ClientAuth, RouterTls, TlsOptions, TlsSettings, suite_name};
+pub use kubernetes::{Kubernetes, KubernetesProvider, Metadata, StatusAddress};
+pub use tls::{
+    Certificate, ClientAuth, Holder, HostOwner, HostOwners, RouterTls, TlsOptions, TlsSettings, owner, suite_name,
+};
 
 /// Everything in the file given to `wayspan run --config`.
 #[derive(Debug, Clone)]
@@ -74,6 +77,8 @@ pub struct Dynamic {
     pub middlewares: Vec<Arc<Middleware>>,
     /// `tls.certificates`, and what other providers add to them.
     pub certificates: Vec<Certificate>,
+    /// Of hosts that more than one certificate is for, and not the file's own.
+    pub host_owners: HostOwners,
     /// `tls.stores.default.defaultCertificate`.
     pub default_certificate: Option<Certificate>,
     /// By name. What is called `default` is for whoever names none.
@@ -463,126 +468,6 @@ pub struct FileProvider {
     pub path: PathBuf,
     /// `watch`, true by default.
     pub watch: bool,
-}
-
-/// `providers.kubernetes*`.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Kubernetes {
-    /// `providers.kubernetesIngress`.
-    pub ingress: Option<KubernetesProvider>,
-    /// `providers.kubernetesCRD`.
-    pub crd: Option<KubernetesProvider>,
-    /// `providers.kubernetesGateway`.
-    pub gateway: Option<KubernetesProvider>,
-}
-
-impl Kubernetes {
-    /// Those that are on.
-    pub fn providers(&self) -> impl Iterator<Item = &KubernetesProvider> {
-        [&self.ingress, &self.crd, &self.gateway].into_iter().flatten()
-    }
-
-    /// At least this long between two translations: the shortest that is asked for.
-    #[must_use]
-    pub fn throttle(&self) -> Duration {
-        self.providers().map(|provider| provider.throttle).min().unwrap_or_default()
-    }
-
-    /// Where the API server is: the first that says so counts for all.
-    #[must_use]
-    pub fn connection(&self) -> Connection {
-        let said = self.providers().map(|provider| &provider.connection);
-        said.into_iter().find(|connection| **connection != Connection::default()).cloned().unwrap_or_default()
-    }
-}
-
-/// One of the Kubernetes providers; what it has no key for has its neutral value.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct KubernetesProvider {
-    /// `endpoint`, `token`, `certAuthFilePath`.
-    pub connection: Connection,
-    /// `namespaces`; empty: all.
-    pub namespaces: Vec<String>,
-    /// `labelSelector`; empty: any.
-    pub label_selector: String,
-    /// `ingressClass`; empty: ours.
-    pub ingress_class: String,
-    /// `throttleDuration`.
-    pub throttle: Duration,
-    /// `allowExternalNameServices`.
-    pub allow_external_names: bool,
-    /// `allowEmptyServices`.
-    pub allow_empty: bool,
-    /// `allowCrossNamespace`.
-    pub allow_cross_namespace: bool,
-    /// `strictPrefixMatching`.
-    pub strict_prefix: bool,
-    /// `crossProviderNamespaces`; `None`: all.
-    pub cross_provider: Option<Vec<String>>,
-    /// `ingressEndpoint`, `statusAddress`.
-    pub address: StatusAddress,
-    /// `addressPool`.
-    pub address_pool: Vec<IpAddr>,
-}
-
-impl KubernetesProvider {
-    /// Whether an object of a namespace may name this: what is another provider's says so behind its `@`.
-    ///
-    /// # Errors
-    ///
-    /// What to do about it.
-    pub fn may_name(&self, namespace: &str, name: &str) -> Result<(), String> {
-        let all = self.cross_provider.as_ref().filter(|_| name.contains('@'));
-        if all.is_none_or(|all| all.iter().any(|one| one == namespace)) {
-            return Ok(());
-        }
-        Err(format!("`{name}` is another provider's; allow the namespace {namespace} that in crossProviderNamespaces"))
-    }
-
-    /// Whether objects of a namespace are looked at.
-    #[must_use]
-    pub fn serves(&self, namespace: &str) -> bool {
-        self.namespaces.is_empty() || self.namespaces.iter().any(|one| one == namespace)
-    }
-}
-
-/// What goes into the status of objects as our address.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StatusAddress {
-    /// `ip`.
-    pub ip: Option<String>,
-    /// `hostname`.
-    pub hostname: Option<String>,
-    /// A Service by namespace and name.
-    pub service: Option<(String, String)>,
-}
-
-/// `kubernetes.metadata`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Metadata {
-    /// `enabled`.
-    pub enabled: Switch,
-    /// `labels`: those of pods that become attributes.
-    pub labels: Vec<String>,
-    /// `annotations`: likewise.
-    pub annotations: Vec<String>,
-    /// `namespaces`: the only ones whose pods are watched; empty: all.
-    pub namespaces: Vec<String>,
-    /// `maxPods`: known at once.
-    pub max_pods: usize,
-}
-
-impl Default for Metadata {
-    fn default() -> Self {
-        // A large cluster of 150,000 pods names its own; a pod takes 1.2 KiB.
-        Self {
-            enabled: Switch::Auto,
-            labels: Vec::new(),
-            annotations: Vec::new(),
-            namespaces: Vec::new(),
-            max_pods: 20_000,
-        }
-    }
 }
 
 /// Whether something is on.

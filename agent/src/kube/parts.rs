@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use wayspan_proxy::tls::hosts;
 
 use super::objects::Key;
-use crate::config::model::{self, Dynamic, EntryPoint, Middleware, Router, RouterTls, Service, TlsOptions};
+use crate::config::model::{self, Dynamic, EntryPoint, HostOwners, Middleware, Router, RouterTls, Service, TlsOptions};
 use crate::config::{Dispute, Fault};
 
 /// Where a router leads whose object cannot be served as it was meant: it answers 500, as the Gateway API asks, instead
@@ -84,8 +85,12 @@ pub struct Parts {
     pub middlewares: Vec<Arc<Middleware>>,
     /// For every server name that they hold.
     pub certificates: Vec<Arc<Certificate>>,
-    /// What is wrong.
+    /// Whose hosts are that certificates are for.
+    pub host_owners: Arc<HostOwners>,
+    /// What is wrong with objects by themselves.
     pub problems: Vec<Problem>,
+    /// What is wrong beside other objects: certificates that are not shown.
+    pub disputes: Vec<Problem>,
     /// What statuses should say.
     pub statuses: Vec<Arc<Status>>,
     /// Whom a router comes from, by its name.
@@ -108,6 +113,7 @@ impl Parts {
         all.services.extend(self.services.iter().cloned());
         all.middlewares.extend(self.middlewares.iter().cloned());
         all.certificates.extend(self.certificates.iter().map(|one| one.certificate.clone()));
+        all.host_owners = self.contested(file, &all.certificates);
         all.default_certificate = all.default_certificate.or_else(|| self.default_certificate.clone());
         let has_default = all.tls_options.iter().any(|one| one.name == DEFAULT_OPTIONS);
         // Of two defaults the file's counts.
@@ -147,6 +153,31 @@ impl Parts {
         (all, missing)
     }
 
+    /// All that is wrong.
+    pub fn all_problems(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().chain(&self.disputes)
+    }
+
+    /// The owners of hosts that more than one of these certificates is for; a host of the file's routes is the file's.
+    fn contested(&self, file: &Dynamic, certificates: &[model::Certificate]) -> HostOwners {
+        if self.host_owners.is_empty() {
+            return HostOwners::new();
+        }
+        let mut by_name: HashMap<&str, usize> = HashMap::new();
+        for name in certificates.iter().flat_map(|one| &one.names) {
+            *by_name.entry(name.as_str()).or_default() += 1;
+        }
+        let of = |name: &str| by_name.get(name).copied().unwrap_or(0);
+        let is_contested = |host: &str| {
+            let host = if host.starts_with("**") { host.get(1..).unwrap_or_default() } else { host };
+            let wild = host.split_once('.').filter(|(first, _)| *first != "*");
+            of(host) + wild.map_or(0, |(_, rest)| of(&format!("*.{rest}"))) > 1
+        };
+        let of_file: HashSet<String> = file.routers.iter().flat_map(|router| hosts(&router.rule)).collect();
+        let all = self.host_owners.iter().filter(|(host, _)| is_contested(host) && !of_file.contains(*host));
+        all.map(|(host, owner)| (host.clone(), owner.clone())).collect()
+    }
+
     /// Routers of the cluster's objects that want other TLS options for a host than another router, each once.
     pub fn disputed<'d>(&self, all: &'d [Dispute]) -> impl Iterator<Item = &'d Dispute> {
         let mut told = HashSet::new();
@@ -156,6 +187,9 @@ impl Parts {
 
     /// Takes the `Arc`s of before for what is the same.
     pub(super) fn keep(&mut self, before: Self) {
+        if self.host_owners == before.host_owners {
+            self.host_owners = before.host_owners;
+        }
         fn keep<T: PartialEq, K: Ord + ?Sized>(new: &mut [Arc<T>], before: Vec<Arc<T>>, name: impl Fn(&T) -> &K) {
             let mut before = before.into_iter().peekable();
             for one in new {
@@ -195,6 +229,8 @@ impl Parts {
             && self.services.len() == before.services.len()
             && self.entry_points == before.entry_points
             && self.problems == before.problems
+            && self.disputes == before.disputes
+            && self.host_owners == before.host_owners
             && self.tls_options == before.tls_options
             && self.default_certificate == before.default_certificate
             && self.default_options_lost == before.default_options_lost;

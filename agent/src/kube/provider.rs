@@ -189,7 +189,8 @@ impl Task {
         let parts = Arc::clone(&self.publish.borrow());
         let writes = self.lacking.renew(&self.objects, &parts.statuses, &status::wall_time());
         if self.told_of.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &parts)) {
-            let told = events::told(&self.objects, &parts.problems);
+            let problems: Vec<_> = parts.all_problems().cloned().collect();
+            let told = events::told(&self.objects, &problems);
             self.events.send_if_modified(|before| {
                 let changed = **before != *told;
                 if changed {

@@ -1,6 +1,7 @@
 //! TLS with clients: certificates, wherever they come from, and options. Checked here, so that what is built from them
 //! cannot fail; who gets which is `registry`'s.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,14 +36,53 @@ pub struct Certificate {
     pub not_after: i64,
     /// The chain, ours first, with the key. Neither is shown by `Debug`.
     pub certified: Arc<CertifiedKey>,
+    /// Who brought it; `None`: the configuration's own.
+    pub holder: Option<Holder>,
     /// The configuration's file that names it; empty where none does.
     pub(in crate::config) declared: PathBuf,
+}
+
+/// One of several who bring certificates without knowing of each other. The earlier one is the lesser.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Holder {
+    /// Since when it is asked to be shown, Unix time in seconds.
+    pub since: i64,
+    /// Whose it is.
+    pub name: Arc<str>,
+}
+
+/// Whose a host is, and with it the choice of its certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostOwner {
+    /// A [`Holder`]'s name.
+    pub name: Arc<str>,
+    /// Origins of the certificates that its routes of this host name.
+    pub named: BTreeSet<String>,
+}
+
+/// Owners by host, as [`wayspan_proxy::tls::hosts`] gives them: also `*.example.com` and `**.example.com`.
+pub type HostOwners = BTreeMap<String, HostOwner>;
+
+/// The owner of a lower-case name: by itself, else by the longest wildcard that covers it.
+#[must_use]
+pub fn owner<'o>(owners: &'o HostOwners, name: &str) -> Option<&'o HostOwner> {
+    if owners.is_empty() {
+        return None;
+    }
+    let suffixes = || name.match_indices('.').filter_map(|(at, _)| name.get(at..).filter(|_| at > 0));
+    let wild = || {
+        suffixes().enumerate().find_map(|(labels, suffix)| {
+            let next = (labels == 0).then(|| owners.get(&format!("*{suffix}"))).flatten();
+            next.or_else(|| owners.get(&format!("**{suffix}")))
+        })
+    };
+    owners.get(name).or_else(wild)
 }
 
 impl PartialEq for Certificate {
     fn eq(&self, other: &Self) -> bool {
         // The key is the certificate's own, so it needs no look.
-        self.origin == other.origin && self.certified.cert == other.certified.cert
+        (&self.origin, &self.holder) == (&other.origin, &other.holder) && self.certified.cert == other.certified.cert
     }
 }
 
@@ -74,8 +114,16 @@ impl Certificate {
             (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
         let serial = parsed.raw_serial_as_string().replace(':', "");
         let issuer = parsed.issuer().to_string();
-        let (certified, declared) = (Arc::new(certified), PathBuf::new());
-        Ok(Self { origin, names, common_name, issuer, serial, not_before, not_after, certified, declared })
+        let (certified, holder, declared) = (Arc::new(certified), None, PathBuf::new());
+        Ok(Self { origin, names, common_name, issuer, serial, not_before, not_after, certified, holder, declared })
+    }
+
+    /// Whether a client that asks for a lower-case name, or for all names of a wildcard, takes it.
+    #[must_use]
+    pub fn is_for(&self, host: &str) -> bool {
+        let host = if host.starts_with("**") { host.get(1..).unwrap_or_default() } else { host };
+        let wild = host.find('.').filter(|dot| *dot > 0).and_then(|dot| host.get(dot..));
+        self.names.iter().any(|name| name == host || (wild.is_some() && name.strip_prefix('*') == wild))
     }
 }
 

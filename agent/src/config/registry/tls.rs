@@ -9,7 +9,7 @@ use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, ServerCon
 use rustls::sign::CertifiedKey;
 use wayspan_proxy::tls::{Choice, Options};
 
-use crate::config::model::{Certificate, Dynamic, TlsOptions, TlsSettings};
+use crate::config::model::{Certificate, Dynamic, Holder, HostOwners, TlsOptions, TlsSettings, owner};
 
 /// What it is called.
 pub(super) const DEFAULT: &str = "default";
@@ -18,6 +18,7 @@ pub(super) const DEFAULT: &str = "default";
 #[derive(Debug, Default)]
 pub(super) struct Held {
     certificates: Vec<Certificate>,
+    host_owners: HostOwners,
     default_certificate: Option<Certificate>,
     options: HashMap<String, Ready>,
 }
@@ -36,12 +37,15 @@ impl Held {
             *self = Self::default();
             return;
         }
-        let same = self.certificates == dynamic.certificates && self.default_certificate == dynamic.default_certificate;
+        let same = self.certificates == dynamic.certificates
+            && self.host_owners == dynamic.host_owners
+            && self.default_certificate == dynamic.default_certificate;
         if !same {
             self.certificates.clone_from(&dynamic.certificates);
+            self.host_owners.clone_from(&dynamic.host_owners);
             self.default_certificate.clone_from(&dynamic.default_certificate);
         }
-        let names = Arc::new(Names::of(&self.certificates));
+        let names = Arc::new(Names::of(&self.certificates, self.host_owners.clone()));
         let default = self.default_certificate.as_ref().map(|one| Arc::clone(&one.certified)).or_else(own_certificate);
         let mut before = std::mem::take(&mut self.options);
         let built_in = TlsOptions::new(DEFAULT.to_owned(), TlsSettings::default()).ok();
@@ -132,33 +136,62 @@ fn make_certificate() -> Result<Arc<CertifiedKey>, String> {
 /// Certificates by the names that they are for; those that last longest first.
 #[derive(Debug, Default)]
 struct Names {
-    exact: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    exact: HashMap<String, Vec<Shown>>,
     /// By what follows the star, its dot included.
-    wild: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    wild: HashMap<String, Vec<Shown>>,
+    owners: HostOwners,
+}
+
+/// One of a name's.
+#[derive(Debug, Clone)]
+struct Shown {
+    origin: Arc<str>,
+    holder: Option<Holder>,
+    certified: Arc<CertifiedKey>,
 }
 
 impl Names {
-    fn of(certificates: &[Certificate]) -> Self {
+    fn of(certificates: &[Certificate], owners: HostOwners) -> Self {
         let mut sorted: Vec<&Certificate> = certificates.iter().collect();
         sorted.sort_by_key(|one| std::cmp::Reverse(one.not_after));
-        let mut names = Self::default();
+        let mut names = Self { owners, ..Self::default() };
         for certificate in sorted {
+            let Certificate { origin, holder, certified, .. } = certificate;
+            let one =
+                Shown { origin: origin.as_str().into(), holder: holder.clone(), certified: Arc::clone(certified) };
             for name in &certificate.names {
                 let (map, key) = match name.strip_prefix('*') {
                     Some(suffix) => (&mut names.wild, suffix),
                     None => (&mut names.exact, name.as_str()),
                 };
-                map.entry(key.to_owned()).or_default().push(Arc::clone(&certificate.certified));
+                map.entry(key.to_owned()).or_default().push(one.clone());
             }
         }
         names
     }
 
-    /// Exact ones first, then those whose star is the first label.
-    fn find(&self, name: &str) -> &[Arc<CertifiedKey>] {
-        let exact = self.exact.get(name);
-        let wild = || name.find('.').filter(|dot| *dot > 0).and_then(|dot| self.wild.get(name.get(dot..)?));
-        exact.or_else(wild).map(Vec::as_slice).unwrap_or_default()
+    /// Those of one holder, the best first: of the host's owner, where it has any, first those that its routes name; else of the
+    /// file; else of who asked first. Of each, exact ones go before those whose star is the first label.
+    fn find(&self, name: &str) -> Vec<&Arc<CertifiedKey>> {
+        let exact = self.exact.get(name).map(Vec::as_slice).unwrap_or_default();
+        let wild = name.find('.').filter(|dot| *dot > 0).and_then(|dot| self.wild.get(name.get(dot..)?));
+        let wild = wild.map(Vec::as_slice).unwrap_or_default();
+        if let Some(owner) = owner(&self.owners, name) {
+            let is_named = |one: &Shown| owner.named.contains(&*one.origin);
+            let is_own = |one: &Shown| one.holder.as_ref().is_some_and(|holder| holder.name == owner.name);
+            let all = || exact.iter().chain(wild);
+            let named = all().filter(|one| is_named(one));
+            let own = all().filter(|one| is_own(one) && !is_named(one));
+            let owners: Vec<_> = named.chain(own).map(|one| &one.certified).collect();
+            if !owners.is_empty() {
+                return owners;
+            }
+        }
+        let first = exact.iter().chain(wild).map(|one| one.holder.as_ref()).min().flatten();
+        let is_first = |one: &&Shown| one.holder.as_ref().map(|one| &one.name) == first.map(|first| &first.name);
+        let is_any_exact = exact.iter().any(|one| is_first(&one));
+        let all = if is_any_exact { exact } else { wild };
+        all.iter().filter(is_first).map(|one| &one.certified).collect()
     }
 }
 
@@ -175,7 +208,7 @@ impl ResolvesServerCert for Resolver {
         let found = name.as_deref().map(|name| self.names.find(name)).unwrap_or_default();
         // A site may have one of each kind of key; an old client may know one kind only.
         let fits = |one: &&Arc<CertifiedKey>| one.key.choose_scheme(hello.signature_schemes()).is_some();
-        let chosen = found.iter().find(fits).or_else(|| found.first());
+        let chosen = found.iter().copied().find(fits).or_else(|| found.first().copied());
         chosen.or(self.default.as_ref().filter(|_| !self.strict)).cloned()
     }
 }
@@ -183,6 +216,7 @@ impl ResolvesServerCert for Resolver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::model::HostOwner;
 
     fn made(names: &[&str], year: i32) -> Certificate {
         let key = rcgen::KeyPair::generate().unwrap();
@@ -202,7 +236,7 @@ mod tests {
             made(&["b.test"], 2040),
             made(&["*"], 2030),
         ];
-        let names = Names::of(&all);
+        let names = Names::of(&all, HostOwners::new());
         for (name, wanted) in [
             ("x.a.test", vec![1]),
             ("y.a.test", vec![0]),
@@ -212,7 +246,52 @@ mod tests {
             ("b.test", vec![2, 0]),
             ("", vec![]),
         ] {
-            let found = names.find(name).iter();
+            let found = names.find(name).into_iter();
+            let at = |one: &Arc<CertifiedKey>| all.iter().position(|other| Arc::ptr_eq(&other.certified, one)).unwrap();
+            assert_eq!(found.map(at).collect::<Vec<_>>(), wanted, "{name}");
+        }
+    }
+
+    /// A certificate that somebody brought, since a year.
+    fn held(names: &[&str], holder: &str, origin: &str, since: i64, until: i32) -> Certificate {
+        let holder = Some(Holder { since, name: holder.into() });
+        Certificate { holder, origin: origin.to_owned(), ..made(names, until) }
+    }
+
+    #[test]
+    fn a_hosts_owner_chooses_its_certificate_and_nobody_replaces_it_by_one_that_lasts_longer_or_is_more_exact() {
+        let all = [
+            held(&["*.a.test", "b.test"], "shop", "Secret shop/wide", 2020, 2030),
+            held(&["x.a.test", "b.test", "c.test"], "evil", "Secret evil/all", 2024, 2040),
+            held(&["b.test"], "shop", "Secret shop/other", 2020, 2035),
+            made(&["c.test", "*.d.test"], 2030),
+            held(&["x.d.test", "e.e.test"], "evil", "Secret evil/more", 2024, 2040),
+            held(&["*.e.test"], "infra", "Secret infra/e", 2022, 2030),
+        ];
+        let owns = |host: &str, named: &[&str]| {
+            let named = named.iter().map(ToString::to_string).collect();
+            (host.to_owned(), HostOwner { name: "shop".into(), named })
+        };
+        let hosts = [
+            owns("x.a.test", &["Secret shop/wide"]),
+            owns("b.test", &["Secret shop/wide"]),
+            owns("c.test", &["Secret shop/wide"]),
+            owns("**.e.test", &["Secret infra/e"]),
+        ];
+        let names = Names::of(&all, hosts.into());
+        for (name, wanted) in [
+            ("x.a.test", vec![0]),
+            // What the route names first, then what else is its namespace's.
+            ("b.test", vec![0, 2]),
+            // The owner has none: the file's, and without it whoever asked first.
+            ("c.test", vec![3]),
+            ("x.d.test", vec![3]),
+            ("e.e.test", vec![5]),
+            ("y.e.test", vec![5]),
+            // Nobody's.
+            ("y.a.test", vec![0]),
+        ] {
+            let found = names.find(name).into_iter();
             let at = |one: &Arc<CertifiedKey>| all.iter().position(|other| Arc::ptr_eq(&other.certified, one)).unwrap();
             assert_eq!(found.map(at).collect::<Vec<_>>(), wanted, "{name}");
         }

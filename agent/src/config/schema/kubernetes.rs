@@ -85,6 +85,12 @@ pub(super) const KUBERNETES: &[Key] = &[
         "An IngressRoute may name services and middlewares of other namespaces.",
     ),
     key("providers.kubernetesCRD.crossProviderNamespaces", Kind::Texts, "", CROSS_PROVIDER),
+    ours(
+        "providers.kubernetesCRD.tlsDefaultsNamespaces",
+        Kind::Texts,
+        "",
+        "Namespaces whose TLSOption and TLSStore `default` may hold for all routes; none: any, of several the oldest counts.",
+    ),
     key("providers.kubernetesCRD.nativeLBByDefault", Kind::AlwaysFalse, "false", NATIVE),
     key("providers.kubernetesCRD.disableClusterScopeResources", Kind::AlwaysFalse, "false", CLUSTER_SCOPE),
     key(

@@ -49,6 +49,11 @@ pub(super) fn of(seen: Seen, asked: &Asked) -> Report {
     for problem in &parts.problems {
         all.problem(problem);
     }
+    for Problem { object, path, message } in &parts.disputes {
+        // The route is served, by another certificate.
+        let (message, remedy) = split(message);
+        all.add((object.kind, &object.key), Effect::Differs, path, message, remedy);
+    }
     all.missing(file.unwrap_or(&nothing));
     all.entry_points();
     if let Some(settings) = &asked.settings.ingress {

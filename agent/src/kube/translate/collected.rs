@@ -1,17 +1,21 @@
 //! What translation has written, and what becomes of it: keys become names, references lead to whom they mean, chains are taken
 //! apart, and routers that ask for what is nowhere are told of.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::allocation::{Has, Names, Shared};
 use super::crd::{self, Chains};
+use super::owners;
 use crate::config::model::{self, EntryPoint, Middleware, MiddlewareKind, Router, Service, TlsOptions};
 use crate::kube::objects::{Key, Objects};
 use crate::kube::parts::{Certificate, GET_500, Object, Parts, Problem, Status, UNUSABLE, no_middleware, no_options};
 
 /// What names of Middleware and TLSOption objects end in: what is not among them is nowhere.
 const OF_OBJECTS: &str = "@kubernetescrd";
+
+/// The Secrets that objects want to show.
+pub(super) type Asked = BTreeMap<Object, BTreeSet<Key>>;
 
 /// By key: who comes twice is there once.
 #[derive(Debug, Default)]
@@ -25,6 +29,8 @@ pub(super) struct Collected {
     pub middleware_keys: BTreeMap<String, Object>,
     pub chains: Chains,
     pub certificates: BTreeMap<Key, Certificate>,
+    /// Who wants which of them shown.
+    pub asked: Asked,
     pub default_certificate: Option<model::Certificate>,
     pub tls_options: BTreeMap<String, TlsOptions>,
     /// All TLSOption objects, also those that cannot be used.
@@ -53,12 +59,22 @@ impl Collected {
         });
         // In the order of their names.
         let services: BTreeMap<String, Arc<Service>> = services.collect();
+        owners::hold(objects, &self.asked, &mut self.certificates);
+        // Of some of the objects alone nobody can say what is whose.
+        let (host_owners, disputes) = if known.is_none() {
+            let routers = routers.iter().filter_map(|(name, router)| Some((origins.get(name)?, &**router)));
+            owners::of(objects, &self.asked, &self.certificates, routers)
+        } else {
+            Default::default()
+        };
         let parts = Parts {
             routers: routers.into_values().collect(),
             services: services.into_values().collect(),
             middlewares: named.middlewares.into_values().map(Arc::new).collect(),
             certificates: self.certificates.into_values().map(Arc::new).collect(),
+            host_owners: Arc::new(host_owners),
             problems: self.problems,
+            disputes,
             entry_points: self.entry_points,
             statuses: self.statuses.into_iter().map(Arc::new).collect(),
             origins: Arc::new(origins),

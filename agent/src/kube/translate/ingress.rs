@@ -175,7 +175,7 @@ impl One<'_, '_> {
         for (index, tls) in spec.tls.iter().flatten().enumerate() {
             // Without a Secret the certificate comes from elsewhere, by its name.
             if let Some(name) = tls.secret_name.as_deref().filter(|name| !name.is_empty())
-                && let Err(message) = self.out.certificate(&namespace, name)
+                && let Err(message) = self.out.certificate(&self.object, &namespace, name)
             {
                 self.problem(format!("spec.tls[{index}].secretName"), message);
             }

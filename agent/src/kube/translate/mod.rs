@@ -9,6 +9,7 @@ pub(in crate::kube) mod crd;
 pub(in crate::kube) mod gateway;
 pub(in crate::kube) mod ingress;
 pub(in crate::kube) mod names;
+mod owners;
 mod partial;
 mod rules;
 mod specs;
@@ -185,13 +186,14 @@ impl Out<'_> {
         self.parts.routers.insert(router.name.clone(), router);
     }
 
-    /// A Secret's certificate, once.
-    fn certificate(&mut self, namespace: &str, name: &str) -> Result<(), String> {
+    /// A Secret's certificate, which an object wants to be shown.
+    fn certificate(&mut self, by: &Object, namespace: &str, name: &str) -> Result<(), String> {
         let key = Key::new(namespace, name);
         if !self.parts.certificates.contains_key(&key) {
             let certificate = self.one_certificate(namespace, name)?;
-            self.parts.certificates.insert(key, certificate);
+            self.parts.certificates.insert(key.clone(), certificate);
         }
+        self.parts.asked.entry(by.clone()).or_default().insert(key);
         Ok(())
     }
 

@@ -122,7 +122,7 @@ impl One<'_, '_> {
     fn tls(&mut self, tls: &schema::Tls) {
         let namespace = self.object.key.namespace.clone();
         if let Some(name) = tls.secret_name.as_deref().filter(|name| !name.is_empty())
-            && let Err(message) = self.loader.out.certificate(&namespace, name)
+            && let Err(message) = self.loader.out.certificate(&self.object, &namespace, name)
         {
             self.problem("spec.tls.secretName", message);
         }

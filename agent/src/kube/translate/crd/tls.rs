@@ -1,6 +1,8 @@
 //! TLSOption and TLSStore objects. Options are written in the words of the file, and read by the file's reader; whom they let in
-//! is in Secrets. What is called `default` is for whoever names none, so that of two such nobody can say which is meant.
+//! is in Secrets. What is called `default` is for whoever names none, in all namespaces: of several the oldest counts, so that
+//! nobody takes away by a second one what the first asks of clients, or its certificate.
 
+use kube::core::DynamicObject;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
@@ -12,6 +14,7 @@ use crate::config::model::{KubernetesProvider, TlsOptions};
 use crate::kube::objects::{Key, Set};
 
 const DEFAULT: &str = "default";
+const STORE: &str = "TLSStore";
 
 /// A place in an object, and what is wrong there.
 type Wrong = (&'static str, String);
@@ -19,45 +22,82 @@ type Wrong = (&'static str, String);
 /// All of them.
 pub(super) fn translate(out: &mut Out<'_>, settings: &KubernetesProvider) {
     let objects = out.objects;
-    let serves = |key: &&Key| settings.serves(&key.namespace);
-    let defaults =
-        |set: &Set<_>| set.iter().map(|(key, _)| key).filter(serves).filter(|key| &*key.name == DEFAULT).count();
-    let [options, stores] = [defaults(&objects.tls_options), defaults(&objects.tls_stores)];
-    for (key, object) in objects.tls_options.iter().filter(|(key, _)| serves(key)) {
+    let serves = |(key, _): &(&Key, _)| settings.serves(&key.namespace);
+    let first = first(&objects.tls_options, settings);
+    for (key, object) in objects.tls_options.iter().filter(serves) {
         let id = Object { kind: OPTION, key: key.clone() };
         let is_default = &*key.name == DEFAULT;
+        if let Some(message) = uncounted(&id, first, settings).filter(|_| is_default) {
+            out.problem(&id, "", message);
+            continue;
+        }
         let name = if is_default { DEFAULT.to_owned() } else { called(OPTION, &key.namespace, &key.name) };
         out.parts.option_keys.insert(name.clone(), ());
-        let read = match options {
-            2.. if is_default => Err(("", several("TLSOption"))),
-            _ => read(out, &id, object.data.get("spec").unwrap_or(&Value::Null)),
-        };
-        match read {
+        let spec = object.data.get("spec").unwrap_or(&Value::Null);
+        match read(out, &id, spec) {
             Ok(mut options) => {
                 options.name = name;
                 out.parts.tls_options.insert(options.name.clone(), options);
             }
-            Err((path, message)) => {
-                // Who names no options must not be served without what these ask for.
-                out.parts.default_options_lost |= is_default;
-                out.problem(&id, path, message);
+            Err((path, message)) if is_default => {
+                // A door that was meant to be closed stays closed; for anything else nobody is to lose all routes.
+                let lost = asks_clients(spec);
+                out.parts.default_options_lost |= lost;
+                let instead = match lost {
+                    true => "since it asks for client certificates, routes with the default options answer 500",
+                    false => "the built-in default options hold instead",
+                };
+                out.problem(&id, path, format!("{message}; {instead}; mend it"));
             }
+            Err((path, message)) => out.problem(&id, path, message),
         }
     }
-    for (key, object) in objects.tls_stores.iter().filter(|(key, _)| serves(key)) {
-        let id = Object { kind: "TLSStore", key: key.clone() };
+    let first = self::first(&objects.tls_stores, settings);
+    for (key, object) in objects.tls_stores.iter().filter(serves) {
+        let id = Object { kind: STORE, key: key.clone() };
         if &*key.name != DEFAULT {
             out.problem(&id, "", "there is one store; call it `default`");
-        } else if stores > 1 {
-            out.problem(&id, "", several("TLSStore"));
+        } else if let Some(message) = uncounted(&id, first, settings) {
+            out.problem(&id, "", message);
         } else {
             store(out, &id, object.data.get("spec").unwrap_or(&Value::Null));
         }
     }
 }
 
-fn several(kind: &str) -> String {
-    format!("more than one {kind} is called `default`, and none of them counts; keep one")
+/// The `default` that counts: of those that may be one the oldest, of equals the first by namespace.
+fn first<'o>(set: &'o Set<DynamicObject>, settings: &KubernetesProvider) -> Option<&'o Key> {
+    let may = |key: &Key| {
+        &*key.name == DEFAULT && settings.serves(&key.namespace) && settings.may_set_defaults(&key.namespace)
+    };
+    let all = set.iter().filter(|(key, _)| may(key));
+    all.min_by_key(|(key, one)| (one.metadata.creation_timestamp.as_ref().map(|time| time.0), *key)).map(|(key, _)| key)
+}
+
+/// Why a `default` does not count.
+fn uncounted(id: &Object, first: Option<&Key>, settings: &KubernetesProvider) -> Option<String> {
+    let Object { kind, key } = id;
+    if !settings.may_set_defaults(&key.namespace) {
+        return Some(format!(
+            "does not count, since tlsDefaultsNamespaces does not name {}; add it there, or call this one otherwise",
+            key.namespace
+        ));
+    }
+    let other = first.filter(|first| *first != key)?;
+    Some(format!(
+        "does not count, since {kind} {other} is older and there is one `default` for all namespaces; remove one"
+    ))
+}
+
+/// Whether options ask clients for certificates, as far as it can be told.
+fn asks_clients(spec: &Value) -> bool {
+    let Some(auth) = spec.get("clientAuth").filter(|auth| !auth.is_null()) else { return false };
+    let Some(auth) = auth.as_object() else { return true };
+    let kind = auth.get("clientAuthType").filter(|kind| !kind.is_null() && *kind != "");
+    let names = ["secretNames", "caFiles"].iter().filter_map(|word| auth.get(*word));
+    let names_any =
+        || names.into_iter().any(|names| !names.is_null() && names.as_array().is_none_or(|all| !all.is_empty()));
+    kind.map_or_else(names_any, |kind| !kind.as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("NoClientCert")))
 }
 
 fn read(out: &Out<'_>, id: &Object, spec: &Value) -> Result<TlsOptions, Wrong> {
@@ -111,7 +151,7 @@ fn store(out: &mut Out<'_>, id: &Object, spec: &Value) {
     };
     let namespace = id.key.namespace.clone();
     for (index, certificate) in spec.certificates.iter().flatten().enumerate() {
-        if let Err(message) = out.certificate(&namespace, &certificate.secret_name) {
+        if let Err(message) = out.certificate(id, &namespace, &certificate.secret_name) {
             out.problem(id, format!("spec.certificates[{index}].secretName"), message);
         }
     }

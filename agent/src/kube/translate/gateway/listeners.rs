@@ -9,8 +9,8 @@ use gateway_api::apis::standard::gateways::{
 };
 use serde_json::{Value, json};
 
-use super::super::Out;
 use super::super::names::{self, normalized};
+use super::super::{Object, Out};
 use super::{Around, GROUP, Grants};
 use crate::config::fragment;
 use crate::config::model::EntryPoint;
@@ -103,6 +103,8 @@ pub(super) struct Listener {
     pub entry_point: String,
     /// It takes TLS.
     pub secure: bool,
+    /// Whose certificates it names.
+    pub secrets: Vec<Key>,
     /// Routes that are attached.
     pub attached: usize,
     namespaces: Namespaces,
@@ -271,6 +273,7 @@ fn listener(
         hostname: hostname(spec),
         entry_point: String::new(),
         secure: false,
+        secrets: Vec::new(),
         attached: 0,
         namespaces: namespaces(spec.allowed_routes.as_ref(), owner.key),
         takes_routes: false,
@@ -385,8 +388,12 @@ fn certificates(
         let key = Key::new(namespace, &reference.name);
         if !grants.allow(owner.kind, &owner.key.namespace, "Secret", &key) {
             wrong("RefNotPermitted", format!("Secret {key}: no ReferenceGrant allows it"));
-        } else if let Err(message) = out.certificate(namespace, &reference.name) {
-            wrong("InvalidCertificateRef", message);
+            continue;
+        }
+        let by = Object { kind: owner.kind, key: owner.key.clone() };
+        match out.certificate(&by, namespace, &reference.name) {
+            Ok(()) => listener.secrets.push(key),
+            Err(message) => wrong("InvalidCertificateRef", message),
         }
     }
     listener.has_others = all.len() < references.len();

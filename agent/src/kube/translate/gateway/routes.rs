@@ -229,6 +229,11 @@ impl One<'_, '_> {
             listener.attached += 1;
             attached = true;
             if listener.serves() {
+                // What is shown for a route's hosts is what its listeners name.
+                if !listener.secrets.is_empty() {
+                    let asked = self.out.parts.asked.entry(self.object.clone()).or_default();
+                    asked.extend(listener.secrets.iter().cloned());
+                }
                 let (entry_point, secure) = (listener.entry_point.as_str(), listener.secure);
                 let at = At { gateway: &gateway.object.key, entry_point, secure };
                 self.routers(prepared, &common, &listener.narrower, &at);

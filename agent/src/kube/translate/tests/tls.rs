@@ -127,7 +127,7 @@ fn who_names_options_that_cannot_be_used_is_served_by_no_others() {
 }
 
 #[test]
-fn default_options_are_for_who_names_none_and_of_two_none_counts() {
+fn default_options_are_for_who_names_none() {
     let route = ROUTE.replace("TLS", "");
     let parts = translated(&(route.clone() + &option("default", "{sniStrict: true}")), vec![]);
     let options = parts.tls_options.first().unwrap();
@@ -143,30 +143,94 @@ fn default_options_are_for_who_names_none_and_of_two_none_counts() {
     let own = parts.tls_options.clone();
     let (merged, _) = parts.merged(&Dynamic { tls_options: own, ..Dynamic::default() });
     assert_eq!(merged.tls_options.len(), 1);
+}
 
-    let second = option("default", "{}").replace("{name", "{namespace: other, name");
-    let parts = translated(&(route.clone() + &option("default", "{sniStrict: true}") + &second), vec![]);
-    assert!(parts.default_options_lost && parts.tls_options.is_empty() && parts.problems.len() == 2);
-    // Nobody is served without what these ask for.
-    let (merged, missing) = parts.merged(&Dynamic::default());
-    assert_eq!(merged.routers.first().unwrap().service, UNUSABLE);
-    assert_eq!(missing.first().unwrap().1, "the default TLS options cannot be used");
-    // A route without TLS is none of their business.
-    let plain = route.replace("tls: {}, ", "") + &option("default", "{minVersion: x}");
+/// A TLSOption or TLSStore `default` of a namespace, made in a year.
+fn default_of(kind: &str, namespace: &str, year: u32, spec: &str) -> String {
+    format!(
+        "kind: {kind}\nmetadata: {{name: default, namespace: {namespace}, creationTimestamp: \"{year}-01-01T00:00:00Z\"}}\nspec: \
+         {spec}\n---\n"
+    )
+}
+
+#[test]
+fn of_several_defaults_the_oldest_counts_and_the_others_are_told() {
+    let route = ROUTE.replace("TLS", "");
+    let strict = |namespace, year| default_of("TLSOption", namespace, year, "{sniStrict: true}");
+    let weak = |namespace, year| default_of("TLSOption", namespace, year, "{}");
+    let told = |key: &str, other: &str| {
+        format!(
+            "TLSOption {key}: does not count, since TLSOption {other} is older and there is one `default` for all namespaces; \
+             remove one"
+        )
+    };
+    for (options, wanted, problem) in [
+        (strict("z", 2020) + &weak("a", 2021), true, told("a/default", "z/default")),
+        (strict("z", 2022) + &weak("a", 2021), false, told("z/default", "a/default")),
+        // Made at once: by name.
+        (strict("z", 2021) + &weak("a", 2021), false, told("z/default", "a/default")),
+    ] {
+        let parts = translated(&(route.clone() + &options), vec![]);
+        let all: Vec<_> = parts.tls_options.iter().map(|one| (one.name.as_str(), one.settings.sni_strict)).collect();
+        assert_eq!(all, [("default", wanted)]);
+        assert_eq!(problems(&parts), [problem]);
+        let (merged, missing) = parts.merged(&Dynamic::default());
+        assert!(missing.is_empty() && merged.routers.first().unwrap().service != UNUSABLE);
+    }
+    // Where it is said which namespaces may have one, no other's is looked at.
+    let objects = objects(&(strict("edge", 2022) + &weak("team", 2021)));
+    let crd = KubernetesProvider { defaults_namespaces: vec!["edge".to_owned()], ..provider() };
+    let settings = Kubernetes { crd: Some(crd), ..Kubernetes::default() };
+    let parts = Translator::default().translate(&objects, &settings, None, &Around::default());
+    assert!(parts.tls_options.first().unwrap().settings.sni_strict);
+    assert_eq!(
+        problems(&parts),
+        [
+            "TLSOption team/default: does not count, since tlsDefaultsNamespaces does not name team; add it there, or call this one \
+          otherwise"
+        ]
+    );
+}
+
+#[test]
+fn a_default_that_cannot_be_used_takes_no_routes_away_unless_it_asks_for_client_certificates() {
+    let route = ROUTE.replace("TLS", "");
+    for (spec, asks) in [
+        ("{minVersion: x}", false),
+        ("{minVersion: x, clientAuth: {}}", false),
+        ("{minVersion: x, clientAuth: {clientAuthType: NoClientCert}}", false),
+        ("{minVersion: x, clientAuth: {secretNames: []}}", false),
+        ("{clientAuth: {secretNames: [gone]}}", true),
+        ("{minVersion: x, clientAuth: {clientAuthType: RequireAnyClientCert}}", true),
+        ("{clientAuth: 7}", true),
+    ] {
+        let parts = translated(&(route.clone() + &option("default", spec)), vec![]);
+        let (merged, missing) = parts.merged(&Dynamic::default());
+        let served = merged.routers.first().unwrap().service != UNUSABLE;
+        assert_eq!((served, parts.default_options_lost, missing.len()), (!asks, asks, usize::from(asks)), "{spec}");
+        let told = problems(&parts).concat();
+        let instead = if asks { "routes with the default options answer 500" } else { "the built-in default options" };
+        assert!(told.starts_with("TLSOption default/default: ") && told.contains(instead), "{told}");
+    }
+    // A route without TLS is none of its business.
+    let plain = route.replace("tls: {}, ", "") + &option("default", "{clientAuth: {secretNames: [gone]}}");
     let parts = translated(&plain, vec![]);
     assert!(parts.default_options_lost && parts.merged(&Dynamic::default()).1.is_empty());
 }
 
+/// A Secret with a certificate for some names.
+fn certified(namespace: &str, name: &str, names: &[&str]) -> Secret {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let data = [("tls.crt", &*made.cert.pem()), ("tls.key", &*made.signing_key.serialize_pem())];
+    let mut secret = secret(name, "kubernetes.io/tls", &data);
+    secret.metadata.namespace = Some(namespace.to_owned());
+    secret
+}
+
 #[test]
 fn a_store_gives_certificates_and_the_default_one() {
-    let made = |name: &str| {
-        let made = rcgen::generate_simple_self_signed(vec![format!("{name}.example")]).unwrap();
-        secret(
-            name,
-            "kubernetes.io/tls",
-            &[("tls.crt", &made.cert.pem()), ("tls.key", &made.signing_key.serialize_pem())],
-        )
-    };
+    let made = |name: &str| certified("default", name, &[&format!("{name}.example")]);
     let store = |name: &str, spec: &str| format!("kind: TLSStore\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n");
     let spec = "{defaultCertificate: {secretName: one}, certificates: [{secretName: two}, {secretName: gone}]}";
     let parts = translated(&store("default", spec), vec![made("one"), made("two")]);
@@ -196,6 +260,75 @@ fn a_store_gives_certificates_and_the_default_one() {
         assert!(parts.default_certificate.is_none());
         assert!(problems(&parts).concat().starts_with(wanted), "{:?}", problems(&parts));
     }
+    // A second one takes the first one's certificate from nobody.
+    let two = default_of("TLSStore", "default", 2020, "{defaultCertificate: {secretName: one}}")
+        + &default_of("TLSStore", "a", 2021, "{defaultCertificate: {secretName: two}}");
+    let parts = translated(&two, vec![made("one"), certified("a", "two", &["two.example"])]);
+    assert_eq!(parts.default_certificate.as_ref().unwrap().names, ["one.example"]);
+    assert!(problems(&parts).concat().starts_with("TLSStore a/default: does not count"), "{:?}", problems(&parts));
+}
+
+/// An Ingress with a host and the Secret of its certificate, made in a year.
+fn secured(namespace: &str, year: u32, host: &str, secret: &str) -> String {
+    format!(
+        "kind: Ingress\nmetadata: {{name: i, namespace: {namespace}, creationTimestamp: \"{year}-01-01T00:00:00Z\"}}\nspec: {{tls: \
+         [{{secretName: {secret}}}], rules: [{{host: {host}, http: {{paths: [{{path: /, pathType: Prefix, backend: {{resource: \
+         {{kind: a, name: b}}}}}}]}}}}]}}\n---\n"
+    )
+}
+
+#[test]
+fn a_host_is_the_oldest_routes_and_who_comes_later_is_told_that_his_certificate_is_not_shown() {
+    let text = secured("shop", 2020, "shop.example", "wide") + &secured("evil", 2024, "shop.example", "exact");
+    let secrets = || vec![certified("shop", "wide", &["*.example"]), certified("evil", "exact", &["shop.example"])];
+    let parts = translated(&text, secrets());
+    let owner = &parts.host_owners["shop.example"];
+    assert_eq!(
+        (&*owner.name, owner.named.iter().map(String::as_str).collect::<Vec<_>>()),
+        ("shop", vec!["Secret shop/wide"])
+    );
+    let told: Vec<String> = parts.disputes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "Ingress evil/i: spec.tls[0].secretName: the certificate of Secret evil/exact is not shown for `shop.example`: Ingress \
+          shop/i has this host and is older, and its namespace's is; name a host that is nobody else's"
+        ]
+    );
+    let holders: Vec<_> = parts.certificates.iter().filter_map(|one| one.certificate.holder.clone()).collect();
+    assert_eq!(holders.iter().map(|one| &*one.name).collect::<Vec<_>>(), ["evil", "shop"]);
+    assert!(holders[0].since > holders[1].since);
+    // Both certificates are for it, so that the owner is needed; a host of the file's routes is the file's.
+    let (merged, _) = parts.merged(&Dynamic::default());
+    assert_eq!(merged.host_owners, *parts.host_owners);
+    let file = Dynamic { routers: vec![std::sync::Arc::clone(&parts.routers[0])], ..Dynamic::default() };
+    assert!(parts.merged(&file).0.host_owners.is_empty());
+    // Who is alone with a certificate for a host takes it from nobody, whoever has the host.
+    let text = secured("shop", 2020, "shop.example", "none") + &secured("infra", 2024, "shop.example", "exact");
+    let parts = translated(&text, vec![certified("infra", "exact", &["shop.example"])]);
+    assert_eq!((&*parts.host_owners["shop.example"].name, parts.disputes.len()), ("shop", 0));
+    assert!(parts.merged(&Dynamic::default()).0.host_owners.is_empty());
+}
+
+#[test]
+fn a_route_of_a_gateway_names_what_its_listener_names() {
+    let text = "kind: GatewayClass\nmetadata: {name: w}\nspec: {controllerName: wayspan.io/gateway-controller}\n---\nkind: \
+                Gateway\nmetadata: {name: g, namespace: infra}\nspec: {gatewayClassName: w, listeners: [{name: a, port: 443, protocol: \
+                HTTPS, tls: {certificateRefs: [{name: wide}]}, allowedRoutes: {namespaces: {from: All}}}]}\n---\nkind: \
+                HTTPRoute\nmetadata: {name: r, namespace: shop, creationTimestamp: \"2020-01-01T00:00:00Z\"}\nspec: {parentRefs: \
+                [{name: g, namespace: infra}], hostnames: [shop.example], rules: [{}]}\n---\n";
+    let text = text.to_owned() + &secured("evil", 2024, "shop.example", "exact");
+    let mut objects = objects(&text);
+    objects.secrets.put(certified("infra", "wide", &["*.example"]));
+    objects.secrets.put(certified("evil", "exact", &["shop.example"]));
+    let settings = Kubernetes { gateway: Some(provider()), ..settings() };
+    let parts = Translator::default().translate(&objects, &settings, None, &Around::default());
+    let owner = &parts.host_owners["shop.example"];
+    assert_eq!(
+        (&*owner.name, owner.named.iter().map(String::as_str).collect::<Vec<_>>()),
+        ("shop", vec!["Secret infra/wide"])
+    );
+    assert_eq!(parts.disputes.len(), 1);
 }
 
 #[test]
