@@ -386,3 +386,48 @@ fn another_namespace_takes_neither_a_hosts_certificate_nor_the_default_options_a
     });
     assert!(agent.process.stop(wayspan_tests::PATIENCE).unwrap().success());
 }
+
+/// A node with its address, and a pod of an agent there.
+fn agent_on(cluster: &Kubernetes, node: &str, address: &str) {
+    let addresses = json!({"addresses": [{"type": "InternalIP", "address": address}]});
+    cluster
+        .make(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}, "status": addresses}))
+        .unwrap();
+    let status = json!({"phase": "Running", "hostIP": address, "conditions": [{"type": "Ready", "status": "True"}]});
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": format!("agent-{node}"), "namespace": "default", "labels": {"app": "agent"}},
+        "spec": {"nodeName": node, "containers": [{"name": "agent", "image": "none"}]},
+        "status": status,
+    });
+    cluster.make(&pod).unwrap();
+}
+
+#[test]
+#[ignore = "needs a Kubernetes API server: `cargo xtask test --only cluster` builds it and runs this"]
+fn statuses_name_the_nodes_of_all_ready_agents_and_follow_them() {
+    let cluster = cluster();
+    allow(&cluster);
+    service(&cluster, "shop", "default");
+    cluster.make(&ingress("web", "default", "shop")).unwrap();
+    agent_on(&cluster, "b", "192.0.2.9");
+    agent_on(&cluster, "a", "192.0.2.10");
+    let config =
+        CONFIG.replace("metadata: {enabled: false}", "metadata: {enabled: false}, status: {podSelector: app=agent}");
+    let mut agent = Agent::start_with(&config, |binary| {
+        let mut command = Command::new(binary);
+        command.env("KUBECONFIG", cluster.config("agent")).env("NODE_NAME", "a");
+        Ok(command)
+    })
+    .unwrap();
+    let shown = || {
+        let path = "jsonpath={.status.loadBalancer.ingress[*].ip}";
+        cluster.kubectl(&["get", "ingress", "web", "-o", path], "").unwrap()
+    };
+    eventually("both nodes are there", || (shown() == "192.0.2.9 192.0.2.10").then_some(()));
+    agent_on(&cluster, "c", "192.0.2.1");
+    eventually("a new one joins", || (shown() == "192.0.2.1 192.0.2.9 192.0.2.10").then_some(()));
+    cluster.kubectl(&["delete", "pod", "agent-b", "--grace-period=0", "--force"], "").unwrap();
+    wait_until(TAKE_OVER, || (shown() == "192.0.2.1 192.0.2.10").then_some(())).unwrap();
+    assert!(agent.process.stop(wayspan_tests::PATIENCE).unwrap().success());
+}

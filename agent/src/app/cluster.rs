@@ -10,12 +10,12 @@ use anyhow::{Context as _, Result};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::model::{Dynamic, Service, Static};
+use crate::config::model::{Dynamic, Service, Static, StatusWriter};
 use crate::config::{Dispute, Fault, disputes};
 use crate::kube::client::Shared;
 use crate::kube::parts::{GET_500, Parts, Problem};
 use crate::kube::provider::{Provider, Who};
-use crate::kube::translate::Around;
+use crate::kube::translate::{Around, Entry};
 use crate::kube::watch::Health;
 use wayspan_proxy::server::ListenFault;
 
@@ -30,7 +30,7 @@ pub(super) fn around(file: &Dynamic, api: Option<SocketAddr>, faults: &[ListenFa
         (entry_point.to_string(), format!("cannot listen on {address}: {source}"))
     });
     Around {
-        entry_points: file.entry_points.iter().map(|one| (one.name.clone(), one.addresses.clone())).collect(),
+        entry_points: file.entry_points.iter().map(Entry::from).collect(),
         api,
         unopened: unopened.collect(),
         addresses: Vec::new(),
@@ -61,8 +61,9 @@ impl Cluster {
         let Some((settings, health)) = fixed.kubernetes.as_ref().zip(health) else { return Ok(Self::default()) };
         let client = client.get(&settings.connection()).await.context("providers: Kubernetes")?;
         let namespace = client.default_namespace().to_owned();
+        let who = who(namespace, fixed.status.clone());
         let (mut provider, task) =
-            Provider::new(settings.clone(), client, node_name(), who(namespace), around(file, api, &[]), health);
+            Provider::new(settings.clone(), client, node_name(), who, around(file, api, &[]), health);
         tasks.spawn(task);
         while !provider.settle(PATIENCE).await {
             if !file.routers.is_empty() {
@@ -134,9 +135,9 @@ impl Cluster {
 }
 
 /// Ours alone among all agents: two may be on one node for the time of an update.
-fn who(namespace: String) -> Who {
+fn who(namespace: String, status: StatusWriter) -> Who {
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    Who { name: format!("{node}-{:08x}", fastrand::u32(..)), namespace }
+    Who { name: format!("{node}-{:08x}", fastrand::u32(..)), namespace, status }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the downward API's variable, read once, here")]

@@ -219,6 +219,7 @@ impl<'s> Read<'_, 's> {
         let entry_point = EntryPoint {
             name: part.item.name.clone(),
             addresses,
+            published: self.published_ports(part, &place),
             limits: Limits {
                 head_timeout: place.duration("transport.respondingTimeouts.headTimeout"),
                 read_timeout: place.duration("transport.respondingTimeouts.readTimeout"),
@@ -241,6 +242,17 @@ impl<'s> Read<'_, 's> {
             by_name_only: false,
         };
         self.sound(part, entry_point)
+    }
+
+    fn published_ports(&mut self, part: &Part<'_>, place: &Cursor<'_>) -> Vec<u16> {
+        let mut ports = Vec::new();
+        for (line, text) in place.lines("publishedPorts") {
+            match text.parse::<u16>() {
+                Ok(port) if port != 0 => ports.push(port),
+                _ => self.fault(part, "publishedPorts", line, format!("`{text}` is no port; write 1 to 65535")),
+            }
+        }
+        ports
     }
 
     fn router(&mut self, part: &Part<'_>) -> Option<Router> {

@@ -52,6 +52,7 @@ pub(super) fn read(file: &Path, root: &Node, faults: &mut Faults) -> Static {
         metadata: read.metadata(),
         file_provider: top.node("providers.file").and_then(|_| read.file_provider()),
         kubernetes: kubernetes::read(file, root, faults),
+        status: kubernetes::status(file, &top, faults),
     }
 }
 

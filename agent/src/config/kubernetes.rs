@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::cursor::Cursor;
 use super::fault::{Fault, Faults};
-use super::model::{Kubernetes, KubernetesProvider, StatusAddress};
+use super::model::{Kubernetes, KubernetesProvider, StatusAddress, StatusWriter};
+use super::value;
 use super::yaml::{self, Node, Value};
 use crate::kube::client::Connection;
 
@@ -23,6 +24,17 @@ pub(super) fn read(file: &Path, root: &Node, faults: &mut Faults) -> Option<Kube
     };
     kubernetes.providers().next()?;
     Some(kubernetes)
+}
+
+/// Reads who writes statuses.
+pub(super) fn status(file: &Path, top: &Cursor<'_>, faults: &mut Faults) -> StatusWriter {
+    const LEASE: &str = "kubernetes.status.lease";
+    let lease = top.text(LEASE);
+    if let Some(name) = lease.as_ref().filter(|name| !value::is_object_name(name)) {
+        let message = format!("`{name}` is no name of a Lease; write lower-case letters, digits, `-` and `.`");
+        faults.push(Fault::at(file, LEASE, top.line(LEASE), message));
+    }
+    StatusWriter { lease, pod_selector: top.text("kubernetes.status.podSelector").unwrap_or_default() }
 }
 
 /// All three with their defaults, for who has no file.
@@ -82,6 +94,7 @@ fn provider(file: &Path, path: &'static str, place: &Cursor<'_>, faults: &mut Fa
         defaults_namespaces: if crd { place.texts("tlsDefaultsNamespaces") } else { Vec::new() },
         strict_prefix: ingress && place.boolean("strictPrefixMatching"),
         address,
+        open_ports: gateway && place.boolean("openPorts"),
         address_pool: if gateway { pool(file, path, place, faults) } else { Vec::new() },
     }
 }
@@ -126,6 +139,9 @@ mod tests {
             faults.first().unwrap().to_string(),
             "/etc/w.yaml:1: providers.kubernetesGateway.addressPool: `x` is not an IP address"
         );
+        let gateway = |text: &str| read(text).0.unwrap().gateway.unwrap().open_ports;
+        assert!(gateway("providers: {kubernetesGateway: }"));
+        assert!(!gateway("providers: {kubernetesGateway: {openPorts: false}}"));
         let (some, _) = read("providers: {kubernetesCRD: {tlsDefaultsNamespaces: [edge]}}");
         let crd = some.unwrap().crd.unwrap();
         assert!(crd.may_set_defaults("edge") && !crd.may_set_defaults("team"));

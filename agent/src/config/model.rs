@@ -21,7 +21,7 @@ use wayspan_proxy::rule::Rule;
 use wayspan_proxy::snapshot::{Limits, Timeouts};
 
 use crate::probes::Set;
-pub use kubernetes::{Kubernetes, KubernetesProvider, Metadata, StatusAddress};
+pub use kubernetes::{Kubernetes, KubernetesProvider, Metadata, StatusAddress, StatusWriter};
 pub use tls::{
     Certificate, ClientAuth, Holder, HostOwner, HostOwners, RouterTls, TlsOptions, TlsSettings, owner, suite_name,
 };
@@ -62,6 +62,8 @@ pub struct Static {
     pub kubernetes: Option<Kubernetes>,
     /// `kubernetes.metadata`.
     pub metadata: Metadata,
+    /// `kubernetes.status`.
+    pub status: StatusWriter,
 }
 
 /// Entry points, routers, services, middlewares.
@@ -92,6 +94,8 @@ pub struct EntryPoint {
     pub name: String,
     /// `address`: `:8000` is both families.
     pub addresses: Vec<SocketAddr>,
+    /// `publishedPorts`: where clients reach it, which a Gateway's listeners name.
+    pub published: Vec<u16>,
     /// `transport.respondingTimeouts`, `http.maxHeaderBytes` and ours.
     pub limits: Limits,
     /// `forwardedHeaders.trustedIPs`.

@@ -110,6 +110,7 @@ fn restarts(main: &Path, holding: &Static, new: &Parsed) -> Vec<Fault> {
         file_provider,
         kubernetes,
         metadata,
+        status,
     } = &new.fixed;
     // A faulty section has its own faults, and defaults in place of what is wrong.
     let told = |section| {
@@ -127,7 +128,7 @@ fn restarts(main: &Path, holding: &Static, new: &Parsed) -> Vec<Fault> {
         ("workers", *workers == holding.workers),
         ("handOver", *hand_over == holding.hand_over),
         ("providers", *file_provider == holding.file_provider && *kubernetes == holding.kubernetes),
-        ("kubernetes", *metadata == holding.metadata),
+        ("kubernetes", *metadata == holding.metadata && *status == holding.status),
     ]
     .into_iter()
     .filter(|(section, same)| !same && !told(section))

@@ -106,6 +106,12 @@ const KEYS: &[Key] = &[
         "",
         "Where to listen: `:8000` is every address of both families, `127.0.0.1:8000`, `[::1]:8000`. Required.",
     ),
+    ours(
+        "entryPoints.<name>.publishedPorts",
+        Kind::Texts,
+        "",
+        "Where clients reach it if not at its own port, e.g. `[80]` of the node or a Service: a Gateway's listener on such a port is its.",
+    ),
     key(
         "entryPoints.<name>.forwardedHeaders.trustedIPs",
         Kind::Networks,

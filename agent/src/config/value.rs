@@ -188,6 +188,11 @@ pub(super) fn is_namespace(text: &str) -> bool {
     (1..=63).contains(&text.len()) && text.bytes().all(inside) && !text.starts_with('-') && !text.ends_with('-')
 }
 
+/// The name of an object of most kinds (RFC 1123's subdomain).
+pub(super) fn is_object_name(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_namespace)
+}
+
 /// A key of a label or an annotation, or its beginning with a `*` behind.
 pub(super) fn is_label_key(text: &str) -> bool {
     let key = text.strip_suffix('*').unwrap_or(text);

@@ -13,7 +13,10 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 use wayspan_proxy::clock::MonoNs;
 
-/// The Lease's name.
+use super::objects::Key;
+use crate::config::model::Kubernetes;
+
+/// What a Lease is called that nobody names.
 const NAME: &str = "wayspan-status";
 /// How long a silent holder is waited for.
 const DURATION: Duration = Duration::from_secs(15);
@@ -80,30 +83,41 @@ impl Election {
     }
 }
 
-/// Stands for election until the receiver is gone; says when we lead and when no longer.
-pub async fn stand(client: Client, namespace: String, me: String, leads: watch::Sender<bool>) {
-    stand_by(TERMS, &Api::namespaced(client, &namespace), me, leads).await;
+/// The name of the Lease of all agents that serve one class: where they serve different ones, each is to have a leader.
+#[must_use]
+pub fn name(said: Option<&str>, settings: &Kubernetes) -> String {
+    let class = settings.providers().map(|provider| provider.ingress_class.as_str()).find(|class| !class.is_empty());
+    match (said, class) {
+        (Some(said), _) => said.to_owned(),
+        (None, Some(class)) => format!("{NAME}-{class}"),
+        (None, None) => NAME.to_owned(),
+    }
 }
 
-async fn stand_by(terms: Terms, api: &Api<Lease>, me: String, leads: watch::Sender<bool>) {
+/// Stands for election to a Lease until the receiver is gone; says when we lead and when no longer.
+pub async fn stand(client: Client, lease: Key, me: String, leads: watch::Sender<bool>) {
+    stand_by(TERMS, &Api::namespaced(client, &lease.namespace), &lease.name, me, leads).await;
+}
+
+async fn stand_by(terms: Terms, api: &Api<Lease>, name: &str, me: String, leads: watch::Sender<bool>) {
     let mut election = Election { me, seen: None };
     let mut renewed = MonoNs(0);
     let left = |renewed: MonoNs| Duration::from_nanos((renewed + terms.deadline).0.saturating_sub(MonoNs::now().0));
     while !leads.is_closed() {
         let begun = MonoNs::now();
         let limit = if *leads.borrow() { terms.answer.min(left(renewed)) } else { terms.answer };
-        let wait = match timeout(limit, turn(api, &mut election)).await {
+        let wait = match timeout(limit, turn(api, name, &mut election)).await {
             Ok(Ok(leading)) => {
                 renewed = begun;
                 tell(&leads, leading);
                 terms.renew
             }
             Ok(Err(error)) => {
-                debug!(%error, lease = NAME, "the lease cannot be read or written");
+                debug!(%error, lease = name, "the lease cannot be read or written");
                 terms.retry
             }
             Err(_) => {
-                debug!(lease = NAME, "the API server did not answer for the lease in time");
+                debug!(lease = name, "the API server did not answer for the lease in time");
                 terms.retry
             }
         };
@@ -164,10 +178,10 @@ fn tell(leads: &watch::Sender<bool>, leading: bool) {
     });
 }
 
-async fn turn(api: &Api<Lease>, election: &mut Election) -> Result<bool, kube::Error> {
-    let Some(mut lease) = api.get_opt(NAME).await? else {
+async fn turn(api: &Api<Lease>, name: &str, election: &mut Election) -> Result<bool, kube::Error> {
+    let Some(mut lease) = api.get_opt(name).await? else {
         let mut lease = Lease::default();
-        lease.metadata.name = Some(NAME.to_owned());
+        lease.metadata.name = Some(name.to_owned());
         fill(&mut lease, &election.me, true);
         return won(api.create(&PostParams::default(), &lease).await);
     };
@@ -175,7 +189,7 @@ async fn turn(api: &Api<Lease>, election: &mut Election) -> Result<bool, kube::E
         Step::Wait => Ok(false),
         step => {
             fill(&mut lease, &election.me, step == Step::Take);
-            won(api.replace(NAME, &PostParams::default(), &lease).await)
+            won(api.replace(name, &PostParams::default(), &lease).await)
         }
     }
 }
@@ -256,7 +270,7 @@ mod tests {
         // The last look would end long after the deadline.
         let terms = Terms { renew: ms(100), retry: ms(20), answer: ms(60_000), deadline: ms(500) };
         let (leads, mut told) = watch::channel(false);
-        let standing = stand_by(terms, &api, "me".to_owned(), leads);
+        let standing = stand_by(terms, &api, NAME, "me".to_owned(), leads);
         let heard = async {
             told.wait_for(|leading| *leading).await.unwrap();
             let since = MonoNs::now();
@@ -274,6 +288,19 @@ mod tests {
     fn a_leader_stops_well_before_others_may_begin() {
         assert!(TERMS.deadline + TERMS.answer <= DURATION);
         assert!(TERMS.renew + TERMS.answer < TERMS.deadline);
+    }
+
+    #[test]
+    fn agents_of_different_classes_or_releases_have_leases_of_their_own() {
+        use crate::config::model::KubernetesProvider;
+
+        let of = |class: &str| {
+            let provider = KubernetesProvider { ingress_class: class.to_owned(), ..KubernetesProvider::default() };
+            Kubernetes { ingress: Some(provider), crd: Some(KubernetesProvider::default()), ..Kubernetes::default() }
+        };
+        assert_eq!(name(None, &of("")), "wayspan-status");
+        assert_eq!(name(None, &of("inner")), "wayspan-status-inner");
+        assert_eq!(name(Some("edge-status"), &of("inner")), "edge-status");
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod check;
 pub mod client;
 pub mod events;
 pub mod lease;
+pub mod nodes;
 pub mod objects;
 pub mod parts;
 pub mod pods;

@@ -12,12 +12,13 @@ use tracing::info;
 
 use super::events::{self, Teller, Told};
 use super::lease::{self, Lead, Leading};
-use super::objects::Objects;
+use super::nodes::{self, Addresses, Agents};
+use super::objects::{Key, Objects};
 use super::parts::Parts;
 use super::status::{self, Lacking, Write, Writer};
 use super::translate::{Around, Translator};
 use super::watch::{self as watches, Health, News, Wanted};
-use crate::config::model::Kubernetes;
+use crate::config::model::{Kubernetes, StatusWriter};
 use crate::litter::Litter;
 use crate::probes::memory;
 
@@ -31,6 +32,8 @@ pub struct Who {
     pub name: String,
     /// Where our pod is, and with it the Lease of who writes statuses.
     pub namespace: String,
+    /// Which Lease, and who the others are.
+    pub status: StatusWriter,
 }
 
 /// The handle: what the cluster asks for at this moment.
@@ -57,7 +60,14 @@ impl Provider {
         let (writes, writes_seen) = watch::channel(Arc::from([]));
         let (events, events_seen) = watch::channel(Arc::from([]));
         let (lead, leads) = watch::channel(false);
-        tasks.spawn(lease::stand(client.clone(), who.namespace, who.name.clone(), lead));
+        let nodes = Some(who.status.pod_selector).filter(|selector| !selector.is_empty()).map(|selector| {
+            let (told, nodes) = watch::channel(None);
+            let agents = Agents { namespace: who.namespace.clone(), selector };
+            tasks.spawn(nodes::follow(client.clone(), agents, leads.clone(), told));
+            nodes
+        });
+        let lease = Key::new(&who.namespace, &lease::name(who.status.lease.as_deref(), &settings));
+        tasks.spawn(lease::stand(client.clone(), lease, who.name.clone(), lead));
         tasks.spawn(Teller::new(client.clone(), events_seen, &who.name, Arc::clone(&health)).run());
         tasks.spawn(Writer::new(client, writes_seen).run());
         let task = Task {
@@ -69,6 +79,7 @@ impl Provider {
             settings,
             node,
             around: around_seen,
+            nodes,
             publish,
             lead: Lead::new(leads),
             writes,
@@ -118,6 +129,8 @@ struct Task {
     settings: Kubernetes,
     node: Option<String>,
     around: watch::Receiver<Around>,
+    /// Where clients reach all agents; `None`: we know of our own node alone.
+    nodes: Option<watch::Receiver<Addresses>>,
     publish: watch::Sender<Arc<Parts>>,
     /// Whether we are the one who writes statuses.
     lead: Lead,
@@ -142,6 +155,10 @@ impl Task {
                 changed = self.around.changed() => match changed {
                     Ok(()) => true,
                     Err(_) => return,
+                },
+                changed = changed(&mut self.nodes) => match changed {
+                    true => true,
+                    false => return,
                 },
                 turned = self.lead.changed() => match turned {
                     true => false,
@@ -180,7 +197,9 @@ impl Task {
             // Another one may have written meanwhile.
             (self.lacking, self.told_of) = (Lacking::default(), None);
         }
-        if !leads {
+        // Not with our own node's address where all nodes' will be known in a moment.
+        let is_early = self.nodes.as_ref().is_some_and(|nodes| nodes.borrow().is_none());
+        if !leads || is_early {
             // What could not be written is no longer ours to write.
             self.writes.send_if_modified(|writes| !std::mem::replace(writes, Arc::from([])).is_empty());
             self.events.send_if_modified(|told| !std::mem::replace(told, Arc::from([])).is_empty());
@@ -206,7 +225,9 @@ impl Task {
     }
 
     fn translate(&mut self) {
-        let around = self.around.borrow_and_update().clone();
+        let mut around = self.around.borrow_and_update().clone();
+        let nodes = self.nodes.as_mut().and_then(|nodes| nodes.borrow_and_update().clone());
+        around.addresses = nodes.map(|nodes| nodes.to_vec()).unwrap_or_default();
         let parts = self.translator.translate(&self.objects, &self.settings, self.node.as_deref(), &around);
         let is_whole = self.translator.was_whole();
         self.health.translated(is_whole);
@@ -224,12 +245,19 @@ impl Task {
     }
 }
 
+/// Waits until it is another; for ever where there is nothing to wait for. `false`: nobody says so any more.
+async fn changed(nodes: &mut Option<watch::Receiver<Addresses>>) -> bool {
+    match nodes {
+        Some(nodes) => nodes.changed().await.is_ok(),
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::kube::objects::Key;
     use crate::kube::parts::{Object, Problem, Status};
 
     /// The task without the tasks around it, and an Ingress whose status lacks what it should say, with a problem.
@@ -252,6 +280,7 @@ mod tests {
             settings: Kubernetes::default(),
             node: None,
             around: watch::channel(Around::default()).1,
+            nodes: None,
             publish: watch::channel(Arc::new(parts)).0,
             lead: Lead::new(led),
             writes: watch::channel(Arc::from([])).0,
@@ -283,5 +312,18 @@ mod tests {
         assert_eq!(step(&[false, true]), (1, 1, true));
         assert_eq!(step(&[false]), (0, 0, true));
         assert_eq!(step(&[true]), (1, 1, true));
+    }
+
+    #[test]
+    fn nothing_is_written_before_it_is_known_where_clients_reach_all_agents() {
+        let (mut task, leads) = task();
+        let (tell, nodes) = watch::channel(None);
+        task.nodes = Some(nodes);
+        leads.send_replace(true);
+        task.write_back();
+        assert_eq!((task.writes.borrow().len(), task.events.borrow().len()), (0, 0));
+        tell.send_replace(Some(Arc::from([("IPAddress".to_owned(), "192.0.2.1".to_owned())])));
+        task.write_back();
+        assert_eq!((task.writes.borrow().len(), task.events.borrow().len()), (1, 1));
     }
 }

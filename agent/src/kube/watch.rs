@@ -2,6 +2,7 @@
 //! [`Objects`] empties. A kind that the server does not know is a lawful state: it is said once and asked for again now
 //! and then. A server that is away costs nothing but news.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +23,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::client::{is_silence, reason};
-use super::objects::{Objects, Set};
+use super::objects::{Key, Objects, Set};
 use crate::config::model::{Kubernetes, KubernetesProvider};
 
 /// News that wait for the owner; beyond, watches wait, and the server keeps what they have not read.
@@ -119,6 +120,8 @@ pub struct Wanted {
     pub gateway: Option<Selection>,
     /// Our own node.
     pub node: Option<String>,
+    /// Services whose addresses go into statuses, wherever they are.
+    pub published: BTreeSet<Key>,
 }
 
 impl Wanted {
@@ -131,7 +134,20 @@ impl Wanted {
                 labels: provider.label_selector.clone(),
             })
         };
-        Self { ingress: of(&settings.ingress), crd: of(&settings.crd), gateway: of(&settings.gateway), node }
+        let published = settings.providers().filter_map(|provider| provider.address.service.as_ref());
+        let published = published.map(|(namespace, name)| Key::new(namespace, name)).collect();
+        let [ingress, crd, gateway] = [&settings.ingress, &settings.crd, &settings.gateway].map(of);
+        Self { ingress, crd, gateway, node, published }
+    }
+
+    /// Published Services of namespaces that are not watched, by namespace.
+    fn elsewhere(&self, namespaces: &[String]) -> BTreeMap<&str, Vec<&str>> {
+        let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let is_watched = |key: &Key| namespaces.is_empty() || namespaces.iter().any(|one| **one == *key.namespace);
+        for key in self.published.iter().filter(|key| !is_watched(key)) {
+            all.entry(&key.namespace).or_default().push(&key.name);
+        }
+        all
     }
 }
 
@@ -210,6 +226,15 @@ impl Watches {
             self.typed::<Service>(&any, config(&any), |objects| &mut objects.services);
             self.typed::<EndpointSlice>(&any, config(&any), |objects| &mut objects.slices);
             self.secrets(&any);
+            for (namespace, names) in wanted.elsewhere(&any.namespaces) {
+                let selection = Selection { namespaces: vec![namespace.to_owned()], labels: String::new() };
+                // One alone needs no right to the others.
+                let one = match names.as_slice() {
+                    [name] => watcher::Config::default().fields(&format!("metadata.name={name}")),
+                    _ => config(&selection),
+                };
+                self.typed::<Service>(&selection, one, |objects| &mut objects.services);
+            }
         }
         if let Some(selection) = &wanted.ingress {
             self.typed::<Ingress>(selection, config(selection), |objects| &mut objects.ingresses);
@@ -562,6 +587,21 @@ mod tests {
 
     use super::super::client::{Limits, limited};
     use super::*;
+    use crate::config::model::StatusAddress;
+
+    #[test]
+    fn a_published_service_is_watched_wherever_it_is_and_once() {
+        let service = |namespace: &str| Some((namespace.to_owned(), "wayspan".to_owned()));
+        let provider = |namespace| {
+            let address = StatusAddress { service: service(namespace), ..StatusAddress::default() };
+            Some(KubernetesProvider { address, ..KubernetesProvider::default() })
+        };
+        let settings = Kubernetes { ingress: provider("edge"), crd: None, gateway: provider("edge") };
+        let wanted = Wanted::of(&settings, None);
+        let namespaces = |all: &[&str]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(wanted.elsewhere(&namespaces(&["shop"])), BTreeMap::from([("edge", vec!["wayspan"])]));
+        assert!(wanted.elsewhere(&namespaces(&["shop", "edge"])).is_empty() && wanted.elsewhere(&[]).is_empty());
+    }
 
     const MS: Duration = Duration::from_millis(1);
 

@@ -66,6 +66,8 @@ pub struct KubernetesProvider {
     pub address: StatusAddress,
     /// `addressPool`.
     pub address_pool: Vec<IpAddr>,
+    /// `openPorts`: a Gateway's listener may open a port that is no entry point's.
+    pub open_ports: bool,
 }
 
 impl KubernetesProvider {
@@ -104,6 +106,15 @@ pub struct StatusAddress {
     pub hostname: Option<String>,
     /// A Service by namespace and name.
     pub service: Option<(String, String)>,
+}
+
+/// `kubernetes.status`: who writes statuses and events, and what agents there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StatusWriter {
+    /// `lease`: the Lease of all agents of which one is to write; `None`: by the class that they serve.
+    pub lease: Option<String>,
+    /// `podSelector`: the labels of these agents' pods in our namespace; empty: we know of our own node alone.
+    pub pod_selector: String,
 }
 
 /// `kubernetes.metadata`.

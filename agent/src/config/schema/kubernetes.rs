@@ -50,7 +50,12 @@ pub(super) const KUBERNETES: &[Key] = &[
         "false",
         "`true` is not supported yet: IngressClasses are read.",
     ),
-    key("providers.kubernetesIngress.ingressEndpoint.ip", Kind::Text, "", "The address in the objects' status."),
+    key(
+        "providers.kubernetesIngress.ingressEndpoint.ip",
+        Kind::Text,
+        "",
+        "The address in the objects' status; none: those of the nodes.",
+    ),
     key("providers.kubernetesIngress.ingressEndpoint.hostname", Kind::Text, "", "The name in the objects' status."),
     key(
         "providers.kubernetesIngress.ingressEndpoint.publishedService",
@@ -109,7 +114,7 @@ pub(super) const KUBERNETES: &[Key] = &[
         "providers.kubernetesGateway.statusAddress.ip",
         Kind::Text,
         "",
-        "The address in Gateways' status; none: our node's.",
+        "The address in Gateways' status; none: those of the nodes.",
     ),
     key("providers.kubernetesGateway.statusAddress.hostname", Kind::Text, "", "The name in Gateways' status."),
     key(
@@ -140,5 +145,26 @@ pub(super) const KUBERNETES: &[Key] = &[
         "Addresses of the node for Gateways, one for each, the oldest first: what is asked for at one reaches its Gateway's \
          routes alone. Without one, Gateways share the node's addresses, and routes of equal matches that differ in \
          their Gateway alone cannot be told apart.",
+    ),
+    ours(
+        "providers.kubernetesGateway.openPorts",
+        Kind::Bool,
+        "true",
+        "Listeners may open ports that are no entry point's. `false` where our ports are not the node's, as in a pod with \
+         `hostPort`: such a listener is `PortUnavailable`.",
+    ),
+    ours(
+        "kubernetes.status.lease",
+        Kind::Text,
+        "",
+        "The Lease in our namespace whose holder writes statuses and events, one for all agents of one release; none: \
+         `wayspan-status`, with `-` and the `ingressClass` behind where there is one.",
+    ),
+    ours(
+        "kubernetes.status.podSelector",
+        Kind::Text,
+        "",
+        "Labels of these agents' pods in our namespace, as in `app=wayspan`: the addresses of all nodes with one that is ready go \
+         into the objects' status; none: those of the node whose agent writes it.",
     ),
 ];

@@ -6,7 +6,7 @@ use wayspan_proxy::snapshot::{Limits, Timeouts};
 
 use super::{Files, LAB, good};
 use crate::config::model::{
-    Attribution, Metadata, OtlpProtocol, PhaseSpans, Probes, Static, Switch, Verbosity, Workers,
+    Attribution, Metadata, OtlpProtocol, PhaseSpans, Probes, Static, StatusWriter, Switch, Verbosity, Workers,
 };
 
 #[test]
@@ -47,9 +47,10 @@ fn defaults_are_those_of_the_parts_that_use_them() {
         file_provider,
         kubernetes,
         metadata,
+        status,
     } = config.fixed;
     assert_eq!((probes, attribution, workers), (Probes::default(), Attribution::default(), Workers::default()));
-    assert_eq!((log, metadata), Default::default());
+    assert_eq!((log, metadata, status), Default::default());
     assert!(tracing.is_none() && api.is_none() && ping.is_none() && metrics.is_none() && hand_over.is_none());
     assert!(file_provider.is_none() && kubernetes.is_none());
     let tracing = good("entryPoints: {web: {address: ':1'}}\ntracing:").fixed.tracing.unwrap();
@@ -61,6 +62,7 @@ const EVERYTHING: &str = r#"
 entrypoints:   # Traefik does not mind case
   web:
     address: 127.0.0.1:8000
+    publishedPorts: [80, "8080"]
     forwardedHeaders: {trustedIPs: [10.0.0.0/8, "::1"], insecure: yes}
     transport:
       respondingTimeouts: {headTimeout: 5, readTimeout: 1m30s, idleTimeout: "0"}
@@ -108,6 +110,7 @@ workers: {count: 3, pin: true}
 handOver: {name: edge}
 kubernetes:
   metadata: {enabled: true, labels: [app, team.example/*], annotations: note, namespaces: [default], maxPods: 7}
+  status: {lease: edge-status, podSelector: "app=wayspan,tier=edge"}
 "#;
 
 #[test]
@@ -120,6 +123,7 @@ fn every_key_is_read_as_it_is_written() {
     assert_eq!((web.limits.head_bytes_max, web.limits.headers_max, web.limits.connections_max), (2048, 50, 12));
     assert_eq!((web.trusted.len(), web.trust_all, web.grace), (2, true, Duration::from_secs(7)));
     assert!(!web.sanitize_path);
+    assert_eq!(web.published, [80, 8080]);
     assert_eq!((web.observability.tracing, web.observability.verbosity), (Some(false), Some(Verbosity::Detailed)));
     let a = dynamic.routers.iter().find(|router| router.name == "a").unwrap();
     assert_eq!((a.priority, a.entry_points.as_slice(), a.service.as_str()), (1000, &["web".to_owned()][..], "s"));
@@ -147,6 +151,9 @@ fn every_key_is_read_as_it_is_written() {
         max_pods: 7,
     };
     assert_eq!(config.fixed.metadata, metadata);
+    let status =
+        StatusWriter { lease: Some("edge-status".to_owned()), pod_selector: "app=wayspan,tier=edge".to_owned() };
+    assert_eq!(config.fixed.status, status);
 }
 
 /// Every fault of a file, as it is told.
@@ -173,6 +180,23 @@ fn unknown_keys_are_told_with_the_nearest_known_one() {
     );
     check_with("ping: {zzzzzzzz: 1}", &["main.yaml:2: ping.zzzzzzzz: unknown key; known here: entryPoint"]);
     check_with("api: {}\nAPI: {}", &["main.yaml:3: api: is given twice"]);
+}
+
+#[test]
+fn ports_and_names_that_are_none_are_told() {
+    check(
+        "entryPoints: {web: {address: ':8000', publishedPorts: [80, 0, http]}}",
+        &[
+            "main.yaml:1: entryPoints.web.publishedPorts: `0` is no port; write 1 to 65535",
+            "main.yaml:1: entryPoints.web.publishedPorts: `http` is no port; write 1 to 65535",
+        ],
+    );
+    check_with(
+        "kubernetes: {status: {lease: Edge}}",
+        &[
+            "main.yaml:2: kubernetes.status.lease: `Edge` is no name of a Lease; write lower-case letters, digits, `-` and `.`",
+        ],
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::kube::objects::{Key, Objects};
 use crate::kube::parts::{GET_500, Object, Parts, Problem, no_entry_point};
 use crate::kube::translate::gateway::CONTROLLER as GATEWAYS;
 use crate::kube::translate::ingress::{Classes, asked_class};
-use crate::kube::translate::{Around, Translator, crd};
+use crate::kube::translate::{Around, Entry, Translator, crd};
 
 const NGINX: &str = "k8s.io/ingress-nginx";
 const TRAEFIK: &str = "traefik.io/ingress-controller";
@@ -40,10 +40,7 @@ pub(super) fn of(seen: Seen, asked: &Asked) -> Report {
     let nothing = Dynamic::default();
     let file = asked.file.as_ref();
     let entry_points = file.map(|file| file.entry_points.as_slice()).unwrap_or_default();
-    let around = Around {
-        entry_points: entry_points.iter().map(|one| (one.name.clone(), one.addresses.clone())).collect(),
-        ..Around::default()
-    };
+    let around = Around { entry_points: entry_points.iter().map(Entry::from).collect(), ..Around::default() };
     let parts = Translator::default().translate(&objects, &asked.settings, None, &around);
     let mut all = Findings { parts: &parts, file, all: Vec::new(), counts: BTreeMap::new() };
     for problem in &parts.problems {

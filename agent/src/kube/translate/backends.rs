@@ -116,11 +116,6 @@ impl<'o> Backends<'o> {
         self.readers.into_inner()
     }
 
-    /// The node that we are on.
-    pub(super) fn node(&self) -> Option<&str> {
-        self.here.node.as_deref()
-    }
-
     /// The Service and its port.
     pub(super) fn find(
         &self,

@@ -99,11 +99,11 @@ pub(super) fn translate<'t>(
     transports: &mut Transports,
     backends: &Backends<'t>,
     settings: &KubernetesProvider,
+    addresses: &[(String, String)],
 ) {
     let objects = out.objects;
     let classes = Classes::new(objects, settings);
     let mut defaults = None;
-    let addresses = super::addresses(objects, &settings.address, backends.node());
     for (key, ingress) in objects.ingresses.iter().filter(|(_, ingress)| classes.takes(ingress)) {
         if !settings.serves(&key.namespace) {
             continue;
@@ -111,7 +111,7 @@ pub(super) fn translate<'t>(
         let object = Object { kind: "Ingress", key: key.clone() };
         let _reading = backends.read_by(&object);
         if !addresses.is_empty() {
-            out.parts.statuses.push(status(&object, &addresses));
+            out.parts.statuses.push(status(&object, addresses));
         }
         let annotated = annotations::of_router(ingress.metadata.annotations.as_ref());
         let mut one = One { out, transports, backends, settings, object, ingress };

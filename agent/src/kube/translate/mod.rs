@@ -24,10 +24,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use self::allocation::Names;
 use self::backends::{Backends, Here, Slices};
 use self::collected::Collected;
-pub use self::gateway::Around;
+pub use self::gateway::{Around, Entry};
 use self::partial::{Last, Read};
 use self::rules::Rules;
 use self::transports::Transports;
+use super::nodes;
 use super::objects::{Key, Objects};
 use super::parts::{Certificate, Object, Parts, Problem, no_entry_point};
 use crate::config::model::{self, Kubernetes, Router, StatusAddress};
@@ -91,7 +92,8 @@ impl Translator {
         let mut backends = Backends::new(objects, slices, here.clone());
         if let Some(ingress) = &settings.ingress {
             backends.external_names = ingress.allow_external_names;
-            ingress::translate(&mut out, &mut self.transports, &backends, ingress);
+            let addresses = addresses(objects, &ingress.address, around, here.node.as_deref());
+            ingress::translate(&mut out, &mut self.transports, &backends, ingress, &addresses);
         }
         if let Some(crd) = &settings.crd {
             backends.external_names = crd.allow_external_names;
@@ -99,7 +101,7 @@ impl Translator {
         }
         if let Some(gateway) = &settings.gateway {
             backends.external_names = gateway.allow_external_names;
-            let addresses = addresses(objects, &gateway.address, here.node.as_deref());
+            let addresses = addresses(objects, &gateway.address, around, here.node.as_deref());
             let around = Around { addresses, pool: gateway.address_pool.clone(), ..around.clone() };
             gateway::translate(&mut out, &mut self.gateway, &backends, gateway, &around);
         }
@@ -115,7 +117,7 @@ fn unreached(parts: &Parts, around: &Around) -> Vec<Problem> {
     let known: BTreeSet<&str> = around
         .entry_points
         .iter()
-        .map(|(name, _)| name.as_str())
+        .map(|one| one.name.as_str())
         .chain(parts.entry_points.iter().map(|one| one.name.as_str()))
         .collect();
     let mut told = BTreeSet::new();
@@ -134,8 +136,14 @@ fn unreached(parts: &Parts, around: &Around) -> Vec<Problem> {
     told.into_iter().map(problem).collect()
 }
 
-/// Where clients reach us, for statuses, as type and value: what the configuration says, else our node's addresses.
-pub(in crate::kube) fn addresses(objects: &Objects, said: &StatusAddress, node: Option<&str>) -> Vec<(String, String)> {
+/// Where clients reach us, for statuses, as type and value: what the configuration says, else the addresses of all nodes with one
+/// of us, or of our own where no other is known.
+pub(in crate::kube) fn addresses(
+    objects: &Objects,
+    said: &StatusAddress,
+    around: &Around,
+    node: Option<&str>,
+) -> Vec<(String, String)> {
     let ip = |value: &String| ("IPAddress".to_owned(), value.clone());
     let name = |value: &String| ("Hostname".to_owned(), value.clone());
     let own: Vec<_> = said.ip.iter().map(ip).chain(said.hostname.iter().map(name)).collect();
@@ -147,15 +155,19 @@ pub(in crate::kube) fn addresses(objects: &Objects, said: &StatusAddress, node: 
         let balancer = service.and_then(|service| service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref());
         let given = balancer.into_iter().flatten();
         let given = given.flat_map(|one| one.ip.iter().map(ip).chain(one.hostname.iter().map(name)));
-        let external = service.and_then(|service| service.spec.as_ref()?.external_ips.as_ref());
-        return given.chain(external.into_iter().flatten().map(ip)).collect();
+        let spec = service.and_then(|service| service.spec.as_ref());
+        let external = spec.and_then(|spec| spec.external_ips.as_ref()).into_iter().flatten();
+        let all: Vec<_> = given.chain(external.map(ip)).collect();
+        // As in ingress-nginx: what is for within the cluster alone is reached there.
+        let within = spec.filter(|spec| spec.type_.as_deref().is_none_or(|kind| kind == "ClusterIP"));
+        let within = within.and_then(|spec| spec.cluster_ip.as_ref()).filter(|ip| !matches!(ip.as_str(), "" | "None"));
+        return if all.is_empty() { within.into_iter().map(ip).collect() } else { all };
     }
-    let own = node.and_then(|node| objects.nodes.get("", node)?.status.as_ref()?.addresses.as_ref());
-    let of = |kind: &str| -> Vec<_> {
-        own.into_iter().flatten().filter(|one| one.type_ == kind).map(|one| ip(&one.address)).collect()
-    };
-    let external = of("ExternalIP");
-    if external.is_empty() { of("InternalIP") } else { external }
+    if !around.addresses.is_empty() {
+        return around.addresses.clone();
+    }
+    let own = node.and_then(|node| objects.nodes.get("", node));
+    own.map(|node| nodes::of_node(node).iter().map(ip).collect()).unwrap_or_default()
 }
 
 /// The zone of a node: by its own object, else by what runs there.

@@ -92,7 +92,12 @@ endpoints:{endpoints}
 
 /// A provider with its defaults.
 pub(super) fn provider() -> KubernetesProvider {
-    KubernetesProvider { allow_empty: true, strict_prefix: true, ..KubernetesProvider::default() }
+    KubernetesProvider { allow_empty: true, strict_prefix: true, open_ports: true, ..KubernetesProvider::default() }
+}
+
+/// An entry point that is reached where it listens.
+pub(super) fn entry(name: &str, address: &str) -> Entry {
+    Entry { name: name.to_owned(), addresses: vec![address.parse().unwrap()], published: Vec::new() }
 }
 
 /// One line for each router, service's servers and problem.

@@ -8,22 +8,36 @@
 {{- range $key := list "forwardedHeaders" "transport" "http" "observability" -}}
 {{- with index $port $key -}}{{- $_ := set $entry $key . -}}{{- end -}}
 {{- end -}}
+{{- $published := list -}}
+{{- with $port.hostPort -}}{{- $published = append $published (int .) -}}{{- end -}}
+{{- if and $values.service.enabled (dig "expose" "default" true $port) -}}{{- $published = append $published (default $port.port $port.exposedPort | int) -}}{{- end -}}
+{{- with without (uniq $published) (include "wayspan.listen" (list $root $port) | int) -}}{{- $_ := set $entry "publishedPorts" . -}}{{- end -}}
 {{- $_ := set $entryPoints $name $entry -}}
 {{- end -}}
 {{- $config := dict "entryPoints" $entryPoints -}}
 
 {{- $providers := dict -}}
+{{- $byNodes := false -}}
 {{- range $key := list "kubernetesCRD" "kubernetesIngress" "kubernetesGateway" -}}
 {{- $given := index $values.providers $key -}}
 {{- if $given.enabled -}}
 {{- $provider := dict -}}
-{{- range $name, $value := omit $given "enabled" -}}
+{{- range $name, $value := omit $given "enabled" "publishedService" "statusAddress" -}}
 {{- if kindIs "map" $value -}}
 {{- $set := dict -}}
 {{- range $inner, $text := $value -}}{{- if $text -}}{{- $_ := set $set $inner $text -}}{{- end -}}{{- end -}}
 {{- if $set -}}{{- $_ := set $provider $name $set -}}{{- end -}}
 {{- else if or $value (kindIs "bool" $value) -}}{{- $_ := set $provider $name $value -}}
 {{- end -}}
+{{- end -}}
+{{- if and (eq $key "kubernetesIngress") (not $provider.ingressEndpoint) -}}
+{{- with include "wayspan.publishedService" $root -}}{{- $_ := set $provider "ingressEndpoint" (dict "publishedService" .) -}}{{- end -}}
+{{- $byNodes = or $byNodes (not $provider.ingressEndpoint) -}}
+{{- end -}}
+{{- if eq $key "kubernetesGateway" -}}
+{{- if kindIs "invalid" $given.openPorts -}}{{- $_ := set $provider "openPorts" (eq (include "wayspan.hostNetwork" $root) "true") -}}{{- end -}}
+{{- with include "wayspan.statusAddress" $root | fromYaml -}}{{- $_ := set $provider "statusAddress" . -}}{{- end -}}
+{{- $byNodes = or $byNodes (not $provider.statusAddress) -}}
 {{- end -}}
 {{- if $values.rbac.namespaced -}}
 {{- if not $provider.namespaces -}}{{- $_ := set $provider "namespaces" (default (list $.Release.Namespace) $values.rbac.namespaces) -}}{{- end -}}
@@ -80,6 +94,12 @@
 {{- else -}}
 {{- $_ := set $config "probes" "off" -}}
 {{- end -}}
+{{- $kubernetes := dict -}}
+{{- if include "wayspan.routes" . -}}
+{{- $status := dict "lease" (include "wayspan.lease" .) -}}
+{{- if $byNodes -}}{{- $_ := set $status "podSelector" (printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s" (include "wayspan.name" .) .Release.Name) -}}{{- end -}}
+{{- $_ := set $kubernetes "status" $status -}}
+{{- end -}}
 {{- if $values.kubernetesMetadata.enabled -}}
 {{- $metadata := dict "enabled" "true" -}}
 {{- range $key := list "labels" "annotations" "namespaces" -}}
@@ -88,10 +108,11 @@
 {{- if and $values.rbac.namespaced (not $metadata.namespaces) -}}
 {{- $_ := set $metadata "namespaces" (default (list $.Release.Namespace) $values.rbac.namespaces) -}}
 {{- end -}}
-{{- $_ := set $config "kubernetes" (dict "metadata" $metadata) -}}
+{{- $_ := set $kubernetes "metadata" $metadata -}}
 {{- else -}}
-{{- $_ := set $config "kubernetes" (dict "metadata" (dict "enabled" "false")) -}}
+{{- $_ := set $kubernetes "metadata" (dict "enabled" "false") -}}
 {{- end -}}
+{{- $_ := set $config "kubernetes" $kubernetes -}}
 {{- with $values.attribution -}}{{- $_ := set $config "attribution" . -}}{{- end -}}
 {{- with $values.workers -}}{{- $_ := set $config "workers" . -}}{{- end -}}
 {{- if $values.seamless -}}{{- $_ := set $config "handOver" (dict "name" (include "wayspan.clusterName" .)) -}}{{- end -}}

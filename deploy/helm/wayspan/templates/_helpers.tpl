@@ -97,6 +97,43 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* The Lease of the one who writes statuses: each release has its own. */}}
+{{- define "wayspan.lease" -}}
+{{- printf "%s-status" (include "wayspan.fullname" .) -}}
+{{- end -}}
+
+{{/* Whether clients come by the release's own Service: it is a LoadBalancer, or no port of the nodes leads to the pods. */}}
+{{- define "wayspan.byService" -}}
+{{- $onNodes := or (include "wayspan.hostNetwork" .) (eq .Values.service.type "NodePort") -}}
+{{- range $name, $port := omit .Values.ports "api" -}}{{- if $port.hostPort -}}{{- $onNodes = true -}}{{- end -}}{{- end -}}
+{{- if and .Values.service.enabled (or (eq .Values.service.type "LoadBalancer") (not $onNodes)) -}}true{{- end -}}
+{{- end -}}
+
+{{/* namespace/name of the Service whose addresses go into the status of Ingresses; none: those of the nodes go there. */}}
+{{- define "wayspan.publishedService" -}}
+{{- $published := .Values.providers.kubernetesIngress.publishedService -}}
+{{- if $published.enabled -}}
+{{- if $published.pathOverride -}}{{- $published.pathOverride -}}
+{{- else if include "wayspan.byService" . -}}{{- printf "%s/%s" .Release.Namespace (include "wayspan.fullname" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What goes into the status of Gateways, likewise. */}}
+{{- define "wayspan.statusAddress" -}}
+{{- $given := .Values.providers.kubernetesGateway.statusAddress -}}
+{{- $service := default dict $given.service -}}
+{{- $address := dict -}}
+{{- range $key := list "ip" "hostname" -}}{{- with index $given $key -}}{{- $_ := set $address $key . -}}{{- end -}}{{- end -}}
+{{- if not $address -}}
+{{- if dig "enabled" (or (hasKey $service "name") (eq (include "wayspan.byService" .) "true")) $service -}}
+{{- $name := default (include "wayspan.fullname" .) $service.name -}}
+{{- $_ := set $address "service" (dict "name" $name "namespace" (default .Release.Namespace $service.namespace)) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $address -}}
+{{- end -}}
+
 {{/* host:port of a collector, from Jaeger's values of Traefik v2. */}}
 {{- define "wayspan.jaegerCollector" -}}
 {{- $jaeger := .Values.tracing.jaeger -}}

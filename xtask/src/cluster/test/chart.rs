@@ -31,6 +31,7 @@ const MATRIX: [&[&str]; 5] = [
     ],
     &[
         "service.type=ClusterIP",
+        "service.type=LoadBalancer",
         "service.type=NodePort,networkPolicy.enabled=true,podDisruptionBudget.enabled=true,grafanaDashboard.enabled=true",
     ],
     &[

@@ -1,12 +1,13 @@
 //! The lab's route in the words of the other two APIs: the same requests, and the router's name in the span says whose it was.
 
+use std::net::Ipv4Addr;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use wayspan_tests::{PATIENCE, wait_until};
 
-use super::super::tools::{kubectl, output};
+use super::super::tools::{self, json, kubectl, output};
 use super::lab::{self, TARGETS};
 use super::{Stage, ask};
 use crate::demo::HOST;
@@ -18,6 +19,7 @@ const FILES: [&str; 3] = ["hotrod-ingressroute", "hotrod-ingress", "hotrod-httpr
 /// An Ingress is for every entry point, so that it is also reached by TLS.
 pub(super) fn ingress(stage: &mut Stage<'_>) -> Result<String> {
     let told = by(stage, "hotrod-ingress", "@kubernetes")?;
+    let nodes = all_nodes_are_in_the_status(stage)?;
     let mut curl = Command::new("curl");
     // The certificate is the agent's own: no Secret names one.
     curl.args(["-sS", "--insecure", "--max-time", "30", "--resolve", &format!("{HOST}:443:{}", stage.node()), "-I"]);
@@ -25,12 +27,50 @@ pub(super) fn ingress(stage: &mut Stage<'_>) -> Result<String> {
     if !head.starts_with("HTTP/1.1 200 OK") {
         bail!("websecure answers {head:?}");
     }
-    Ok(format!("{told}, and by TLS at port 443"))
+    Ok(format!("{told}, and by TLS at port 443; its status names {nodes}"))
+}
+
+/// Clients reach each node: an agent is on all of them.
+fn all_nodes_are_in_the_status(stage: &Stage<'_>) -> Result<String> {
+    let place = stage.place;
+    let mut nodes: Vec<Ipv4Addr> = Vec::new();
+    for node in json(place, &["get", "nodes"])?["items"].as_array().into_iter().flatten() {
+        let all = node["status"]["addresses"].as_array().into_iter().flatten();
+        let mut internal = all.filter(|one| one["type"] == "InternalIP").filter_map(|one| one["address"].as_str());
+        nodes.push(internal.next().context("a node has no address")?.parse()?);
+    }
+    nodes.sort_unstable();
+    let wanted = nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let path = "jsonpath={.status.loadBalancer.ingress[*].ip}";
+    let mut last = String::new();
+    let told = wait_until(PATIENCE, || {
+        last = output(&mut kubectl(place, &["get", "ingress", "hotrod", "-o", path])).ok()?;
+        (last == wanted).then_some(())
+    });
+    told.with_context(|| format!("the Ingress's status names {last:?}, and the nodes are {wanted}"))?;
+    Ok(wanted)
+}
+
+/// A Gateway at a port that leads to no entry point must not say that it is served.
+fn nobody_is_at_an_unpublished_port(stage: &Stage<'_>) -> Result<()> {
+    const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: nowhere, namespace: \
+                           default}\nspec: {gatewayClassName: wayspan, listeners: [{name: web, protocol: HTTP, port: 8081}]}\n";
+    let place = stage.place;
+    tools::apply(place, "nowhere", GATEWAY)?;
+    let path = "jsonpath={.status.listeners[0].conditions[?(@.type==\"Programmed\")].reason}";
+    let mut last = String::new();
+    let told = wait_until(PATIENCE, || {
+        last = output(&mut kubectl(place, &["get", "gateway", "nowhere", "-o", path])).ok()?;
+        (last == "PortUnavailable").then_some(())
+    });
+    output(&mut kubectl(place, &["delete", "gateway", "nowhere"]))?;
+    told.with_context(|| format!("a listener at a port that no node publishes says {last:?}"))
 }
 
 /// Afterwards the lab's own route is back.
 pub(super) fn http_route(stage: &mut Stage<'_>) -> Result<String> {
-    let outcome = by(stage, "hotrod-httproute", "@kubernetesgateway");
+    let outcome = by(stage, "hotrod-httproute", "@kubernetesgateway")
+        .and_then(|told| nobody_is_at_an_unpublished_port(stage).map(|()| told));
     let back = by(stage, "hotrod-ingressroute", "@kubernetescrd");
     let told = outcome?;
     back?;

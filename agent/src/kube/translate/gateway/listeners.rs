@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::super::names::{self, normalized};
 use super::super::{Object, Out};
-use super::{Around, GROUP, Grants};
+use super::{Around, Entry, GROUP, Grants};
 use crate::config::fragment;
 use crate::config::model::EntryPoint;
 use crate::kube::objects::{Key, Objects};
@@ -23,14 +23,16 @@ const OPENED_MAX: usize = 64;
 /// Which entry point listens on which port.
 pub(super) struct Listening<'a> {
     around: &'a Around,
+    /// A port that is no entry point's may be opened.
+    opens: bool,
     /// The address of the Gateway whose listeners are read, where it has one of its own.
     pub at: Option<IpAddr>,
     opened: BTreeMap<String, EntryPoint>,
 }
 
 impl<'a> Listening<'a> {
-    pub(super) fn new(around: &'a Around) -> Self {
-        Self { around, at: None, opened: BTreeMap::new() }
+    pub(super) fn new(around: &'a Around, opens: bool) -> Self {
+        Self { around, opens, at: None, opened: BTreeMap::new() }
     }
 
     /// The entry points that are not the file's.
@@ -47,20 +49,36 @@ impl<'a> Listening<'a> {
             Some(at) => (plain(&of(at)), of(at)),
         };
         let pool = self.around.pool.iter().filter(|other| self.at.is_some_and(|at| **other < at));
-        let is_anothers = self.around.entry_points.iter().any(|(other, _)| *other == name)
+        let is_anothers = self.around.entry_points.iter().any(|other| other.name == name)
             || pool.into_iter().any(|other| plain(&of(*other)) == name);
         let name = if is_anothers { format!("{name}--{}", names::hash(&address)) } else { name };
         (name, address)
+    }
+
+    /// The entry point that clients reach at a port: the one that is published there, else, as in Traefik, the one that listens
+    /// there itself.
+    fn shared(&self, port: u16) -> Option<&'a Entry> {
+        let all = &self.around.entry_points;
+        let published = all.iter().find(|one| one.published.contains(&port));
+        published.or_else(|| all.iter().find(|one| one.addresses.iter().any(|address| address.port() == port)))
     }
 
     /// The name of the entry point of a port, or why there is none.
     fn on(&mut self, port: i32) -> Result<String, String> {
         let number = u16::try_from(port).ok().filter(|port| *port != 0);
         let number = number.ok_or_else(|| format!("{port} is no port"))?;
-        let has = |addresses: &[SocketAddr]| addresses.iter().any(|address| address.port() == number);
-        let shared = self.around.entry_points.iter().find(|(_, addresses)| has(addresses));
-        if let (None, Some((name, _))) = (self.at, shared) {
-            return Ok(name.clone());
+        if let (None, Some(shared)) = (self.at, self.shared(number)) {
+            return Ok(shared.name.clone());
+        }
+        // An address of its own is the node's by the word of who configured it.
+        if !self.opens && self.at.is_none() {
+            let all = self.around.entry_points.iter().flat_map(|one| &one.published);
+            let mut ports: Vec<String> = all.map(u16::to_string).collect();
+            ports.dedup();
+            let ports = if ports.is_empty() { "none".to_owned() } else { ports.join(", ") };
+            return Err(format!(
+                "no entry point is published at port {number}, and openPorts is false; name a published port ({ports}), or publish one"
+            ));
         }
         if self.around.api.is_some_and(|api| api.port() == number) {
             return Err(format!("the api listens on port {number}"));

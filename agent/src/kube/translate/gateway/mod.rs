@@ -24,7 +24,7 @@ use self::sets::{ListenerSetSpec, Set};
 use super::backends::Backends;
 use super::specs::Specs;
 use super::{Object, Out};
-use crate::config::model::KubernetesProvider;
+use crate::config::model::{EntryPoint, KubernetesProvider};
 use crate::kube::objects::Key;
 use crate::kube::parts::{Condition, Status};
 
@@ -33,6 +33,9 @@ pub(in crate::kube) const CONTROLLER: &str = "wayspan.io/gateway-controller";
 pub(super) const GROUP: &str = "gateway.networking.k8s.io";
 /// What an address is that does not say what it is.
 const ADDRESS: &str = "IPAddress";
+
+/// Addresses of one Gateway's status: the API takes no more.
+const ADDRESSES_MAX: usize = 16;
 
 /// What of the API's features there is, by the conformance suite's names, in their order.
 const FEATURES: [&str; 33] = [
@@ -94,16 +97,33 @@ impl Known {
 /// What Gateways stand in: the file's entry points, and how it went with the ports that they asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Around {
-    /// The file's entry points with their addresses.
-    pub entry_points: Vec<(String, Vec<SocketAddr>)>,
+    /// The file's entry points.
+    pub entry_points: Vec<Entry>,
     /// Where the api listens.
     pub api: Option<SocketAddr>,
     /// Entry points that cannot be opened, and why.
     pub unopened: Vec<(String, String)>,
-    /// Our addresses, for statuses: type and value.
+    /// Where clients reach all of us, for statuses, as type and value; empty: that is not known.
     pub addresses: Vec<(String, String)>,
     /// Addresses for Gateways, one for each.
     pub pool: Vec<IpAddr>,
+}
+
+/// Where an entry point of the file is reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+    /// Where clients reach it beside that.
+    pub published: Vec<u16>,
+}
+
+impl From<&EntryPoint> for Entry {
+    fn from(of: &EntryPoint) -> Self {
+        Self { name: of.name.clone(), addresses: of.addresses.clone(), published: of.published.clone() }
+    }
 }
 
 /// A Gateway of ours.
@@ -130,7 +150,7 @@ pub(super) fn translate<'t>(
     let objects = out.objects;
     let classes = classes(out);
     let grants = grants(out, known);
-    let mut listening = Listening::new(around);
+    let mut listening = Listening::new(around, settings.open_ports);
     let asking = sets::all(out, known, settings);
     let mut gateways = Vec::new();
     let is_ours = |gateway: &DynamicObject| {
@@ -253,7 +273,11 @@ fn addresses(spec: &GatewaySpec, ours: &[(String, String)]) -> Vec<Value> {
     let asked: Vec<&str> = spec.addresses.iter().flatten().filter_map(|one| one.value.as_deref()).collect();
     let asked: Vec<&str> = asked.into_iter().filter(|value| !value.is_empty()).collect();
     let is_asked = |(_, value): &&(String, String)| asked.is_empty() || asked.contains(&value.as_str());
-    ours.iter().filter(is_asked).map(|(kind, value)| json!({"type": kind, "value": value})).collect()
+    ours.iter()
+        .filter(is_asked)
+        .take(ADDRESSES_MAX)
+        .map(|(kind, value)| json!({"type": kind, "value": value}))
+        .collect()
 }
 
 fn status(gateway: &Gateway) -> Status {

@@ -314,7 +314,8 @@ fn a_route_with_tls_is_never_served_in_the_clear_nor_with_other_options() {
 
 #[test]
 fn a_route_to_no_entry_point_is_told_of() {
-    let around = Around { entry_points: vec![("other".to_owned(), Vec::new())], ..Around::default() };
+    let around =
+        Around { entry_points: vec![Entry { name: "other".to_owned(), ..Entry::default() }], ..Around::default() };
     let text = route("{name: shop, port: 80}", "") + "\n---" + &backend("shop", 80, &["10.0.0.1"]);
     let parts = Translator::default().translate(&objects(&text), &settings(), None, &around);
     let told: Vec<String> = parts.problems.iter().map(ToString::to_string).collect();

@@ -21,7 +21,7 @@ fn route(spec: &str) -> String {
 const HTTP: &str = "{name: http, port: 80, protocol: HTTP}";
 
 fn around() -> Around {
-    Around { entry_points: vec![("web".to_owned(), vec!["[::]:80".parse().unwrap()])], ..Around::default() }
+    Around { entry_points: vec![entry("web", "[::]:80")], ..Around::default() }
 }
 
 fn translated(text: &str, around: &Around) -> Parts {
@@ -79,6 +79,54 @@ fn a_route_is_attached_and_says_so() {
     let gateway = parts.statuses.iter().find(|status| status.object.kind == "Gateway").unwrap();
     assert_eq!(gateway.body["listeners"][0]["attachedRoutes"], 1);
     assert_eq!(gateway.body["listeners"][0]["supportedKinds"][0]["kind"], "HTTPRoute");
+}
+
+#[test]
+fn a_listener_is_of_the_entry_point_that_is_published_at_its_port() {
+    let web = Entry { published: vec![80, 8080], ..entry("web", "[::]:8000") };
+    let other = entry("other", "[::]:80");
+    let around = Around { entry_points: vec![other, web], ..Around::default() };
+    let text = |port: u16| gateway(&HTTP.replace("80", &port.to_string())) + &route("rules: [{}]");
+    let settings = |open_ports| {
+        let gateway = KubernetesProvider { open_ports, ..provider() };
+        Kubernetes { gateway: Some(gateway), ..Kubernetes::default() }
+    };
+    let of = |port, opens| Translator::default().translate(&objects(&text(port)), &settings(opens), None, &around);
+    // As in Traefik, the port that it listens on itself is its too.
+    for (port, wanted) in [(80, "web"), (8080, "web"), (8000, "web")] {
+        let parts = of(port, false);
+        assert_eq!(parts.routers[0].entry_points, [wanted], "{port}");
+        assert!(parts.entry_points.is_empty());
+    }
+    let parts = of(81, false);
+    assert!(parts.routers.is_empty() && parts.entry_points.is_empty());
+    let said = conditions(&parts, "Gateway");
+    assert_eq!((&*said[1], &*said[5]), ("Programmed=False Invalid", "Programmed=False PortUnavailable"));
+    assert_eq!(
+        parts.problems[0].message,
+        "no entry point is published at port 81, and openPorts is false; name a published port (80, 8080), or publish one"
+    );
+    assert_eq!(of(81, true).routers[0].entry_points, ["gateway-81"]);
+}
+
+#[test]
+fn statuses_name_all_nodes_and_a_gateways_no_more_than_the_api_takes() {
+    let all = (1..=20).map(|last| ("IPAddress".to_owned(), format!("10.0.0.{last}")));
+    let around = Around { addresses: all.collect(), ..around() };
+    let node =
+        "kind: Node\nmetadata: {name: here}\nstatus: {addresses: [{type: InternalIP, address: 10.9.9.9}]}\n---\n";
+    let ingress = "kind: Ingress\nmetadata: {name: i}\nspec: {}\n---\n";
+    let text = node.to_owned() + ingress + &gateway(HTTP);
+    let settings = Kubernetes { ingress: Some(provider()), gateway: Some(provider()), ..Kubernetes::default() };
+    let lengths = |around: &Around| {
+        let parts = Translator::default().translate(&objects(&text), &settings, Some("here"), around);
+        let of = |kind: &str| parts.statuses.iter().find(|status| status.object.kind == kind).unwrap().body.clone();
+        let [ingress, gateway] = [of("Ingress"), of("Gateway")];
+        [&ingress["loadBalancer"]["ingress"], &gateway["addresses"]].map(|all| all.as_array().unwrap().len())
+    };
+    assert_eq!(lengths(&around), [20, 16]);
+    // Our own node's.
+    assert_eq!(lengths(&self::around()), [1, 1]);
 }
 
 /// A listener, and what its Gateway says.

@@ -394,3 +394,37 @@ fn servers_that_want_another_protocol_are_not_spoken_to_in_the_clear() {
         assert_eq!((parts.routers.len(), refused), (2, want.len()), "{port} {scheme}");
     }
 }
+
+#[test]
+fn a_published_services_addresses_are_those_for_the_world_and_else_its_own_within() {
+    let of = |spec: &str, status: &str| {
+        let text = format!(
+            "kind: Ingress\nmetadata: {{name: i}}\nspec: {{}}\n---\nkind: Service\nmetadata: {{name: lb}}\nspec: {spec}\nstatus: {status}"
+        );
+        let address =
+            model::StatusAddress { service: Some(("default".to_owned(), "lb".to_owned())), ..Default::default() };
+        let settings =
+            Kubernetes { ingress: Some(KubernetesProvider { address, ..provider() }), ..Kubernetes::default() };
+        let parts = Translator::default().translate(&objects(&text), &settings, None, &Around::default());
+        parts.statuses.first().map(|status| status.body["loadBalancer"]["ingress"].to_string())
+    };
+    let balanced = "{loadBalancer: {ingress: [{ip: 192.0.2.1}, {hostname: lb.example}]}}";
+    let pending = "{loadBalancer: {}}";
+    for (spec, status, wanted) in [
+        (
+            "{type: LoadBalancer, clusterIP: 10.96.0.1}",
+            balanced,
+            Some("[{\"ip\":\"192.0.2.1\"},{\"hostname\":\"lb.example\"}]"),
+        ),
+        ("{type: LoadBalancer, clusterIP: 10.96.0.1}", pending, None),
+        (
+            "{type: ClusterIP, clusterIP: 10.96.0.1, externalIPs: [192.0.2.2]}",
+            pending,
+            Some("[{\"ip\":\"192.0.2.2\"}]"),
+        ),
+        ("{type: ClusterIP, clusterIP: 10.96.0.1}", pending, Some("[{\"ip\":\"10.96.0.1\"}]")),
+        ("{clusterIP: None}", pending, None),
+    ] {
+        assert_eq!(of(spec, status).as_deref(), wanted, "{spec}");
+    }
+}

@@ -14,7 +14,7 @@ fn settings() -> Kubernetes {
 }
 
 fn around() -> Around {
-    Around { entry_points: vec![("web".to_owned(), vec!["[::]:80".parse().unwrap()])], ..Around::default() }
+    Around { entry_points: vec![entry("web", "[::]:80")], ..Around::default() }
 }
 
 fn translated(text: &str) -> Parts {

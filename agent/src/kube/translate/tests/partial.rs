@@ -151,7 +151,7 @@ proptest! {
     ) {
         let settings = settings(allow_empty);
         let around = Around {
-            entry_points: vec![("web".to_owned(), vec!["[::]:80".parse().unwrap()])],
+            entry_points: vec![entry("web", "[::]:80")],
             ..Around::default()
         };
         let mut world = objects(REST);
@@ -236,10 +236,8 @@ fn the_entry_points_of_gateways_are_the_same_each_time() {
 /// Of two backends that cannot be had a route names the last; the policy of the first hangs on it all the same.
 #[test]
 fn a_policy_is_told_anew_when_its_service_goes() {
-    let (settings, around) = (
-        settings(true),
-        Around { entry_points: vec![("web".to_owned(), vec!["[::]:80".parse().unwrap()])], ..Around::default() },
-    );
+    let (settings, around) =
+        (settings(true), Around { entry_points: vec![entry("web", "[::]:80")], ..Around::default() });
     let mut world = objects(REST);
     for one in [(2, 1, 1), (5, 1, 2), (9, 0, 5)] {
         change(&mut world, one);

@@ -145,6 +145,7 @@ impl Case {
             allow_empty: self.flag("allowEmptyServices") || self.provider == Provider::Gateway,
             allow_cross_namespace: self.flag("allowCrossNamespace"),
             strict_prefix: self.flag("strictPrefixMatching"),
+            open_ports: true,
             ..KubernetesProvider::default()
         };
         let mut all = Kubernetes::default();
@@ -164,7 +165,13 @@ impl Case {
             port.map(|port| SocketAddr::from(([0, 0, 0, 0], port))).into_iter().collect()
         };
         Around {
-            entry_points: all.map(|(name, one)| (name.clone(), addresses(&one.address))).collect(),
+            entry_points: all
+                .map(|(name, one)| Entry {
+                    name: name.clone(),
+                    addresses: addresses(&one.address),
+                    published: Vec::new(),
+                })
+                .collect(),
             ..Around::default()
         }
     }
