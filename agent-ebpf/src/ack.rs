@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use abi::{HEARD, HEARD_WAITING, Mark, ROLE_CLIENT, ROLE_UPSTREAM, STALLS, Stall, Tag, Trail, counter};
+use abi::{HEARD, HEARD_WAITING, Mark, NO_OFFSET, ROLE_CLIENT, ROLE_UPSTREAM, STALLS, Stall, Tag, Trail, counter};
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 
@@ -34,12 +34,13 @@ pub fn tcp_probe(ctx: BtfTracePointContext) -> i32 {
         (word(SKB_SEQ_OFFSET.load()), word(SKB_END_SEQ_OFFSET.load()), word(SKB_ACK_SEQ_OFFSET.load()))
     };
     stalled(trail, tcp, tag.role);
-    if end_seq != seq {
-        // SAFETY: a live map value of this socket's; its lock is held.
-        unsafe { ptr::write_volatile(&raw mut (*trail).stall_open, 0) };
-    }
     if tag.role == ROLE_CLIENT {
-        acknowledged(trail, tcp, ack);
+        heard(trail, tcp, ack);
+    } else if end_seq != seq {
+        // An answer: what is written from now on is of another request.
+        let written = tcp.sent_offset(tcp.u32(&WRITE_SEQ_OFFSET), tag.role);
+        // SAFETY: a live map value of this socket's; its lock is held.
+        unsafe { ptr::write_volatile(&raw mut (*trail).message_start, written) };
     }
     0
 }
@@ -84,41 +85,56 @@ fn stalled(trail: *mut Trail, tcp: Tcp, role: u32) {
             at_ns
         };
         // Before that nobody listened: who knows what came in. Of a paced socket it is when the next segment may leave.
-        let is_known = since_ns > maps::ack_since_ns() && since_ns < at_ns;
-        let lasted_ns = if is_known { at_ns - since_ns } else { 0 };
+        if since_ns <= maps::ack_since_ns() || since_ns >= at_ns {
+            return;
+        }
+        let lasted_ns = at_ns - since_ns;
         let start = tcp.sent_offset(waits, role);
         let head = ptr::read_volatile(&raw const (*trail).stall_head);
         let stalls = (&raw mut (*trail).stalls).cast::<Stall>();
-        if ptr::read_volatile(&raw const (*trail).stall_open) != 0 {
-            let newest = stalls.add((head.wrapping_sub(1) & MASK) as usize);
-            ptr::write_volatile(&raw mut (*newest).last, start);
+        let newest = stalls.add((head.wrapping_sub(1) & MASK) as usize);
+        let (message, last) = (ptr::read_volatile(&raw const (*trail).message_start), (*trail).stall_last);
+        let is_of_one = message <= last && message <= start;
+        // Whoever began to wait meanwhile has waited since then.
+        let is_same = start == last && since_ns == (*newest).until_ns;
+        (*trail).stall_last = start;
+        if head != 0 && (is_of_one || is_same) {
+            ptr::write_volatile(&raw mut (*newest).until_ns, at_ns);
             ptr::write_volatile(&raw mut (*newest).lasted_ns, (*newest).lasted_ns.wrapping_add(lasted_ns));
         } else {
             let entry = stalls.add((head & MASK) as usize);
-            ptr::write_volatile(&raw mut (*entry).first, start);
-            ptr::write_volatile(&raw mut (*entry).last, start);
+            ptr::write_volatile(&raw mut (*entry).first, NO_OFFSET);
+            ptr::write_volatile(&raw mut (*entry).until_ns, at_ns);
             ptr::write_volatile(&raw mut (*entry).lasted_ns, lasted_ns);
+            ptr::write_volatile(&raw mut (*entry).first, start);
             ptr::write_volatile(&raw mut (*trail).stall_head, head.wrapping_add(1));
-            ptr::write_volatile(&raw mut (*trail).stall_open, 1);
         }
     }
 }
 
+/// What the client has taken, and whether something waited to leave: what came in may have let it, be it an acknowledgement or a
+/// window without one.
 #[inline(always)]
-fn acknowledged(trail: *mut Trail, tcp: Tcp, ack: u32) {
+fn heard(trail: *mut Trail, tcp: Tcp, ack: u32) {
     let (first, next) = (tcp.u32(&SND_UNA_OFFSET), tcp.u32(&SND_NXT_OFFSET));
     let ahead = ack.wrapping_sub(first) as i32;
     // Old acknowledgements, and those of bytes never sent, tell nothing.
-    if ahead <= 0 || ahead > next.wrapping_sub(first) as i32 {
+    let is_news = ahead > 0 && ahead <= next.wrapping_sub(first) as i32;
+    let waits = tcp.u32(&WRITE_SEQ_OFFSET) != next;
+    if !is_news && !waits {
         return;
     }
     let at_ns = maps::now_ns();
-    // SAFETY: a live map value of this socket's; its lock is held, so both rings keep step.
+    // SAFETY: a live map value of this socket's; its lock is held.
     unsafe {
-        let left = Mark { end: tcp.sent_offset(next, ROLE_CLIENT), at_ns };
-        let taken = Mark { end: tcp.sent_offset(ack, ROLE_CLIENT), at_ns };
-        maps::push(&raw mut (*trail).sent_head, (&raw mut (*trail).sent).cast(), left);
-        maps::push(&raw mut (*trail).taken_head, (&raw mut (*trail).taken).cast(), taken);
-        ptr::write_volatile(&raw mut (*trail).taken_end, taken.end);
+        if waits {
+            let left = Mark { end: tcp.sent_offset(next, ROLE_CLIENT), at_ns };
+            maps::push(&raw mut (*trail).sent_head, (&raw mut (*trail).sent).cast(), left);
+        }
+        if is_news {
+            let taken = Mark { end: tcp.sent_offset(ack, ROLE_CLIENT), at_ns };
+            maps::push(&raw mut (*trail).taken_head, (&raw mut (*trail).taken).cast(), taken);
+            ptr::write_volatile(&raw mut (*trail).taken_end, taken.end);
+        }
     }
 }

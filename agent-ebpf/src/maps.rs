@@ -236,7 +236,8 @@ pub fn take_slot(now_ns: u64) -> Option<(u32, *mut Slot)> {
         (*trail).heard_ns = 0;
         (*trail).heard = 0;
         (*trail).stall_head = 0;
-        (*trail).stall_open = 0;
+        (*trail).stall_last = 0;
+        (*trail).message_start = 0;
     }
     Some((free.slot, slot))
 }

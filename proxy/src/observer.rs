@@ -27,6 +27,8 @@ pub trait SocketObserver: Clone + Send + 'static {
     fn watches_acknowledgements(&self) -> bool {
         false
     }
+    /// What is written to the client from this offset on is another answer. Called before it is written, on the hot path.
+    fn answers(&self, _: Token, _start: u64) {}
     /// When the client acknowledged the byte at this offset of what was written to it, the last of a response that ended at
     /// `ended`. Called when its next request has come, on the hot path: later, newer ones may have taken its place.
     fn acknowledged(&self, _: Token, _last: u64, _ended: MonoNs) -> Acknowledged {
@@ -96,7 +98,7 @@ pub struct Account {
 pub struct Acknowledged {
     /// The client acknowledged its last byte.
     pub at: MonoNs,
-    /// That byte left the send queue, where it had to wait for an acknowledgement first.
+    /// That byte left the send queue, where it had to wait for the client first.
     pub left: MonoNs,
 }
 

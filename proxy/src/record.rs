@@ -155,7 +155,7 @@ pub struct Previous {
     pub end: u64,
     /// When the client had acknowledged all of it, where that was known by then.
     pub acked: MonoNs,
-    /// When its last byte had left, where it had to wait for an acknowledgement.
+    /// When its last byte had left, where it had to wait for the client.
     pub left: MonoNs,
 }
 

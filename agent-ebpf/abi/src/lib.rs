@@ -6,7 +6,7 @@
 pub const MARKS: usize = 16;
 /// Segments that were sent again, kept per connection: the newest so many different ones.
 pub const RESENT: usize = 8;
-/// Messages kept per connection that a shut window stalled.
+/// Times kept per connection in which the other end's window was shut.
 pub const STALLS: usize = 4;
 
 /// One event at an offset of a stream.
@@ -32,17 +32,21 @@ pub struct Resent {
     pub count: u64,
 }
 
-/// What waited for the other end's window between two messages of the other end.
+/// A time in which the other end's window was shut. Where it was shut more than once for bytes of one message and of no other,
+/// these times together.
 #[repr(C)]
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Stall {
-    /// Stream offset of the first byte that could not leave.
+    /// Stream offset of the first byte that could not leave, nor could any behind it; [`NO_OFFSET`] while the others are written.
     pub first: u64,
-    /// Of the last one: as many stalls in between as there were.
-    pub last: u64,
-    /// For how long, nanoseconds, all together.
+    /// For how long, nanoseconds.
     pub lasted_ns: u64,
+    /// Until when, as far as is known, in CLOCK_MONOTONIC nanoseconds.
+    pub until_ns: u64,
 }
+
+/// No stream is as long.
+pub const NO_OFFSET: u64 = u64::MAX;
 
 /// A mark together with the end of the one before it: it alone tells which offsets it made readable.
 #[repr(C)]
@@ -113,8 +117,8 @@ pub const FLAG_PEER_NO_SLOT: u32 = 1 << 2;
 /// What the optional probes saw of the connection with the same index in the slots.
 ///
 /// A backend's socket: `taken` is what the backend has read, `sent` where each of its writes began. A client's socket:
-/// `taken` is what the client has acknowledged, and `sent` what had left for it when that acknowledgement came. `stalls` are
-/// of our own sockets. Read like a [`Slot`], whose generation covers this too.
+/// `taken` is what the client has acknowledged, and `sent` what had left for it when a segment of its came while more waited to
+/// leave. `stalls` are of our own sockets. Read like a [`Slot`], whose generation covers this too.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
 pub struct Trail {
@@ -143,13 +147,14 @@ pub struct Trail {
     pub stalls: [Stall; STALLS],
     /// Entries of `stalls` ever begun.
     pub stall_head: u64,
-    /// 1 while the newest of them goes on: nothing but acknowledgements came in since it began.
-    pub stall_open: u64,
+    /// Stream offset of the first byte that could not leave when the newest of them went on last.
+    pub stall_last: u64,
     /// What had left when the newest segment came in (`snd_nxt`), with [`HEARD`], and [`HEARD_WAITING`] if bytes waited to leave;
     /// 0 before the first.
     pub heard: u64,
-    /// Fills the last line.
-    pub reserved_end: u64,
+    /// Stream offset from which on what is sent is of the newest message. To a client user space writes it before the message; a
+    /// server's newest data ends what was sent to it by then.
+    pub message_start: u64,
 }
 
 /// Beside the sequence number in [`Trail::heard`]: something came in.

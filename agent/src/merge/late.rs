@@ -14,12 +14,16 @@ pub struct Ask {
     pub client: Token,
     /// The response's bytes on it.
     pub response: Range<u64>,
+    /// Before then none of them was there to be written.
+    pub responding: MonoNs,
     /// p16.
     pub ended: MonoNs,
     /// The last attempt's connection.
     pub upstream: Token,
     /// The request's bytes on it.
     pub request: Range<u64>,
+    /// Likewise: the connection was chosen.
+    pub requesting: MonoNs,
     /// The answer's bytes on it.
     pub answer: Range<u64>,
 }
@@ -29,7 +33,7 @@ pub struct Ask {
 pub struct Late {
     /// The client acknowledged the response's last byte.
     pub acked: MonoNs,
-    /// The response's last byte left the send queue, where it had to wait for an acknowledgement after p16.
+    /// The response's last byte left the send queue, where it had to wait for the client after p16.
     pub left: MonoNs,
     /// Asking again later may know more.
     pub may_come: bool,
@@ -84,12 +88,16 @@ impl Ask {
     pub fn of(record: &Record<'_>) -> Self {
         let head = &record.head;
         let last = record.attempts.last();
+        let answered = last.and_then(|attempt| attempt.first_read.known());
         Self {
             client: head.token,
             response: head.response_start..head.response_end,
+            // Behind the response before it nothing was written sooner.
+            responding: answered.unwrap_or(head.head_read).max(head.previous_write),
             ended: head.ended,
             upstream: last.map_or(Token::NONE, |attempt| attempt.token),
             request: last.map_or(0..0, |attempt| attempt.request_start..attempt.request_end),
+            requesting: last.map_or(MonoNs::UNKNOWN, |attempt| attempt.chosen),
             answer: last.map_or(0..0, |attempt| attempt.response_start..attempt.response_end),
         }
     }

@@ -61,9 +61,9 @@ pub(super) struct SharedTrail {
     resent: [SharedResent; RESENT],
     stalls: [SharedStall; STALLS],
     stall_head: AtomicU64,
-    stall_open: AtomicU64,
+    stall_last: AtomicU64,
     heard: AtomicU64,
-    reserved_end: AtomicU64,
+    message_start: AtomicU64,
 }
 
 #[repr(C)]
@@ -93,8 +93,8 @@ struct SharedResent {
 #[derive(Debug, Default)]
 struct SharedStall {
     first: AtomicU64,
-    last: AtomicU64,
     lasted_ns: AtomicU64,
+    until_ns: AtomicU64,
 }
 
 /// The two definitions of one layout are one: each field lies where the kernel writes it.
@@ -110,10 +110,10 @@ const _: () = {
         srtt_us, rttvar_us, rx, handshake_ns, synack_resent_ns, unaccepted_end, peer_generation, peer_slot, flags,
         handshake_rtt_us, reserved);
     same!(SharedTrail, Trail: taken_head, sent_head, resent_head, taken_end, turn.end, turn.at_ns, turn_taken_end,
-        heard_ns, taken, sent, resent, stalls, stall_head, stall_open, heard, reserved_end);
+        heard_ns, taken, sent, resent, stalls, stall_head, stall_last, heard, message_start);
     same!(SharedMark, abi::Mark: end, at_ns);
     same!(SharedResent, abi::Resent: start, end, count);
-    same!(SharedStall, abi::Stall: first, last, lasted_ns);
+    same!(SharedStall, abi::Stall: first, lasted_ns, until_ns);
 };
 
 /// A ring of marks and its head, as somebody else writes them.
@@ -363,8 +363,8 @@ impl SharedTrail {
         (Ring { head: &self.sent_head, marks: &self.sent }).since(offset)
     }
 
-    /// When the acknowledgement came that let the byte at this offset leave for the client, if it had to wait for one: the
-    /// newest at which it had not left. `None` if every acknowledgement at hand found it gone already.
+    /// When what came from the client let the byte at this offset leave, if it had to wait for that: the newest segment at which it
+    /// had not left. `None` if every one at hand found it gone already.
     pub(super) fn held_until(&self, offset: u64, ended: MonoNs) -> Option<MonoNs> {
         let head = self.sent_head.load(Ordering::Acquire);
         let newest_first = (head.saturating_sub(RING - 1)..head).rev();
@@ -393,24 +393,48 @@ impl SharedTrail {
         u32::try_from(counts).unwrap_or(u32::MAX)
     }
 
-    /// For how many nanoseconds bytes of this range, and no others, waited for the other end's window.
-    pub(super) fn stalled_ns(&self, bytes: &Range<u64>) -> u64 {
+    /// For how many nanoseconds bytes of this range, which began to be written at `begun`, waited for the other end's window, whoever
+    /// else did; at least so many where more times are told apart than are kept.
+    pub(super) fn stalled_ns(&self, bytes: &Range<u64>, begun: MonoNs) -> u64 {
+        if bytes.is_empty() {
+            return 0;
+        }
         let head = self.stall_head.load(Ordering::Acquire);
         let kept = u64::try_from(STALLS).unwrap_or_default().min(head);
         (head - kept..head)
             .filter_map(|sequence| self.stalls.get(usize::try_from(sequence).ok()? % STALLS))
-            .filter(|stall| [&stall.first, &stall.last].iter().all(|end| bytes.contains(&end.load(Ordering::Relaxed))))
-            .fold(0, |sum, stall| sum.saturating_add(stall.lasted_ns.load(Ordering::Relaxed)))
+            .filter_map(SharedStall::read)
+            // What was over before the range began is another's, and what began behind it too.
+            .filter(|stall| stall.first < bytes.end)
+            .fold(0, |sum, stall| sum.saturating_add(stall.lasted_ns.min(MonoNs(stall.until_ns).since(begun))))
+    }
+
+    /// What is sent from this offset on is of another message.
+    pub(super) fn message_starts(&self, offset: u64) {
+        self.message_start.store(offset, Ordering::Relaxed);
     }
 
     /// Clears the trail for a new use.
     pub(super) fn begin(&self) {
         let words = [&self.taken_head, &self.sent_head, &self.resent_head, &self.taken_end, &self.turn_taken_end];
         let words = words.into_iter().chain([&self.turn.at_ns, &self.turn.end]);
-        let words = words.chain([&self.heard_ns, &self.heard, &self.stall_head, &self.stall_open]);
+        let words = words.chain([&self.heard_ns, &self.heard, &self.stall_head, &self.stall_last, &self.message_start]);
         for word in words {
             word.store(0, Ordering::Relaxed);
         }
+    }
+}
+
+impl SharedStall {
+    /// A whole one: the kernel may be writing another in its place.
+    fn read(&self) -> Option<abi::Stall> {
+        let first = self.first.load(Ordering::Acquire);
+        // In this order: the kernel prolongs one in the other.
+        let lasted_ns = self.lasted_ns.load(Ordering::Acquire);
+        let until_ns = self.until_ns.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        let is_whole = first != abi::NO_OFFSET && self.first.load(Ordering::Relaxed) == first;
+        is_whole.then_some(abi::Stall { first, lasted_ns, until_ns })
     }
 }
 
@@ -687,21 +711,25 @@ mod tests {
     }
 
     #[test]
-    fn stalls_count_where_all_that_waited_is_of_the_range() {
-        let trail = SharedTrail::default();
-        assert_eq!(trail.stalled_ns(&(0..u64::MAX)), 0);
-        for (sequence, (first, last, ns)) in
-            [(5, 5, 900), (10, 12, 1), (13, 19, 20), (19, 20, 300), (20, 20, 4000)].into_iter().enumerate()
+    fn stalls_count_for_whoever_waited_since_it_did() {
+        let written = Written::default();
+        let check = |bytes, begun, ns| assert_eq!(written.stalled_ns(&bytes, MonoNs(begun)), ns, "{bytes:?} {begun}");
+        check(0..u64::MAX, 0, 0);
+        for (first, from, until) in
+            [(5, 0, 900), (10, 1000, 1001), (13, 1010, 1030), (19, 2000, 2300), (25, 3000, 7000)]
         {
-            let stall = &trail.stalls[sequence % STALLS];
-            for (word, value) in [(&stall.first, first), (&stall.last, last), (&stall.lasted_ns, ns)] {
-                word.store(value, Ordering::Relaxed);
-            }
-            trail.stall_head.store(u64::try_from(sequence + 1).unwrap(), Ordering::Relaxed);
+            written.on_stalled(first, MonoNs(from), MonoNs(until));
         }
-        assert_eq!((trail.stalled_ns(&(10..20)), trail.stalled_ns(&(20..21))), (21, 4000));
-        assert_eq!(trail.stalled_ns(&(0..10)), 0, "what has left the ring");
-        assert_eq!(trail.stalled_ns(&(10..10)), 0);
+        check(0..10, 0, 0);
+        check(10..11, 1000, 1);
+        check(11..20, 1000, 321);
+        check(11..20, 1020, 310);
+        check(20..26, 2250, 4050);
+        check(26..30, 7000, 0);
+        check(11..11, 1000, 0);
+        // Its place is being written anew.
+        written.0.stalls[1].first.store(abi::NO_OFFSET, Ordering::Relaxed);
+        check(10..11, 1000, 0);
     }
 
     #[test]

@@ -344,6 +344,14 @@ impl SocketObserver for Watch {
         self.waits()
     }
 
+    fn answers(&self, token: Token, start: u64) {
+        if let Some((slot, trail)) = self.own(token).filter(|_| self.waits())
+            && slot.is_still(token.generation)
+        {
+            trail.message_starts(start);
+        }
+    }
+
     fn acknowledged(&self, token: Token, last: u64, ended: MonoNs) -> Acknowledged {
         if ended < self.since(Set::Ack) {
             return Acknowledged::default();
@@ -378,7 +386,7 @@ impl Facts for Watch {
             }
             late.client_rtt = slot.round_trip();
             late.client_resent = trail.resent(&ask.response);
-            late.client_stalled_ns = trail.stalled_ns(&ask.response);
+            late.client_stalled_ns = trail.stalled_ns(&ask.response, ask.responding);
             let last = ask.response.end.saturating_sub(1);
             if ask.ended >= self.since(Set::Ack) && !ask.response.is_empty() {
                 let acked = trail.taken_at(last);
@@ -392,7 +400,8 @@ impl Facts for Watch {
             }
         }
         if let Some((slot, trail)) = self.own(ask.upstream) {
-            let (resent, stalled_ns) = (trail.resent(&ask.request), trail.stalled_ns(&ask.request));
+            let resent = trail.resent(&ask.request);
+            let stalled_ns = trail.stalled_ns(&ask.request, ask.requesting);
             let round_trip = slot.round_trip();
             if slot.is_still(ask.upstream.generation) {
                 (late.upstream_resent, late.upstream_stalled_ns) = (resent, stalled_ns);
@@ -489,6 +498,12 @@ impl SocketObserver for Observer {
 
     fn watches_acknowledgements(&self) -> bool {
         matches!(self, Self::Watch(watch) if watch.watches_acknowledgements())
+    }
+
+    fn answers(&self, token: Token, start: u64) {
+        if let Self::Watch(watch) = self {
+            watch.answers(token, start);
+        }
     }
 
     fn acknowledged(&self, token: Token, last: u64, ended: MonoNs) -> Acknowledged {

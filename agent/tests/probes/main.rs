@@ -79,6 +79,18 @@ const TESTS: &[(&str, fn())] = &[
         windows::a_window_that_our_own_bytes_fill_is_shut_from_then_on,
     ),
     ("a_window_is_not_told_of_while_nobody_watched", windows::a_window_is_not_told_of_while_nobody_watched),
+    (
+        "what_a_shut_window_kept_back_leaves_when_it_is_opened",
+        windows::what_a_shut_window_kept_back_leaves_when_it_is_opened,
+    ),
+    (
+        "windows_that_are_shut_for_several_answers_are_told_of_each",
+        windows::windows_that_are_shut_for_several_answers_are_told_of_each,
+    ),
+    (
+        "a_shut_window_is_told_of_all_that_waited_since_it_did",
+        windows::a_shut_window_is_told_of_all_that_waited_since_it_did,
+    ),
     ("what_lived_through_a_gap_joined_late", pairs::what_lived_through_a_gap_joined_late),
     (
         "slots_come_back_from_connections_that_end_while_the_probes_are_off",
@@ -180,7 +192,17 @@ fn ended(probes: &Probes, sockets: u64) {
 
 /// What is asked of a client's connection after its end.
 fn of_client(client: Token, response: std::ops::Range<u64>) -> Ask {
-    Ask { client, response, ended: MonoNs(0), upstream: Token::NONE, request: 0..0, answer: 0..0 }
+    let (never, none) = (MonoNs(0), Token::NONE);
+    Ask {
+        client,
+        response,
+        responding: never,
+        ended: never,
+        upstream: none,
+        request: 0..0,
+        requesting: never,
+        answer: 0..0,
+    }
 }
 
 #[track_caller]

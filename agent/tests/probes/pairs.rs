@@ -13,7 +13,7 @@ use wayspan_agent::probes::{Observer, Probes, Set};
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Acknowledged, BackendAsk, Missing, SocketObserver, Token};
 
-use super::{accept, assert_order, connect, eventually, load_with, watched};
+use super::{accept, assert_order, connect, eventually, load_with, of_client, watched};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -177,7 +177,7 @@ pub(super) fn acknowledgements_are_seen_where_they_are_watched() {
     server.read_exact(&mut vec![0; REQUEST.len()]).unwrap();
     let before = MonoNs::now();
     server.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
-    let ask = Ask { client: token, response: 0..27, ended: before, upstream: Token::NONE, request: 0..0, answer: 0..0 };
+    let ask = Ask { ended: before, ..of_client(token, 0..27) };
     client.read_exact(&mut [0; 27]).unwrap();
     // An idle receiver may delay its acknowledgement by 40 ms; the next request carries it.
     client.write_all(REQUEST).unwrap();
@@ -194,14 +194,7 @@ pub(super) fn an_acknowledgement_is_known_when_the_next_request_comes_however_ma
     let listener = watched(&observer);
     let mut client = connect(&listener);
     let (mut server, token) = accept(&listener, &observer);
-    let ask = |byte: u64| Ask {
-        client: token,
-        response: byte..byte + 1,
-        ended: MonoNs::now(),
-        upstream: Token::NONE,
-        request: 0..0,
-        answer: 0..0,
-    };
+    let ask = |byte: u64| Ask { ended: MonoNs::now(), ..of_client(token, byte..byte + 1) };
     assert!(observer.late(&ask(0)).may_come, "nothing was sent");
     assert!(observer.watches_acknowledgements());
     // Each question acknowledges the answer before.

@@ -12,8 +12,14 @@ impl<O: SocketObserver> ClientConn<O> {
             let mut live = live.borrow_mut();
             if live.responded && live.head.response_start == 0 {
                 live.head.response_start = self.written_bytes.get();
+                self.tell_of_answer();
             }
         }
+    }
+
+    /// What is written from now on is of another answer, but for what TLS may have left of the one before.
+    pub(crate) fn tell_of_answer(&self) {
+        self.worker.observer.answers(self.token, self.written_bytes.get());
     }
 
     /// The socket has taken so many bytes, by a write that began then.

@@ -24,6 +24,8 @@ pub(super) struct Asked {
     pub(super) client: Vec<Range<u64>>,
     upstream: Vec<Range<u64>>,
     backend: Vec<BackendAsk>,
+    /// Where it was told that another answer begins.
+    answers: Vec<u64>,
     /// Where the latch was armed, of a client's connection and of an upstream's: nothing was asked.
     armed: [Vec<u64>; 2],
     /// Of either connection's bytes from there on the times are lost.
@@ -56,6 +58,10 @@ impl SocketObserver for Watcher {
         self.0.lock().unwrap().backend.push(ask);
         BackendMarks::default()
     }
+    fn answers(&self, token: Token, start: u64) {
+        assert_eq!(token, CLIENT);
+        self.0.lock().unwrap().answers.push(start);
+    }
     fn closed(&self, _: Token) {}
     fn absence(&self) -> Missing {
         Missing::NOTHING
@@ -84,9 +90,12 @@ fn times_are_asked_for_by_the_offsets_of_the_very_bytes() {
     let world = Setup::to(address).start_with(watcher.clone());
     let mut client = world.connect();
     let requests = [get("/a"), get("/bb"), get("/ccc")];
+    let mut answers = Vec::new();
+    let mut taken = 0;
     for request in &requests {
         client.write_all(request.as_bytes()).unwrap();
-        read_head(&mut client).unwrap();
+        answers.push(taken);
+        taken += u64::try_from(read_head(&mut client).unwrap().len() + BODY.len()).unwrap();
         for byte in BODY.bytes() {
             let mut one = [0];
             client.read_exact(&mut one).unwrap();
@@ -96,6 +105,7 @@ fn times_are_asked_for_by_the_offsets_of_the_very_bytes() {
     }
 
     let asked = watcher.0.lock().unwrap();
+    assert_eq!(asked.answers, answers);
     let size = |text: &str| u64::try_from(text.len()).unwrap();
     let (head, response) = (size(HEAD), size(HEAD) + size(BODY));
     // Of a request: its first byte and its head's last.

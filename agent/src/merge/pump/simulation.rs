@@ -348,8 +348,8 @@ fn check_patience(world: &World, story: &Story) {
     assert!(in_time <= expected.in_time && in_vain <= expected.in_vain, "{:?}, not {expected:?}", story.counts);
 }
 
-/// Where all is known, a segment that was sent again counts for each request whose bytes it held, and for no other; what a
-/// window kept back counts once, for the one whose bytes they all are.
+/// Where all is known, a segment that was sent again counts for each request whose bytes it held, and for no other; so does the
+/// time in which a window kept bytes back.
 fn check_bytes(world: &World, all: &[Out]) {
     for out in all.iter().filter(|out| world.requests[out.id].sampled) {
         let truth = world.truth(out.id, IN_THE_END);

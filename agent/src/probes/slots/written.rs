@@ -4,13 +4,15 @@ use super::*;
 
 /// Written like `agent-ebpf` does, read like everywhere.
 #[derive(Debug, Default)]
-pub(crate) struct Written(SharedTrail);
+pub(crate) struct Written(pub(super) SharedTrail);
 
 impl Written {
-    /// The client has acknowledged what lies before `end`, when what lies before `left` had left for it.
-    pub(crate) fn on_acknowledged(&self, at: MonoNs, end: u64, left: u64) {
+    /// Something came from the client: it has acknowledged what lies before `end`, if that is news, and what lies before `left` had
+    /// left for it, if more waited to.
+    pub(crate) fn on_heard(&self, at: MonoNs, end: Option<u64>, left: Option<u64>) {
         for (head, ring, offset) in [(&self.0.sent_head, &self.0.sent, left), (&self.0.taken_head, &self.0.taken, end)]
         {
+            let Some(offset) = offset else { continue };
             let sequence = head.fetch_add(1, Ordering::Relaxed);
             let mark = &ring[usize::try_from(sequence % RING).unwrap()];
             mark.end.store(offset, Ordering::Relaxed);
@@ -37,11 +39,12 @@ impl Written {
         self.0.resent_head.store(head + 1, Ordering::Relaxed);
     }
 
-    /// The byte at `first`, and those up to the one at `last`, have waited for the window.
-    pub(crate) fn on_stalled(&self, first: u64, last: u64, ns: u64) {
+    /// The byte at `first`, and all behind it, have waited for the window.
+    pub(crate) fn on_stalled(&self, first: u64, from: MonoNs, until: MonoNs) {
         let sequence = self.0.stall_head.fetch_add(1, Ordering::Relaxed);
         let stall = &self.0.stalls[usize::try_from(sequence).unwrap() % STALLS];
-        for (word, value) in [(&stall.first, first), (&stall.last, last), (&stall.lasted_ns, ns)] {
+        for (word, value) in [(&stall.first, first), (&stall.lasted_ns, until.since(from)), (&stall.until_ns, until.0)]
+        {
             word.store(value, Ordering::Relaxed);
         }
     }
@@ -57,7 +60,7 @@ impl Written {
     }
 
     /// See [`SharedTrail::stalled_ns`].
-    pub(crate) fn stalled_ns(&self, bytes: &Range<u64>) -> u64 {
-        self.0.stalled_ns(bytes)
+    pub(crate) fn stalled_ns(&self, bytes: &Range<u64>, begun: MonoNs) -> u64 {
+        self.0.stalled_ns(bytes, begun)
     }
 }

@@ -3,7 +3,7 @@
 //! from the ranges that it asks for.
 
 use std::collections::HashSet;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::rc::Rc;
 
 use abi::{MARKS, STALLS};
@@ -30,11 +30,11 @@ struct Trail {
     gone: MonoNs,
     /// Whose each sent byte is.
     owners: Vec<Option<usize>>,
-    /// When, acknowledged up to here, and left up to here by then.
-    acks: Vec<(MonoNs, u64, u64)>,
+    /// When something came, what it acknowledged, and what had left by then.
+    heard: Vec<(MonoNs, u64, u64)>,
     resent: Vec<(MonoNs, Range<u64>)>,
-    /// When, from which byte that could not leave to which, and for how many nanoseconds.
-    stalls: Vec<(MonoNs, RangeInclusive<u64>, u64)>,
+    /// From when until when the window was shut, and the first byte that it kept back.
+    stalls: Vec<(MonoNs, MonoNs, u64)>,
     handshake_rtt_us: u32,
     handshake_resent_ns: u64,
 }
@@ -104,19 +104,22 @@ impl Trail {
             let bytes = some(random);
             self.resent.push((later(random, from, 300), *bytes.start()..bytes.end() + 1));
         }
-        let mut at = from;
+        let (mut at, mut first) = (from, 0);
         for _ in 0..random.usize(..STALLS + 3) {
-            at = later(random, at, 100);
-            self.stalls.push((at, some(random), random.u64(1..MS)));
+            let since = later(random, at, 60);
+            at = MonoNs(later(random, since, 60).0 + 1);
+            first = random.usize(first..end);
+            self.stalls.push((since, at, offset(first)));
         }
         // Few that are far between, or so many that they push each other out while somebody waits.
         let (pace_ms, last) = if random.bool() { (60, 8) } else { (4, 64) };
         let (mut at, mut acked, mut left) = (later(random, from, 200), 0, 0);
         while acked < end && random.u8(..last) != 0 {
             at = later(random, at, pace_ms);
-            acked += random.usize(1..=(end - acked).min(5));
+            // It may tell of the window alone.
+            acked += if random.u8(..4) == 0 { 0 } else { random.usize(1..=(end - acked).min(5)) };
             left = random.usize(acked.max(left)..=end);
-            self.acks.push((at, offset(acked), offset(left)));
+            self.heard.push((at, offset(acked), offset(left)));
         }
     }
 
@@ -132,32 +135,41 @@ impl Trail {
 
     /// When the byte was acknowledged, and until when it had been kept from leaving, as far as that is kept: the newest are.
     fn taken(&self, now: MonoNs, last: u64, ended: MonoNs) -> (MonoNs, MonoNs) {
-        let by_now: Vec<_> = self.acks.iter().filter(|(at, _, _)| *at <= now).collect();
-        let acked = by_now.iter().position(|(_, acked, _)| *acked > last);
+        let by_now = || self.heard.iter().filter(|(at, _, _)| *at <= now);
+        let mut before = 0;
+        let acks: Vec<_> = by_now().filter(|(_, acked, _)| std::mem::replace(&mut before, *acked) < *acked).collect();
+        let acked = acks.iter().position(|(_, acked, _)| *acked > last);
         // The one before it says that it is the first, and one of all may be under the pen.
-        let kept = acked.filter(|index| by_now.len() - index.saturating_sub(1) < MARKS);
-        let mut newest = by_now.iter().rev().take(MARKS - 1);
+        let kept = acked.filter(|index| acks.len() - index.saturating_sub(1) < MARKS);
+        let mut newest = by_now().rev().filter(|(_, _, left)| *left < offset(self.owners.len())).take(MARKS - 1);
         let left = newest.find(|(at, _, left)| *at >= ended && *left <= last);
-        (kept.map_or(MonoNs::UNKNOWN, |index| by_now[index].0), left.map_or(MonoNs::UNKNOWN, |(at, _, _)| *at))
+        (kept.map_or(MonoNs::UNKNOWN, |index| acks[index].0), left.map_or(MonoNs::UNKNOWN, |(at, _, _)| *at))
     }
 
-    /// For how long bytes that are counted, and no others, have waited by now; of the newest times.
-    fn stalled_ns(&self, now: MonoNs, counts: impl Fn(u64) -> bool) -> u64 {
-        let newest = self.stalls.iter().rev().filter(|(at, _, _)| *at <= now).take(STALLS);
-        newest.filter(|(_, bytes, _)| bytes.clone().all(&counts)).map(|(_, _, ns)| ns).sum()
+    /// For how long bytes that are counted, none of which was there before `begun`, have waited by now; of the newest times.
+    fn stalled_ns(&self, now: MonoNs, begun: MonoNs, counts: impl Fn(u64) -> bool) -> u64 {
+        let waited = self.newest_stalls(now).filter(|(_, _, first)| (*first..offset(self.owners.len())).any(&counts));
+        waited.map(|(since, until, _)| until.since((*since).max(begun))).sum()
+    }
+
+    fn newest_stalls(&self, now: MonoNs) -> impl Iterator<Item = &(MonoNs, MonoNs, u64)> {
+        self.stalls.iter().rev().filter(move |(_, until, _)| *until <= now).take(STALLS)
     }
 
     /// What the kernel has written by now.
     fn written(&self, now: MonoNs) -> Written {
         let written = Written::default();
-        for (at, acked, left) in self.acks.iter().filter(|(at, _, _)| *at <= now) {
-            written.on_acknowledged(*at, *acked, *left);
+        let mut before = 0;
+        for (at, acked, left) in self.heard.iter().filter(|(at, _, _)| *at <= now) {
+            let is_news = std::mem::replace(&mut before, *acked) < *acked;
+            let waits = *left < offset(self.owners.len());
+            written.on_heard(*at, is_news.then_some(*acked), waits.then_some(*left));
         }
         for (_, bytes) in self.resent.iter().filter(|(at, _)| *at <= now) {
             written.on_resent(bytes);
         }
-        for (_, bytes, ns) in self.stalls.iter().filter(|(at, _, _)| *at <= now) {
-            written.on_stalled(*bytes.start(), *bytes.end(), *ns);
+        for (since, until, first) in self.stalls.iter().filter(|(_, until, _)| *until <= now) {
+            written.on_stalled(*first, *since, *until);
         }
         written
     }
@@ -298,7 +310,7 @@ impl World {
             late.handshake_rtt_us = client.handshake_rtt_us;
             late.handshake_resent_ns = client.handshake_resent_ns;
             late.client_resent = client.resent(now, client.owned_by(id));
-            late.client_stalled_ns = client.stalled_ns(now, client.owned_by(id));
+            late.client_stalled_ns = client.stalled_ns(now, request.responding(), client.owned_by(id));
             let last = client.owners.iter().rposition(|owner| *owner == Some(id)).map(offset);
             if let Some(last) = last.filter(|_| self.waits) {
                 (late.acked, late.left) = client.taken(now, last, request.ended);
@@ -309,7 +321,8 @@ impl World {
             let (ours, theirs) = (&self.upstreams[upstream], &self.backends[upstream]);
             if now < ours.gone {
                 late.upstream_resent = ours.resent(now, ours.owned_by(id));
-                late.upstream_stalled_ns = ours.stalled_ns(now, ours.owned_by(id));
+                let chosen = request.attempts.last().unwrap().chosen;
+                late.upstream_stalled_ns = ours.stalled_ns(now, chosen, ours.owned_by(id));
             }
             if now < ours.gone.min(theirs.gone) {
                 late.backend_resent = theirs.resent(now, theirs.owned_by(id));
@@ -330,18 +343,24 @@ impl World {
         u32::try_from(segments.sum::<usize>()).unwrap()
     }
 
-    /// For how long windows have been shut by now for bytes that are all of one sampled request.
+    /// For how long windows have been shut by now, for each sampled request that they kept bytes back of.
     pub(super) fn client_stalled_ns(&self, now: MonoNs) -> u64 {
-        let is_ones = |trail: &Trail, bytes: &RangeInclusive<u64>| {
-            let owners: HashSet<_> = bytes.clone().map(|byte| trail.owners[usize::try_from(byte).unwrap()]).collect();
-            owners.len() == 1 && owners.into_iter().flatten().any(|id| self.requests[id].sampled)
+        let of_stall = |trail: &Trail, (since, until, first): &(MonoNs, MonoNs, u64)| -> u64 {
+            let waited: HashSet<_> = trail.owners.iter().skip(usize::try_from(*first).unwrap()).flatten().collect();
+            let sampled = waited.into_iter().map(|id| &self.requests[*id]).filter(|request| request.sampled);
+            sampled.map(|request| until.since((*since).max(request.responding()))).sum()
         };
         let trails = self.clients.iter().filter(|trail| now < trail.gone);
-        let of_trail = |trail: &Trail| -> u64 {
-            let newest = trail.stalls.iter().rev().filter(|(at, _, _)| *at <= now).take(STALLS);
-            newest.filter(|(_, bytes, _)| is_ones(trail, bytes)).map(|(_, _, ns)| ns).sum()
-        };
-        trails.map(of_trail).sum()
+        trails.flat_map(|trail| trail.newest_stalls(now).map(move |stall| of_stall(trail, stall))).sum()
+    }
+}
+
+impl Request {
+    /// None of its response was there to be written before.
+    fn responding(&self) -> MonoNs {
+        let read = self.attempts.last().map_or(MonoNs::UNKNOWN, |attempt| attempt.first_read);
+        let from = if read == MonoNs::UNKNOWN { self.head.head_read } else { read };
+        from.max(self.head.previous_write)
     }
 }
 
@@ -358,7 +377,7 @@ impl Facts for Kernel {
             late.handshake_resent_ns = client.handshake_resent_ns;
             let written = client.written(now);
             late.client_resent = written.resent(&ask.response);
-            late.client_stalled_ns = written.stalled_ns(&ask.response);
+            late.client_stalled_ns = written.stalled_ns(&ask.response, ask.responding);
             if world.waits && !ask.response.is_empty() {
                 let (acked, left) = written.acknowledged(ask.response.end - 1, ask.ended);
                 (late.acked, late.left) = (acked.unwrap_or_default(), left.unwrap_or_default());
@@ -369,7 +388,7 @@ impl Facts for Kernel {
             if ours.is(ask.upstream, now) {
                 let written = ours.written(now);
                 late.upstream_resent = written.resent(&ask.request);
-                late.upstream_stalled_ns = written.stalled_ns(&ask.request);
+                late.upstream_stalled_ns = written.stalled_ns(&ask.request, ask.requesting);
                 if now < theirs.gone {
                     late.backend_resent = theirs.written(now).resent(&ask.answer);
                 }
