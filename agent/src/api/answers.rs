@@ -89,7 +89,7 @@ fn switches(method: &Method) -> Option<bool> {
     }
 }
 
-/// `/api/probes` is all sets, `/api/probes/{set}` one. Only for those who are on this machine (or in this pod).
+/// `/api/probes` is all sets, of which PUT switches those on that the configuration names, `/api/probes/{set}` one. Only for those who are on this machine (or in this pod).
 fn switch(rest: &str, on: bool, head: &Parts, peer: IpAddr, context: &Context) -> (&'static str, Reply) {
     let (route, set) = match rest.strip_prefix('/') {
         Some(set) => ("/api/probes/{set}", Some(set)),

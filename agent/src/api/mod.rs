@@ -34,7 +34,8 @@ pub use server::{Api, listen};
 pub type Producer = Arc<dyn Fn() -> Value + Send + Sync>;
 /// Writes the metrics in the format that fits an `Accept` header: the content type and the text.
 pub type Metrics = Arc<dyn Fn(&str) -> (&'static str, String) + Send + Sync>;
-/// Switches a set of probes, or with none named all of them, on or off; `false` where there is no such set.
+/// Switches a set of probes on or off, or with none named all of them off, or to what the configuration names; `false` where there is
+/// no such set.
 pub type Switch = Arc<dyn Fn(Option<&str>, bool) -> bool + Send + Sync>;
 /// Hears of each request that was answered.
 pub type OnRequest = Arc<dyn Fn(&ApiRequest) + Send + Sync>;

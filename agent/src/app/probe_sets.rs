@@ -21,6 +21,7 @@ pub(super) fn probe_list(probes: &Probes) -> serde_json::Value {
         serde_json::json!({
             "tracepoint": probe.row.tracepoint,
             "set": probe.row.set,
+            "configured": probes.configures(probe.row.set),
             "tells": probe.row.tells,
             "on": probe.off.is_none(),
             "lacking": probe.is_lacking(),
@@ -31,16 +32,35 @@ pub(super) fn probe_list(probes: &Probes) -> serde_json::Value {
     each.collect()
 }
 
-/// One set, or all of them: the node pays for nothing that is off but a look-up for each socket that ends.
+/// One set, or all of them: the node pays for nothing that is off but a look-up for each socket that ends. All of them on is what the
+/// configuration names: the others cost the whole node.
 pub(super) fn switch_probes(probes: &Probes, set: Option<&str>, on: bool) -> bool {
-    let sets = match set.map(Set::named) {
-        None => Set::ALL.to_vec(),
-        Some(Some(set)) => vec![set],
+    match set.map(Set::named) {
+        None => {
+            probes.switch_all(on);
+            info!(on, "probes switched by the api, as the configuration names them");
+        }
+        Some(Some(set)) => {
+            probes.switch(set, on);
+            info!(set = set.name(), on, "probes switched by the api");
+        }
         Some(None) => return false,
-    };
-    for set in sets {
-        probes.switch(set, on);
-        info!(set = set.name(), on, "probes switched by the api");
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::model;
+
+    #[test]
+    fn each_probe_says_whether_it_is_switched_on_with_all() {
+        let config = model::Probes { enabled: false, ack: true, ..model::Probes::default() };
+        let probes = probe_list(&Probes::load(&config));
+        let is_configured = |set: &str| {
+            probes.as_array().unwrap().iter().find(|probe| probe["set"] == set).unwrap()["configured"].clone()
+        };
+        assert_eq!(["core", "backends", "ack"].map(is_configured), [true, false, true]);
+    }
 }

@@ -39,6 +39,7 @@ pub struct Probes {
     /// Dropped first: its programs are detached while their maps are still there.
     loaded: Result<Loaded, Unloaded>,
     log: Option<ProbeLog>,
+    config: model::Probes,
 }
 
 struct Loaded {
@@ -79,9 +80,10 @@ impl Probes {
             true => Loaded::start(config, rest, absent),
             false => Err(Reason::Configured.into()),
         };
+        let config = config.clone();
         match loaded {
-            Ok((loaded, log)) => Self { loaded: Ok(loaded), log: Some(log) },
-            Err(unloaded) => Self { loaded: Err(unloaded), log: None },
+            Ok((loaded, log)) => Self { loaded: Ok(loaded), log: Some(log), config },
+            Err(unloaded) => Self { loaded: Err(unloaded), log: None, config },
         }
     }
 
@@ -90,6 +92,19 @@ impl Probes {
         if let Ok(loaded) = &self.loaded {
             loaded.switch(set, on, MonoNs::now);
         }
+    }
+
+    /// Detaches all sets, or attaches those that the configuration names and no other, whatever was switched since.
+    pub fn switch_all(&self, on: bool) {
+        for set in Set::ALL {
+            self.switch(set, on && self.configures(set));
+        }
+    }
+
+    /// Whether the configuration names a set.
+    #[must_use]
+    pub fn configures(&self, set: Set) -> bool {
+        self.config.has(set)
     }
 
     /// Each probe: on, or off and why.

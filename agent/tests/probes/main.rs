@@ -100,6 +100,7 @@ const TESTS: &[(&str, fn())] = &[
         "what_began_while_the_probes_were_attached_joined_late",
         pairs::what_began_while_the_probes_were_attached_joined_late,
     ),
+    ("all_sets_off_and_on_again_are_what_was_configured", pairs::all_sets_off_and_on_again_are_what_was_configured),
     (
         "nothing_stays_in_the_kernel_after_kill_9_and_the_neighbours_go_on",
         leftovers::nothing_stays_in_the_kernel_after_kill_9_and_the_neighbours_go_on,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 use wayspan_agent::config::model;
 use wayspan_agent::merge::late::{Ask, Facts};
-use wayspan_agent::probes::{Observer, Probes, Set};
+use wayspan_agent::probes::{Observer, Probe, Probes, Set};
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Acknowledged, BackendAsk, Missing, SocketObserver, Token};
 
@@ -256,6 +256,35 @@ pub(super) fn what_lived_through_a_gap_joined_late() {
     assert_eq!(observer.backend(token, ask(1, 0)).missing, Missing::NOT_SOUGHT);
     probes.switch(Set::Backends, true);
     assert_eq!(observer.backend(token, ask(1, 0)).missing, Missing::JOINED_LATE);
+}
+
+pub(super) fn all_sets_off_and_on_again_are_what_was_configured() {
+    let on = |probes: &Probes| -> Vec<Set> {
+        let runs = |set: &Set| {
+            let of_set = |probe: &Probe| {
+                probe.row.set == *set && probe.off.is_none() && probe.row.tracepoint != "tcp_destroy_sock"
+            };
+            probes.states().iter().any(of_set)
+        };
+        Set::ALL.into_iter().filter(runs).collect()
+    };
+    for (backends, ack, configured) in [
+        (false, false, vec![Set::Core]),
+        (true, false, vec![Set::Core, Set::Backends]),
+        (false, true, vec![Set::Core, Set::Ack]),
+    ] {
+        let probes = load_with(&model::Probes { slots: 8, backends, ack, ..model::Probes::default() }, Duration::ZERO);
+        assert_eq!(on(&probes), configured);
+        probes.switch_all(false);
+        assert_eq!(on(&probes), []);
+        probes.switch_all(true);
+        assert_eq!(on(&probes), configured);
+        // One alone is as it is wanted, until all are what they were.
+        Set::ALL.into_iter().for_each(|set| probes.switch(set, true));
+        assert_eq!(on(&probes), Set::ALL);
+        probes.switch_all(true);
+        assert_eq!(on(&probes), configured);
+    }
 }
 
 /// Connections of each kind hold every slot when sets are switched off, others come and go, then all end: every slot must be
