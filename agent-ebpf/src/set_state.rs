@@ -110,6 +110,8 @@ fn pair(sk: *mut c_void) {
     };
     if !maps::set_tag(sk, Tag { generation, slot: index, role: ROLE_BACKEND }) {
         maps::give_back(abi::Free { freed_ns: now_ns, slot: index, reserved: 0 });
+        // SAFETY: as above: it is here, and cannot be told of.
+        unsafe { (*ours).flags |= FLAG_PEER_NO_SLOT };
         return;
     }
     maps::count(counter::PAIRED);

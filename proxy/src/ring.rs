@@ -34,7 +34,8 @@ pub fn ring(worker: u16, bytes: usize) -> (RecordWriter, RecordReader) {
     (writer, RecordReader { consumer, worker, lost })
 }
 
-const PREFIX: usize = size_of::<u32>();
+/// Bytes that a record takes in the ring beside its own.
+pub const PREFIX: usize = size_of::<u32>();
 
 impl RecordWriter {
     /// Pushes what `fill` appends to the buffer, or counts it as lost.
@@ -62,6 +63,12 @@ impl RecordReader {
         scratch.resize(length, 0);
         self.consumer.pop_entire_slice(scratch).ok()?;
         Some(scratch)
+    }
+
+    /// How many bytes of the ring the records take that wait now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.consumer.slots()
     }
 
     /// Which worker writes here.
@@ -102,6 +109,7 @@ mod tests {
             writer.write(|out| out.extend([round + 1; 30]));
             writer.write(|out| out.extend([9; 20]));
             assert_eq!(reader.lost(), u64::from(round) + 1);
+            assert_eq!(reader.waiting(), 2 * PREFIX + 50);
             assert_eq!(reader.next(&mut scratch), Some([round; 20].as_slice()));
             assert_eq!(reader.next(&mut scratch), Some([round + 1; 30].as_slice()));
             assert_eq!(reader.next(&mut scratch), None);

@@ -111,7 +111,7 @@ const _: () = assert!(core::mem::offset_of!(Slot, rx) == 64 && core::mem::offset
 pub const FLAG_SOUGHT: u32 = 1;
 /// [`Slot::flags`]: it was found on this node; `peer_slot` and `peer_generation` name its slot.
 pub const FLAG_PAIRED: u32 = 1 << 1;
-/// [`Slot::flags`]: it was found, but no slot was free for it.
+/// [`Slot::flags`]: it was found, but no slot was free for it, or the kernel had no memory to tie one to it.
 pub const FLAG_PEER_NO_SLOT: u32 = 1 << 2;
 
 /// What the optional probes saw of the connection with the same index in the slots.

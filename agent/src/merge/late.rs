@@ -7,6 +7,8 @@ use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::Token;
 use wayspan_proxy::record::Record;
 
+use super::gaps::Skipped;
+
 /// Which bytes of which connections a request was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ask {
@@ -80,6 +82,10 @@ pub trait Facts {
     fn waits(&self) -> bool;
     /// What is known now.
     fn late(&self, ask: &Ask) -> Late;
+    /// How many runs of the probes have been left out, where somebody counts them: some system calls.
+    fn skipped(&self) -> Option<Skipped> {
+        None
+    }
 }
 
 impl Ask {

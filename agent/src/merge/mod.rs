@@ -4,6 +4,7 @@
 pub mod attribute;
 mod backend;
 mod coverage;
+pub mod gaps;
 pub mod late;
 pub mod phase;
 pub mod pump;

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::record::{NotARecord, Record};
-use wayspan_proxy::ring::RecordReader;
+use wayspan_proxy::ring::{PREFIX, RecordReader};
 
 use super::attribute::attribute;
+use super::gaps::Gaps;
 use super::late::{Facts, Late};
 use super::phase::Attributed;
 use super::waiting::{Caps, Counts, Waiting};
@@ -64,8 +65,11 @@ pub struct Pump<S, F> {
     sink: S,
     facts: F,
     waiting: Waiting,
+    gaps: Gaps,
     counts: Arc<PumpCounts>,
     scratch: Vec<u8>,
+    /// Bytes in each ring when the turn began.
+    came: Vec<usize>,
 }
 
 /// How a turn went.
@@ -83,22 +87,39 @@ impl<S: Sink, F: Facts> Pump<S, F> {
     /// A pump over these rings.
     pub fn new(readers: Vec<RecordReader>, counts: Arc<PumpCounts>, facts: F, sink: S) -> Self {
         let waiting = Waiting::new(Caps::default());
-        Self { readers, sink, facts, waiting, counts, scratch: Vec::with_capacity(4096) }
+        let came = vec![0; readers.len()];
+        let (gaps, scratch) = (Gaps::default(), Vec::with_capacity(4096));
+        Self { readers, sink, facts, waiting, gaps, counts, scratch, came }
+    }
+
+    /// Looks what waits, and then for runs that were left out: those of all requests that wait are counted by then. What comes
+    /// meanwhile has the next turn.
+    fn look(&mut self, now: MonoNs) {
+        for (reader, came) in self.readers.iter().zip(&mut self.came) {
+            *came = reader.waiting();
+        }
+        if self.came.iter().any(|came| *came > 0)
+            && let Some(skipped) = self.facts.skipped()
+        {
+            self.gaps.on_look(now, skipped);
+        }
     }
 
     fn turn(&mut self, now: MonoNs) -> Turn {
         let mut turn = Turn::Idle;
         let mut merged = 0;
-        for reader in &mut self.readers {
+        self.look(now);
+        for (reader, came) in self.readers.iter_mut().zip(&mut self.came) {
             let mut taken = 0;
-            while taken < TURN_MAX {
+            while taken < TURN_MAX && *came > 0 {
                 let Some(bytes) = reader.next(&mut self.scratch) else { break };
                 taken += 1;
+                *came = came.saturating_sub(PREFIX + bytes.len());
                 match Record::decode(bytes) {
                     Ok(record) => {
                         merged += 1;
                         if let Some(late) = self.waiting.on_record(&record, bytes, now, &self.facts) {
-                            hand_on(&mut self.sink, &record, late);
+                            hand_on(&mut self.sink, &self.gaps, &record, late);
                         }
                     }
                     Err(error) => self.counts.is_no_record(reader.worker(), &error),
@@ -121,7 +142,7 @@ impl<S: Sink, F: Facts> Pump<S, F> {
         while let Some(settled) = self.waiting.pop() {
             // It was a record when it came.
             if let Ok(record) = Record::decode(&settled.bytes) {
-                hand_on(&mut self.sink, &record, settled.late);
+                hand_on(&mut self.sink, &self.gaps, &record, settled.late);
             }
         }
         self.counts.show(self.waiting.size(), self.waiting.counts());
@@ -156,8 +177,10 @@ impl<S: Sink, F: Facts> Pump<S, F> {
     }
 }
 
-fn hand_on(sink: &mut impl Sink, record: &Record<'_>, late: Late) {
-    sink.request(&Attributed { late, ..attribute(record) });
+fn hand_on(sink: &mut impl Sink, gaps: &Gaps, record: &Record<'_>, late: Late) {
+    let mut request = Attributed { late, ..attribute(record) };
+    gaps.tell(&mut request);
+    sink.request(&request);
 }
 
 impl PumpCounts {
@@ -221,6 +244,7 @@ mod tests {
     use wayspan_proxy::ring::{RecordWriter, ring};
 
     use super::*;
+    use crate::merge::gaps::Skipped;
     use crate::merge::late::Ask;
     use crate::probes::Observer;
 
@@ -317,6 +341,49 @@ mod tests {
         ids.sort_unstable();
         assert_eq!(ids, (0..100).collect::<Vec<_>>());
         assert_eq!((counts.held.load(Ordering::Relaxed), counts.waiting.load(Ordering::Relaxed)), (50, 0));
+    }
+
+    /// Has left out a run by the look after this many.
+    struct Skipping(std::cell::Cell<u64>);
+
+    impl Facts for Skipping {
+        fn waits(&self) -> bool {
+            false
+        }
+        fn late(&self, _: &Ask) -> Late {
+            Late::default()
+        }
+        fn skipped(&self) -> Option<Skipped> {
+            let looks = self.0.get();
+            self.0.set(looks + 1);
+            Some(Skipped { points: u64::from(looks >= 2), connections: 0 })
+        }
+    }
+
+    struct Coverages(Vec<String>);
+    impl Sink for Coverages {
+        fn request(&mut self, attributed: &Attributed<'_>) {
+            self.0.push(attributed.coverage.to_string());
+        }
+    }
+
+    #[test]
+    fn whoever_was_under_way_when_a_run_was_left_out_says_so() {
+        let (mut writer, reader) = ring(0, 1 << 16);
+        let mut pump = Pump::new(vec![reader], Arc::default(), Skipping(0.into()), Coverages(Vec::new()));
+        let s = |s: u64| MonoNs(s * NOW.0);
+        // A request ends within the second before each turn; no look without one.
+        for turn in [1, 2, 3, 4, 5] {
+            let ended = MonoNs(s(turn).0 - 1);
+            let head = Head { first_readable: MonoNs(ended.0 - 1), first_read: ended, ended, ..Head::default() };
+            writer.write(|out| {
+                encode(out, &head, &[], &Texts::default(), [], []);
+            });
+            pump.turn(s(turn));
+            pump.turn(s(turn));
+        }
+        assert_eq!(pump.facts.0.get(), 5);
+        assert_eq!(pump.sink.0, ["full", "full", "partial: probe skipped", "full", "full"]);
     }
 
     #[test]

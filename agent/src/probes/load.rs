@@ -16,6 +16,7 @@ use aya::{Btf as AyaBtf, BtfError, Ebpf, EbpfError, EbpfLoader, Endianness};
 use super::btf::{self, Shape};
 use super::plan::{CORE, GIVES_BACK, Hook, MEMBERS, Member, Probe, ROWS, Reason, Row, Set};
 use super::rights::{self, Rights};
+use super::skips::Skips;
 
 /// Where the kernel shows its own types.
 pub(super) const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -162,15 +163,15 @@ impl Programs {
         ROWS.iter().zip(&self.rows).map(state).collect()
     }
 
-    /// How often the kernel has left out a run of each program, since the program ran on that CPU already; nothing of those of
-    /// which it does not tell.
-    pub(super) fn skipped(&self) -> Vec<(&'static str, u64)> {
-        let read = |row: &Row| {
-            let descriptor = self.ebpf.program(row.tracepoint)?.fd().ok()?.as_fd().as_raw_fd();
-            let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
-            Some((row.tracepoint, recursion_misses(&text)?))
-        };
-        ROWS.iter().filter_map(read).collect()
+    /// Where the kernel counts the runs of each program that it has left out.
+    pub(super) fn skips(&self) -> Skips {
+        let mut skips = Skips::default();
+        for row in &ROWS {
+            if let Some(descriptor) = self.ebpf.program(row.tracepoint).and_then(|program| program.fd().ok()) {
+                skips.add(row, descriptor.as_fd().as_raw_fd());
+            }
+        }
+        skips
     }
 
     /// The program that does a row's work in its place, if it can.
@@ -192,11 +193,6 @@ impl Programs {
             (row.tracepoint == tracepoint || row.instead_of.contains(&tracepoint)) && matches!(state, Ok(Some(_)))
         })
     }
-}
-
-// kernel/bpf/syscall.c, v5.12: bpf_prog_show_fdinfo() prints `recursion_misses:\t%llu`.
-fn recursion_misses(fdinfo: &str) -> Option<u64> {
-    fdinfo.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
 }
 
 /// The program that does a row's work better, among those that this kernel takes.
@@ -327,17 +323,4 @@ fn verdict(error: &ProgramError) -> String {
         |line: &&str| ["verification time", "stack depth", "processed"].iter().any(|word| line.starts_with(word));
     let last = log.lines().rev().find(|line| !line.trim().is_empty() && !is_statistics(line));
     format!("{io_error}: {}", last.unwrap_or("the verifier said nothing"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_that_were_left_out_are_read_where_the_kernel_tells() {
-        let check = |fdinfo, expected| assert_eq!(recursion_misses(fdinfo), expected, "{fdinfo:?}");
-        check("pos:\t0\nprog_type:\t26\nrun_cnt:\t0\nrecursion_misses:\t17\nverified_insns:\t90\n", Some(17));
-        check("pos:\t0\nprog_type:\t26\nrun_cnt:\t0\n", None);
-        check("recursion_misses:\tmany\n", None);
-    }
 }

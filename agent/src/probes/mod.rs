@@ -11,6 +11,7 @@ mod log;
 pub mod memory;
 mod plan;
 mod rights;
+mod skips;
 mod slots;
 mod tcp_info;
 mod watch;
@@ -143,7 +144,7 @@ impl Probes {
     /// How often the kernel has left out a run of each program, where it tells: by the program's name.
     #[must_use]
     pub fn skipped(&self) -> Vec<(&'static str, u64)> {
-        self.loaded.as_ref().map(|loaded| loaded.programs().skipped()).unwrap_or_default()
+        self.loaded.as_ref().map(|loaded| loaded.watch.skipped_by_program()).unwrap_or_default()
     }
 
     /// The programs' own messages, once.
@@ -163,7 +164,8 @@ impl Loaded {
         // memory back at this moment it will do so again.
         let _ = memory::give_back();
         let mut programs = programs?;
-        let watch = Watch::new(programs.ebpf(), slots, rest).map_err(|error| refused(&error))?;
+        let skips = programs.skips();
+        let watch = Watch::new(programs.ebpf(), skips, slots, rest).map_err(|error| refused(&error))?;
         let log = ProbeLog::new(programs.ebpf()).map_err(|error| refused(&error))?;
         let loaded = Self { programs: Mutex::new(programs), watch };
         for set in Set::ALL {

@@ -17,8 +17,10 @@ use wayspan_proxy::observer::{
 };
 
 use super::plan::Set;
+use super::skips::Skips;
 use super::slots::{Peer, Shared, SharedSlot, SharedTrail};
 use super::tcp_info::TcpInfo;
+use crate::merge::gaps::Skipped;
 use crate::merge::late::{Ask, Facts, Late};
 
 /// [`Tag`] as a map value.
@@ -46,6 +48,7 @@ struct Maps {
     trails: Shared<SharedTrail>,
     tags: SkStorage<MapData, TagValue>,
     counters: PerCpuArray<MapData, u64>,
+    skips: Skips,
     /// aya wants `&mut` to write a map. Held for two system calls per new upstream connection and one per listener;
     /// never for a request.
     writer: Mutex<Writer>,
@@ -121,7 +124,7 @@ const EVENTS: [(&str, u32, u32); 7] = [
 
 impl Watch {
     /// Takes the maps out of a loaded object and fills the FIFO of free slots. Every set is off.
-    pub(super) fn new(ebpf: &mut Ebpf, slots: u32, rest: Duration) -> Result<Self, MapError> {
+    pub(super) fn new(ebpf: &mut Ebpf, skips: Skips, slots: u32, rest: Duration) -> Result<Self, MapError> {
         let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.to_owned() });
         let mut free: Queue<MapData, FreeValue> = take(abi::map::FREE)?.try_into()?;
         for slot in 0..slots {
@@ -140,6 +143,7 @@ impl Watch {
             trails: Shared::map(trails_data.fd(), slots)?,
             tags: Map::SkStorage(reader).try_into()?,
             counters: take(abi::map::COUNTERS)?.try_into()?,
+            skips,
             writer: Mutex::new(Writer { switches, tags: tags.try_into()?, free }),
             no_slot: AtomicU64::new(0),
             warned_ns: AtomicU64::new(0),
@@ -222,6 +226,11 @@ impl Watch {
             no_slot: read(counter::NO_SLOT).wrapping_add(self.maps.no_slot.load(Ordering::Relaxed)),
             lost_slots: read(counter::LOST_SLOT),
         }
+    }
+
+    /// How often the kernel has left out a run of each program, by the program's name: a system call each.
+    pub(super) fn skipped_by_program(&self) -> Vec<(&'static str, u64)> {
+        self.maps.skips.by_program()
     }
 
     fn tag(&self, socket: BorrowedFd<'_>, tag: Tag) -> Result<(), MapError> {
@@ -414,6 +423,10 @@ impl Facts for Watch {
         }
         late
     }
+
+    fn skipped(&self) -> Option<Skipped> {
+        self.maps.skips.of_points(|set| self.since(set).0 != NEVER)
+    }
 }
 
 impl Watch {
@@ -432,6 +445,13 @@ impl Facts for Observer {
         match self {
             Self::Watch(watch) => watch.late(ask),
             Self::TcpInfo(_) | Self::Off(_) => Late::default(),
+        }
+    }
+
+    fn skipped(&self) -> Option<Skipped> {
+        match self {
+            Self::Watch(watch) => watch.skipped(),
+            Self::TcpInfo(_) | Self::Off(_) => None,
         }
     }
 }

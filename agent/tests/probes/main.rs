@@ -549,6 +549,20 @@ fn runs_that_the_kernel_left_out_are_told_of_each_probe_that_is_on() {
     for probe in probes.states().iter().filter(|probe| probe.off.is_none()) {
         assert!(is_told(probe.row.tracepoint), "{}: {skipped:?}", probe.row.tracepoint);
     }
+    let observer = probes.observer();
+    let of_points = |skipped: &[(&'static str, u64)]| -> u64 {
+        // What else is loaded tells what is beside the phases, or gives slots back.
+        let others = ["tcp_retransmit_skb", "tcp_retransmit_synack", "tcp_destroy_sock", "tcp_probe"];
+        skipped.iter().filter(|(probe, _)| !others.contains(probe)).map(|(_, runs)| runs).sum()
+    };
+    let (before, told, after) = (of_points(&skipped), observer.skipped().unwrap(), of_points(&probes.skipped()));
+    assert!((before..=after).contains(&told.points) && told.connections <= told.points, "{before}, {told:?}, {after}");
+    // Asked for once in a turn of the merge, of 5 ms at least.
+    let begun = MonoNs::now();
+    (0..100).for_each(|_| assert!(observer.skipped().is_some()));
+    println!("\n    a look at what was left out takes {} ns", MonoNs::now().since(begun) / 100);
+    drop(probes);
+    assert_eq!(observer.skipped(), None, "nobody counts any more");
 }
 
 fn child(arguments: &[&str]) -> Child {
