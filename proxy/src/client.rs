@@ -21,10 +21,11 @@ use bytes::Bytes;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
+use crate::asks::{Asks, HeadSeen};
 use crate::clock::MonoNs;
 use crate::counters::Total;
 use crate::exchange;
-use crate::framer::{self, Body, Event, Framer, Part, Refusal};
+use crate::framer::{self, Event, Framer, Part, Refusal};
 use crate::headers::{PeerHeaders, Trust};
 use crate::live::Live;
 use crate::observer::{Acknowledged, Marks, Missing, SocketObserver, Token};
@@ -37,22 +38,6 @@ use crate::worker::Worker;
 pub(crate) use secure::Secured;
 pub(crate) use serve::serve;
 pub(crate) use tunnel::Switched;
-
-/// A request's head as the tap saw it: the n-th of these belongs to hyper's n-th call of the service.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct HeadSeen {
-    pub(crate) start: u64,
-    pub(crate) end: u64,
-    pub(crate) first_read: MonoNs,
-    pub(crate) head_read: MonoNs,
-    pub(crate) marks: Marks,
-    pub(crate) woken: MonoNs,
-    pub(crate) preempted_ns: u64,
-    /// Whether a body follows.
-    pub(crate) body: bool,
-    /// Whether it asks for another protocol: what follows it is held back until it is answered.
-    pub(crate) upgrade: bool,
-}
 
 /// What the task, the tap and the exchanges of one connection share. One thread, so cells.
 pub(crate) struct ClientConn<O: SocketObserver> {
@@ -78,6 +63,7 @@ pub(crate) struct ClientConn<O: SocketObserver> {
     message_end: Cell<u64>,
     /// The head that has begun and not ended.
     begun: Cell<Option<HeadSeen>>,
+    /// Those that have ended: the n-th belongs to hyper's n-th call of the service.
     heads: RefCell<VecDeque<HeadSeen>>,
     /// Requests whose response is not yet with the socket, in order.
     lives: RefCell<VecDeque<Rc<RefCell<Live>>>>,
@@ -190,9 +176,9 @@ impl<O: SocketObserver> ClientConn<O> {
         self.secured().map_or(&self.peer_headers, |secured| &secured.peer_headers)
     }
 
-    /// Where on the wire these bytes lie of what the framer reads now. Of TLS it is the record that they came in.
-    fn wire(&self, bytes: Range<u64>) -> Range<u64> {
-        self.secured().map_or(bytes, Secured::record)
+    /// Asks about bytes that the framer reads now. Of TLS they lie in the record that they came in.
+    fn asks(&self) -> Asks<impl Fn(Range<u64>) -> Marks + '_> {
+        Asks::within(self.secured().map(Secured::record), |bytes| self.worker.observer.marks(self.token, bytes))
     }
 
     /// The head that belongs to the service call that hyper makes now.
@@ -327,26 +313,17 @@ impl<O: SocketObserver> ClientConn<O> {
     fn read(&self, bytes: &[u8]) -> usize {
         let at = MonoNs::now();
         let from = self.read_bytes.get();
+        let asks = self.asks();
+        // First, for what is asked of later bytes moves the latch on. A body's last bytes end the wait for it too.
+        if self.uploading.get() {
+            self.body_read(&asks, from, at);
+        }
         let mut framer = self.framer.borrow_mut();
-        // Its last bytes end the wait for a body too.
-        let was_uploading = self.uploading.get();
-        let judged = framer.feed(bytes, from, &mut |event| self.on_event(event, at));
+        let judged = framer.feed(bytes, from, &mut |event| self.on_event(event, &asks, at));
         let all = from + u64::try_from(bytes.len()).unwrap_or(0);
         let to = if framer.is_held() { self.message_end.get() } else { all };
         self.read_bytes.set(to);
-        if was_uploading && let Some(live) = self.lives.borrow().back() {
-            let mut live = live.borrow_mut();
-            live.starved = false;
-            if live.relay_state() == Relay::ClientBody {
-                let marks = self.readable(from);
-                let missing = live.relay_read(Relay::ProxyRequest, &marks, at);
-                live.head.client_missing = live.head.client_missing.with(missing);
-            }
-        }
-        // Nothing is asked: the latch is armed for the next byte to be read, of this body or the next head, so that no burst
-        // behind it takes its time.
-        let next = self.wire(to..to).end;
-        self.worker.observer.marks(self.token, next..next);
+        asks.read_to(to);
         match judged {
             Ok(()) => usize::try_from(to.saturating_sub(from)).unwrap_or(0).min(bytes.len()),
             Err(refusal) => {
@@ -376,39 +353,30 @@ impl<O: SocketObserver> ClientConn<O> {
         }
     }
 
-    /// When what is read from `offset` on could be read. Of TLS only whole records can.
-    fn readable(&self, offset: u64) -> Marks {
-        let bytes = match self.secured().map(Secured::record) {
-            None => offset..offset + 1,
-            Some(record) => record.end.saturating_sub(1)..record.end,
-        };
-        self.worker.observer.marks(self.token, bytes)
+    /// A read ends the wait for more of an upload.
+    fn body_read(&self, asks: &Asks<impl Fn(Range<u64>) -> Marks>, from: u64, at: MonoNs) {
+        let lives = self.lives.borrow();
+        let Some(live) = lives.back() else { return };
+        let mut live = live.borrow_mut();
+        live.starved = false;
+        if live.relay_state() == Relay::ClientBody {
+            let missing = live.relay_read(Relay::ProxyRequest, &asks.goes_on(from), at);
+            live.head.client_missing = live.head.client_missing.with(missing);
+        }
     }
 
-    fn on_event(&self, event: Event, at: MonoNs) {
+    fn on_event(&self, event: Event, asks: &Asks<impl Fn(Range<u64>) -> Marks>, at: MonoNs) {
         match event {
             Event::MessageStart { offset } => {
-                let offset = self.wire(offset..offset).start;
-                self.begun.set(Some(HeadSeen { start: offset, first_read: at, ..HeadSeen::default() }));
+                self.begun.set(Some(HeadSeen::begun(asks, offset, at)));
                 self.deadline.set(after(at, self.limits.head_timeout));
-                // The first byte's mark is taken by the read that consumed it; a head that ends later adds its last.
-                let marks = self.worker.observer.marks(self.token, offset..offset + 1);
-                if let Some(mut head) = self.begun.get() {
-                    head.marks = Marks { last: MonoNs::UNKNOWN, ..marks };
-                    self.begun.set(Some(head));
-                }
             }
-            Event::HeadEnd(framer::Head { end, body, upgrade, .. }) => {
-                let mut head = self.begun.take().unwrap_or_default();
-                let end = self.wire(end..end).end;
-                let last = self.worker.observer.marks(self.token, end.saturating_sub(1)..end);
-                head.marks.last = last.last;
-                head.marks.missing = head.marks.missing.with(last.missing);
+            Event::HeadEnd(head) => {
+                let mut head = self.begun.take().unwrap_or_default().ended(asks, &head, at);
                 // Behind a response under way nobody would have read it sooner.
-                let waits = last.last.known().map_or(MonoNs::UNKNOWN, |from| from.max(self.previous_write.get()));
+                let last = head.marks.last;
+                let waits = last.known().map_or(MonoNs::UNKNOWN, |from| from.max(self.previous_write.get()));
                 (head.woken, head.preempted_ns) = wake::delay(waits, at);
-                (head.end, head.head_read, head.body) = (end, at, body != Body::None);
-                head.upgrade = upgrade;
                 self.uploading.set(head.body);
                 let patience = self.limits.read_timeout;
                 self.deadline.set(if head.body { after(at, patience) } else { MonoNs::UNKNOWN });
@@ -484,7 +452,7 @@ impl<O: SocketObserver> ClientConn<O> {
             live.head.head_written = now;
         }
         live.end(now, self.written_bytes.get());
-        self.worker.leave(&live);
+        self.worker.leave(&live, self.stream.borrow().as_fd());
     }
 
     /// Writes a short answer of our own past hyper; whether the socket took it.
@@ -513,7 +481,7 @@ impl<O: SocketObserver> ClientConn<O> {
                 // It never came to be served.
                 exchange::trace_unserved(self, &mut live);
             }
-            self.worker.leave(&live);
+            self.worker.leave(&live, self.stream.borrow().as_fd());
         }
         // Heads that hyper had, but took for none, whose client was gone before the service ran, or that came too late to
         // be served.

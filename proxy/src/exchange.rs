@@ -23,8 +23,9 @@ use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 
+use crate::asks::HeadSeen;
 use crate::body::{Relayed, RequestBody, ResponseBody};
-use crate::client::{ClientConn, HeadSeen, Switched, after, trust};
+use crate::client::{ClientConn, Switched, after, trust};
 use crate::clock::MonoNs;
 use crate::headers;
 use crate::live::Live;
@@ -96,8 +97,7 @@ async fn serve<O: SocketObserver>(
 pub(crate) fn first_stamps<O: SocketObserver>(conn: &ClientConn<O>, seen: &HeadSeen) -> Head {
     let request_index = conn.requests.get();
     conn.requests.set(request_index.wrapping_add(1));
-    let previous = conn.previous_acknowledged();
-    Head {
+    let mut head = Head {
         worker: conn.worker.id,
         entry_point: conn.entry_point,
         peer: conn.peer,
@@ -105,25 +105,16 @@ pub(crate) fn first_stamps<O: SocketObserver>(conn: &ClientConn<O>, seen: &HeadS
         connection_id: conn.id,
         request_index,
         token: conn.token,
-        request_start: seen.start,
-        request_head_end: seen.end,
-        first_readable: seen.marks.first,
-        first_read: seen.first_read,
-        established: seen.marks.established,
         accepted: conn.accepted,
-        head_readable: seen.marks.last,
-        head_read: seen.head_read,
-        woken: seen.woken,
-        preempted_ns: seen.preempted_ns,
-        srtt_us: seen.marks.srtt_us,
-        rttvar_us: seen.marks.rttvar_us,
         previous_write: conn.previous_write.get(),
-        previous,
-        client_missing: seen.marks.missing.with(conn.missing()),
+        previous: conn.previous_acknowledged(),
         https: conn.secured().is_some(),
         tls: conn.secured().map(|secured| secured.facts).unwrap_or_default(),
         ..Head::default()
-    }
+    };
+    seen.stamp(&mut head);
+    head.client_missing = head.client_missing.with(conn.missing());
+    head
 }
 
 fn open<O: SocketObserver>(conn: &ClientConn<O>, live: &RefCell<Live>, seen: &HeadSeen, parts: &Parts) {

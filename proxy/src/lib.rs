@@ -2,7 +2,8 @@
 //!
 //! The life of a request, in the order of the modules that see it:
 //! 1. [`server`] and `worker`: a connection is accepted by one worker and never leaves it.
-//! 2. `client` and `upstream`: their taps give its bytes stream offsets and time stamps, and the [`observer`]'s marks.
+//! 2. `client` and `upstream`: their taps give its bytes stream offsets and time stamps, and the [`observer`]'s marks, of the
+//!    bytes that [`asks`] names.
 //! 3. [`framer`]: message boundaries are found and unsafe framing is refused, before hyper parses.
 //! 4. `exchange`: the route is found ([`route`]), headers are rewritten ([`headers`]), the head sampling decision is
 //!    made ([`sampling`]), trace context goes on ([`trace_context`]), a server is picked and the request forwarded
@@ -11,6 +12,7 @@
 //!
 //! Must not know eBPF, Kubernetes, OpenTelemetry, files or the environment.
 
+pub mod asks;
 mod body;
 pub mod cap;
 mod client;

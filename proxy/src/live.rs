@@ -11,7 +11,7 @@ use crate::counters::Key;
 use crate::middleware::Permit;
 use crate::observer::{Marks, Missing};
 use crate::record::{self, ATTEMPTS_MAX, Attempt, End, ErrorKind, Head, Texts};
-use crate::relay::{Clock, Relay};
+use crate::relay::{Clock, Kept, Relay};
 use crate::resend::Resend;
 use crate::snapshot::Snapshot;
 
@@ -95,16 +95,20 @@ impl Live {
     /// Like [`Live::relay`], where what ends a wait had been readable since these marks' first byte; why that is not known,
     /// if it is not.
     pub(crate) fn relay_read(&mut self, next: Relay, marks: &Marks, at: MonoNs) -> Missing {
-        // What was there when the wait began was unread for all of it, whenever it came.
-        let is_exact = marks.first.0 != 0 || (marks.first_by.0 != 0 && marks.first_by <= self.clock.since());
-        let readable = if marks.first.0 != 0 { marks.first } else { marks.first_by };
-        self.clock.enter_read(&mut self.head.body, next, readable, at);
-        if is_exact { Missing::NOTHING } else { marks.missing }
+        self.clock.read(&mut self.head.body, next, marks, at)
     }
 
-    /// The response's first byte was read now, and was readable since then, if that is known: the upload's states end there.
-    pub(crate) fn answered(&mut self, readable: MonoNs, at: MonoNs) {
+    /// The first byte of an answer, or of an interim response, was read now, and was readable since then, if that is known: the
+    /// upload's states end there. The body's clock as it was.
+    pub(crate) fn answer_begins(&mut self, readable: MonoNs, at: MonoNs) -> Kept {
+        let kept = self.clock.keep(&self.head.body);
         self.clock.answered(&mut self.head.body, readable, at);
+        kept
+    }
+
+    /// It was an interim response.
+    pub(crate) fn was_interim(&mut self, kept: Kept) {
+        self.clock.go_back(&mut self.head.body, kept);
     }
 
     /// An attempt begins. The body's clock is the last one's.

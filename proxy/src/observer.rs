@@ -40,9 +40,9 @@ pub trait SocketObserver: Clone + Send + 'static {
     fn keeps_accounts(&self) -> bool {
         false
     }
-    /// The kernel's own account of a connection, where nobody watches it. Asked once for a sampled request on either side,
-    /// while the socket is open: a system call.
-    fn account(&self, _: Token) -> Option<Account> {
+    /// The kernel's own account of a connection, where nobody watches it. Asked once for a sampled request on either side: a
+    /// system call.
+    fn account(&self, _: BorrowedFd<'_>) -> Option<Account> {
         None
     }
     /// Why there is nothing to see, for coverage; `Missing::NOTHING` when the watch is on.

@@ -2,6 +2,7 @@
 //! a state is the taps' to say, what the sums mean is the record's.
 
 use crate::clock::MonoNs;
+use crate::observer::{Marks, Missing};
 use crate::record::BodyClock;
 
 /// What the body's relay is waiting for.
@@ -32,7 +33,7 @@ pub enum Relay {
 const KEPT: usize = 4;
 
 /// The state that runs, and since when.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
     state: Relay,
     since: MonoNs,
@@ -41,17 +42,27 @@ pub struct Clock {
     turn: usize,
 }
 
+/// A clock and its sums as they were.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept(Clock, BodyClock);
+
 impl Clock {
+    /// To go back to, should what begins now turn out to be no answer.
+    #[must_use]
+    pub fn keep(&self, sums: &BodyClock) -> Kept {
+        Kept(*self, *sums)
+    }
+
+    /// What had begun was an interim response: the state before it has lasted on.
+    pub fn go_back(&mut self, sums: &mut BodyClock, kept: Kept) {
+        let Kept(clock, kept) = kept;
+        (*self, *sums) = (clock, kept);
+    }
+
     /// What runs now.
     #[must_use]
     pub fn state(&self) -> Relay {
         self.state
-    }
-
-    /// Since when it runs.
-    #[must_use]
-    pub fn since(&self) -> MonoNs {
-        self.since
     }
 
     /// Enters a state; the time since the last change belongs to the state before.
@@ -108,6 +119,15 @@ impl Clock {
             }
             to = since;
         }
+    }
+
+    /// Likewise, where these are the marks of the first byte of what ends the wait; why that is not known, if it is not.
+    pub fn read(&mut self, sums: &mut BodyClock, next: Relay, marks: &Marks, at: MonoNs) -> Missing {
+        // What was there when the wait began was unread for all of it, whenever it came.
+        let is_exact = marks.first.0 != 0 || (marks.first_by.0 != 0 && marks.first_by <= self.since);
+        let readable = if marks.first.0 != 0 { marks.first } else { marks.first_by };
+        self.enter_read(sums, next, readable, at);
+        if is_exact { Missing::NOTHING } else { marks.missing }
     }
 
     /// Another attempt begins. What was waited for until now is what the attempts before it took, which their points say:
@@ -167,6 +187,18 @@ mod tests {
             };
             assert_eq!(sums, expected, "readable at {readable}");
         }
+    }
+
+    #[test]
+    fn an_interim_response_ends_no_wait() {
+        let (mut clock, mut sums) = (Clock::default(), BodyClock::default());
+        clock.enter(&mut sums, Relay::ClientBody, MonoNs(100));
+        let kept = clock.keep(&sums);
+        clock.enter(&mut sums, Relay::ProxyResponse, MonoNs(150));
+        clock.enter(&mut sums, Relay::UpstreamBody, MonoNs(160));
+        clock.go_back(&mut sums, kept);
+        clock.enter(&mut sums, Relay::ProxyRequest, MonoNs(400));
+        assert_eq!(sums, BodyClock { client_body: 300, ..BodyClock::default() });
     }
 
     #[test]

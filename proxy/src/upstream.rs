@@ -6,6 +6,7 @@ mod pool;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,15 +18,16 @@ use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::asks::{Asks, First};
 use crate::body::RequestBody;
 use crate::cap::Place;
 use crate::clock::MonoNs;
 use crate::framer::{Asked, Event, Framer, Limits};
 use crate::gather::gather;
 use crate::live::Live;
-use crate::observer::{BackendAsk, BackendMarks, Marks, Missing, SocketObserver, Token};
+use crate::observer::{BackendAsk, Marks, Missing, SocketObserver, Token};
 use crate::record::Attempt;
-use crate::relay::Relay;
+use crate::relay::{Kept, Relay};
 use crate::resent::Resent;
 use crate::wake;
 use crate::worker::{HEAD_END, Worker};
@@ -59,6 +61,8 @@ pub(crate) struct Seen<O: SocketObserver> {
     head_written: Cell<MonoNs>,
     last_written: Cell<MonoNs>,
     first: Cell<First>,
+    /// The body's clock as it was when that came; `None` before.
+    before_first: Cell<Option<Kept>>,
     /// Why times of its body are missing.
     body_missing: Cell<Missing>,
     /// The socket has not taken all that hyper has for it.
@@ -74,17 +78,6 @@ pub(crate) struct Seen<O: SocketObserver> {
     refused: Cell<bool>,
     /// Its place under the server's cap; behind the socket, which closes first.
     place: Option<Place>,
-}
-
-/// What was known when the read returned that brought a response's first byte.
-#[derive(Clone, Copy, Default)]
-struct First {
-    read: MonoNs,
-    marks: Marks,
-    backend: BackendMarks,
-    woken: MonoNs,
-    preempted_ns: u64,
-    resent: u32,
 }
 
 impl<O: SocketObserver> Upstream<O> {
@@ -121,6 +114,7 @@ impl<O: SocketObserver> Upstream<O> {
             head_written: Cell::default(),
             last_written: Cell::default(),
             first: Cell::default(),
+            before_first: Cell::default(),
             body_missing: Cell::default(),
             blocked: Cell::new(false),
             read_before: Cell::new(0),
@@ -178,6 +172,7 @@ impl<O: SocketObserver> Seen<O> {
             cell.set(MonoNs::UNKNOWN);
         }
         self.first.set(First::default());
+        self.before_first.set(None);
         self.body_missing.set(Missing::NOTHING);
         let mut resent = self.resent.get();
         resent.begin();
@@ -226,17 +221,8 @@ impl<O: SocketObserver> Seen<O> {
         attempt.write_begun = self.write_begun.get();
         attempt.head_written = self.head_written.get();
         attempt.request_written = self.last_written.get();
-        let First { read, marks, backend, woken, preempted_ns, resent } =
-            if self.has_answered() { self.first.get() } else { self.unanswered() };
-        attempt.first_read = read;
-        attempt.first_readable = marks.first;
-        (attempt.srtt_us, attempt.rttvar_us, attempt.resent) = (marks.srtt_us, marks.rttvar_us, resent);
-        attempt.missing = marks.missing.with(self.body_missing.get());
-        attempt.backend_readable = backend.readable;
-        attempt.backend_read = backend.read;
-        attempt.backend_sent = backend.sent;
-        attempt.backend_missing = backend.missing;
-        (attempt.woken, attempt.preempted_ns) = (woken, preempted_ns);
+        let first = if self.has_answered() { self.first.get() } else { self.unanswered() };
+        first.stamp(self.body_missing.get(), attempt);
         attempt.request_start = self.request_start.get();
         attempt.request_head_end = self.request_head_end.get();
         attempt.request_end = self.written_bytes.get();
@@ -252,13 +238,18 @@ impl<O: SocketObserver> Seen<O> {
             return First::default();
         }
         let next = self.read_bytes.get();
-        let marks = self.worker.observer.marks(self.token, next..next + 1);
+        let (_, marks) = self.asks().begins(next);
         let mut backend = self.worker.observer.backend(self.token, self.backend_ask(next));
         if backend.sent.0 != 0 && backend.sent <= self.interim_sent.get() {
             // The newest write brought what was read.
             (backend.sent, backend.missing) = (MonoNs::UNKNOWN, backend.missing.with(Missing::UNSEEN));
         }
         First { marks, backend, ..First::default() }
+    }
+
+    /// Asks about bytes that come from the server.
+    fn asks(&self) -> Asks<impl Fn(Range<u64>) -> Marks + '_> {
+        Asks::of(|bytes| self.worker.observer.marks(self.token, bytes))
     }
 
     fn backend_ask(&self, response_start: u64) -> BackendAsk {
@@ -277,11 +268,14 @@ impl<O: SocketObserver> Seen<O> {
             self.body_read(&mut live.borrow_mut(), from, at);
         }
         let judged = self.framer.borrow_mut().feed(bytes, from, &mut |event| self.on_event(event, at));
-        if let (false, true, Some(live)) = (answered_before, self.has_answered(), live.as_ref()) {
-            live.borrow_mut().answered(self.first.get().marks.first, at);
+        if self.has_answered()
+            && self.before_first.get().is_none()
+            && let Some(live) = live.as_ref()
+        {
+            let readable = self.first.get().marks.first;
+            self.before_first.set(Some(live.borrow_mut().answer_begins(readable, at)));
         }
-        // Nothing is asked: the latch is armed for the next byte to be read, so that no burst behind it takes its time.
-        self.worker.observer.marks(self.token, to..to);
+        self.asks().read_to(to);
         judged.map_err(|refusal| {
             self.refused.set(true);
             io::Error::new(io::ErrorKind::InvalidData, refusal.reason.text())
@@ -291,8 +285,7 @@ impl<O: SocketObserver> Seen<O> {
     /// A read ends the wait for more of the body, or for its end, whose first byte stands at that offset.
     fn body_read(&self, live: &mut Live, from: u64, at: MonoNs) {
         if live.relay_state() == Relay::UpstreamBody {
-            let marks = self.worker.observer.marks(self.token, from..from + 1);
-            let missing = live.relay_read(Relay::ProxyResponse, &marks, at);
+            let missing = live.relay_read(Relay::ProxyResponse, &self.asks().goes_on(from), at);
             self.body_missing.set(self.body_missing.get().with(missing));
         }
     }
@@ -318,7 +311,8 @@ impl<O: SocketObserver> Seen<O> {
             return 0;
         }
         let is_sampled = self.live.borrow().as_ref().is_some_and(|live| live.borrow().head.sampled);
-        let Some(account) = is_sampled.then(|| observer.account(self.token)).flatten() else { return 0 };
+        let account = || observer.account(self.stream.borrow().as_fd());
+        let Some(account) = is_sampled.then(account).flatten() else { return 0 };
         (marks.srtt_us, marks.rttvar_us) = (account.srtt_us, account.rttvar_us);
         let mut resent = self.resent.get();
         let of_exchange = resent.of_exchange(account);
@@ -329,7 +323,7 @@ impl<O: SocketObserver> Seen<O> {
     fn on_event(&self, event: Event, at: MonoNs) {
         match event {
             Event::MessageStart { offset } => {
-                let mut marks = self.worker.observer.marks(self.token, offset..offset + 1);
+                let (_, mut marks) = self.asks().begins(offset);
                 let resent = self.account(&mut marks);
                 let backend = self.worker.observer.backend(self.token, self.backend_ask(offset));
                 let (woken, preempted_ns) = wake::delay(marks.first, at);
@@ -339,6 +333,9 @@ impl<O: SocketObserver> Seen<O> {
             // The final response is still to come: its first byte is the one that counts.
             Event::Interim(_) => {
                 self.interim_sent.set(self.first.take().backend.sent);
+                if let (Some(kept), Some(live)) = (self.before_first.take(), self.live.borrow().as_ref()) {
+                    live.borrow_mut().was_interim(kept);
+                }
             }
             Event::BodyEnd { .. } => self.ended.set(at),
             Event::HeadEnd(_) => {}

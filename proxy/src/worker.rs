@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -208,8 +209,8 @@ impl<O: SocketObserver> Worker<O> {
         }
     }
 
-    /// A request has ended: counts it and sends its record up.
-    pub(crate) fn leave(&self, live: &Live) {
+    /// A request of the client at this socket has ended: counts it and sends its record up.
+    pub(crate) fn leave(&self, live: &Live, client: BorrowedFd<'_>) {
         let head = &live.head;
         let start = [head.first_readable, head.first_read, head.ended].into_iter().find_map(MonoNs::known);
         let duration = head.ended.since(start.unwrap_or(head.ended));
@@ -219,17 +220,17 @@ impl<O: SocketObserver> Worker<O> {
             let (came, went) = (head.request_body_bytes, head.response_body_bytes);
             self.counters.borrow_mut().request(live.key(), duration, came, went);
         }
-        let accounted = self.accounted(head);
+        let accounted = self.accounted(head, client);
         let head = accounted.as_ref().unwrap_or(head);
         self.records.borrow_mut().write(|out| live.encode(head, &snapshot, out));
     }
 
     /// The head of a sampled request with what the kernel counts of its connection by itself, where nobody watches that.
-    fn accounted(&self, head: &Head) -> Option<Head> {
+    fn accounted(&self, head: &Head, client: BorrowedFd<'_>) -> Option<Head> {
         if !self.observer.keeps_accounts() || !head.sampled {
             return None;
         }
-        let Account { srtt_us, rttvar_us, .. } = self.observer.account(head.token)?;
+        let Account { srtt_us, rttvar_us, .. } = self.observer.account(client)?;
         Some(Head { srtt_us, rttvar_us, ..*head })
     }
 

@@ -8,6 +8,7 @@ use wayspan_proxy::record::{Attempt, Head, TlsFacts};
 use super::names;
 use super::proto::Attributes;
 use crate::config::model::suite_name;
+use crate::merge::coverage::unacknowledged;
 use crate::merge::late::RoundTrip;
 use crate::merge::phase::{Attributed, rounded_us};
 
@@ -29,6 +30,8 @@ pub(super) fn of_client(a: &mut Attributes<'_>, request: &Attributed<'_>) {
             a.int(names::AFTER_SEND_QUEUE, rounded_us(left.since(request.end)));
         }
         a.int(names::AFTER_ACK, rounded_us(acked.since(request.end)));
+    } else if let Some(why) = unacknowledged(late.ack_missing) {
+        a.text(names::AFTER_MISSING, why);
     }
     count(a, names::CLIENT_RETRANSMITS, late.client_resent);
     stall(a, names::CLIENT_ZERO_WINDOW, late.client_stalled_ns);
@@ -130,6 +133,7 @@ mod tests {
     use opentelemetry_proto::tonic::common::v1::any_value::Value;
     use opentelemetry_proto::tonic::resource::v1::Resource;
     use prost::Message;
+    use wayspan_proxy::observer::Missing;
     use wayspan_proxy::record::{Record, Texts};
 
     use super::*;
@@ -197,8 +201,10 @@ mod tests {
             write(&mut Attributes::new(&mut out, length_tag(1)));
             let attributes = Resource::decode(out.as_slice()).unwrap().attributes.into_iter();
             let texts = attributes.map(|attribute| {
-                let Some(Value::IntValue(value)) = attribute.value.and_then(|value| value.value) else {
-                    panic!("a number")
+                let value = match attribute.value.and_then(|value| value.value) {
+                    Some(Value::IntValue(value)) => value.to_string(),
+                    Some(Value::StringValue(text)) => text,
+                    other => panic!("{other:?}"),
                 };
                 format!("{}={value}", attribute.key.strip_prefix("wayspan.").unwrap())
             });
@@ -267,6 +273,21 @@ mod tests {
             &format!("{CONNECTION} {BESIDE} after.ack=700 client.retransmits=3 client.zero_window=4000"),
             UPSTREAM,
         );
+    }
+
+    #[test]
+    fn why_an_acknowledgement_is_not_known_is_told_where_somebody_looked() {
+        for (missing, told) in [
+            (Missing::UNSEEN, "acknowledgement unseen"),
+            (Missing::OVERWRITTEN, "acknowledgement overwritten"),
+            (Missing::JOINED_LATE, "request older than the probe"),
+            (Missing::REUSED, "client slot reused"),
+            (Missing::NO_SLOT, "no slot for the client connection"),
+        ] {
+            let client =
+                format!("{CONNECTION} {BESIDE} after.missing={told} client.retransmits=3 client.zero_window=4000");
+            check(|_, _, l| (l.acked, l.ack_missing) = (MonoNs::UNKNOWN, missing), &client, UPSTREAM);
+        }
     }
 
     #[test]

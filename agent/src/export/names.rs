@@ -34,6 +34,7 @@ pub const UPSTREAM_RETRANSMITS: &str = "wayspan.upstream.retransmits";
 pub const BACKEND_RETRANSMITS: &str = "wayspan.backend.retransmits";
 pub const AFTER_SEND_QUEUE: &str = "wayspan.after.send_queue";
 pub const AFTER_ACK: &str = "wayspan.after.ack";
+pub const AFTER_MISSING: &str = "wayspan.after.missing";
 
 /// The value of `sampler.type`, in Jaeger's words: its adaptive sampling counts roots by them.
 pub(super) fn sampler_type(reason: Reason) -> Option<&'static str> {

@@ -91,6 +91,17 @@ fn backend_side(attempt: &Attempt, upstream_why: Missing) -> Side {
     Side { seen, lacks: lacks || why != Missing::NOTHING, why }
 }
 
+/// Why it is not known when a response was acknowledged, in the words of coverage; `None` where nobody looked.
+pub(crate) fn unacknowledged(missing: Missing) -> Option<&'static str> {
+    let first = REASONS.iter().find(|(reason, ..)| missing.has(*reason))?;
+    Some(match first.0 {
+        Missing::UNSEEN => "acknowledgement unseen",
+        Missing::OVERWRITTEN => "acknowledgement overwritten",
+        Missing::JOINED_LATE => "request older than the probe",
+        _ => first.1,
+    })
+}
+
 fn reasons([client, upstream, backend]: &[Side; 3], is_early: bool) -> String {
     let mut text = String::new();
     let mut say = |reason: &str| {

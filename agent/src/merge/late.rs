@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::observer::Token;
+use wayspan_proxy::observer::{Missing, Token};
 use wayspan_proxy::record::Record;
 
 use super::gaps::Skipped;
@@ -35,6 +35,8 @@ pub struct Ask {
 pub struct Late {
     /// The client acknowledged the response's last byte.
     pub acked: MonoNs,
+    /// Why that is not known, where somebody looks and there is a response.
+    pub ack_missing: Missing,
     /// The response's last byte left the send queue, where it had to wait for the client after p16.
     pub left: MonoNs,
     /// Asking again later may know more.

@@ -3,9 +3,13 @@
 
 pub mod attribute;
 mod backend;
-mod coverage;
+pub(crate) mod coverage;
 pub mod gaps;
+#[cfg(test)]
+mod joins;
 pub mod late;
 pub mod phase;
 pub mod pump;
+#[cfg(test)]
+mod seed;
 pub mod waiting;

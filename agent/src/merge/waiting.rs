@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::observer::{Acknowledged, Token};
+use wayspan_proxy::observer::{Acknowledged, Missing, Token};
 use wayspan_proxy::record::{Previous, Record};
 
 use super::late::{Ask, Facts, Late};
@@ -192,7 +192,7 @@ impl Waiting {
         let late = facts.late(ask);
         match self.told.get(&key(ask)) {
             Some(told) if late.may_come && told.at.0 != 0 => {
-                Late { acked: told.at, left: told.left, may_come: false, ..late }
+                Late { acked: told.at, ack_missing: Missing::NOTHING, left: told.left, may_come: false, ..late }
             }
             _ => late,
         }

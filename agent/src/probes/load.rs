@@ -14,7 +14,7 @@ use aya::programs::{BtfTracePoint, FEntry, Program, ProgramError};
 use aya::{Btf as AyaBtf, BtfError, Ebpf, EbpfError, EbpfLoader, Endianness};
 
 use super::btf::{self, Shape};
-use super::plan::{CORE, GIVES_BACK, Hook, MEMBERS, Member, Probe, ROWS, Reason, Row, Set};
+use super::plan::{CORE, GIVES_BACK, Hook, MEMBERS, Member, Probe, ROWS, Reason, Row, Set, WRITES_FIRST};
 use super::rights::{self, Rights};
 use super::skips::Skips;
 
@@ -180,6 +180,13 @@ impl Programs {
             (state.is_ok() && other.instead_of.contains(&row.tracepoint)).then_some(other.tracepoint)
         };
         ROWS.iter().zip(&self.rows).find_map(does)
+    }
+
+    /// Whether a backend's write is noted before anybody can read what it writes.
+    pub(super) fn notes_writes_first(&self) -> bool {
+        let runs =
+            |(row, state): (&Row, &State)| WRITES_FIRST.contains(&row.tracepoint) && matches!(state, Ok(Some(_)));
+        ROWS.iter().zip(&self.rows).any(runs)
     }
 
     /// What the core tells nothing without, where that is not attached.

@@ -10,6 +10,7 @@ mod load;
 mod log;
 pub mod memory;
 mod plan;
+mod reader;
 mod rights;
 mod skips;
 mod slots;
@@ -27,7 +28,9 @@ use self::load::Programs;
 pub use self::log::ProbeLog;
 pub use self::plan::{Probe, Reason, Row, Set};
 #[cfg(test)]
-pub(crate) use self::slots::Written;
+pub(crate) use self::reader::{no_slot, token_of};
+#[cfg(test)]
+pub(crate) use self::slots::{Kernel, Written};
 pub use self::tcp_info::TcpInfo;
 pub use self::watch::{Counters, Events, Observer, Watch};
 use crate::config::model;
@@ -47,6 +50,8 @@ struct Loaded {
     /// Locked while a set is switched or its state is read, never by a worker.
     programs: Mutex<Programs>,
     watch: Watch,
+    /// What is said of connections where the core cannot run: as without any probes.
+    without_core: Missing,
 }
 
 /// Why nothing is in the kernel.
@@ -92,6 +97,11 @@ impl Probes {
     pub fn switch(&self, set: Set, on: bool) {
         if let Ok(loaded) = &self.loaded {
             loaded.switch(set, on, MonoNs::now);
+            let mut programs = loaded.programs();
+            if set == Set::Core && programs.lacks_of_core().is_some() {
+                // As at the start: none of them stays for nothing.
+                programs.switch(set, false);
+            }
         }
     }
 
@@ -167,7 +177,8 @@ impl Loaded {
         let skips = programs.skips();
         let watch = Watch::new(programs.ebpf(), skips, slots, rest).map_err(|error| refused(&error))?;
         let log = ProbeLog::new(programs.ebpf()).map_err(|error| refused(&error))?;
-        let loaded = Self { programs: Mutex::new(programs), watch };
+        let without_core = tcp_info::degree(Missing::UNAVAILABLE);
+        let loaded = Self { programs: Mutex::new(programs), watch, without_core };
         for set in Set::ALL {
             // There was no connection before.
             loaded.switch(set, config.has(set), || MonoNs(0));
@@ -204,9 +215,12 @@ impl Loaded {
             Set::Backends => runs("tcp_rcv_space_adjust") && (runs("tcp_sendmsg_locked") || runs("sock_send_length")),
             Set::Ack => runs("tcp_probe"),
         };
+        if set == Set::Backends {
+            self.watch.reader().notes_writes_late(!programs.notes_writes_first());
+        }
         let missing = match (on, attached) {
             (false, _) => Missing::OFF,
-            (true, false) => Missing::UNAVAILABLE,
+            (true, false) => self.without_core,
             (true, true) => Missing::NOTHING,
         };
         self.watch.switched(set, attached.then_some(since), missing);

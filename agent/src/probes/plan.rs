@@ -217,6 +217,9 @@ pub(super) const GIVES_BACK: &str = "tcp_destroy_sock";
 /// Where one of these, or what does its work, is not attached, the core tells nothing, and no other probe is of use.
 pub(super) const CORE: [&str; 3] = [GIVES_BACK, "inet_sock_set_state", "sk_data_ready"];
 
+/// These note a write when it begins, the other one when it returns.
+pub(super) const WRITES_FIRST: [&str; 2] = ["tcp_sendmsg_locked", "enter_tcp_sendmsg_locked"];
+
 /// A member that programs read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {

@@ -4,6 +4,8 @@
 #![expect(unsafe_code, reason = "the mapping is memory that the kernel writes")]
 
 #[cfg(test)]
+mod kernel;
+#[cfg(test)]
 mod written;
 
 use std::io;
@@ -13,10 +15,14 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use abi::{MARKS, RESENT, STALLS, Slot, Trail};
+#[cfg(test)]
+use rustix::mm::mmap_anonymous;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Marks, Missing};
 
+#[cfg(test)]
+pub(crate) use self::kernel::Kernel;
 #[cfg(test)]
 pub(crate) use self::written::Written;
 use crate::merge::late::RoundTrip;
@@ -177,8 +183,8 @@ impl Ring<'_> {
         (whole && head != 0 && end > offset).then_some(MonoNs(at_ns))
     }
 
-    /// The newest mark at or before this offset, for marks that tell where something began.
-    fn since(self, offset: u64) -> Result<MonoNs, Missing> {
+    /// The newest mark at or before this offset, for marks that tell where something began; and whether none came behind it.
+    fn since(self, offset: u64) -> Result<(u64, MonoNs, bool), Missing> {
         let head = self.head.load(Ordering::Acquire);
         let oldest = head.saturating_sub(RING);
         for sequence in (oldest..head).rev() {
@@ -187,7 +193,8 @@ impl Ring<'_> {
             if start <= offset {
                 fence(Ordering::Acquire);
                 let whole = self.head.load(Ordering::Relaxed).wrapping_sub(sequence) < RING;
-                return if whole { Ok(MonoNs(at_ns)) } else { Err(Missing::OVERWRITTEN) };
+                let found = (start, MonoNs(at_ns), sequence + 1 == head);
+                return if whole { Ok(found) } else { Err(Missing::OVERWRITTEN) };
             }
         }
         Err(if oldest == 0 { Missing::UNSEEN } else { Missing::OVERWRITTEN })
@@ -352,15 +359,17 @@ impl SharedTrail {
         (Ring { head: &self.taken_head, marks: &self.taken }).beyond(offset)
     }
 
-    /// When the backend wrote the byte at this offset. The turn's first write is kept however many followed.
-    pub(super) fn sent_at(&self, offset: u64) -> Result<MonoNs, Missing> {
+    /// When the backend wrote the byte at this offset. The turn's first write is kept however many followed. Where writes are noted
+    /// late, that of the byte may not be noted yet: the newest is known to be it only if it begins with the byte.
+    pub(super) fn sent_at(&self, offset: u64, is_noted_late: bool) -> Result<MonoNs, Missing> {
         let at_ns = self.turn.at_ns.load(Ordering::Acquire);
         let start = self.turn.end.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
         if start == offset && at_ns != 0 && self.turn.at_ns.load(Ordering::Relaxed) == at_ns {
             return Ok(MonoNs(at_ns));
         }
-        (Ring { head: &self.sent_head, marks: &self.sent }).since(offset)
+        let (start, at, is_newest) = (Ring { head: &self.sent_head, marks: &self.sent }).since(offset)?;
+        if is_noted_late && is_newest && start != offset { Err(Missing::UNSEEN) } else { Ok(at) }
     }
 
     /// When what came from the client let the byte at this offset leave, if it had to wait for that: the newest segment at which it
@@ -471,6 +480,17 @@ impl<T: Words> Shared<T> {
         Ok(Self { base, count })
     }
 
+    /// The same of memory that nobody else has.
+    #[cfg(test)]
+    fn anonymous(count: u32) -> io::Result<Self> {
+        let count = usize::try_from(count).map_err(io::Error::other)?;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice, of zeros.
+        let base = unsafe { mmap_anonymous(ptr::null_mut(), Self::len(count), protection, MapFlags::PRIVATE)? };
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave no address"))?;
+        Ok(Self { base, count })
+    }
+
     /// The element with this index.
     pub(super) fn get(&self, index: u32) -> Option<&T> {
         let index = usize::try_from(index).ok().filter(|index| *index < self.count)?;
@@ -498,37 +518,8 @@ impl<T> Drop for Shared<T> {
 mod tests {
     use std::sync::atomic::AtomicBool;
 
+    use super::kernel::record;
     use super::*;
-
-    /// What the kernel's program does, in its order.
-    fn record(slot: &SharedSlot, end: u64, at_ns: u64) {
-        let head = slot.rx_head.load(Ordering::Relaxed);
-        let arm_offset = slot.arm_offset.load(Ordering::Relaxed);
-        if end > arm_offset && slot.latch.end.load(Ordering::Relaxed) <= arm_offset {
-            let mut first = abi::Latch { end, at_ns, previous_end: end };
-            for back in 1..=RING {
-                if back > head {
-                    first.previous_end = 0;
-                    break;
-                }
-                let before = &slot.rx[usize::try_from((head - back) % RING).unwrap()];
-                let (end, at_ns) = (before.end.load(Ordering::Relaxed), before.at_ns.load(Ordering::Relaxed));
-                first.previous_end = end;
-                if end <= arm_offset {
-                    break;
-                }
-                first = abi::Latch { end, at_ns, previous_end: end };
-            }
-            slot.latch.at_ns.store(0, Ordering::Release);
-            slot.latch.end.store(first.end, Ordering::Release);
-            slot.latch.previous_end.store(first.previous_end, Ordering::Release);
-            slot.latch.at_ns.store(first.at_ns, Ordering::Release);
-        }
-        let entry = &slot.rx[usize::try_from(head % RING).unwrap()];
-        entry.end.store(end, Ordering::Release);
-        entry.at_ns.store(at_ns, Ordering::Release);
-        slot.rx_head.store(head.wrapping_add(1), Ordering::Release);
-    }
 
     /// Marks at these ends, each at `1000 + end`.
     fn slot(ends: &[u64]) -> SharedSlot {
@@ -664,21 +655,36 @@ mod tests {
     #[test]
     fn a_byte_was_sent_by_the_newest_write_that_began_at_or_before_it() {
         let trail = trail(&[], &[0, 100, 250]);
-        assert_eq!(trail.sent_at(0), Ok(MonoNs(1000)));
-        assert_eq!(trail.sent_at(99), Ok(MonoNs(1000)));
-        assert_eq!(trail.sent_at(100), Ok(MonoNs(1100)));
-        assert_eq!(trail.sent_at(9999), Ok(MonoNs(1250)));
-        assert_eq!(SharedTrail::default().sent_at(0), Err(Missing::UNSEEN));
+        assert_eq!(trail.sent_at(0, false), Ok(MonoNs(1000)));
+        assert_eq!(trail.sent_at(99, false), Ok(MonoNs(1000)));
+        assert_eq!(trail.sent_at(100, false), Ok(MonoNs(1100)));
+        assert_eq!(trail.sent_at(9999, false), Ok(MonoNs(1250)));
+        assert_eq!(SharedTrail::default().sent_at(0, false), Err(Missing::UNSEEN));
+    }
+
+    #[test]
+    fn where_writes_are_noted_when_they_return_the_newest_may_be_the_one_before() {
+        let trail = trail(&[], &[0, 100, 250]);
+        let expected = [
+            (0, Ok(MonoNs(1000))),
+            (50, Ok(MonoNs(1000))),
+            (100, Ok(MonoNs(1100))),
+            (250, Ok(MonoNs(1250))),
+            (251, Err(Missing::UNSEEN)),
+        ];
+        for (offset, sent) in expected {
+            assert_eq!(trail.sent_at(offset, true), sent, "{offset}");
+        }
     }
 
     #[test]
     fn writes_that_left_the_ring_are_known_by_the_turns_first_only() {
         let starts: Vec<u64> = (0..40).map(|write| write * 10).collect();
         let trail = trail(&[], &starts);
-        assert_eq!(trail.sent_at(0), Err(Missing::OVERWRITTEN));
+        assert_eq!(trail.sent_at(0, false), Err(Missing::OVERWRITTEN));
         trail.turn.at_ns.store(7, Ordering::Relaxed);
-        assert_eq!(trail.sent_at(0), Ok(MonoNs(7)));
-        assert_eq!(trail.sent_at(5), Err(Missing::OVERWRITTEN), "the turn tells of its first byte only");
+        assert_eq!(trail.sent_at(0, false), Ok(MonoNs(7)));
+        assert_eq!(trail.sent_at(5, false), Err(Missing::OVERWRITTEN), "the turn tells of its first byte only");
     }
 
     #[test]
@@ -751,7 +757,7 @@ mod tests {
         ] {
             let expected = beyond.map(at).ok_or(Missing::UNSEEN);
             assert_eq!((slot.readable_at(offset), trail.taken_at(offset)), (expected, expected), "{offset}");
-            assert_eq!(trail.sent_at(offset), since.map(at).ok_or(Missing::UNSEEN), "{offset}");
+            assert_eq!(trail.sent_at(offset, false), since.map(at).ok_or(Missing::UNSEEN), "{offset}");
             assert_eq!(trail.held_until(offset, MonoNs(0)), since.map(at), "{offset}");
         }
         check(&slot, WRAP..WRAP + 20, 1010 + WRAP, 1020 + WRAP, Missing::NOTHING);

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "getsockopt with TCP_INFO has no safe words in rustix or socket2")]
 
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use wayspan_proxy::observer::{Account, BackendAsk, BackendMarks, Marks, Missing, Off, SocketObserver, Token};
 
@@ -14,7 +14,7 @@ const RTT: usize = 68;
 const RTTVAR: usize = 72;
 const TOTAL_RETRANS: usize = 100;
 
-/// Asks sockets themselves. A token's slot is the socket's descriptor.
+/// Asks sockets themselves.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpInfo {
     /// Says of everything else why it is missing.
@@ -24,16 +24,17 @@ pub struct TcpInfo {
 impl TcpInfo {
     /// `None` where the kernel does not answer that question.
     pub(super) fn new(missing: Missing) -> Option<Self> {
-        let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None)
-            .or_else(|_| rustix::net::socket(rustix::net::AddressFamily::INET6, rustix::net::SocketType::STREAM, None));
-        let socket: OwnedFd = socket.ok()?;
-        ask(socket.as_raw_fd()).map(|_| Self { off: Off(missing.with(Missing::TCP_INFO)) })
+        let missing = degree(missing);
+        missing.has(Missing::TCP_INFO).then_some(Self { off: Off(missing) })
     }
 }
 
-/// The socket's own name stands for it, for as long as the proxy has it open.
-fn token(socket: BorrowedFd<'_>) -> Token {
-    u32::try_from(socket.as_raw_fd()).map_or(Token::NONE, |slot| Token { generation: 0, slot })
+/// What is left where the rest is missing: whether the kernel answers that question.
+pub(super) fn degree(missing: Missing) -> Missing {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None)
+        .or_else(|_| rustix::net::socket(rustix::net::AddressFamily::INET6, rustix::net::SocketType::STREAM, None));
+    let answers = socket.ok().and_then(|socket: OwnedFd| ask(socket.as_fd())).is_some();
+    if answers { missing.with(Missing::TCP_INFO) } else { missing }
 }
 
 impl SocketObserver for TcpInfo {
@@ -41,10 +42,10 @@ impl SocketObserver for TcpInfo {
         self.off.listening(socket);
     }
     fn accepted(&self, socket: BorrowedFd<'_>) -> Token {
-        token(socket)
+        self.off.accepted(socket)
     }
     fn connecting(&self, socket: BorrowedFd<'_>) -> Token {
-        token(socket)
+        self.off.connecting(socket)
     }
     fn marks(&self, token: Token, bytes: Range<u64>) -> Marks {
         self.off.marks(token, bytes)
@@ -56,22 +57,27 @@ impl SocketObserver for TcpInfo {
     fn keeps_accounts(&self) -> bool {
         true
     }
-    fn account(&self, token: Token) -> Option<Account> {
-        ask(RawFd::try_from(token.slot).ok()?)
+    fn account(&self, socket: BorrowedFd<'_>) -> Option<Account> {
+        ask(socket)
     }
     fn absence(&self) -> Missing {
         self.off.absence()
     }
 }
 
-/// Nothing where it is no TCP socket, or none at all.
-fn ask(socket: RawFd) -> Option<Account> {
+/// Nothing where it is no TCP socket.
+pub(super) fn ask(socket: BorrowedFd<'_>) -> Option<Account> {
     let mut bytes = [0_u8; BYTES];
     let mut length = libc::socklen_t::try_from(BYTES).ok()?;
-    // SAFETY: the kernel writes at most `length` bytes, which are there, and checks the descriptor itself. It is only looked
-    // at: were it another's by now, the answer would be wrong and nothing else.
+    // SAFETY: the kernel writes at most `length` bytes, which are there.
     let result = unsafe {
-        libc::getsockopt(socket, libc::IPPROTO_TCP, libc::TCP_INFO, bytes.as_mut_ptr().cast(), &raw mut length)
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            bytes.as_mut_ptr().cast(),
+            &raw mut length,
+        )
     };
     (result == 0 && usize::try_from(length) == Ok(BYTES)).then(|| read(&bytes))
 }
@@ -86,7 +92,6 @@ fn read(bytes: &[u8; BYTES]) -> Account {
 mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsFd;
 
     use super::*;
 
@@ -99,7 +104,7 @@ mod tests {
         server.read_exact(&mut [0]).unwrap();
         let observer = TcpInfo::new(Missing::UNAVAILABLE).unwrap();
         for socket in [client.as_fd(), server.as_fd()] {
-            let account = observer.account(observer.accepted(socket)).unwrap();
+            let account = observer.account(socket).unwrap();
             // Over the loopback, on however busy a machine.
             assert!((1..1_000_000).contains(&account.srtt_us) && account.rttvar_us > 0, "{account:?}");
             assert_eq!(account.resent, 0, "{account:?}");
@@ -113,7 +118,6 @@ mod tests {
     fn what_is_no_tcp_socket_has_no_account() {
         let observer = TcpInfo::new(Missing::UNAVAILABLE).unwrap();
         let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert_eq!(observer.account(observer.accepted(one.as_fd())), None);
-        assert_eq!(observer.account(Token::NONE), None);
+        assert_eq!(observer.account(one.as_fd()), None);
     }
 }

@@ -1,14 +1,14 @@
-//! The proxy's observer over the probes' maps: tags listeners, names slots, reads marks. Loading belongs to `load`,
-//! the layout of a slot to `slots`.
+//! The proxy's observer over the probes' maps: tags listeners, names slots, counts. Loading belongs to `load`, what slots tell to
+//! `reader`, their layout to `slots`.
 #![expect(unsafe_code, reason = "aya asks for `Pod`, a promise about the bytes of map values")]
 
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use abi::{Free, NO_SLOT, ROLE_CLIENT, ROLE_LISTENER, ROLE_UPSTREAM, Tag, counter, switch};
+use abi::{Free, NO_SLOT, ROLE_LISTENER, ROLE_UPSTREAM, Tag, counter, switch};
 use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, Queue, SkStorage};
 use wayspan_proxy::clock::MonoNs;
@@ -17,9 +17,10 @@ use wayspan_proxy::observer::{
 };
 
 use super::plan::Set;
+use super::reader::{Reader, no_slot, token_of};
 use super::skips::Skips;
-use super::slots::{Peer, Shared, SharedSlot, SharedTrail};
-use super::tcp_info::TcpInfo;
+use super::slots::Shared;
+use super::tcp_info::{self, TcpInfo};
 use crate::merge::gaps::Skipped;
 use crate::merge::late::{Ask, Facts, Late};
 
@@ -44,8 +45,7 @@ const WARN_EVERY_NS: u64 = 10_000_000_000;
 
 /// The maps, shared by all workers.
 struct Maps {
-    slots: Shared<SharedSlot>,
-    trails: Shared<SharedTrail>,
+    reader: Reader,
     tags: SkStorage<MapData, TagValue>,
     counters: PerCpuArray<MapData, u64>,
     skips: Skips,
@@ -56,14 +56,7 @@ struct Maps {
     no_slot: AtomicU64,
     warned_ns: AtomicU64,
     rest_ns: u64,
-    /// Said of every range while `sk_data_ready` is off.
-    missing: AtomicU16,
-    /// By set: since when without a gap, nanoseconds; 0 from the start, [`NEVER`] while it is off.
-    since_ns: [AtomicU64; Set::ALL.len()],
 }
-
-/// No connection is as young as this.
-const NEVER: u64 = u64::MAX;
 
 struct Writer {
     switches: Array<MapData, u64>,
@@ -139,8 +132,7 @@ impl Watch {
         };
         let switches = take(abi::map::SWITCHES)?.try_into()?;
         let maps = Maps {
-            slots: Shared::map(slots_data.fd(), slots)?,
-            trails: Shared::map(trails_data.fd(), slots)?,
+            reader: Reader::new(Shared::map(slots_data.fd(), slots)?, Shared::map(trails_data.fd(), slots)?),
             tags: Map::SkStorage(reader).try_into()?,
             counters: take(abi::map::COUNTERS)?.try_into()?,
             skips,
@@ -148,8 +140,6 @@ impl Watch {
             no_slot: AtomicU64::new(0),
             warned_ns: AtomicU64::new(0),
             rest_ns: u64::try_from(rest.as_nanos()).unwrap_or(u64::MAX),
-            missing: AtomicU16::new(Missing::OFF.0),
-            since_ns: [const { AtomicU64::new(NEVER) }; Set::ALL.len()],
         };
         Ok(Self { maps: Arc::new(maps) })
     }
@@ -157,13 +147,16 @@ impl Watch {
     /// A set was attached without a gap since then, or was detached. `missing` is what the core says from now on.
     pub(super) fn switched(&self, set: Set, since: Option<MonoNs>, missing: Missing) {
         match set {
-            Set::Core => self.maps.missing.store(missing.0, Ordering::Relaxed),
+            Set::Core => {}
             Set::Backends => self.tell(switch::BITS, if since.is_some() { switch::BACKENDS } else { 0 }),
-            Set::Ack => self.tell(switch::ACK_SINCE, since.map_or(NEVER, |since| since.0)),
+            Set::Ack => self.tell(switch::ACK_SINCE, since.map_or(u64::MAX, |since| since.0)),
         }
-        if let Some(cell) = self.maps.since_ns.get(set as usize) {
-            cell.store(since.map_or(NEVER, |since| since.0), Ordering::Relaxed);
-        }
+        self.reader().switched(set, since, missing);
+    }
+
+    /// What slots and trails tell.
+    pub(super) fn reader(&self) -> &Reader {
+        &self.maps.reader
     }
 
     /// Tells the programs.
@@ -171,42 +164,6 @@ impl Watch {
         let mut writer = self.maps.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = writer.switches.set(element, word, 0) {
             tracing::warn!(target: "wayspan::probes", %error, "a set of probes cannot be switched");
-        }
-    }
-
-    fn since(&self, set: Set) -> MonoNs {
-        MonoNs(self.maps.since_ns.get(set as usize).map_or(NEVER, |since| since.load(Ordering::Relaxed)))
-    }
-
-    fn missing(&self) -> Missing {
-        Missing(self.maps.missing.load(Ordering::Relaxed))
-    }
-
-    /// The slot of a token, its trail, and the slot of the other end where there is one.
-    fn paired(&self, token: Token) -> Result<(&SharedSlot, &SharedTrail, Token), Missing> {
-        if self.missing() != Missing::NOTHING {
-            return Err(self.missing());
-        }
-        let slot = self.maps.slots.get(token.slot).ok_or_else(|| reason(token))?;
-        let peer = slot.peer();
-        let established = slot.established();
-        if !slot.is_still(token.generation) {
-            return Err(Missing::REUSED);
-        }
-        if self.since(Set::Backends).0 == NEVER {
-            return Err(Missing::NOT_SOUGHT);
-        }
-        if established < self.since(Set::Core).max(self.since(Set::Backends)) {
-            return Err(Missing::JOINED_LATE);
-        }
-        match peer {
-            Peer::At { slot, generation } => {
-                let found = self.maps.slots.get(slot).zip(self.maps.trails.get(slot));
-                found.map(|(peer, trail)| (peer, trail, Token { generation, slot })).ok_or(Missing::REUSED)
-            }
-            Peer::NoSlot => Err(Missing::NO_SLOT),
-            Peer::Elsewhere => Err(Missing::ELSEWHERE),
-            Peer::NotSought => Err(Missing::JOINED_LATE),
         }
     }
 
@@ -243,7 +200,8 @@ impl Watch {
         let mut writer = self.maps.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(FreeValue(free)) = writer.free.pop(0) else { return None };
         let has_rested = free.freed_ns == 0 || free.freed_ns.saturating_add(self.maps.rest_ns) <= MonoNs::now().0;
-        let slot = self.maps.slots.get(free.slot).zip(self.maps.trails.get(free.slot)).filter(|_| has_rested);
+        let (slots, trails) = (&self.reader().slots, &self.reader().trails);
+        let slot = slots.get(free.slot).zip(trails.get(free.slot)).filter(|_| has_rested);
         let tagged = slot.and_then(|(slot, trail)| {
             // The slot's generation covers its trail too, so it moves on first.
             let tag = Tag { generation: slot.begin(), slot: free.slot, role: ROLE_UPSTREAM };
@@ -270,19 +228,6 @@ impl Watch {
     }
 }
 
-/// A token that names no slot, and why: `marks` says so.
-fn no_slot(reason: Missing) -> Token {
-    if reason == Missing::NO_SLOT { Token::NONE } else { Token { generation: u64::from(reason.0), ..Token::NONE } }
-}
-
-/// What [`no_slot`] put into a token.
-fn reason(token: Token) -> Missing {
-    match u16::try_from(token.generation) {
-        Ok(bits) if bits != 0 => Missing(bits),
-        _ => Missing::NO_SLOT,
-    }
-}
-
 impl SocketObserver for Watch {
     fn listening(&self, socket: BorrowedFd<'_>) {
         let tag = Tag { generation: 0, slot: NO_SLOT, role: ROLE_LISTENER };
@@ -293,17 +238,15 @@ impl SocketObserver for Watch {
 
     fn accepted(&self, socket: BorrowedFd<'_>) -> Token {
         match self.maps.tags.get(&socket.as_raw_fd(), 0) {
-            Ok(TagValue(tag)) if tag.role != ROLE_CLIENT => no_slot(Missing::JOINED_LATE),
-            Ok(TagValue(tag)) if tag.slot == NO_SLOT => no_slot(Missing::NO_SLOT),
-            Ok(TagValue(tag)) => Token { generation: tag.generation, slot: tag.slot },
-            Err(MapError::KeyNotFound) => no_slot(Missing::JOINED_LATE),
+            Ok(TagValue(tag)) => token_of(Some(tag)),
+            Err(MapError::KeyNotFound) => token_of(None),
             Err(_) => no_slot(Missing::UNAVAILABLE),
         }
     }
 
     fn connecting(&self, socket: BorrowedFd<'_>) -> Token {
         // Nobody would see it: it joins late where the probes are switched on again.
-        if self.since(Set::Core).0 == NEVER {
+        if !self.reader().is_on(Set::Core) {
             return no_slot(Missing::JOINED_LATE);
         }
         self.begin_upstream(socket).unwrap_or_else(|| {
@@ -313,40 +256,11 @@ impl SocketObserver for Watch {
     }
 
     fn marks(&self, token: Token, bytes: Range<u64>) -> Marks {
-        let missing = self.missing();
-        if missing != Missing::NOTHING {
-            return Marks { missing, ..Marks::default() };
-        }
-        let Some(slot) = self.maps.slots.get(token.slot) else {
-            return Marks { missing: reason(token), ..Marks::default() };
-        };
-        slot.marks(token.generation, &bytes, self.since(Set::Core))
+        self.reader().marks(token, &bytes)
     }
 
     fn backend(&self, token: Token, ask: BackendAsk) -> BackendMarks {
-        let (slot, trail, peer) = match self.paired(token) {
-            Ok(found) => found,
-            Err(missing) => return BackendMarks { missing, ..BackendMarks::default() },
-        };
-        let sent = trail.sent_at(ask.response_start);
-        // Where the backend answered before it had read the whole request, it had read its head.
-        let mut last = ask.request_end.saturating_sub(1);
-        let mut read = trail.taken_at(last);
-        if read == Err(Missing::UNSEEN) && ask.head_end < ask.request_end {
-            last = ask.head_end.saturating_sub(1);
-            read = trail.taken_at(last);
-        }
-        let readable = slot.readable_at(last);
-        let mut missing =
-            [readable, read, sent].into_iter().filter_map(Result::err).fold(Missing::NOTHING, Missing::with);
-        if slot.was_unaccepted(last) {
-            missing = missing.with(Missing::ACCEPT);
-        }
-        if !slot.is_still(peer.generation) {
-            return BackendMarks { missing: Missing::REUSED, ..BackendMarks::default() };
-        }
-        let (readable, read, sent) = (readable.unwrap_or_default(), read.unwrap_or_default(), sent.unwrap_or_default());
-        BackendMarks { readable, read, sent, missing }
+        self.reader().backend(token, ask)
     }
 
     fn watches_acknowledgements(&self) -> bool {
@@ -354,85 +268,41 @@ impl SocketObserver for Watch {
     }
 
     fn answers(&self, token: Token, start: u64) {
-        if let Some((slot, trail)) = self.own(token).filter(|_| self.waits())
-            && slot.is_still(token.generation)
-        {
-            trail.message_starts(start);
-        }
+        self.reader().answers(token, start);
     }
 
     fn acknowledged(&self, token: Token, last: u64, ended: MonoNs) -> Acknowledged {
-        if ended < self.since(Set::Ack) {
-            return Acknowledged::default();
-        }
-        let Some((slot, trail)) = self.own(token) else { return Acknowledged::default() };
-        let at = trail.taken_at(last).unwrap_or_default();
-        let left = trail.held_until(last, ended).unwrap_or_default();
-        if slot.is_still(token.generation) { Acknowledged { at, left } } else { Acknowledged::default() }
+        self.reader().acknowledged(token, last, ended)
     }
 
     fn closed(&self, _: Token) {
         // Not here: the kernel's socket may outlive its descriptor, so its slot goes back at tcp_destroy_sock.
     }
 
+    fn keeps_accounts(&self) -> bool {
+        self.absence().has(Missing::TCP_INFO)
+    }
+
+    fn account(&self, socket: BorrowedFd<'_>) -> Option<Account> {
+        tcp_info::ask(socket)
+    }
+
     fn absence(&self) -> Missing {
-        self.missing()
+        self.reader().missing()
     }
 }
 
 impl Facts for Watch {
     fn waits(&self) -> bool {
-        self.since(Set::Ack).0 != NEVER
+        self.reader().is_on(Set::Ack)
     }
 
     fn late(&self, ask: &Ask) -> Late {
-        let mut late = Late::default();
-        if let Some((slot, trail)) = self.own(ask.client) {
-            let handshake = slot.handshake();
-            late.handshake_rtt_us = handshake.rtt_us;
-            if let (Some(from), Some(to)) = (handshake.synack_resent.known(), handshake.established.known()) {
-                late.handshake_resent_ns = to.since(from);
-            }
-            late.client_rtt = slot.round_trip();
-            late.client_resent = trail.resent(&ask.response);
-            late.client_stalled_ns = trail.stalled_ns(&ask.response, ask.responding);
-            let last = ask.response.end.saturating_sub(1);
-            if ask.ended >= self.since(Set::Ack) && !ask.response.is_empty() {
-                let acked = trail.taken_at(last);
-                late.acked = acked.unwrap_or_default();
-                late.left = trail.held_until(last, ask.ended).unwrap_or_default();
-                // What has left the ring, the next request's record has.
-                late.may_come = acked.is_err();
-            }
-            if !slot.is_still(ask.client.generation) {
-                late = Late::default();
-            }
-        }
-        if let Some((slot, trail)) = self.own(ask.upstream) {
-            let resent = trail.resent(&ask.request);
-            let stalled_ns = trail.stalled_ns(&ask.request, ask.requesting);
-            let round_trip = slot.round_trip();
-            if slot.is_still(ask.upstream.generation) {
-                (late.upstream_resent, late.upstream_stalled_ns) = (resent, stalled_ns);
-                late.upstream_rtt = round_trip;
-            }
-        }
-        if let Ok((slot, trail, peer)) = self.paired(ask.upstream) {
-            let resent = trail.resent(&ask.answer);
-            late.backend_resent = if slot.is_still(peer.generation) { resent } else { 0 };
-        }
-        late
+        self.reader().late(ask)
     }
 
     fn skipped(&self) -> Option<Skipped> {
-        self.maps.skips.of_points(|set| self.since(set).0 != NEVER)
-    }
-}
-
-impl Watch {
-    /// A token's slot and trail.
-    fn own(&self, token: Token) -> Option<(&SharedSlot, &SharedTrail)> {
-        self.maps.slots.get(token.slot).zip(self.maps.trails.get(token.slot))
+        self.maps.skips.of_points(|set| self.reader().is_on(set))
     }
 }
 
@@ -534,13 +404,18 @@ impl SocketObserver for Observer {
     }
 
     fn keeps_accounts(&self) -> bool {
-        matches!(self, Self::TcpInfo(_))
+        match self {
+            Self::Watch(watch) => watch.keeps_accounts(),
+            Self::TcpInfo(info) => info.keeps_accounts(),
+            Self::Off(_) => false,
+        }
     }
 
-    fn account(&self, token: Token) -> Option<Account> {
+    fn account(&self, socket: BorrowedFd<'_>) -> Option<Account> {
         match self {
-            Self::TcpInfo(info) => info.account(token),
-            Self::Watch(_) | Self::Off(_) => None,
+            Self::Watch(watch) => watch.account(socket),
+            Self::TcpInfo(info) => info.account(socket),
+            Self::Off(_) => None,
         }
     }
 
@@ -550,19 +425,5 @@ impl SocketObserver for Observer {
             Self::TcpInfo(info) => info.absence(),
             Self::Off(off) => off.absence(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_without_a_slot_says_why() {
-        for missing in [Missing::NO_SLOT, Missing::JOINED_LATE, Missing::UNAVAILABLE] {
-            let token = no_slot(missing);
-            assert_eq!((token.slot, reason(token)), (Token::NONE.slot, missing));
-        }
-        assert_eq!(no_slot(Missing::NO_SLOT), Token::NONE);
     }
 }

@@ -22,6 +22,7 @@ use wayspan_proxy::observer::{Missing, SocketObserver, Token};
 mod bursts;
 mod leftovers;
 mod pairs;
+mod switches;
 mod windows;
 
 const TESTS: &[(&str, fn())] = &[
@@ -54,6 +55,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "where_no_probe_tells_of_bytes_the_sockets_themselves_are_asked",
         where_no_probe_tells_of_bytes_the_sockets_themselves_are_asked,
+    ),
+    (
+        "a_core_that_cannot_be_attached_again_leaves_what_a_start_without_it_leaves",
+        switches::a_core_that_cannot_be_attached_again_leaves_what_a_start_without_it_leaves,
     ),
     (
         "runs_that_the_kernel_left_out_are_told_of_each_probe_that_is_on",
@@ -523,7 +528,7 @@ fn sockets_are_asked_without(absent: &[&str], lacking: &'static str) {
     client.write_all(b"x").unwrap();
     server.read_exact(&mut [0]).unwrap();
     assert_eq!(observer.marks(token, 0..1).missing, observer.absence());
-    assert!(observer.keeps_accounts() && observer.account(token).is_some_and(|account| account.srtt_us > 0));
+    assert!(observer.keeps_accounts() && observer.account(server.as_fd()).is_some_and(|account| account.srtt_us > 0));
     assert!(matches!(probes.reason(), Some(Reason::NoTracepoint(_))), "{:?}", probes.reason());
     for probe in probes.states() {
         let off = probe.off.clone().expect("nothing runs for nothing");

@@ -1,5 +1,7 @@
 //! What becomes of answers on their way to a client's socket: the stamps of their first and last bytes, and their end.
 
+use std::os::fd::AsFd;
+
 use super::{ClientConn, after};
 use crate::clock::MonoNs;
 use crate::observer::SocketObserver;
@@ -73,7 +75,7 @@ impl<O: SocketObserver> ClientConn<O> {
             {
                 let mut live = live.borrow_mut();
                 live.end(at, self.written_bytes.get());
-                self.worker.leave(&live);
+                self.worker.leave(&live, self.stream.borrow().as_fd());
             }
             self.worker.recycle(live);
             self.previous_written.set(at);

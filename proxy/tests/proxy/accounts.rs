@@ -1,8 +1,9 @@
 //! When a connection's own account is asked for where nobody watches it: once on either side of a sampled request, and never
 //! for another.
 
+use std::collections::HashMap;
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Mutex;
 
 use wayspan_proxy::observer::{Account, BackendAsk, BackendMarks, Marks, SocketObserver, Token};
@@ -13,17 +14,30 @@ const CLIENT: Token = Token { generation: 0, slot: 1 };
 const UPSTREAM: Token = Token { generation: 0, slot: 2 };
 const MISSING: Missing = Missing::UNAVAILABLE;
 
-/// Counts who asks. Of the upstream's connection one segment more has been sent again with each look.
+/// Notes whose sockets are asked about. Of the upstream's one segment more has been sent again with each look.
 #[derive(Clone, Default)]
-struct Accountant(Arc<Mutex<Vec<Token>>>);
+struct Accountant(Arc<Mutex<Asked>>);
+
+#[derive(Default)]
+struct Asked {
+    sockets: HashMap<RawFd, Token>,
+    asked: Vec<Token>,
+}
+
+impl Accountant {
+    fn names(&self, socket: BorrowedFd<'_>, token: Token) -> Token {
+        self.0.lock().unwrap().sockets.insert(socket.as_raw_fd(), token);
+        token
+    }
+}
 
 impl SocketObserver for Accountant {
     fn listening(&self, _: BorrowedFd<'_>) {}
-    fn accepted(&self, _: BorrowedFd<'_>) -> Token {
-        CLIENT
+    fn accepted(&self, socket: BorrowedFd<'_>) -> Token {
+        self.names(socket, CLIENT)
     }
-    fn connecting(&self, _: BorrowedFd<'_>) -> Token {
-        UPSTREAM
+    fn connecting(&self, socket: BorrowedFd<'_>) -> Token {
+        self.names(socket, UPSTREAM)
     }
     fn marks(&self, _: Token, _: Range<u64>) -> Marks {
         Marks { missing: MISSING, ..Marks::default() }
@@ -35,8 +49,10 @@ impl SocketObserver for Accountant {
     fn keeps_accounts(&self) -> bool {
         true
     }
-    fn account(&self, token: Token) -> Option<Account> {
-        let mut asked = self.0.lock().unwrap();
+    fn account(&self, socket: BorrowedFd<'_>) -> Option<Account> {
+        let mut guard = self.0.lock().unwrap();
+        let Asked { sockets, asked } = &mut *guard;
+        let token = sockets[&socket.as_raw_fd()];
         asked.push(token);
         let resent = u32::try_from(asked.iter().filter(|asked| **asked == token).count()).unwrap();
         let srtt_us = 100 * token.slot;
@@ -68,6 +84,5 @@ fn a_sampled_request_asks_once_on_either_side_and_another_never() {
     // Of the first nobody knows what was the handshake's, of the fourth what was the third's.
     let attempts: Vec<_> = records.iter().filter(|left| left.head.sampled).filter_map(attempt).collect();
     assert_eq!(attempts, [(200, 20, 0), (200, 20, 1), (200, 20, 0), (200, 20, 1)]);
-    let asked = accountant.0.lock().unwrap();
-    assert_eq!(*asked, [UPSTREAM, CLIENT].repeat(4));
+    assert_eq!(accountant.0.lock().unwrap().asked, [UPSTREAM, CLIENT].repeat(4));
 }

@@ -329,3 +329,22 @@ fn a_middleware_waits_until_its_answer_is_readable_and_no_longer() {
         assert!((read_ns..=wanted_ns).contains(&waited_ns), "{waited_ns}: {left:?}");
     }
 }
+
+#[test]
+fn an_interim_response_in_halves_is_no_body_that_is_waited_for() {
+    const PAUSE: Duration = Duration::from_millis(30);
+    let address = upstream(|_, stream| {
+        for half in ["HTTP/1.1 103 Early", " Hints\r\n\r\n"] {
+            stream.write_all(half.as_bytes()).unwrap();
+            std::thread::sleep(PAUSE);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").is_ok()
+    });
+    let mut world = Setup::to(address).start();
+    let mut client = world.connect();
+    client.write_all(get("/").as_bytes()).unwrap();
+    assert_eq!(response(&mut client).1, b"done");
+    let head = &world.records(1)[0].head;
+    // All of both pauses was before the answer's first byte.
+    assert!(Duration::from_nanos(head.body.upstream_body) < PAUSE, "{:?}", head.body);
+}

@@ -10,6 +10,7 @@ use opentelemetry_proto::tonic::trace::v1::{ScopeSpans, Span as ProtoSpan};
 use opentelemetry_sdk::trace::SpanData;
 use proptest::prelude::*;
 use prost::Message;
+use wayspan_proxy::observer::Missing;
 use wayspan_proxy::record::{End, Texts, TlsFacts};
 use wayspan_proxy::sampling::Reason;
 use wayspan_proxy::trace_context::TraceId;
@@ -398,6 +399,9 @@ impl Reference<'_> {
         a.extend(self.delay(head.head_readable, head.woken, head.head_read, head.preempted_ns));
         let after = |at: MonoNs| us(at.0.saturating_sub(self.request.end.0));
         match (late.left.0, late.acked.0) {
+            (_, 0) if late.ack_missing == Missing::UNSEEN => {
+                a.push(KeyValue::new("wayspan.after.missing", "acknowledgement unseen"));
+            }
             (_, 0) => {}
             (0, _) => a.push(int("wayspan.after.ack", after(late.acked))),
             _ => a.extend([
@@ -927,6 +931,7 @@ fn any_late() -> impl Strategy<Value = Late> {
             client_rtt: round_trips.0,
             upstream_rtt: round_trips.1,
             acked,
+            ack_missing: if may_come { Missing::UNSEEN } else { Missing::NOTHING },
             left,
             may_come,
             handshake_rtt_us,

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use fastrand::Rng;
+use wayspan_proxy::observer::Missing;
 use wayspan_proxy::ring::{RecordWriter, ring};
 
 use self::upload::Phases;
@@ -20,6 +21,7 @@ use crate::export::span::SpanEncoder;
 use crate::export::testing::{Told, told, tracing};
 use crate::kube::pods::Pods;
 use crate::merge::phase::Phase;
+use crate::merge::seed::Seed;
 
 /// Worlds in the ordinary run.
 const SEEDS: u64 = 2_000;
@@ -31,17 +33,6 @@ const HELD_MAX_NS: u64 = 400 * MS;
 const ASKED_AFTER_NS: [u64; 6] = [5 * MS, 15 * MS, 45 * MS, 100 * MS, 200 * MS, HELD_MAX_NS];
 /// When everything has happened that will.
 const IN_THE_END: MonoNs = MonoNs(u64::MAX - 1);
-
-/// Prints the seed of the world in which a test fails.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("seed {}", self.0);
-        }
-    }
-}
 
 /// What came out of the pump.
 #[derive(Clone, Debug, PartialEq)]
@@ -239,7 +230,8 @@ fn run(seed: u64) -> usize {
 
 /// Without what only the next request's record knows.
 fn untold(late: Late, truth: &Late) -> Late {
-    if truth.may_come { Late { acked: truth.acked, left: truth.left, may_come: true, ..late } } else { late }
+    let Late { acked, ack_missing, left, may_come, .. } = *truth;
+    if may_come { Late { acked, ack_missing, left, may_come, ..late } } else { late }
 }
 
 /// Every request comes out once, a sampled one with one SERVER span.
@@ -294,6 +286,7 @@ fn check_truth(world: &World, story: &Story) -> usize {
         let told = world.told(out.id).filter(|(next, _)| place(*next) > place(out.id) && story.came[*next] <= *at);
         let told = told.filter(|_| truth.may_come).map(|(_, previous)| Late {
             acked: previous.acked,
+            ack_missing: Missing::NOTHING,
             left: previous.left,
             may_come: false,
             ..truth

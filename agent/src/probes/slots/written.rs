@@ -49,9 +49,9 @@ impl Written {
         }
     }
 
-    /// When this byte was acknowledged, as far as that is known, and until when it had been kept from leaving.
-    pub(crate) fn acknowledged(&self, last: u64, ended: MonoNs) -> (Option<MonoNs>, Option<MonoNs>) {
-        (self.0.taken_at(last).ok(), self.0.held_until(last, ended))
+    /// When this byte was acknowledged, or why that is not known, and until when it had been kept from leaving.
+    pub(crate) fn acknowledged(&self, last: u64, ended: MonoNs) -> (Result<MonoNs, Missing>, Option<MonoNs>) {
+        (self.0.taken_at(last), self.0.held_until(last, ended))
     }
 
     /// See [`SharedTrail::resent`].

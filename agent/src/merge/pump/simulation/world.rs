@@ -133,17 +133,19 @@ impl Trail {
         u32::try_from(hits.count()).unwrap()
     }
 
-    /// When the byte was acknowledged, and until when it had been kept from leaving, as far as that is kept: the newest are.
-    fn taken(&self, now: MonoNs, last: u64, ended: MonoNs) -> (MonoNs, MonoNs) {
+    /// When the byte was acknowledged, as far as that is kept, or why not; and until when it had been kept from leaving, of the
+    /// newest times.
+    fn taken(&self, now: MonoNs, last: u64, ended: MonoNs) -> (Result<MonoNs, Missing>, MonoNs) {
         let by_now = || self.heard.iter().filter(|(at, _, _)| *at <= now);
         let mut before = 0;
         let acks: Vec<_> = by_now().filter(|(_, acked, _)| std::mem::replace(&mut before, *acked) < *acked).collect();
-        let acked = acks.iter().position(|(_, acked, _)| *acked > last);
+        let acked = acks.iter().position(|(_, acked, _)| *acked > last).ok_or(Missing::UNSEEN);
         // The one before it says that it is the first, and one of all may be under the pen.
-        let kept = acked.filter(|index| acks.len() - index.saturating_sub(1) < MARKS);
+        let is_kept = |index: usize| acks.len() - index.saturating_sub(1) < MARKS;
+        let kept = acked.and_then(|index| is_kept(index).then(|| acks[index].0).ok_or(Missing::OVERWRITTEN));
         let mut newest = by_now().rev().filter(|(_, _, left)| *left < offset(self.owners.len())).take(MARKS - 1);
         let left = newest.find(|(at, _, left)| *at >= ended && *left <= last);
-        (kept.map_or(MonoNs::UNKNOWN, |index| acks[index].0), left.map_or(MonoNs::UNKNOWN, |(at, _, _)| *at))
+        (kept, left.map_or(MonoNs::UNKNOWN, |(at, _, _)| *at))
     }
 
     /// For how long bytes that are counted, none of which was there before `begun`, have waited by now; of the newest times.
@@ -306,16 +308,19 @@ impl World {
         let request = &self.requests[id];
         let mut late = Late::default();
         let client = &self.clients[request.client];
+        let last = client.owners.iter().rposition(|owner| *owner == Some(id)).map(offset).filter(|_| self.waits);
         if now < client.gone {
             late.handshake_rtt_us = client.handshake_rtt_us;
             late.handshake_resent_ns = client.handshake_resent_ns;
             late.client_resent = client.resent(now, client.owned_by(id));
             late.client_stalled_ns = client.stalled_ns(now, request.responding(), client.owned_by(id));
-            let last = client.owners.iter().rposition(|owner| *owner == Some(id)).map(offset);
-            if let Some(last) = last.filter(|_| self.waits) {
-                (late.acked, late.left) = client.taken(now, last, request.ended);
-                late.may_come = late.acked == MonoNs::UNKNOWN;
+            if let Some(last) = last {
+                let (acked, left) = client.taken(now, last, request.ended);
+                (late.acked, late.left, late.may_come) = (acked.unwrap_or_default(), left, acked.is_err());
+                late.ack_missing = acked.err().unwrap_or_default();
             }
+        } else if last.is_some() {
+            late.ack_missing = Missing::REUSED;
         }
         if let Some(upstream) = request.upstream {
             let (ours, theirs) = (&self.upstreams[upstream], &self.backends[upstream]);
@@ -381,8 +386,10 @@ impl Facts for Kernel {
             if world.waits && !ask.response.is_empty() {
                 let (acked, left) = written.acknowledged(ask.response.end - 1, ask.ended);
                 (late.acked, late.left) = (acked.unwrap_or_default(), left.unwrap_or_default());
-                late.may_come = acked.is_none();
+                (late.ack_missing, late.may_come) = (acked.err().unwrap_or_default(), acked.is_err());
             }
+        } else if world.waits && !ask.response.is_empty() {
+            late.ack_missing = Missing::REUSED;
         }
         for (ours, theirs) in world.upstreams.iter().zip(&world.backends) {
             if ours.is(ask.upstream, now) {
