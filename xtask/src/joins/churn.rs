@@ -1,6 +1,6 @@
 //! `cargo xtask joins --churn`: connections that come and go at 5,000 a second. Afterwards every slot of the probes must be
 //! free again, to the last one; each connection that found none must have been counted and its span must say so; and memory
-//! must be what it was after ten seconds.
+//! must show no trend.
 
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::ExitCode;
@@ -29,12 +29,16 @@ const CLIENTS: usize = 192;
 const SLOTS: usize = 16_384;
 /// A freed slot rests for 2 s before it is used again.
 const REST: Duration = Duration::from_secs(3);
-/// After so long memory is what it will be.
-const SETTLED: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(500);
-/// What it may grow from then on: one part in five, 50 bytes a connection. It moves by half of that where other work makes
-/// spans wait.
-const GROWTH_PARTS: u64 = 5;
+/// Memory moves by ten megabytes where other work makes spans wait, and comes back: of so long the least counts.
+const WINDOW: Duration = Duration::from_secs(4);
+/// In the first third of the time the allocator takes what it will need.
+const SETTLED_PARTS: u32 = 3;
+/// What memory may grow from then on for each connection, by its trend: less than the smallest thing that could be left behind,
+/// a slot's number with its neighbours in a list.
+const GROWTH_PER_CONNECTION: u64 = 16;
+/// And this much in any case: windows of a quiet machine differ by as much.
+const GROWTH_BYTES: u64 = 2 << 20;
 /// Connections beyond the last slot.
 const BEYOND: usize = 16;
 /// Descriptors beside the connections.
@@ -87,6 +91,8 @@ struct Line {
     refused_beyond: u64,
     resident_mb_settled: u64,
     resident_mb_end: u64,
+    /// By its trend over the time from settled to the end.
+    resident_growth_bytes: u64,
     full: u64,
     requests: u64,
     wrong: u64,
@@ -145,18 +151,19 @@ fn measure(stage: Stage, seconds: u32, seed: u64) -> Result<Line> {
         slots_held,
         slots_free,
         refused_beyond,
-        resident_mb_settled: resident.0 >> 20,
-        resident_mb_end: resident.1 >> 20,
+        resident_mb_settled: resident.settled >> 20,
+        resident_mb_end: resident.end >> 20,
+        resident_growth_bytes: resident.growth,
         full,
         requests: all,
         wrong: verdict.wrong,
         faults: Vec::new(),
     };
-    line.faults = faults(&line, &verdict, is_even(&account, quota.all()), resident);
+    line.faults = faults(&line, &verdict, is_even(&account, quota.all()), u64::from(requests));
     Ok(line)
 }
 
-fn faults(line: &Line, verdict: &Verdict, is_even: bool, (settled, end): (u64, u64)) -> Vec<String> {
+fn faults(line: &Line, verdict: &Verdict, is_even: bool, connections: u64) -> Vec<String> {
     let mut faults = Vec::new();
     let mut check = |is_well: bool, told: &str| {
         if !is_well {
@@ -170,7 +177,8 @@ fn faults(line: &Line, verdict: &Verdict, is_even: bool, (settled, end): (u64, u
     check(line.refused == line.refused_by_spans, "the counter of refusals and the spans do not agree");
     check(line.slots_free + line.slots_held == SLOTS, "slots have leaked");
     check(line.refused_beyond == BEYOND as u64, "connections beyond the last slot were not counted as refused");
-    check(end <= settled + settled / GROWTH_PARTS, "memory has grown");
+    let may_grow = connections * u64::from(SETTLED_PARTS - 1) / u64::from(SETTLED_PARTS) * GROWTH_PER_CONNECTION;
+    check(line.resident_growth_bytes <= may_grow.max(GROWTH_BYTES), "memory has grown");
     check(is_even, "spans were lost");
     let is_kept = !line.stage.kind.has_fresh_upstream();
     check(!is_kept || line.refused == 0, "connections were refused although there are enough slots");
@@ -181,23 +189,56 @@ fn faults(line: &Line, verdict: &Verdict, is_even: bool, (settled, end): (u64, u
     faults
 }
 
-/// The least that was resident in the first ten seconds, and in the last ten with the rest behind the load: spans on their way
-/// come and go, and with them ten megabytes where the machine has other work.
-fn watch_memory(site: &Site, ended: &AtomicBool) -> (u64, u64) {
+/// How much memory was resident.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Resident {
+    /// When it had settled, and at the end.
+    settled: u64,
+    end: u64,
+    growth: u64,
+}
+
+/// Looks at memory until the load has ended and rested.
+fn watch_memory(site: &Site, ended: &AtomicBool) -> Resident {
     let watch = Stopwatch::start();
     let mut looks = Vec::new();
     while !ended.load(Ordering::Relaxed) {
         if let Ok(look) = Account::read(site.api, watch.elapsed()) {
-            looks.push(look);
+            looks.push((look.at, look.resident_bytes));
         }
         std::thread::sleep(LOOK);
     }
-    let least = |from: Duration, to: Duration| {
-        let within = looks.iter().filter(|look| (from..=to).contains(&look.at));
-        within.map(|look| look.resident_bytes).min().unwrap_or(0)
+    resident(&looks)
+}
+
+/// The least of each window after the first third of the time, and their trend: the median of the slopes between any two of them
+/// (Theil and Sen), which a third of them can be wrong about.
+fn resident(looks: &[(Duration, u64)]) -> Resident {
+    let end = looks.last().map_or(Duration::ZERO, |(at, _)| *at);
+    let settled = end / SETTLED_PARTS;
+    let mut windows: Vec<(u64, u64)> = Vec::new();
+    for (at, bytes) in looks.iter().filter(|(at, _)| *at >= settled) {
+        let number = (*at - settled).as_millis() / WINDOW.as_millis();
+        let number = u64::try_from(number).unwrap_or(u64::MAX);
+        match windows.last_mut() {
+            Some((newest, least)) if *newest == number => *least = (*least).min(*bytes),
+            _ => windows.push((number, *bytes)),
+        }
+    }
+    let (Some((first, begin)), Some((last, finish))) = (windows.first().copied(), windows.last().copied()) else {
+        return Resident::default();
     };
-    let end = looks.last().map_or(Duration::ZERO, |look| look.at);
-    (least(SETTLED / 4, SETTLED), least(end.saturating_sub(SETTLED), end))
+    // In bytes over the whole time. A shrinking one counts as none.
+    let whole = i128::from(last - first);
+    let mut slopes: Vec<i128> = Vec::new();
+    for (index, (at, bytes)) in windows.iter().enumerate() {
+        for (later, grown) in windows.iter().skip(index + 1) {
+            slopes.push((i128::from(*grown) - i128::from(*bytes)) * whole / i128::from(later - at));
+        }
+    }
+    slopes.sort_unstable();
+    let median = slopes.get(slopes.len() / 2).copied().unwrap_or(0);
+    Resident { settled: begin, end: finish, growth: u64::try_from(median).unwrap_or(0) }
 }
 
 /// Connections that got no slot, as their spans say: each connection has one request, and a fresh one to the upstream.
@@ -242,12 +283,12 @@ fn page_value(site: &Site, name: &str) -> Result<u64> {
 
 fn print(lines: &[Line]) {
     println!(
-        "| | connections/s | refused: counter, spans | slots held + found free of {SLOTS} | refused of {BEYOND} beyond | MB until 10 s, at the end | full | wrong |"
+        "| | connections/s | refused: counter, spans | slots held + found free of {SLOTS} | refused of {BEYOND} beyond | MB settled, at the end, trend | full | wrong |"
     );
     println!("|---|---|---|---|---|---|---|---|");
     for line in lines {
         println!(
-            "| {} | {:.0} | {}, {} | {} + {} | {} | {}, {} | {} of {} | {} |",
+            "| {} | {:.0} | {}, {} | {} + {} | {} | {}, {}, {:.1} | {} of {} | {} |",
             line.stage.name,
             line.connections_per_second,
             line.refused,
@@ -257,6 +298,7 @@ fn print(lines: &[Line]) {
             line.refused_beyond,
             line.resident_mb_settled,
             line.resident_mb_end,
+            line.resident_growth_bytes as f64 / f64::from(1 << 20),
             line.full,
             line.requests,
             line.wrong
@@ -264,5 +306,36 @@ fn print(lines: &[Line]) {
         for fault in &line.faults {
             println!("FAILED {}: {fault}", line.stage.name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A minute's looks, each half a second, from 60 MB on.
+    fn growth(grown_bytes: impl Fn(u64) -> u64) -> u64 {
+        let looks: Vec<_> =
+            (0..=120).map(|look| (LOOK * u32::try_from(look).unwrap(), (60 << 20) + grown_bytes(look))).collect();
+        resident(&looks).growth
+    }
+
+    #[test]
+    fn what_each_connection_leaves_is_seen_under_what_comes_and_goes() {
+        const PER_LOOK: u64 = 2_500;
+        // Spans that wait for others' work: up to ten megabytes, for seconds.
+        let noise = |look: u64| if look % 23 < 7 { (look * 7 % 11) << 20 } else { look * 31 % 200_000 };
+        let limit = 200_000 * GROWTH_PER_CONNECTION;
+        assert!(growth(|_| 0) == 0 && growth(noise) < limit, "{}", growth(noise));
+        assert!(growth(|look| noise(look) + look * PER_LOOK * 24) > limit);
+        // What is taken once, at the begin or later, is no trend.
+        assert!(growth(|look| if look > 20 { 30 << 20 } else { 0 }) == 0);
+        assert!(growth(|look| (100 - look.min(100)) << 18) == 0, "less is not more");
+    }
+
+    #[test]
+    fn nothing_seen_is_nothing_grown() {
+        assert_eq!(resident(&[]), Resident::default());
+        assert_eq!(resident(&[(LOOK, 7)]), Resident { settled: 7, end: 7, growth: 0 });
     }
 }
