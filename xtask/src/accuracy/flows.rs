@@ -25,6 +25,8 @@ pub(super) struct Passage {
     held: Option<(usize, u64)>,
     /// It is a request's first.
     begins: Option<u64>,
+    /// It is a connection's first.
+    opens: bool,
     which: Option<Which>,
     /// It is a response's segment whose acknowledgement is waited for, by that injection, and ends before that byte.
     answers: Option<(usize, u32)>,
@@ -69,6 +71,10 @@ struct Flow {
     /// What was done before the first request was known: injection, from, to.
     before: Vec<(usize, u64, u64)>,
     handshaken: bool,
+    /// When the first SYN was about to be handed on, and when the ACK that ended the handshake had been.
+    shaking: Option<(u64, u64)>,
+    /// When the request's first segment was about to be handed on.
+    begun_ns: Option<u64>,
     /// The repeated SYN-ACK was held by that injection, and handed on then.
     repeated: Option<(usize, u64)>,
     /// So long after that the handshake had ended.
@@ -126,6 +132,12 @@ impl Flows {
             running.ledger.deliver(request, now_ns);
         }
         let Some(flow) = self.flows.get_mut(&passage.flow) else { return };
+        if passage.opens {
+            flow.shaking = Some((now_ns, now_ns));
+        }
+        if passage.begins.is_some() {
+            flow.begun_ns = Some(now_ns);
+        }
         if let Some((injection, from_ns)) = passage.held {
             flow.account(running, passage.request, injection, from_ns, now_ns);
             flow.repeated = (passage.which == Some(Which::HandshakeAgain)).then_some((injection, now_ns));
@@ -146,6 +158,26 @@ impl Flows {
         {
             flow.unacknowledged = None;
             running.ledger.unsure(request, waiting.injection, 0, now_ns.saturating_sub(waiting.since_ns));
+        }
+    }
+
+    /// A packet has been handed on by now: its receiver had it in between. So much of a request has been seen here: what lies
+    /// between its packets took no longer.
+    pub(super) fn handed_on(&mut self, running: Option<&Running>, passage: &Passage, now_ns: u64) {
+        let Some((running, flow)) = running.zip(self.flows.get_mut(&passage.flow)) else { return };
+        if passage.which == Some(Which::FinalAck)
+            && let Some((_, to_ns)) = &mut flow.shaking
+        {
+            *to_ns = now_ns;
+        }
+        let Some(request) = passage.request else { return };
+        for (index, injection) in running.row.injections.iter().enumerate() {
+            let How::Wire(its_link, _, which, _) = injection.how else { continue };
+            let seen =
+                if which.is_of_handshake() { flow.shaking } else { flow.begun_ns.map(|from_ns| (from_ns, now_ns)) };
+            if let Some((from_ns, to_ns)) = seen.filter(|_| its_link == self.link) {
+                running.ledger.saw(request, index, from_ns, to_ns);
+            }
         }
     }
 }
@@ -180,8 +212,7 @@ impl Flow {
         for (index, injection) in running.row.injections.iter().enumerate() {
             let How::Wire(its_link, its_way, wanted, act) = injection.how else { continue };
             let hit = its_link == link && its_way == way && (wanted == Which::All || Some(wanted) == which);
-            let handshake = matches!(wanted, Which::Handshake | Which::HandshakeAgain | Which::FinalAck);
-            let number = if handshake { Some(self.number) } else { self.request };
+            let number = if wanted.is_of_handshake() { Some(self.number) } else { self.request };
             let delay = number.filter(|_| hit).and_then(|number| running.delay(index, number));
             let Some(delay) = delay else { continue };
             let delay_ns = u64::try_from(delay.as_nanos()).unwrap_or(0);
@@ -206,6 +237,7 @@ impl Flow {
             }
         }
         direction.released_ns = release_ns;
+        let opens = segment.syn && !segment.ack && self.shaking.is_none();
         Verdict::Pass(
             release_ns,
             Passage {
@@ -213,6 +245,7 @@ impl Flow {
                 request: self.request,
                 held,
                 begins,
+                opens,
                 which,
                 answers: answers.map(|index| (index, segment.end())),
                 acknowledges: (link == Link::Client && way == Way::Out && segment.ack).then_some(segment.next),
@@ -342,6 +375,7 @@ mod tests {
                 Verdict::Lose => None,
                 Verdict::Pass(at_ns, passage) => {
                     self.flows.passed(Some(&self.running), &passage, at_ns);
+                    self.flows.handed_on(Some(&self.running), &passage, at_ns + 3);
                     Some(at_ns / 1000)
                 }
             }
@@ -380,6 +414,27 @@ mod tests {
         assert_eq!(world.send(Way::Back, ACK, 2, b"response", 200), Some(700));
         assert_eq!(world.send(Way::Back, ACK, 10, b"more", 300), Some(700));
         assert_eq!(world.truth(5), Truth { least_ns: 500_000, most_ns: 500_000, stretches: 1 });
+    }
+
+    #[test]
+    fn what_lies_between_packets_took_no_longer_than_was_seen_here() {
+        let mut world = World::new(How::Wire(Link::Backend, Way::Back, Which::Handshake, Act::Hold), 0);
+        world.handshake();
+        assert_eq!(world.running.ledger.seen(5, 0), 0, "nobody's yet");
+        world.send(Way::Out, ACK, 2, REQUEST, 100);
+        // From the SYN to the ACK, whatever comes later.
+        assert_eq!(world.running.ledger.seen(5, 0), 20_003);
+        world.send(Way::Back, ACK, 2, b"response", 90_000);
+        assert_eq!(world.running.ledger.seen(5, 0), 20_003);
+
+        let mut world = World::new(How::Wire(Link::Backend, Way::Back, Which::Data(0), Act::Hold), 0);
+        world.handshake();
+        world.send(Way::Out, ACK, 2, REQUEST, 100);
+        world.send(Way::Back, ACK, 2, b"response", 90_000);
+        assert_eq!(world.running.ledger.seen(5, 0), 89_900_003);
+        world.send(Way::Out, ACK, 21, b"GET /r/6 HTTP/1.1\r\n", 95_000);
+        world.send(Way::Back, ACK, 10, b"response", 95_500);
+        assert_eq!((world.running.ledger.seen(5, 0), world.running.ledger.seen(6, 0)), (89_900_003, 500_003));
     }
 
     #[test]

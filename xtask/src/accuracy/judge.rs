@@ -33,6 +33,8 @@ pub(super) struct Case {
     pub(super) done: Vec<Done>,
     /// Meanwhile the agent's workers ran or waited for a core for so long, less what was meant.
     pub(super) noise_ns: u64,
+    /// By injection, of a machine that may be late itself: for how long its place can have lasted by what whoever injects has seen.
+    pub(super) seen_ns: Vec<u64>,
     /// Exactly one is right.
     pub(super) spans: Vec<Span>,
 }
@@ -171,9 +173,9 @@ fn judge_case(
         } else if hit {
             delays.push(truth.least_ns);
             let unusual_ns = quiet_ns.map_or(0, |quiet_ns| case.noise_ns.saturating_sub(quiet_ns));
-            errors.extend(seen.disturbed(group, truth, span, case.noise_ns, unusual_ns));
+            errors.extend(seen.disturbed(group, truth, span, case.noise_ns, unusual_ns, group.seen_ns(case)));
         } else {
-            seen.undisturbed(group, truth, span, case.noise_ns);
+            seen.undisturbed(group, truth, span, case.noise_ns, group.seen_ns(case));
         }
     }
     let largest = blames.iter().max_by_key(|(_, ns)| *ns).map(|(blame, _)| *blame);
@@ -210,7 +212,15 @@ struct Seen {
 
 impl Seen {
     /// A place that was hit; how far off it is, where it can be.
-    fn disturbed(&mut self, group: &Group, truth: Truth, span: &Span, noise_ns: u64, unusual_ns: u64) -> Option<u64> {
+    fn disturbed(
+        &mut self,
+        group: &Group,
+        truth: Truth,
+        span: &Span,
+        noise_ns: u64,
+        unusual_ns: u64,
+        seen_ns: u64,
+    ) -> Option<u64> {
         self.hit = true;
         let value_ns = value_us(group.place, span) * 1000;
         if let Place::Nowhere(_) = group.place {
@@ -226,13 +236,14 @@ impl Seen {
         let more_ns = value_ns.saturating_sub(truth.most_ns).saturating_sub(group.by_itself_ns);
         let error_ns = (truth.least_ns.saturating_sub(value_ns) + more_ns).saturating_sub(unusual_ns);
         self.within &= error_ns <= tolerance_ns;
-        self.right &= value_ns + tolerance_ns + noise_ns >= truth.least_ns && more_ns <= group.half_ns + noise_ns;
+        self.right &= value_ns + tolerance_ns + noise_ns >= truth.least_ns;
+        self.right &= more_ns <= group.half_ns + noise_ns || value_ns <= seen_ns;
         self.excused |= value_ns + tolerance_ns < truth.least_ns;
         Some(error_ns)
     }
 
-    /// A place that was not.
-    fn undisturbed(&mut self, group: &Group, truth: Truth, span: &Span, noise_ns: u64) {
+    /// A place that was not. As long as the injectors have seen it last, on a machine that is late, it may be.
+    fn undisturbed(&mut self, group: &Group, truth: Truth, span: &Span, noise_ns: u64, seen_ns: u64) {
         let value_ns = value_us(group.place, span) * 1000;
         match group.place {
             Place::Nowhere(_) => return,
@@ -240,7 +251,7 @@ impl Seen {
             Place::Phase(_) | Place::Phases(_) | Place::Attribute(_) => {}
         }
         let most_ns = truth.most_ns + group.half_ns;
-        self.stayed &= value_ns < most_ns + noise_ns;
+        self.stayed &= value_ns < most_ns + noise_ns || value_ns <= seen_ns;
         self.excused |= value_ns >= most_ns;
     }
 }
@@ -259,7 +270,8 @@ fn usual(row: &Row, groups: &[Group], cases: &[Case]) -> Vec<u64> {
 
 /// Whether a request that nothing was done to shows a delay in a phase other than the row's.
 fn stray(row: &Row, groups: &[Group], case: &Case, span: &Span, usual: &[u64]) -> bool {
-    let untouched = groups.iter().all(|group| !group.truth(row, case).0);
+    // A machine that may be late itself is so in any phase.
+    let untouched = case.seen_ns.is_empty() && groups.iter().all(|group| !group.truth(row, case).0);
     let other = |phase: &str| groups.iter().all(|group| !group.place.has(phase));
     untouched
         && BLAMES.iter().zip(usual).any(|((phase, _), usual_ns)| {
@@ -300,6 +312,11 @@ impl Group {
         let hidden_ns = if row.shape.streamed { case.noise_ns } else { 0 };
         sum.least_ns = sum.least_ns.saturating_sub(row.shape.unknown_us * 1000 + hidden_ns);
         (hit, sum)
+    }
+
+    /// How long this place can have lasted by what the injectors have seen.
+    fn seen_ns(&self, case: &Case) -> u64 {
+        self.injections.iter().filter_map(|index| case.seen_ns.get(*index)).max().copied().unwrap_or(0)
     }
 }
 
@@ -464,7 +481,7 @@ mod tests {
     fn case(disturbed: bool, delay_us: u64, spans: Vec<Span>) -> Case {
         let ledger = Ledger::default();
         ledger.add(1, 0, disturbed, 5_000, 5_000 + delay_us * 1000);
-        Case { id: 1, noise_ns: 0, done: vec![ledger.of(1, 0)], spans }
+        Case { id: 1, done: vec![ledger.of(1, 0)], spans, ..Case::default() }
     }
 
     /// What stands in the line: disturbed, named right, outweighed, within tolerance, undisturbed, stayed; passed.
@@ -579,6 +596,19 @@ mod tests {
         let stray = || case(false, 10, elsewhere(2_100));
         check(&[right(), usual(), usual(), usual(), stray()], [1, 1, 0, 1, 4, 4], true);
         check(&[right(), usual(), usual(), usual(), stray(), stray()], [1, 1, 0, 1, 5, 5], false);
+    }
+
+    #[test]
+    fn a_late_machines_undisturbed_request_is_laid_to_a_fault_beyond_what_was_seen_of_it() {
+        let right = || case(true, 5_000, vec![span(&[("upstream_wait", 5_050)], "upstream", "full")]);
+        let late = |us, seen_us: &[u64]| {
+            let spans = vec![span(&[("upstream_wait", us)], "upstream", "full")];
+            Case { seen_ns: seen_us.iter().map(|us| us * 1000).collect(), ..case(false, 10, spans) }
+        };
+        check(&[right(), late(85_000, &[85_000])], [1, 1, 0, 1, 1, 1], true);
+        check(&[right(), late(85_000, &[84_999])], [1, 1, 0, 1, 1, 0], false);
+        check(&[right(), late(85_000, &[])], [1, 1, 0, 1, 1, 0], false);
+        assert_eq!(judge(&row(), &[right(), late(85_000, &[85_000])], Vec::new()).excused, 1, "and that is told");
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub(super) struct Ledger {
     delivered: Mutex<HashMap<u64, u64>>,
     /// How long the agent's workers ran, or waited for a core, meanwhile; less what was meant.
     noise: Mutex<HashMap<u64, u64>>,
+    /// By request and injection: from when to when whoever injects has seen all that the place can hold.
+    seen: Mutex<HashMap<(u64, usize), (u64, u64)>>,
 }
 
 impl Ledger {
@@ -98,6 +100,20 @@ impl Ledger {
     /// A relay handed the first segment of a request on.
     pub(super) fn deliver(&self, request: u64, at_ns: u64) {
         self.delivered.lock().unwrap_or_else(PoisonError::into_inner).entry(request).or_insert(at_ns);
+    }
+
+    /// Whatever an injection's place holds of a request lies between these, disturbed or not: nothing of it was before, and
+    /// it was over then. Of several the widest counts.
+    pub(super) fn saw(&self, request: u64, injection: usize, from_ns: u64, to_ns: u64) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let (from, to) = seen.entry((request, injection)).or_insert((from_ns, to_ns));
+        (*from, *to) = ((*from).min(from_ns), (*to).max(to_ns));
+    }
+
+    /// How long that was; 0 where nobody said.
+    pub(super) fn seen(&self, request: u64, injection: usize) -> u64 {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(&(request, injection)).map_or(0, |(from_ns, to_ns)| to_ns.saturating_sub(*from_ns))
     }
 
     /// The agent's workers were busy for so long while a request was under way.

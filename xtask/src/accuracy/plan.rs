@@ -88,6 +88,13 @@ pub(super) enum Which {
     All,
 }
 
+impl Which {
+    /// They belong to a connection, not to a request.
+    pub(super) fn is_of_handshake(self) -> bool {
+        matches!(self, Self::Handshake | Self::HandshakeAgain | Self::FinalAck)
+    }
+}
+
 /// What a relay does to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Act {

@@ -144,5 +144,7 @@ fn release(shared: &Shared, to: &Tun, waiting: &mut Waiting) {
             tell(now);
             let _lost = to.send(&packet);
         }
+        let mut flows = shared.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        flows.handed_on(running.as_deref(), &passage, now_ns());
     }
 }
