@@ -348,3 +348,28 @@ fn an_interim_response_in_halves_is_no_body_that_is_waited_for() {
     // All of both pauses was before the answer's first byte.
     assert!(Duration::from_nanos(head.body.upstream_body) < PAUSE, "{:?}", head.body);
 }
+
+#[test]
+fn what_ends_an_upload_is_asked_for_before_what_comes_behind_it() {
+    let (got, was_got) = mpsc::channel();
+    let address = upstream(move |head, stream| {
+        for _ in 0..if head.starts_with("POST") { 2 } else { 0 } {
+            stream.read_exact(&mut [0]).unwrap();
+            got.send(()).unwrap();
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").is_ok()
+    });
+    let watcher = Watcher::default();
+    let world = Setup::to(address).start_with(watcher.clone());
+    let mut client = world.connect();
+    client.write_all(b"POST / HTTP/1.1\r\nHost: app.localhost\r\ncontent-length: 2\r\n\r\n1").unwrap();
+    was_got.recv_timeout(WAIT).unwrap();
+    // The proxy waits for more, and the next request comes with it.
+    client.write_all(format!("2{}", get("/next")).as_bytes()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(response(&mut client).1, b"done");
+    }
+    // Each question moves the latch on: the later one would cost the earlier one's time.
+    let asked = watcher.0.lock().unwrap();
+    assert!(asked.client.is_sorted_by_key(|range| range.start), "{asked:?}");
+}
