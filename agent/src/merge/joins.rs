@@ -204,9 +204,12 @@ fn check_phases(Ended { head, attempt, truth }: &Ended, attributed: &Attributed<
     to(head.head_read, Phase::ReadWait);
     to(head.upstream_wanted, Phase::ProxyRequest);
     to(attempt.connected, Phase::UpstreamConnect);
-    to(attempt.head_written, Phase::UpstreamWrite);
+    // What a write brought may have been there before it returned.
+    let is_seen = attempt.backend_missing == Missing::NOTHING;
+    let by = |written: MonoNs| if is_seen { written.min(truth.answer.backend[0]) } else { written };
+    to(by(attempt.head_written), Phase::UpstreamWrite);
     // An upload's waits lie between.
-    to(attempt.request_written, Phase::ProxyRequest);
+    to(by(attempt.request_written), Phase::ProxyRequest);
     let readable = truth.answer.first_readable;
     if attempt.backend_missing == Missing::NOTHING {
         // A write may be noted when what it wrote was readable.

@@ -125,6 +125,7 @@ impl Upstream {
     /// The request's head.
     pub(super) fn writes_head(&mut self, site: &RefCell<Site>, attempt: &mut Attempt) {
         attempt.request_start = self.written;
+        attempt.write_begun = site.borrow_mut().pass();
         attempt.head_written = self.writes_bytes(site);
         attempt.request_written = attempt.head_written;
         attempt.request_head_end = self.written;
@@ -258,7 +259,7 @@ impl Upstream {
         judged.unwrap();
         if exchange.first.read.0 != 0 && exchange.before_first.is_none() {
             exchange.before_first = Some(exchange.clock.keep(exchange.sums));
-            exchange.clock.enter(exchange.sums, Relay::ProxyResponse, at);
+            exchange.clock.answered(exchange.sums, exchange.first.marks.first, at);
         }
         self.read = to;
         asks.read_to(to);
