@@ -132,6 +132,12 @@ fn heard(trail: *mut Trail, tcp: Tcp, ack: u32) {
             maps::push(&raw mut (*trail).sent_head, (&raw mut (*trail).sent).cast(), left);
         }
         if is_news {
+            // More was acknowledged before than was seen, since the kernel left out a run: nobody knows when that was.
+            let before = tcp.sent_offset(first, ROLE_CLIENT);
+            if before > (*trail).taken_end {
+                let unseen = Mark { end: before, at_ns: 0 };
+                maps::push(&raw mut (*trail).taken_head, (&raw mut (*trail).taken).cast(), unseen);
+            }
             let taken = Mark { end: tcp.sent_offset(ack, ROLE_CLIENT), at_ns };
             maps::push(&raw mut (*trail).taken_head, (&raw mut (*trail).taken).cast(), taken);
             ptr::write_volatile(&raw mut (*trail).taken_end, taken.end);

@@ -162,11 +162,11 @@ impl Ring<'_> {
         Found { mark: found, before_known, whole }
     }
 
-    /// When the first mark beyond this offset was made.
+    /// When the first mark beyond this offset was made. One without a time stands for what nobody saw.
     fn beyond(self, offset: u64) -> Result<MonoNs, Missing> {
         let found = self.search(|end| end <= offset);
         match found.mark {
-            None if found.whole => Err(Missing::UNSEEN),
+            None | Some((_, MonoNs::UNKNOWN)) if found.whole => Err(Missing::UNSEEN),
             Some((_, at)) if found.before_known && found.whole => Ok(at),
             _ => Err(Missing::OVERWRITTEN),
         }
@@ -693,6 +693,11 @@ mod tests {
         assert_eq!(trail.taken_at(9), Ok(MonoNs(1010)));
         assert_eq!(trail.taken_at(10), Ok(MonoNs(1030)));
         assert_eq!(trail.taken_at(30), Err(Missing::UNSEEN));
+        // What lies before 20 was acknowledged at a time that nobody saw.
+        let trail = self::trail(&[10, 20, 30], &[]);
+        trail.taken[1].at_ns.store(0, Ordering::Relaxed);
+        let taken = [9, 10, 19, 20].map(|offset| trail.taken_at(offset));
+        assert_eq!(taken, [Ok(MonoNs(1010)), Err(Missing::UNSEEN), Err(Missing::UNSEEN), Ok(MonoNs(1030))]);
     }
 
     #[test]
