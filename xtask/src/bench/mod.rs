@@ -3,7 +3,7 @@
 
 mod contenders;
 pub(crate) mod measure;
-mod probes;
+pub(crate) mod probes;
 pub(crate) mod train;
 pub(crate) mod upstream;
 

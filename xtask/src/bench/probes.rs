@@ -86,7 +86,7 @@ fn runs(prices: &[Run], (family, whose): (&str, &[&str]), [before, after]: [&str
 }
 
 /// The series of a family, by their probe.
-fn by_probe<'p>(page: &'p str, family: &str) -> Result<BTreeMap<&'p str, f64>> {
+pub(crate) fn by_probe<'p>(page: &'p str, family: &str) -> Result<BTreeMap<&'p str, f64>> {
     let series =
         page.lines().filter_map(|line| line.strip_prefix(family)?.strip_prefix("{probe=\"")?.split_once("\"} "));
     let counts: BTreeMap<&str, f64> =

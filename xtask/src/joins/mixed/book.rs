@@ -68,6 +68,8 @@ pub(super) struct Stamps {
     pub(super) down: Unread,
     /// The request before it on the client's connection; 0 for the first.
     pub(super) before: Id,
+    /// The one behind it there; 0 for the last.
+    pub(super) after: Id,
     /// The same on the backend's connection.
     pub(super) before_at_backend: Id,
 }
@@ -111,6 +113,8 @@ pub(super) struct Windows {
     pub(super) answer: Window,
     /// The end of all.
     pub(super) end: Window,
+    /// The answer's last byte acknowledged.
+    pub(super) acknowledged: Window,
 }
 
 impl Book {
@@ -143,6 +147,9 @@ impl Book {
             Kind::Early => window(own.head_sending, own.answered),
             _ => window(own.last_sending.max(own.closing), own.whole_read),
         };
+        // The client had it when it sent the next request, unless that was on its way before.
+        let after = self.of(own.after);
+        let acknowledged = if after.first_sending >= own.received { after.head_read } else { 0 };
         Windows {
             first: window(own.first_sending, own.head_read),
             head: window(own.head_sending, own.head_read),
@@ -151,6 +158,7 @@ impl Book {
             sent: window(own.answering, own.answered),
             answer: window(own.answering, own.received_first),
             end: window(own.ending.max(own.leaving), 0),
+            acknowledged: window(own.ending, acknowledged),
         }
     }
 
@@ -240,7 +248,16 @@ mod tests {
         assert_eq!((one.first, one.head), (Window { from: 10, to: 30 }, Window { from: 20, to: 30 }));
         assert_eq!((one.backend, one.sent), (Window { from: 40, to: 50 }, Window { from: 60, to: 70 }));
         assert_eq!((one.answer, one.end.from), (Window { from: 60, to: 75 }, 65));
+        assert_eq!(one.acknowledged, Window { from: 65, to: u64::MAX }, "the next was on its way");
         assert_eq!((two.first, two.head), (Window { from: 40, to: 90 }, Window { from: 55, to: 90 }));
+    }
+
+    #[test]
+    fn an_answer_is_acknowledged_by_the_next_request() {
+        let mut book = book();
+        book.note(1, |stamps| stamps.after = 2);
+        book.note(2, |stamps| (stamps.first_sending, stamps.head_sending) = (80, 80));
+        assert_eq!(book.windows(1).acknowledged, Window { from: 65, to: 90 });
     }
 
     #[test]

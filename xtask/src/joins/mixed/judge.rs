@@ -34,6 +34,8 @@ pub(super) struct Line {
     pub(super) hidden: BTreeMap<String, u64>,
     /// And as it may not.
     pub(super) unexplained: BTreeMap<String, u64>,
+    /// Requests of which is known when the client had acknowledged the answer.
+    pub(super) acknowledged: u64,
     /// Points that were held against both ends of their window, and sums against their bound.
     pub(super) points: u64,
     /// Points that were held against its begin only.
@@ -91,7 +93,8 @@ pub(super) fn judge(book: &Book, received: &Received, wall_ns: i64) -> Verdict {
         }
         if let Some(fault) = fault {
             line.wrong += 1;
-            line.first.get_or_insert((id, fault));
+            let [before, after] = [stamps.before, stamps.after].map(|id| book.of(id));
+            line.first.get_or_insert_with(|| (id, format!("{fault}; the one before: {before:?}, behind: {after:?}")));
         }
     }
     verdict
@@ -119,6 +122,7 @@ fn hold(stamps: &Stamps, windows: Windows, seen: &Seen, wall_ns: i64, line: &mut
         return Some(format!("its phases are not the whole: {gap}; {seen:?}"));
     }
     count(stamps, seen, line);
+    line.acknowledged += u64::from(seen.acknowledged_us.is_some());
     // Where the head's last byte has no mark, `client_send` is in it.
     let head_ns = if lacks_client(seen) { stamps.head_sending - stamps.first_sending } else { 0 };
     let unread = [("read_wait", stamps.up, head_ns), ("upstream_read_wait", stamps.down, 0)];
@@ -233,6 +237,9 @@ fn points(stamps: &Stamps, windows: Windows, seen: &Seen) -> Vec<Point> {
         add("answer read", unread.to_us, windows.answer, true);
     }
     add("end", seen.ended_us, windows.end, true);
+    if let Some(us) = seen.acknowledged_us {
+        add("acknowledged", seen.ended_us + us, windows.acknowledged, true);
+    }
     points
 }
 
@@ -386,6 +393,20 @@ mod tests {
             },
             "its phases are not the whole",
         );
+    }
+
+    #[test]
+    fn an_acknowledgement_has_come_with_the_next_request() {
+        let acknowledged = |us| {
+            let mut book = Book::new(2);
+            book.note(1, |page| *page = Stamps { after: 2, ..in_us(stamps()) });
+            book.note(2, |page| (page.first_sending, page.head_read) = (310_000, 320_000));
+            let seen = Seen { acknowledged_us: Some(us), ..whole(|_| {}) };
+            let wall_ns = i64::try_from(WALL_US * 1000).unwrap();
+            hold(&book.of(1), book.windows(1), &seen, wall_ns, &mut Line::default())
+        };
+        assert_eq!(acknowledged(30), None);
+        assert!(acknowledged(40).unwrap().starts_with("acknowledged: 10000 ns after"));
     }
 
     #[test]

@@ -215,6 +215,7 @@ impl Load {
         link.waiting.push_back(id);
         let before = std::mem::replace(&mut link.newest, id);
         self.book.note(id, |stamps| (stamps.kind, stamps.before) = (kind, before));
+        self.book.note(before, |stamps| stamps.after = id);
         self.exchanges.insert(id, Exchange::new(number, script));
     }
 

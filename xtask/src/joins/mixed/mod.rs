@@ -17,6 +17,7 @@ use wayspan_tests::{Agent, wait_until};
 
 use super::book::Id;
 use super::site::{self, LAST_SPANS};
+use crate::bench::probes::by_probe;
 use crate::outage::account::{Account, page, value};
 use crate::progress::Stopwatch;
 use judge::{Verdict, judge};
@@ -33,6 +34,8 @@ pub(super) struct Report {
     spans: u64,
     /// Connections that found no slot.
     refused: u64,
+    /// Runs of probes that the kernel left out: what they would have told of bytes is unseen.
+    skipped: f64,
     #[serde(flatten)]
     verdict: Verdict,
     pub(super) passed: bool,
@@ -49,7 +52,7 @@ pub(super) fn measure(requests: Id, seed: u64) -> Result<Report> {
          mixed: {{rule: \"PathPrefix(`/m/`)\", service: mixed}}\n  services:\n    \
          mixed: {{loadBalancer: {{servers: [{{url: \"http://{}\"}}]}}}}\n\
          tracing: {{sampleRate: 1.0, otlp: {{interval: 50ms, timeout: 5m, http: {{endpoint: \"http://{}\"}}}}}}\n\
-         attribution: {{spans: all}}\nprobes: {{required: true, slots: {SLOTS}, backends: true}}\n\
+         attribution: {{spans: all}}\nprobes: {{required: true, slots: {SLOTS}, backends: true, ack: true}}\n\
          api: {{address: \"127.0.0.1:0\"}}\nmetrics: {{prometheus: {{}}}}\n",
         listener.local_addr()?,
         sink.address
@@ -63,7 +66,10 @@ pub(super) fn measure(requests: Id, seed: u64) -> Result<Report> {
     let _all = wait_until(LAST_SPANS, || (sink.count() >= u64::from(requests)).then_some(()));
     let account = site::settled(api, watch)?;
     site::check_wall(wall_ns)?;
-    let refused = value(&page(api)?, "wayspan_probe_refusals_total")?;
+    let metrics = page(api)?;
+    let refused = value(&metrics, "wayspan_probe_refusals_total")?;
+    // Where the kernel does not tell, there is none.
+    let skipped = by_probe(&metrics, "wayspan_probe_skipped_total").map_or(0.0, |runs| runs.values().sum());
     site::end(&mut agent)?;
     let received = sink.received();
     let verdict = judge(&book, &received, wall_ns);
@@ -73,6 +79,7 @@ pub(super) fn measure(requests: Id, seed: u64) -> Result<Report> {
         requests,
         spans: received.spans,
         refused,
+        skipped,
         passed: verdict.passed() && is_even && refused == 0,
         verdict,
     })
@@ -93,17 +100,18 @@ impl Report {
     /// For people.
     pub(super) fn print(&self) {
         println!(
-            "\nother kinds, seed as above: {} requests in {:.1} s; {} spans; slots refused: {}",
-            self.requests, self.seconds, self.spans, self.refused
+            "\nother kinds, seed as above: {} requests in {:.1} s; {} spans; slots refused: {}; runs of probes \
+             that the kernel left out: {}",
+            self.requests, self.seconds, self.spans, self.refused, self.skipped
         );
         println!(
-            "| requests | count | as meant | full | accept not visible | as stated beforehand | unexplained | points in both bounds | \
+            "| requests | count | as meant | full | accept not visible | as stated beforehand | unexplained | acknowledged | points in both bounds | \
              points on their neighbour | wrong |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|---|");
         for (kind, line) in &self.verdict.lines {
             println!(
-                "| {} | {} | {} | {} | {} | {:?} | {:?} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {:?} | {:?} | {} | {} | {} | {} |",
                 kind.name(),
                 line.requests,
                 line.as_meant,
@@ -111,6 +119,7 @@ impl Report {
                 line.unaccepted,
                 line.hidden,
                 line.unexplained,
+                line.acknowledged,
                 line.points,
                 line.on_neighbour,
                 line.wrong

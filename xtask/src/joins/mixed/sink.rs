@@ -38,6 +38,8 @@ pub(super) struct Seen {
     /// Microseconds by phase, those that took any.
     pub(super) phases: HashMap<String, u64>,
     pub(super) stretches: Vec<Stretch>,
+    /// From its end until the client had acknowledged it, where that is known.
+    pub(super) acknowledged_us: Option<u64>,
     /// CLIENT spans, and whether the last of them was over a pooled connection.
     pub(super) attempts: u32,
     pub(super) last_begun_ns: u64,
@@ -164,6 +166,7 @@ impl Seen {
                 ("wayspan.coverage", 1, Value::Bytes(text)) => {
                     self.coverage = String::from_utf8_lossy(text).into_owned();
                 }
+                ("wayspan.after.ack", 3, Value::Number(us)) => self.acknowledged_us = Some(us),
                 (key, 3, Value::Number(us)) => {
                     if let Some(phase) = key.strip_prefix(PHASE) {
                         self.phases.insert(phase.to_owned(), us);
@@ -208,6 +211,7 @@ mod tests {
         received.take(&span(1, CLIENT, "GET", [30, 40], &[("wayspan.connection.reused", &[2 << 3, 1])]));
         received.take(&span(1, INTERNAL, "client_send", [10, 60], &[]));
         let attributes: &[(&str, &[u8])] = &[
+            ("wayspan.after.ack", &[3 << 3, 9]),
             ("url.path", &path),
             ("wayspan.coverage", &field(1, b"full")),
             ("wayspan.phase.client_send", &[3 << 3, 50]),
@@ -216,6 +220,7 @@ mod tests {
         received.take(&span(1, CLIENT, "GET", [50, 80], &[("wayspan.connection.reused", &[2 << 3, 0])]));
         let seen = received.of(7);
         assert_eq!((seen.servers, seen.begun_us, seen.ended_us, seen.coverage.as_str()), (1, 10, 90, "full"));
+        assert_eq!(seen.acknowledged_us, Some(9));
         assert_eq!((seen.attempts, seen.reused, seen.phase("client_send"), received.spans), (2, false, 50, 5));
         let stretches: Vec<_> = seen.stretches.iter().map(|s| (s.name.as_str(), s.from_us, s.to_us)).collect();
         assert_eq!(stretches, [("client_send", 10, 60), ("body", 60, 90)]);
