@@ -4,7 +4,10 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use abi::{HEARD, HEARD_WAITING, Mark, NO_OFFSET, ROLE_CLIENT, ROLE_UPSTREAM, STALLS, Stall, Tag, Trail, counter};
+use abi::{
+    HEARD, HEARD_WAITING, Mark, NEWEST, NO_OFFSET, ROLE_CLIENT, ROLE_UPSTREAM, STALL_TOLD_NS, STALLS, Stall, Tag,
+    Trail, counter,
+};
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 
@@ -90,26 +93,48 @@ fn stalled(trail: *mut Trail, tcp: Tcp, role: u32) {
         }
         let lasted_ns = at_ns - since_ns;
         let start = tcp.sent_offset(waits, role);
-        let head = ptr::read_volatile(&raw const (*trail).stall_head);
+        let count = ptr::read_volatile(&raw const (*trail).stall_count);
         let stalls = (&raw mut (*trail).stalls).cast::<Stall>();
-        let newest = stalls.add((head.wrapping_sub(1) & MASK) as usize);
+        let newest = stalls.add(((count >> NEWEST) & MASK) as usize);
         let (message, last) = (ptr::read_volatile(&raw const (*trail).message_start), (*trail).stall_last);
         let is_of_one = message <= last && message <= start;
         // Whoever began to wait meanwhile has waited since then.
         let is_same = start == last && since_ns == (*newest).until_ns;
         (*trail).stall_last = start;
-        if head != 0 && (is_of_one || is_same) {
+        if count != 0 && (is_of_one || is_same) {
             ptr::write_volatile(&raw mut (*newest).until_ns, at_ns);
             ptr::write_volatile(&raw mut (*newest).lasted_ns, (*newest).lasted_ns.wrapping_add(lasted_ns));
         } else {
-            let entry = stalls.add((head & MASK) as usize);
+            let (place, used) = place_for_another(stalls, u64::from(count as u32), at_ns);
+            let entry = stalls.add((place & MASK) as usize);
             ptr::write_volatile(&raw mut (*entry).first, NO_OFFSET);
             ptr::write_volatile(&raw mut (*entry).until_ns, at_ns);
             ptr::write_volatile(&raw mut (*entry).lasted_ns, lasted_ns);
             ptr::write_volatile(&raw mut (*entry).first, start);
-            ptr::write_volatile(&raw mut (*trail).stall_head, head.wrapping_add(1));
+            ptr::write_volatile(&raw mut (*trail).stall_count, (place << NEWEST) | used);
         }
     }
+}
+
+/// Where a new entry goes, and how many are in use then: what holds many responses back in turns has short ones between long ones.
+///
+/// # Safety
+/// `stalls` is inside a live map value, and the socket's lock is held.
+#[inline(always)]
+unsafe fn place_for_another(stalls: *const Stall, count: u64, at_ns: u64) -> (u64, u64) {
+    if count < STALLS as u64 {
+        return (count, count + 1);
+    }
+    let (mut place, mut least_ns) = (0, u64::MAX);
+    for index in 0..STALLS {
+        // SAFETY: by this function's contract.
+        let Stall { lasted_ns, until_ns, .. } = unsafe { *stalls.add(index) };
+        let kept_ns = if until_ns.wrapping_add(STALL_TOLD_NS) < at_ns { 0 } else { lasted_ns };
+        if kept_ns < least_ns {
+            (place, least_ns) = (index as u64, kept_ns);
+        }
+    }
+    (place, count)
 }
 
 /// What the client has taken, and whether something waited to leave: what came in may have let it, be it an acknowledgement or a

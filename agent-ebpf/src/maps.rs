@@ -235,7 +235,7 @@ pub fn take_slot(now_ns: u64) -> Option<(u32, *mut Slot)> {
         (*trail).turn_taken_end = 0;
         (*trail).heard_ns = 0;
         (*trail).heard = 0;
-        (*trail).stall_head = 0;
+        (*trail).stall_count = 0;
         (*trail).stall_last = 0;
         (*trail).message_start = 0;
     }

@@ -45,6 +45,11 @@ pub struct Stall {
     pub until_ns: u64,
 }
 
+/// In [`Trail::stall_count`]: where the newest entry's index begins, in bits.
+pub const NEWEST: u32 = 32;
+/// A stall that was over for so long has been told of: records wait for less. Of the others the shortest makes room for a new one.
+pub const STALL_TOLD_NS: u64 = 1_000_000_000;
+
 /// No stream is as long.
 pub const NO_OFFSET: u64 = u64::MAX;
 
@@ -145,8 +150,8 @@ pub struct Trail {
     pub resent: [Resent; RESENT],
     /// What the other end's window kept back.
     pub stalls: [Stall; STALLS],
-    /// Entries of `stalls` ever begun.
-    pub stall_head: u64,
+    /// How many of `stalls` are in use, and above [`NEWEST`] which is the newest.
+    pub stall_count: u64,
     /// Stream offset of the first byte that could not leave when the newest of them went on last.
     pub stall_last: u64,
     /// What had left when the newest segment came in (`snd_nxt`), with [`HEARD`], and [`HEARD_WAITING`] if bytes waited to leave;

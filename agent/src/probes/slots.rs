@@ -66,7 +66,7 @@ pub(super) struct SharedTrail {
     sent: [SharedMark; MARKS],
     resent: [SharedResent; RESENT],
     stalls: [SharedStall; STALLS],
-    stall_head: AtomicU64,
+    stall_count: AtomicU64,
     stall_last: AtomicU64,
     heard: AtomicU64,
     message_start: AtomicU64,
@@ -116,7 +116,7 @@ const _: () = {
         srtt_us, rttvar_us, rx, handshake_ns, synack_resent_ns, unaccepted_end, peer_generation, peer_slot, flags,
         handshake_rtt_us, reserved);
     same!(SharedTrail, Trail: taken_head, sent_head, resent_head, taken_end, turn.end, turn.at_ns, turn_taken_end,
-        heard_ns, taken, sent, resent, stalls, stall_head, stall_last, heard, message_start);
+        heard_ns, taken, sent, resent, stalls, stall_count, stall_last, heard, message_start);
     same!(SharedMark, abi::Mark: end, at_ns);
     same!(SharedResent, abi::Resent: start, end, count);
     same!(SharedStall, abi::Stall: first, lasted_ns, until_ns);
@@ -403,16 +403,14 @@ impl SharedTrail {
     }
 
     /// For how many nanoseconds bytes of this range, which began to be written at `begun`, waited for the other end's window, whoever
-    /// else did; at least so many where more times are told apart than are kept.
+    /// else did; at least so many where more times are told apart than are kept, of which the longest are.
     pub(super) fn stalled_ns(&self, bytes: &Range<u64>, begun: MonoNs) -> u64 {
         if bytes.is_empty() {
             return 0;
         }
-        let head = self.stall_head.load(Ordering::Acquire);
-        let kept = u64::try_from(STALLS).unwrap_or_default().min(head);
-        (head - kept..head)
-            .filter_map(|sequence| self.stalls.get(usize::try_from(sequence).ok()? % STALLS))
-            .filter_map(SharedStall::read)
+        let count = self.stall_count.load(Ordering::Acquire) & ((1 << abi::NEWEST) - 1);
+        let used = self.stalls.iter().take(usize::try_from(count).unwrap_or(usize::MAX));
+        used.filter_map(SharedStall::read)
             // What was over before the range began is another's, and what began behind it too.
             .filter(|stall| stall.first < bytes.end)
             .fold(0, |sum, stall| sum.saturating_add(stall.lasted_ns.min(MonoNs(stall.until_ns).since(begun))))
@@ -427,7 +425,8 @@ impl SharedTrail {
     pub(super) fn begin(&self) {
         let words = [&self.taken_head, &self.sent_head, &self.resent_head, &self.taken_end, &self.turn_taken_end];
         let words = words.into_iter().chain([&self.turn.at_ns, &self.turn.end]);
-        let words = words.chain([&self.heard_ns, &self.heard, &self.stall_head, &self.stall_last, &self.message_start]);
+        let words =
+            words.chain([&self.heard_ns, &self.heard, &self.stall_count, &self.stall_last, &self.message_start]);
         for word in words {
             word.store(0, Ordering::Relaxed);
         }
@@ -726,9 +725,7 @@ mod tests {
         let written = Written::default();
         let check = |bytes, begun, ns| assert_eq!(written.stalled_ns(&bytes, MonoNs(begun)), ns, "{bytes:?} {begun}");
         check(0..u64::MAX, 0, 0);
-        for (first, from, until) in
-            [(5, 0, 900), (10, 1000, 1001), (13, 1010, 1030), (19, 2000, 2300), (25, 3000, 7000)]
-        {
+        for (first, from, until) in [(10, 1000, 1001), (13, 1010, 1030), (19, 2000, 2300), (25, 3000, 7000)] {
             written.on_stalled(first, MonoNs(from), MonoNs(until));
         }
         check(0..10, 0, 0);
@@ -739,7 +736,7 @@ mod tests {
         check(26..30, 7000, 0);
         check(11..11, 1000, 0);
         // Its place is being written anew.
-        written.0.stalls[1].first.store(abi::NO_OFFSET, Ordering::Relaxed);
+        written.0.stalls[0].first.store(abi::NO_OFFSET, Ordering::Relaxed);
         check(10..11, 1000, 0);
     }
 

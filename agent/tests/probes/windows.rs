@@ -85,8 +85,8 @@ pub(super) fn a_window_is_not_told_of_while_nobody_watched() {
     let mut client = connect(&listener);
     let (server, token) = accept(&listener, &observer);
     let mut left = fill(&server).0;
-    let before_ns = client_stalled_ns(&observer, token, 0..u64::MAX);
     probes.switch(Set::Ack, false);
+    let before_ns = client_stalled_ns(&observer, token, 0..u64::MAX);
     pass(200_000_000);
     probes.switch(Set::Ack, true);
     let since = MonoNs::now();

@@ -39,10 +39,10 @@ impl Written {
         self.0.resent_head.store(head + 1, Ordering::Relaxed);
     }
 
-    /// The byte at `first`, and all behind it, have waited for the window.
+    /// The byte at `first`, and all behind it, have waited for the window: one of as many times as there is room for.
     pub(crate) fn on_stalled(&self, first: u64, from: MonoNs, until: MonoNs) {
-        let sequence = self.0.stall_head.fetch_add(1, Ordering::Relaxed);
-        let stall = &self.0.stalls[usize::try_from(sequence).unwrap() % STALLS];
+        let place = self.0.stall_count.fetch_add(1, Ordering::Relaxed);
+        let stall = &self.0.stalls[usize::try_from(place).unwrap()];
         for (word, value) in [(&stall.first, first), (&stall.lasted_ns, until.since(from)), (&stall.until_ns, until.0)]
         {
             word.store(value, Ordering::Relaxed);

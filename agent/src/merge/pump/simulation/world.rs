@@ -105,7 +105,7 @@ impl Trail {
             self.resent.push((later(random, from, 300), *bytes.start()..bytes.end() + 1));
         }
         let (mut at, mut first) = (from, 0);
-        for _ in 0..random.usize(..STALLS + 3) {
+        for _ in 0..random.usize(..=STALLS) {
             let since = later(random, at, 60);
             at = MonoNs(later(random, since, 60).0 + 1);
             first = random.usize(first..end);
@@ -148,14 +148,14 @@ impl Trail {
         (kept, left.map_or(MonoNs::UNKNOWN, |(at, _, _)| *at))
     }
 
-    /// For how long bytes that are counted, none of which was there before `begun`, have waited by now; of the newest times.
+    /// For how long bytes that are counted, none of which was there before `begun`, have waited by now.
     fn stalled_ns(&self, now: MonoNs, begun: MonoNs, counts: impl Fn(u64) -> bool) -> u64 {
-        let waited = self.newest_stalls(now).filter(|(_, _, first)| (*first..offset(self.owners.len())).any(&counts));
+        let waited = self.stalls_by(now).filter(|(_, _, first)| (*first..offset(self.owners.len())).any(&counts));
         waited.map(|(since, until, _)| until.since((*since).max(begun))).sum()
     }
 
-    fn newest_stalls(&self, now: MonoNs) -> impl Iterator<Item = &(MonoNs, MonoNs, u64)> {
-        self.stalls.iter().rev().filter(move |(_, until, _)| *until <= now).take(STALLS)
+    fn stalls_by(&self, now: MonoNs) -> impl Iterator<Item = &(MonoNs, MonoNs, u64)> {
+        self.stalls.iter().filter(move |(_, until, _)| *until <= now)
     }
 
     /// What the kernel has written by now.
@@ -356,7 +356,7 @@ impl World {
             sampled.map(|request| until.since((*since).max(request.responding()))).sum()
         };
         let trails = self.clients.iter().filter(|trail| now < trail.gone);
-        trails.flat_map(|trail| trail.newest_stalls(now).map(move |stall| of_stall(trail, stall))).sum()
+        trails.flat_map(|trail| trail.stalls_by(now).map(move |stall| of_stall(trail, stall))).sum()
     }
 }
 
