@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 use wayspan_proxy::clock::MonoNs;
 
 use super::client::causes;
+use super::watch::is_forbidden;
 
 /// Addresses for statuses, by type and value, sorted; `None`: not known yet.
 pub type Addresses = Option<Arc<[(String, String)]>>;
@@ -29,8 +30,8 @@ const STAY: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(5);
 /// Addresses of one status: each object holds them all.
 const ADDRESSES_MAX: usize = 100;
-/// Failures after which what cannot be listed counts as empty.
-const FAILURES_MAX: u32 = 3;
+/// Refusals after which what may not be listed counts as empty: a role may be bound a moment later.
+const REFUSALS_MAX: u32 = 3;
 
 /// What was heard of one kind, by name.
 #[derive(Debug)]
@@ -39,12 +40,12 @@ struct Heard<T> {
     listed: BTreeMap<String, T>,
     /// It is known which there are, or that this cannot be known.
     complete: bool,
-    failures: u32,
+    refusals: u32,
 }
 
 impl<T> Default for Heard<T> {
     fn default() -> Self {
-        Self { all: BTreeMap::new(), listed: BTreeMap::new(), complete: false, failures: 0 }
+        Self { all: BTreeMap::new(), listed: BTreeMap::new(), complete: false, refusals: 0 }
     }
 }
 
@@ -55,14 +56,15 @@ impl<T> Heard<T> {
             Ok(Event::InitApply(one)) => drop(self.listed.insert(one.name_any(), read(&one))),
             Ok(Event::InitDone) => {
                 self.all = std::mem::take(&mut self.listed);
-                (self.complete, self.failures) = (true, 0);
+                (self.complete, self.refusals) = (true, 0);
             }
             Ok(Event::Apply(one)) => drop(self.all.insert(one.name_any(), read(&one))),
             Ok(Event::Delete(one)) => drop(self.all.remove(&one.name_any())),
             Err(error) => {
-                self.failures = self.failures.saturating_add(1);
+                // A server that is away is waited for: it takes no statuses either.
+                self.refusals = self.refusals.saturating_add(u32::from(is_forbidden(&error)));
                 debug!(what, error = causes(&error), "a watch for statuses' addresses failed, and is tried again");
-                if !self.complete && self.failures >= FAILURES_MAX {
+                if !self.complete && self.refusals >= REFUSALS_MAX {
                     let error = causes(&error);
                     warn!(
                         what,
@@ -286,11 +288,17 @@ mod tests {
         assert_eq!((all.len(), all[99].as_str()), (ADDRESSES_MAX, "10.2.0.99"));
 
         let mut known = cluster();
-        for refused in 0..FAILURES_MAX {
-            assert_eq!(at(&mut known, 0), None, "{refused}");
-            let status = kube::core::Status { code: 403, ..Default::default() };
+        let fail = |known: &mut Known, code| {
+            let status = kube::core::Status { code, ..Default::default() };
             let error = watcher::Error::InitialListFailed(kube::Error::Api(status.boxed()));
             known.agents.hear("", Err::<Event<Pod>, _>(error), Agent::of);
+        };
+        for _ in 0..=REFUSALS_MAX {
+            fail(&mut known, 503);
+        }
+        for refused in 0..REFUSALS_MAX {
+            assert_eq!(at(&mut known, 0), None, "{refused}");
+            fail(&mut known, 403);
         }
         assert_eq!(at(&mut known, 0).unwrap(), [""; 0]);
     }

@@ -564,7 +564,7 @@ fn is_absent(error: &watcher::Error) -> bool {
     status(error) == Some(404)
 }
 
-fn is_forbidden(error: &watcher::Error) -> bool {
+pub(super) fn is_forbidden(error: &watcher::Error) -> bool {
     status(error) == Some(403)
 }
 
