@@ -100,9 +100,9 @@ pub(super) fn a_window_is_not_told_of_while_nobody_watched() {
 }
 
 /// Both of the sender's ends: what is sent fits into its socket, and not into the client's.
-fn cramped(listener: &TcpListener, observer: &Observer) -> (TcpStream, TcpStream, Token) {
+fn cramped(listener: &TcpListener, observer: &Observer, room: usize) -> (TcpStream, TcpStream, Token) {
     let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    client.set_recv_buffer_size(64 << 10).unwrap();
+    client.set_recv_buffer_size(room).unwrap();
     client.connect(&listener.local_addr().unwrap().into()).unwrap();
     let (server, token) = accept(listener, observer);
     server.set_nodelay(true).unwrap();
@@ -116,7 +116,7 @@ pub(super) fn what_a_shut_window_kept_back_leaves_when_it_is_opened() {
     const PIECE: usize = 8 << 10;
     let probes = with_ack();
     let observer = probes.observer();
-    let (mut client, mut server, token) = cramped(&watched(&observer), &observer);
+    let (mut client, mut server, token) = cramped(&watched(&observer), &observer, 64 << 10);
     let (mut seen, mut written) = (vec![0; 1 << 20], 0);
     let mut came = |client: &TcpStream, all: usize| {
         let since = MonoNs::now();
@@ -182,7 +182,7 @@ pub(super) fn a_shut_window_is_told_of_all_that_waited_since_it_did() {
     const LONG: usize = 256 << 10;
     let probes = with_ack();
     let observer = probes.observer();
-    let (mut client, mut server, token) = cramped(&watched(&observer), &observer);
+    let (mut client, mut server, token) = cramped(&watched(&observer), &observer, 16 << 10);
     let first = MonoNs::now();
     observer.answers(token, 0);
     server.write_all(&[0; LONG]).unwrap();
@@ -193,7 +193,11 @@ pub(super) fn a_shut_window_is_told_of_all_that_waited_since_it_did() {
     server.write_all(&[0; 100]).unwrap();
     pass(FULL_NS);
     let reading = MonoNs::now();
-    client.read_exact(&mut vec![0; LONG + 100]).unwrap();
+    // The window is shut again and again, for a moment each: of so many the long one is known still.
+    for piece in vec![0; LONG + 100].chunks_mut(4 << 10) {
+        client.read_exact(piece).unwrap();
+        pass(500_000);
+    }
     let read = MonoNs::now();
     for (responding, response) in [(first, 0..end), (second, end..end + 100)] {
         let stalled_ns = observer.late(&Ask { responding, ..of_client(token, response) }).client_stalled_ns;
