@@ -11,7 +11,7 @@ use super::phase::{Attributed, Coverage};
 
 /// A request's first bytes may lie unread this long, and then its first mark is that of later ones, if theirs was left out. A worker that
 /// comes later still reads them by a mark that is too late.
-const UNREAD: Duration = Duration::from_millis(100);
+const UNREAD: Duration = Duration::from_millis(10);
 /// Gaps that are told apart; longer ago they are one. Of those that wait for late facts none is older than this many turns.
 const GAPS_MAX: usize = 128;
 
@@ -137,8 +137,8 @@ mod tests {
             (9 * S, 11 * S, "partial: probe skipped"),
             (9 * S, 13 * S, "partial: probe skipped"),
             (11 * S + 5, 11 * S + 6, "partial: probe skipped"),
-            (12 * S + 90_000_000, 13 * S, "partial: probe skipped"),
-            (12 * S + 110_000_000, 13 * S, "full"),
+            (12 * S + 9_000_000, 13 * S, "partial: probe skipped"),
+            (12 * S + 11_000_000, 13 * S, "full"),
         ] {
             assert_eq!(of(from, to), expected, "{from} to {to}");
         }
