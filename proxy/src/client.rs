@@ -359,6 +359,7 @@ impl<O: SocketObserver> ClientConn<O> {
         let Some(live) = lives.back() else { return };
         let mut live = live.borrow_mut();
         live.starved = false;
+        live.uploaded_at = at;
         if live.relay_state() == Relay::ClientBody {
             let missing = live.relay_read(Relay::ProxyRequest, &asks.goes_on(from), at);
             live.head.client_missing = live.head.client_missing.with(missing);

@@ -40,6 +40,8 @@ pub(crate) struct Live {
     pub(crate) uploading: bool,
     /// The client had no more of it when it was last asked.
     pub(crate) starved: bool,
+    /// When more of it was read from the client, or written to the server, since an answer or an interim response began.
+    pub(crate) uploaded_at: MonoNs,
     /// The response's head was handed to hyper.
     pub(crate) responded: bool,
     /// The response's body was handed to hyper, whole or cut.
@@ -102,6 +104,7 @@ impl Live {
     /// upload's states end there. The body's clock as it was.
     pub(crate) fn answer_begins(&mut self, readable: MonoNs, at: MonoNs) -> Kept {
         let kept = self.clock.keep(&self.head.body);
+        self.uploaded_at = MonoNs::UNKNOWN;
         self.clock.answered(&mut self.head.body, readable, at);
         kept
     }
@@ -109,6 +112,13 @@ impl Live {
     /// It was an interim response.
     pub(crate) fn was_interim(&mut self, kept: Kept) {
         self.clock.go_back(&mut self.head.body, kept);
+        // The upload may have gone on between the interim response's first byte and its last.
+        if self.uploaded_at.known().is_some() {
+            self.relay(Relay::ProxyRequest, self.uploaded_at);
+            if self.uploading && self.starved {
+                self.relay(Relay::ClientBody, self.uploaded_at);
+            }
+        }
     }
 
     /// An attempt begins. The body's clock is the last one's.
@@ -161,6 +171,7 @@ impl Live {
             metered,
             uploading,
             starved,
+            uploaded_at,
             responded,
             body_done,
             permits,
@@ -178,6 +189,7 @@ impl Live {
         response_headers.clear();
         resend.reset();
         *metered = None;
+        *uploaded_at = MonoNs::UNKNOWN;
         for flag in [uploading, starved, responded, body_done] {
             *flag = false;
         }
@@ -255,6 +267,22 @@ mod tests {
         let body = live.head.body;
         assert_eq!((body.upstream_body, body.upstream_read_wait), (40, 25));
         assert_eq!((body.client_drain, body.proxy_response), (100, 10 + 5 + 20));
+    }
+
+    #[test]
+    fn an_upload_that_goes_on_within_an_interim_response_is_over_then() {
+        for (starved, client_body, proxy_request) in [(false, 60, 340), (true, 60 + 340, 0)] {
+            let mut live = Live { uploading: true, ..Live::default() };
+            live.relay(Relay::ClientBody, MonoNs(100));
+            let kept = live.answer_begins(MonoNs::UNKNOWN, MonoNs(120));
+            // More of it was read and written on.
+            live.uploaded_at = MonoNs(160);
+            live.starved = starved;
+            live.was_interim(kept);
+            live.answer_begins(MonoNs(500), MonoNs(520));
+            let body = live.head.body;
+            assert_eq!((body.client_body, body.proxy_request), (client_body, proxy_request), "starved {starved}");
+        }
     }
 
     #[test]

@@ -194,7 +194,9 @@ pub struct Attempt {
     /// p9: the request's head was accepted by the upstream's socket: when that write returned, which may be after the answer
     /// where others ran meanwhile.
     pub head_written: MonoNs,
-    /// The last byte of the request was accepted by the upstream's socket.
+    /// When the write began that brought the request's last byte so far.
+    pub last_write_begun: MonoNs,
+    /// The last byte of the request was accepted by the upstream's socket: when that write returned.
     pub request_written: MonoNs,
     /// p13: first byte of the final response readable in the kernel.
     pub first_readable: MonoNs,
@@ -525,6 +527,7 @@ impl Default for Attempt {
             secured: MonoNs::UNKNOWN,
             write_begun: MonoNs::UNKNOWN,
             head_written: MonoNs::UNKNOWN,
+            last_write_begun: MonoNs::UNKNOWN,
             request_written: MonoNs::UNKNOWN,
             first_readable: MonoNs::UNKNOWN,
             first_read: MonoNs::UNKNOWN,

@@ -59,6 +59,7 @@ pub(crate) struct Seen<O: SocketObserver> {
     live: RefCell<Option<Rc<RefCell<Live>>>>,
     write_begun: Cell<MonoNs>,
     head_written: Cell<MonoNs>,
+    last_begun: Cell<MonoNs>,
     last_written: Cell<MonoNs>,
     first: Cell<First>,
     /// The body's clock as it was when that came; `None` before.
@@ -112,6 +113,7 @@ impl<O: SocketObserver> Upstream<O> {
             live: RefCell::new(None),
             write_begun: Cell::default(),
             head_written: Cell::default(),
+            last_begun: Cell::default(),
             last_written: Cell::default(),
             first: Cell::default(),
             before_first: Cell::default(),
@@ -168,7 +170,14 @@ impl<O: SocketObserver> Upstream<O> {
 impl<O: SocketObserver> Seen<O> {
     /// An exchange begins: its stamps are new.
     pub(crate) fn begin(&self, live: &Rc<RefCell<Live>>, asked: Asked) {
-        for cell in [&self.write_begun, &self.head_written, &self.last_written, &self.ended, &self.interim_sent] {
+        for cell in [
+            &self.write_begun,
+            &self.last_begun,
+            &self.head_written,
+            &self.last_written,
+            &self.ended,
+            &self.interim_sent,
+        ] {
             cell.set(MonoNs::UNKNOWN);
         }
         self.first.set(First::default());
@@ -220,6 +229,7 @@ impl<O: SocketObserver> Seen<O> {
     pub(crate) fn settle(&self, attempt: &mut Attempt) {
         attempt.write_begun = self.write_begun.get();
         attempt.head_written = self.head_written.get();
+        attempt.last_write_begun = self.last_begun.get();
         attempt.request_written = self.last_written.get();
         let first = if self.has_answered() { self.first.get() } else { self.unanswered() };
         first.stamp(self.body_missing.get(), attempt);
@@ -344,11 +354,13 @@ impl<O: SocketObserver> Seen<O> {
 
     /// hyper is about to write this, perhaps for the second time.
     fn writes(&self, bytes: &[u8]) {
+        let at = MonoNs::now();
+        self.last_begun.set(at);
         if self.head_written.get().0 == 0
             && let Some(live) = self.live.borrow().as_ref()
         {
             live.borrow_mut().resend.keep_head(bytes);
-            self.write_begun.set(MonoNs::now());
+            self.write_begun.set(at);
             let head = self.worker.head_end.find(bytes).map_or(bytes.len(), |at| at + HEAD_END.len());
             self.request_head_end.set(self.request_start.get() + u64::try_from(head).unwrap_or(0));
         }
@@ -365,6 +377,7 @@ impl<O: SocketObserver> Seen<O> {
         }
         if let Some(live) = self.live.borrow().as_ref() {
             let mut live = live.borrow_mut();
+            live.uploaded_at = at;
             if first {
                 live.request_begun(at);
             } else if live.relay_state() == Relay::UpstreamDrain {

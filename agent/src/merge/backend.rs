@@ -39,7 +39,9 @@ pub(super) fn taken(attempt: &Attempt) -> MonoNs {
 
 /// The same of the request's last byte.
 pub(super) fn taken_whole(attempt: &Attempt) -> MonoNs {
-    let readable = points(attempt)[0].filter(|_| attempt.request_written.known().is_some());
+    // Where the backend answered before the last byte had come, the point is an earlier byte's.
+    let is_last = |readable: &MonoNs| attempt.last_write_begun.known().is_some_and(|begun| begun <= *readable);
+    let readable = points(attempt)[0].filter(is_last);
     readable.map_or(attempt.request_written, |readable| readable.min(attempt.request_written))
 }
 

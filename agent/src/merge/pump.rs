@@ -98,9 +98,8 @@ impl<S: Sink, F: Facts> Pump<S, F> {
         for (reader, came) in self.readers.iter().zip(&mut self.came) {
             *came = reader.waiting();
         }
-        if self.came.iter().any(|came| *came > 0)
-            && let Some(skipped) = self.facts.skipped()
-        {
+        // Also while nothing comes: a run that was left out then concerns nobody who comes later.
+        if let Some(skipped) = self.facts.skipped() {
             self.gaps.on_look(now, skipped);
         }
     }
@@ -343,8 +342,8 @@ mod tests {
         assert_eq!((counts.held.load(Ordering::Relaxed), counts.waiting.load(Ordering::Relaxed)), (50, 0));
     }
 
-    /// Has left out a run by the look after this many.
-    struct Skipping(std::cell::Cell<u64>);
+    /// How often it was looked, and by which look a run was left out.
+    struct Skipping(std::cell::Cell<u64>, u64);
 
     impl Facts for Skipping {
         fn waits(&self) -> bool {
@@ -356,7 +355,7 @@ mod tests {
         fn skipped(&self) -> Option<Skipped> {
             let looks = self.0.get();
             self.0.set(looks + 1);
-            Some(Skipped { points: u64::from(looks >= 2), connections: 0 })
+            Some(Skipped { points: u64::from(looks >= self.1), connections: 0 })
         }
     }
 
@@ -369,21 +368,23 @@ mod tests {
 
     #[test]
     fn whoever_was_under_way_when_a_run_was_left_out_says_so() {
-        let (mut writer, reader) = ring(0, 1 << 16);
-        let mut pump = Pump::new(vec![reader], Arc::default(), Skipping(0.into()), Coverages(Vec::new()));
-        let s = |s: u64| MonoNs(s * NOW.0);
-        // A request ends within the second before each turn; no look without one.
-        for turn in [1, 2, 3, 4, 5] {
-            let ended = MonoNs(s(turn).0 - 1);
-            let head = Head { first_readable: MonoNs(ended.0 - 1), first_read: ended, ended, ..Head::default() };
-            writer.write(|out| {
-                encode(out, &head, &[], &Texts::default(), [], []);
-            });
-            pump.turn(s(turn));
-            pump.turn(s(turn));
+        for (left_out, third) in [(3, "full"), (4, "partial: probe skipped"), (5, "full")] {
+            let (mut writer, reader) = ring(0, 1 << 16);
+            let facts = Skipping(0.into(), left_out);
+            let mut pump = Pump::new(vec![reader], Arc::default(), facts, Coverages(Vec::new()));
+            let s = |s: u64| MonoNs(s * NOW.0);
+            // A request ends just before each turn; half a second later nothing has come.
+            for turn in [1, 2, 3, 4, 5] {
+                let ended = MonoNs(s(turn).0 - 1);
+                let head = Head { first_readable: MonoNs(ended.0 - 1), first_read: ended, ended, ..Head::default() };
+                writer.write(|out| {
+                    encode(out, &head, &[], &Texts::default(), [], []);
+                });
+                pump.turn(s(turn));
+                pump.turn(MonoNs(s(turn).0 + NOW.0 / 2));
+            }
+            assert_eq!(pump.sink.0, ["full", "full", third, "full", "full"], "by look {left_out}");
         }
-        assert_eq!(pump.facts.0.get(), 5);
-        assert_eq!(pump.sink.0, ["full", "full", "partial: probe skipped", "full", "full"]);
     }
 
     #[test]

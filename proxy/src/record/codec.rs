@@ -60,7 +60,7 @@ impl<'a> Record<'a> {
 /// Length of an encoded head, without the truncated flag before it.
 const HEAD_BYTES: usize = 393;
 /// Length of an encoded attempt.
-const ATTEMPT_BYTES: usize = 230;
+const ATTEMPT_BYTES: usize = 238;
 
 /// A part of fixed length under way. It is put together where the compiler knows every place in it, and goes out as one:
 /// 90 checks of the buffer's room fewer a record.
@@ -266,6 +266,7 @@ impl Writer<'_> {
             attempt.secured,
             attempt.write_begun,
             attempt.head_written,
+            attempt.last_write_begun,
             attempt.request_written,
             attempt.first_readable,
             attempt.first_read,
@@ -491,6 +492,7 @@ impl<'a> Reader<'a> {
             secured: self.at()?,
             write_begun: self.at()?,
             head_written: self.at()?,
+            last_write_begun: self.at()?,
             request_written: self.at()?,
             first_readable: self.at()?,
             first_read: self.at()?,

@@ -83,10 +83,7 @@ pub(super) fn run(
                         if ending() {
                             break;
                         }
-                        let begun_ns = now_ns();
-                        let asked = client.request(id);
-                        client.saw(id, begun_ns);
-                        if let Err(error) = asked {
+                        if let Err(error) = client.request(id) {
                             client.connection = None;
                             faults.push(format!("request {id}: {error:#}"));
                         }
@@ -126,16 +123,6 @@ impl Client<'_> {
             Life::Kept => {}
             Life::Fresh => self.open.extend(self.connection.take()),
             Life::Short => self.connection = None,
-        }
-    }
-
-    /// All of a request, its connection's begin and its response's end, lies between then and now. What a relay does is the
-    /// relay's to say.
-    fn saw(&self, id: u64, begun_ns: u64) {
-        for (index, injection) in self.running.row.injections.iter().enumerate() {
-            if !matches!(injection.how, How::Wire(..)) {
-                self.running.ledger.saw(id, index, begun_ns, now_ns());
-            }
         }
     }
 

@@ -126,6 +126,7 @@ impl Upstream {
     pub(super) fn writes_head(&mut self, site: &RefCell<Site>, attempt: &mut Attempt) {
         attempt.request_start = self.written;
         attempt.write_begun = site.borrow_mut().pass();
+        attempt.last_write_begun = attempt.write_begun;
         attempt.head_written = self.writes_bytes(site);
         attempt.request_written = attempt.head_written;
         attempt.request_head_end = self.written;
@@ -133,6 +134,7 @@ impl Upstream {
 
     /// A part of its body.
     pub(super) fn writes(&mut self, site: &RefCell<Site>, attempt: &mut Attempt) {
+        attempt.last_write_begun = site.borrow_mut().pass();
         attempt.request_written = self.writes_bytes(site);
     }
 

@@ -136,7 +136,9 @@ fn hold(stamps: &Stamps, windows: Windows, seen: &Seen, wall_ns: i64, line: &mut
     }
     for Point { name, at_us, window: Window { from, to }, is_exact } in points(stamps, windows, seen) {
         *(if is_exact { &mut line.points } else { &mut line.on_neighbour }) += 1;
-        let at = (at_us * 1000).checked_add_signed(-wall_ns)?;
+        let Some(at) = (at_us * 1000).checked_add_signed(-wall_ns) else {
+            return Some(format!("{name}: at {at_us} us, before this machine was started; {seen:?}"));
+        };
         if at + TOLERANCE_NS < from || (is_exact && at > to.saturating_add(TOLERANCE_NS)) {
             let (by, side) = if at < from { (from - at, "before") } else { (at - to, "after") };
             return Some(format!("{name}: {by} ns {side} its window; {stamps:?}; at {at}, {seen:?}"));

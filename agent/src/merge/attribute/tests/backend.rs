@@ -173,8 +173,14 @@ fn an_upload_ends_before_the_way_out_begins() {
     divided(
         "readable before the last write returned",
         [110, 130, 170],
-        |h, a| (a.request_written, h.body) = (at(120), upload(25, 0, 15)),
+        |h, a| (a.last_write_begun, a.request_written, h.body) = (at(105), at(120), upload(25, 0, 15)),
         &[(ClientBody, 25), (ProxyRequest, 15), (BackendPickup, 20), (BackendApp, 40), (UpstreamPathBack, 10)],
+    );
+    divided(
+        "answered without the body: the points are the head's",
+        [82, 84, 170],
+        |h, a| (a.last_write_begun, a.request_written, h.body) = (at(110), at(112), upload(28, 0, 4)),
+        &[(ClientBody, 28), (ProxyRequest, 14), (BackendApp, 58), (UpstreamPathBack, 10)],
     );
     divided(
         "two writes and no state",
