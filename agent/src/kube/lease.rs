@@ -10,7 +10,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use wayspan_proxy::clock::MonoNs;
 
 use super::objects::Key;
@@ -101,23 +101,28 @@ pub async fn stand(client: Client, lease: Key, me: String, leads: watch::Sender<
 
 async fn stand_by(terms: Terms, api: &Api<Lease>, name: &str, me: String, leads: watch::Sender<bool>) {
     let mut election = Election { me, seen: None };
-    let mut renewed = MonoNs(0);
+    let (mut renewed, mut is_told) = (MonoNs(0), false);
     let left = |renewed: MonoNs| Duration::from_nanos((renewed + terms.deadline).0.saturating_sub(MonoNs::now().0));
     while !leads.is_closed() {
         let begun = MonoNs::now();
         let limit = if *leads.borrow() { terms.answer.min(left(renewed)) } else { terms.answer };
         let wait = match timeout(limit, turn(api, name, &mut election)).await {
             Ok(Ok(leading)) => {
-                renewed = begun;
+                (renewed, is_told) = (begun, false);
                 tell(&leads, leading);
                 terms.renew
             }
             Ok(Err(error)) => {
-                debug!(%error, lease = name, "the lease cannot be read or written");
+                if is_told {
+                    debug!(%error, lease = name, "the Lease cannot be read or written");
+                } else {
+                    warn!(%error, lease = name, "the Lease cannot be read or written: this agent writes no status and no event");
+                }
+                is_told = true;
                 terms.retry
             }
             Err(_) => {
-                debug!(lease = name, "the API server did not answer for the lease in time");
+                debug!(lease = name, "the API server did not answer for the Lease in time");
                 terms.retry
             }
         };

@@ -168,7 +168,9 @@ impl<'o> Backends<'o> {
         }
         let mut ready = BTreeMap::new();
         let mut leaving = BTreeMap::new();
-        for slice in self.slices.of(&Key::new(namespace, name)) {
+        // Names would lead wherever they are said to lead, as an ExternalName does. kube-proxy takes no such slices either.
+        let is_allowed = |slice: &&Arc<EndpointSlice>| self.external_names || slice.address_type != "FQDN";
+        for slice in self.slices.of(&Key::new(namespace, name)).filter(is_allowed) {
             let ports = slice.ports.as_deref().unwrap_or_default();
             let wanted = port.name.as_deref().unwrap_or_default();
             let named = ports.iter().find(|candidate| candidate.name.as_deref().unwrap_or_default() == wanted);

@@ -405,8 +405,8 @@ impl Matched {
             "PathPrefix" if strict && !trimmed.is_empty() => {
                 Some(format!("(Path({}) || PathPrefix({}))", quoted(trimmed), quoted(&format!("{trimmed}/"))))
             }
-            // Whichever of the three was meant.
-            "" => Some(format!("(PathPrefix({0}) || PathRegexp({0}))", quoted(text))),
+            // Which was meant nobody knows. An expression matches anywhere in a path, and so much would be taken from others.
+            "" => Some(format!("PathPrefix({})", quoted(text))),
             matcher => Some(format!("{matcher}({})", quoted(text))),
         };
         let host_rule = (!host.is_empty()).then(|| format!("Host({})", quoted(host)));

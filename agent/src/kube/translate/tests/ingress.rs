@@ -215,14 +215,14 @@ fn with_an_annotation_that_cannot_be_read_requests_get_500_and_go_to_nobody_else
 }
 
 #[test]
-fn paths_that_are_meant_nobody_knows_how_are_taken_however_they_may_be_meant() {
+fn paths_that_are_meant_nobody_knows_how_are_taken_as_prefixes() {
     let text = SHOP.replace("pathType: Exact", "pathType: ImplementationSpecific").replace(
         "{name: shop}",
         "{name: shop, annotations: {traefik.ingress.kubernetes.io/router.pathmatcher: Regexp}}",
     );
     let settings = Kubernetes { ingress: Some(provider()), ..Kubernetes::default() };
     let parts = Translator::default().translate(&objects(&text), &settings, None, &Around::default());
-    let rule = "Host(\"shop.example\") && (PathPrefix(\"/cart\") || PathRegexp(\"/cart\"))";
+    let rule = "Host(\"shop.example\") && PathPrefix(\"/cart\")";
     assert!(
         parts.routers.iter().any(|router| &*router.rule.text == rule && router.service == UNUSABLE),
         "{:?}",
@@ -318,6 +318,12 @@ fn names_of_elsewhere_are_used_where_they_are_allowed() {
     let parts = Translator::default().translate(&objects(&text), &settings(false), None, &Around::default());
     assert!(parts.services.is_empty());
     assert!(parts.problems.first().unwrap().message.contains("allowExternalNameServices"), "{:?}", parts.problems);
+    // A slice of names is another way to say it.
+    let text = SHOP.to_owned() + &backend("shop", 80, &["localhost"]).replace("IPv4", "FQDN");
+    for allowed in [true, false] {
+        let parts = Translator::default().translate(&objects(&text), &settings(allowed), None, &Around::default());
+        assert_eq!(parts.services.iter().any(|service| !service.servers.is_empty()), allowed);
+    }
 }
 
 #[test]
