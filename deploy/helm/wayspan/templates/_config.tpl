@@ -17,12 +17,11 @@
 {{- $config := dict "entryPoints" $entryPoints -}}
 
 {{- $providers := dict -}}
-{{- $byNodes := false -}}
 {{- range $key := list "kubernetesCRD" "kubernetesIngress" "kubernetesGateway" -}}
 {{- $given := index $values.providers $key -}}
 {{- if $given.enabled -}}
 {{- $provider := dict -}}
-{{- range $name, $value := omit $given "enabled" "publishedService" "statusAddress" -}}
+{{- range $name, $value := omit $given "enabled" "publishedService" "ingressEndpoint" "statusAddress" -}}
 {{- if kindIs "map" $value -}}
 {{- $set := dict -}}
 {{- range $inner, $text := $value -}}{{- if $text -}}{{- $_ := set $set $inner $text -}}{{- end -}}{{- end -}}
@@ -30,17 +29,15 @@
 {{- else if or $value (kindIs "bool" $value) -}}{{- $_ := set $provider $name $value -}}
 {{- end -}}
 {{- end -}}
-{{- if and (eq $key "kubernetesIngress") (not $provider.ingressEndpoint) -}}
-{{- with include "wayspan.publishedService" $root -}}{{- $_ := set $provider "ingressEndpoint" (dict "publishedService" .) -}}{{- end -}}
-{{- $byNodes = or $byNodes (not $provider.ingressEndpoint) -}}
+{{- if eq $key "kubernetesIngress" -}}
+{{- with include "wayspan.ingressEndpoint" $root | fromYaml -}}{{- $_ := set $provider "ingressEndpoint" . -}}{{- end -}}
 {{- end -}}
 {{- if eq $key "kubernetesGateway" -}}
 {{- if kindIs "invalid" $given.openPorts -}}{{- $_ := set $provider "openPorts" (eq (include "wayspan.hostNetwork" $root) "true") -}}{{- end -}}
 {{- with include "wayspan.statusAddress" $root | fromYaml -}}{{- $_ := set $provider "statusAddress" . -}}{{- end -}}
-{{- $byNodes = or $byNodes (not $provider.statusAddress) -}}
 {{- end -}}
 {{- if $values.rbac.namespaced -}}
-{{- if not $provider.namespaces -}}{{- $_ := set $provider "namespaces" (default (list $.Release.Namespace) $values.rbac.namespaces) -}}{{- end -}}
+{{- if not $provider.namespaces -}}{{- $_ := set $provider "namespaces" (include "wayspan.namespaces" $root | fromJsonArray) -}}{{- end -}}
 {{- if and (eq $key "kubernetesIngress") (not $provider.ingressClass) $values.ingressClass.enabled -}}{{- $_ := set $provider "ingressClass" $values.ingressClass.name -}}{{- end -}}
 {{- end -}}
 {{- $_ := set $providers $key $provider -}}
@@ -97,7 +94,7 @@
 {{- $kubernetes := dict -}}
 {{- if include "wayspan.routes" . -}}
 {{- $status := dict "lease" (include "wayspan.lease" .) -}}
-{{- if $byNodes -}}{{- $_ := set $status "podSelector" (printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s" (include "wayspan.name" .) .Release.Name) -}}{{- end -}}
+{{- if include "wayspan.byNodes" . -}}{{- $_ := set $status "podSelector" (printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s" (include "wayspan.name" .) .Release.Name) -}}{{- end -}}
 {{- $_ := set $kubernetes "status" $status -}}
 {{- end -}}
 {{- if $values.kubernetesMetadata.enabled -}}
@@ -106,7 +103,7 @@
 {{- with index $values.kubernetesMetadata $key -}}{{- $_ := set $metadata $key . -}}{{- end -}}
 {{- end -}}
 {{- if and $values.rbac.namespaced (not $metadata.namespaces) -}}
-{{- $_ := set $metadata "namespaces" (default (list $.Release.Namespace) $values.rbac.namespaces) -}}
+{{- $_ := set $metadata "namespaces" (include "wayspan.namespaces" $root | fromJsonArray) -}}
 {{- end -}}
 {{- $_ := set $kubernetes "metadata" $metadata -}}
 {{- else -}}

@@ -35,9 +35,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
-{{/* Names of what belongs to the cluster carry the namespace: two releases of one name can stand beside each other. */}}
+{{/* Names of what is not in the release's namespace carry that namespace, or a hash where it is cut off: two releases of one name can
+stand beside each other. */}}
 {{- define "wayspan.clusterName" -}}
-{{- printf "%s-%s" (include "wayspan.fullname" .) .Release.Namespace | trunc 63 | trimSuffix "-" -}}
+{{- $name := printf "%s-%s" (include "wayspan.fullname" .) .Release.Namespace -}}
+{{- if gt (len $name) 63 -}}{{- $name = printf "%s-%s" (trunc 54 $name | trimSuffix "-") (sha256sum $name | trunc 8) -}}{{- end -}}
+{{- $name -}}
 {{- end -}}
 
 {{- define "wayspan.image" -}}
@@ -119,6 +122,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* What goes into the status of Ingresses; nothing: the addresses of the nodes. */}}
+{{- define "wayspan.ingressEndpoint" -}}
+{{- $endpoint := dict -}}
+{{- range $key, $text := .Values.providers.kubernetesIngress.ingressEndpoint -}}{{- if $text -}}{{- $_ := set $endpoint $key $text -}}{{- end -}}{{- end -}}
+{{- if not $endpoint -}}{{- with include "wayspan.publishedService" . -}}{{- $_ := set $endpoint "publishedService" . -}}{{- end -}}{{- end -}}
+{{- toYaml $endpoint -}}
+{{- end -}}
+
 {{/* What goes into the status of Gateways, likewise. */}}
 {{- define "wayspan.statusAddress" -}}
 {{- $given := .Values.providers.kubernetesGateway.statusAddress -}}
@@ -132,6 +143,30 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 {{- toYaml $address -}}
+{{- end -}}
+
+{{/* Whether the addresses of the nodes go into a status. */}}
+{{- define "wayspan.byNodes" -}}
+{{- $ingress := and .Values.providers.kubernetesIngress.enabled (not (include "wayspan.ingressEndpoint" . | fromYaml)) -}}
+{{- $gateway := and .Values.providers.kubernetesGateway.enabled (not (include "wayspan.statusAddress" . | fromYaml)) -}}
+{{- if or $ingress $gateway -}}true{{- end -}}
+{{- end -}}
+
+{{/* The Services that are read for statuses: namespace/name of each. */}}
+{{- define "wayspan.statusServices" -}}
+{{- $all := list -}}
+{{- if .Values.providers.kubernetesIngress.enabled -}}
+{{- with (include "wayspan.ingressEndpoint" . | fromYaml).publishedService -}}{{- $all = append $all . -}}{{- end -}}
+{{- end -}}
+{{- if .Values.providers.kubernetesGateway.enabled -}}
+{{- with (include "wayspan.statusAddress" . | fromYaml).service -}}{{- $all = append $all (printf "%s/%s" .namespace .name) -}}{{- end -}}
+{{- end -}}
+{{- uniq $all | sortAlpha | toJson -}}
+{{- end -}}
+
+{{/* The namespaces that rights are held to: with rbac.namespaced alone. */}}
+{{- define "wayspan.namespaces" -}}
+{{- default (list .Release.Namespace) .Values.rbac.namespaces | uniq | toJson -}}
 {{- end -}}
 
 {{/* host:port of a collector, from Jaeger's values of Traefik v2. */}}

@@ -45,3 +45,40 @@
 - {apiGroups: [""], resources: [namespaces], resourceNames: [kube-system], verbs: [get]}
 {{- end }}
 {{- end -}}
+
+{{/* What is read and written in the release's namespace, and is not yet in the rules of all namespaces. */}}
+{{- define "wayspan.ownRules" -}}
+{{- if include "wayspan.routes" . }}
+# One of the pods writes statuses; which one, they settle here.
+- {apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [{{ include "wayspan.lease" . }}], verbs: [get, update]}
+# What is yet to be made has no name to be held to.
+- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create]}
+{{- end }}
+{{- $elsewhere := and .Values.rbac.namespaced (not (has .Release.Namespace (include "wayspan.namespaces" . | fromJsonArray))) }}
+{{- if and $elsewhere .Values.kubernetesMetadata.enabled }}
+# Spans say of the agent's own pod what the API says of it.
+- {apiGroups: [""], resources: [pods], verbs: [get]}
+{{- end }}
+{{- if include "wayspan.byNodes" . }}
+# Where all of them are goes into statuses.
+- {apiGroups: [""], resources: [pods], verbs: [list, watch]}
+{{- end }}
+{{- range $service := include "wayspan.statusServices" . | fromJsonArray }}
+{{- if eq (splitList "/" $service | first) $.Release.Namespace }}
+- {apiGroups: [""], resources: [services], resourceNames: [{{ splitList "/" $service | last }}], verbs: [list, watch]}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Gives the Role of a name in a namespace to the service account. */}}
+{{- define "wayspan.roleBinding" -}}
+{{- $root := index . 0 -}}{{- $name := index . 1 }}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {{ $name }}
+  namespace: {{ index . 2 }}
+  labels: {{- include "wayspan.labels" $root | nindent 4 }}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: {{ $name }}}
+subjects: [{kind: ServiceAccount, name: {{ include "wayspan.serviceAccount" $root }}, namespace: {{ $root.Release.Namespace }}}]
+{{- end -}}
