@@ -105,11 +105,11 @@ stand beside each other. */}}
 {{- printf "%s-status" (include "wayspan.fullname" .) -}}
 {{- end -}}
 
-{{/* Whether clients come by the release's own Service: it is a LoadBalancer, or no port of the nodes leads to the pods. */}}
+{{/* Whether clients come by the release's own Service: there is one, and it is a LoadBalancer, or no port of the nodes leads to the pods. */}}
 {{- define "wayspan.byService" -}}
 {{- $onNodes := or (include "wayspan.hostNetwork" .) (eq .Values.service.type "NodePort") -}}
 {{- range $name, $port := omit .Values.ports "api" -}}{{- if $port.hostPort -}}{{- $onNodes = true -}}{{- end -}}{{- end -}}
-{{- if and .Values.service.enabled (or (eq .Values.service.type "LoadBalancer") (not $onNodes)) -}}true{{- end -}}
+{{- if and (include "wayspan.exposed" .) (or (eq .Values.service.type "LoadBalancer") (not $onNodes)) -}}true{{- end -}}
 {{- end -}}
 
 {{/* namespace/name of the Service whose addresses go into the status of Ingresses; none: those of the nodes go there. */}}
@@ -138,6 +138,9 @@ stand beside each other. */}}
 {{- range $key := list "ip" "hostname" -}}{{- with index $given $key -}}{{- $_ := set $address $key . -}}{{- end -}}{{- end -}}
 {{- if not $address -}}
 {{- if dig "enabled" (or (hasKey $service "name") (eq (include "wayspan.byService" .) "true")) $service -}}
+{{- if not (or $service.name (include "wayspan.exposed" .)) -}}
+{{- fail "providers.kubernetesGateway.statusAddress.service: the release has no Service of its own, since no port is exposed; name one, or expose a port" -}}
+{{- end -}}
 {{- $name := default (include "wayspan.fullname" .) $service.name -}}
 {{- $_ := set $address "service" (dict "name" $name "namespace" (default .Release.Namespace $service.namespace)) -}}
 {{- end -}}
