@@ -8,10 +8,7 @@
 {{- range $key := list "forwardedHeaders" "transport" "http" "observability" -}}
 {{- with index $port $key -}}{{- $_ := set $entry $key . -}}{{- end -}}
 {{- end -}}
-{{- $published := list -}}
-{{- with $port.hostPort -}}{{- $published = append $published (int .) -}}{{- end -}}
-{{- if and $values.service.enabled (dig "expose" "default" true $port) -}}{{- $published = append $published (default $port.port $port.exposedPort | int) -}}{{- end -}}
-{{- with without (uniq $published) (include "wayspan.listen" (list $root $port) | int) -}}{{- $_ := set $entry "publishedPorts" . -}}{{- end -}}
+{{- with without (include "wayspan.publishedPorts" (list $root $name $port) | fromJsonArray) (include "wayspan.listen" (list $root $port) | float64) -}}{{- $_ := set $entry "publishedPorts" . -}}{{- end -}}
 {{- $_ := set $entryPoints $name $entry -}}
 {{- end -}}
 {{- $config := dict "entryPoints" $entryPoints -}}

@@ -148,6 +148,27 @@ stand beside each other. */}}
 {{- toYaml $address -}}
 {{- end -}}
 
+{{/* Whose addresses go into the status of Gateways: nodes, service (the release's own), or other, of which nothing is known here. */}}
+{{- define "wayspan.gatewaysAt" -}}
+{{- $address := include "wayspan.statusAddress" . | fromYaml -}}
+{{- $own := dict "name" (include "wayspan.fullname" .) "namespace" .Release.Namespace -}}
+{{- if not $address -}}nodes{{- else if eq (toJson $address) (dict "service" $own | toJson) -}}service{{- else -}}other{{- end -}}
+{{- end -}}
+
+{{/* The ports of an entry point that those addresses have; what is not known may have all. */}}
+{{- define "wayspan.publishedPorts" -}}
+{{- $root := index . 0 -}}{{- $port := index . 2 -}}
+{{- $at := include "wayspan.gatewaysAt" $root -}}
+{{- $exposed := has (index . 1) (splitList " " (include "wayspan.exposed" $root)) -}}
+{{- $all := list -}}
+{{- if ne $at "service" -}}
+{{- with $port.hostPort -}}{{- $all = append $all (int .) -}}{{- end -}}
+{{- if and $exposed (ne $root.Values.service.type "ClusterIP") -}}{{- with $port.nodePort -}}{{- $all = append $all (int .) -}}{{- end -}}{{- end -}}
+{{- end -}}
+{{- if and $exposed (ne $at "nodes") -}}{{- $all = append $all (default $port.port $port.exposedPort | int) -}}{{- end -}}
+{{- uniq $all | toJson -}}
+{{- end -}}
+
 {{/* Whether the addresses of the nodes go into a status. */}}
 {{- define "wayspan.byNodes" -}}
 {{- $ingress := and .Values.providers.kubernetesIngress.enabled (not (include "wayspan.ingressEndpoint" . | fromYaml)) -}}
