@@ -206,6 +206,9 @@ impl Account {
     }
 }
 
+/// So long a thread may take to name itself.
+const NAMED: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 struct Worker {
     stat: File,
@@ -213,8 +216,23 @@ struct Worker {
 }
 
 impl Workers {
-    /// Those of a process.
+    /// Those of a process that has just started. A thread names itself when it first has a core, which may be after the process has
+    /// said that it is up.
     pub(super) fn of(agent: u32) -> Result<Self> {
+        let until_ns = now_ns() + u64::try_from(NAMED.as_nanos())?;
+        loop {
+            let workers = Self::named(agent)?;
+            if !workers.0.is_empty() {
+                return Ok(workers);
+            }
+            if now_ns() > until_ns {
+                bail!("the agent has no thread called worker");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn named(agent: u32) -> Result<Self> {
         let mut workers = Vec::new();
         for task in std::fs::read_dir(format!("/proc/{agent}/task"))?.flatten() {
             let path = task.path();
@@ -224,9 +242,6 @@ impl Workers {
                     schedstat: File::open(path.join("schedstat"))?,
                 });
             }
-        }
-        if workers.is_empty() {
-            bail!("the agent has no thread called worker");
         }
         Ok(Self(workers))
     }
