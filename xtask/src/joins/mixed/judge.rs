@@ -172,7 +172,9 @@ fn reasons(seen: &Seen) -> Option<impl Iterator<Item = &str>> {
 
 /// Whether marks of the client's side are missing.
 fn lacks_client(seen: &Seen) -> bool {
-    reasons(seen).is_some_and(|mut reasons| reasons.any(|reason| reason.starts_with("client ")))
+    reasons(seen).is_some_and(|mut reasons| {
+        reasons.any(|reason| reason.starts_with("client ") || reason == "no slot for the client connection")
+    })
 }
 
 /// Where a span's phases are not all of its time, or its stretches do not lie end to end.

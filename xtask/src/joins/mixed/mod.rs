@@ -24,7 +24,7 @@ use judge::{Verdict, judge};
 use sink::Sink;
 
 /// `probes.slots`: few enough that each is used many times over, more than rest at a time.
-const SLOTS: u32 = 4_096;
+const SLOTS: u32 = 16_384;
 
 /// What it came to.
 #[derive(Debug, Serialize)]
