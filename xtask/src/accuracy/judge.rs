@@ -18,6 +18,8 @@ const COVERAGE_MISSES_PER_THOUSAND: u64 = 1;
 const UNCOUNTED_OF: u64 = 100;
 /// Of fifty disturbed requests one may be outweighed by what nobody injected.
 const OUTWEIGHED_OF: u64 = 50;
+/// Of twenty requests one may say that a run of a probe was left out: it says so of all that are under way then.
+const SKIPPED_OF: u64 = 20;
 /// An undisturbed request's phase may be twice as long as is usual, and so much longer: in whichever phase.
 const STRAY_NS: u64 = 2_000_000;
 /// Of a hundred undisturbed requests one may show more than that elsewhere than in the row's place: a machine has its own delays.
@@ -73,6 +75,8 @@ pub(super) struct Line {
     pub(super) coverage_right: u64,
     /// Of those, the ones whose backend had perhaps not accepted its connection yet: all is known but that.
     pub(super) unaccepted: u64,
+    /// Requests that were under way, or about to be, when the kernel left out a run of a probe, whosever that was: all else is known.
+    pub(super) skipped: u64,
     /// Requests that clients say failed, or that have no span or several.
     pub(super) faults: u64,
     pub(super) seconds: f64,
@@ -122,6 +126,8 @@ pub(super) fn judge(row: &Row, cases: &[Case], faults: Vec<String>) -> Line {
         if covered(row.coverage, case, span) {
             line.coverage_right += 1;
             line.unaccepted += u64::from(span.coverage == UNACCEPTED);
+        } else if span.coverage == SKIPPED {
+            line.skipped += 1;
         } else {
             line.examples.push(format!("request {}: coverage {:?}", case.id, span.coverage));
         }
@@ -141,7 +147,8 @@ pub(super) fn judge(row: &Row, cases: &[Case], faults: Vec<String>) -> Line {
         && line.outweighed <= line.disturbed.div_ceil(OUTWEIGHED_OF)
         && line.stayed_undisturbed == line.undisturbed
         && line.strays <= line.undisturbed.div_ceil(STRAYS_OF)
-        && (line.requests - line.coverage_right) * 1000 <= line.requests * COVERAGE_MISSES_PER_THOUSAND;
+        && (line.requests - line.coverage_right - line.skipped) * 1000 <= line.requests * COVERAGE_MISSES_PER_THOUSAND
+        && line.skipped <= line.requests.div_ceil(SKIPPED_OF);
     line.examples.truncate(EXAMPLES_MAX);
     line
 }
@@ -396,6 +403,7 @@ fn largest_blame(span: &Span) -> &str {
 }
 
 const UNACCEPTED: &str = "partial: accept not visible";
+const SKIPPED: &str = "partial: probe skipped";
 /// The same beside `full`.
 const ACCEPT_UNSEEN: &str = "accept not visible";
 
@@ -404,12 +412,14 @@ impl Line {
     pub(super) fn coverage(&self) -> String {
         let Self { coverage_right: right, requests, unaccepted, expected_coverage, .. } = self;
         let full = right - unaccepted;
-        match (*unaccepted, full) {
+        let skipped = if self.skipped == 0 { String::new() } else { format!(", {} probe skipped", self.skipped) };
+        let told = match (*unaccepted, full) {
             (0, _) if expected_coverage == UNACCEPTED => format!("{right}/{requests} full"),
             (0, _) => format!("{right}/{requests} {expected_coverage}"),
             (_, 0) => format!("{right}/{requests} {ACCEPT_UNSEEN}"),
             (unaccepted, full) => format!("{right}/{requests}: {full} full, {unaccepted} {ACCEPT_UNSEEN}"),
-        }
+        };
+        told + &skipped
     }
 }
 
@@ -612,6 +622,14 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_was_left_out_may_concern_one_request_of_twenty() {
+        let right = || case(true, 5_000, vec![span(&[("upstream_wait", 5_050)], "upstream", "full")]);
+        let skipped = || case(false, 10, vec![span(&[("upstream_wait", 20)], "proxy", SKIPPED)]);
+        check(&[right(), skipped()], [1, 1, 0, 1, 1, 1], true);
+        check(&[right(), skipped(), skipped()], [1, 1, 0, 1, 2, 2], false);
+    }
+
+    #[test]
     fn an_accept_may_be_invisible_on_a_new_connection_only() {
         let late = |reused| {
             let attempt = Some(Attempt { reused, ..Attempt::default() });
@@ -636,6 +654,7 @@ mod tests {
         check(&["full", "full"], "2/2 full");
         check(&["full", UNACCEPTED, "full"], "3/3: 2 full, 1 accept not visible");
         check(&["full", UNACCEPTED, "partial: x"], "2/3: 1 full, 1 accept not visible");
+        check(&["full", SKIPPED, "full"], "2/3 full, 1 probe skipped");
         check(&[UNACCEPTED], "1/1 accept not visible");
         check(&["partial: x"], "0/1 full");
     }
