@@ -30,7 +30,7 @@ pub enum Relay {
 }
 
 /// So many states before the one that runs are known: within one turn a worker reads, writes and reads again.
-const KEPT: usize = 4;
+const BEFORE: usize = 4;
 
 /// The state that runs, and since when.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,7 +38,7 @@ pub struct Clock {
     state: Relay,
     since: MonoNs,
     /// The states before it and since when they ran, in turn; the newest lies before `turn`.
-    before: [(Relay, MonoNs); KEPT],
+    before: [(Relay, MonoNs); BEFORE],
     turn: usize,
 }
 
@@ -74,7 +74,7 @@ impl Clock {
         if let Some(sum) = sum_of(sums, state) {
             *sum += at.since(since);
         }
-        if let Some(kept) = self.before.get_mut(self.turn % KEPT) {
+        if let Some(kept) = self.before.get_mut(self.turn % BEFORE) {
             *kept = (state, since);
         }
         self.turn = self.turn.wrapping_add(1);
@@ -106,8 +106,8 @@ impl Clock {
             return;
         }
         let mut to = at;
-        for back in 1..=KEPT {
-            let Some((state, since)) = self.before.get(self.turn.wrapping_sub(back) % KEPT).copied() else { return };
+        for back in 1..=BEFORE {
+            let Some((state, since)) = self.before.get(self.turn.wrapping_sub(back) % BEFORE).copied() else { return };
             if state == Relay::Idle {
                 return;
             }

@@ -74,6 +74,15 @@ pub fn all(message: &[u8], wanted: u64) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// A length-delimited field, for tests of receivers: of that number, below 16, with these bytes, fewer than 16,384.
+#[must_use]
+pub fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+    // Two bytes of length, also where one would do.
+    let [low, high] = [length & 0x7f | 0x80, length >> 7].map(|part| u8::try_from(part).unwrap_or(u8::MAX));
+    [&[number << 3 | 2, low, high], bytes].concat()
+}
+
 /// What a field holds.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {

@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 use wayspan_proxy::clock::MonoNs;
 
 use super::client::causes;
-use super::watch::is_forbidden;
+use super::watch::{REFUSALS_MAX, is_forbidden};
 
 /// Addresses for statuses, by type and value, sorted; `None`: not known yet.
 pub type Addresses = Option<Arc<[(String, String)]>>;
@@ -30,8 +30,6 @@ const STAY: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(5);
 /// Addresses of one status: each object holds them all.
 const ADDRESSES_MAX: usize = 100;
-/// Refusals after which what may not be listed counts as empty: a role may be bound a moment later.
-const REFUSALS_MAX: u32 = 3;
 
 /// What was heard of one kind, by name.
 #[derive(Debug)]

@@ -36,7 +36,7 @@ const ABSENT: Duration = Duration::from_secs(10);
 const BACKOFF: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 /// So many refusals are waited for before a kind counts as one that may not be read: a role may be bound a moment later.
-const FORBIDDEN: u32 = 3;
+pub(super) const REFUSALS_MAX: u32 = 3;
 
 /// What a watch told, to be applied to the objects; it says whether they changed.
 pub type News = Box<dyn FnOnce(&mut Objects) -> bool + Send>;
@@ -526,7 +526,7 @@ impl Watch {
             self.health.failing.fetch_add(1, Ordering::Relaxed);
             warn!(kind = self.kind, %error, "a watch failed; what is known stays");
         }
-        if !self.state.ready && is_forbidden(error) && self.state.failures >= FORBIDDEN {
+        if !self.state.ready && is_forbidden(error) && self.state.failures >= REFUSALS_MAX {
             // One right that is lacking must not keep all routes from being served.
             let kind = self.kind.as_str();
             warn!(kind, "it may not be read: served as if there were none; the role lacks `list` and `watch` of it");

@@ -32,6 +32,7 @@ use crate::progress::Stopwatch;
 use crate::setup;
 use judge::{Case, Line};
 use ledger::Ledger;
+pub(crate) use plan::DIVIDED;
 use plan::{Row, Running};
 use report::Report;
 use world::World;

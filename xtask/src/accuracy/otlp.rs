@@ -165,16 +165,9 @@ impl Attributes {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use wayspan_tests::otlp::field;
 
-    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
-        // Two bytes of length, also where one would do.
-        let length = u16::try_from(bytes.len()).unwrap();
-        let [low, high] = [u8::try_from(length & 0x7f).unwrap() | 0x80, u8::try_from(length >> 7).unwrap()];
-        let mut out = vec![number << 3 | 2, low, high];
-        out.extend(bytes);
-        out
-    }
+    use super::*;
 
     fn attribute(key: &str, value: &[u8]) -> Vec<u8> {
         field(9, &[field(1, key.as_bytes()), field(2, value)].concat())

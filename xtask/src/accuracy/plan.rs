@@ -22,6 +22,9 @@ pub(super) enum Place {
     Nowhere(&'static str),
 }
 
+/// What divides the wait for a backend whose own end is seen, in the order of its points.
+pub(crate) const DIVIDED: [&str; 4] = ["upstream_path_out", "backend_pickup", "backend_app", "upstream_path_back"];
+
 /// Phases and whom they blame, as docs/phases.md has them.
 pub(super) const BLAMES: [(&str, &str); 24] = [
     ("accept_wait", "proxy_queue"),

@@ -2,7 +2,7 @@
 
 mod wire;
 
-use super::plan::{Act, Agent, Coverage, How, Injection, Life, Link, Place, Route, Row, Shape, Way, Which};
+use super::plan::{Act, Agent, Coverage, DIVIDED, How, Injection, Life, Link, Place, Route, Row, Shape, Way, Which};
 
 /// Long against what a small machine does by itself, short enough for hundreds of requests.
 const USUAL_US: (u64, u64) = (4_000, 20_000);
@@ -60,7 +60,6 @@ fn at(agent: Agent, row: Row) -> Row {
 
 /// The row for a backend that the probes do not look for: what divides the wait for it is one.
 fn elsewhere(row: Row) -> Row {
-    const DIVIDED: [&str; 4] = ["upstream_path_out", "backend_pickup", "backend_app", "upstream_path_back"];
     let mut row =
         Row { name: format!("elsewhere: {}", row.name), agent: Agent::Elsewhere, coverage: Coverage::Full, ..row };
     for place in row.injections.iter_mut().flat_map(|injection| &mut injection.places) {

@@ -67,9 +67,9 @@ pub(super) struct Stamps {
     pub(super) after_at_backend: Id,
 }
 
-/// All requests.
+/// The stamps of all requests.
 #[derive(Debug, Default)]
-pub(super) struct Book(Vec<Stamps>);
+pub(super) struct Book<S = Stamps>(Vec<S>);
 
 /// Where a mark may lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,27 +93,29 @@ pub(super) struct Windows {
     pub(super) answer: Window,
 }
 
-impl Book {
+impl<S: Copy + Default> Book<S> {
     pub(super) fn new(requests: Id) -> Self {
-        Self(vec![Stamps::default(); requests as usize + 1])
+        Self(vec![S::default(); requests as usize + 1])
     }
 
-    pub(super) fn of(&self, id: Id) -> Stamps {
+    pub(super) fn of(&self, id: Id) -> S {
         self.0.get(id as usize).copied().unwrap_or_default()
     }
 
     /// A request's page; a number that is none has no effect.
-    pub(super) fn note(&mut self, id: Id, write: impl FnOnce(&mut Stamps)) {
+    pub(super) fn note(&mut self, id: Id, write: impl FnOnce(&mut S)) {
         if let Some(stamps) = self.0.get_mut(id as usize).filter(|_| id > 0) {
             write(stamps);
         }
     }
 
     /// The numbers of all requests.
-    pub(super) fn ids(&self) -> impl Iterator<Item = Id> + use<> {
+    pub(super) fn ids(&self) -> std::ops::Range<Id> {
         1..Id::try_from(self.0.len()).unwrap_or(Id::MAX)
     }
+}
 
+impl Book {
     /// Where a request's marks must lie.
     pub(super) fn windows(&self, id: Id) -> Windows {
         let own = self.of(id);

@@ -7,6 +7,7 @@ mod churn;
 mod judge;
 mod load;
 mod mixed;
+mod receiver;
 mod sink;
 mod site;
 

@@ -1,10 +1,5 @@
 //! Keeps what the agent said of each request: when it began, and how long each of its phases took, in their order.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use anyhow::Result;
 use wayspan_tests::otlp::{self, Value};
 
 use super::book::Id;
@@ -47,7 +42,7 @@ pub(super) fn place(phase: &str) -> usize {
 pub(super) struct Seen {
     /// How many came; what follows is the last one's.
     pub(super) spans: u32,
-    /// Its coverage, by [`Sink::coverages`].
+    /// Its coverage, by [`Received::coverages`].
     pub(super) coverage: usize,
     /// Wall clock.
     pub(super) begun_us: u64,
@@ -66,40 +61,6 @@ pub(super) struct Received {
     pub(super) strange: u64,
 }
 
-/// The running receiver; ends with this process.
-#[derive(Debug)]
-pub(super) struct Sink {
-    pub(super) address: SocketAddr,
-    received: Arc<Mutex<Received>>,
-    count: Arc<AtomicU64>,
-}
-
-impl Sink {
-    /// Makes room for so many requests and listens.
-    pub(super) fn start(requests: Id) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
-        let received = Received { requests: vec![Seen::default(); requests as usize + 1], ..Received::default() };
-        let (received, count) = (Arc::new(Mutex::new(received)), Arc::<AtomicU64>::default());
-        let (kept, counted) = (Arc::clone(&received), Arc::clone(&count));
-        otlp::receive(listener, move |message| {
-            let came = kept.lock().unwrap_or_else(PoisonError::into_inner).take(message);
-            counted.fetch_add(came, Ordering::Relaxed);
-        });
-        Ok(Self { address, received, count })
-    }
-
-    /// How many requests have a span.
-    pub(super) fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
-    }
-
-    /// What came so far. Held, nothing more comes.
-    pub(super) fn received(&self) -> MutexGuard<'_, Received> {
-        self.received.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Received {
     /// One request, for tests of the judge.
     #[cfg(test)]
@@ -114,8 +75,13 @@ impl Received {
         self.requests.get(id as usize).copied().unwrap_or_default()
     }
 
+    /// Makes room for so many requests.
+    pub(super) fn of_requests(requests: Id) -> Self {
+        Self { requests: vec![Seen::default(); requests as usize + 1], ..Self::default() }
+    }
+
     /// Takes an export; how many requests got their first span by it.
-    fn take(&mut self, message: &[u8]) -> u64 {
+    pub(super) fn take(&mut self, message: &[u8]) -> u64 {
         // `Span`: kind = 6, SERVER is 2.
         let servers = otlp::spans(message).filter(|span| otlp::number(span, 6) == Some(2));
         servers.map(|span| u64::from(self.take_span(span))).sum()
@@ -165,14 +131,9 @@ fn number_in(path: &[u8]) -> Option<Id> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use wayspan_tests::otlp::field;
 
-    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
-        // Two bytes of length, also where one would do.
-        let length = u16::try_from(bytes.len()).unwrap();
-        let [low, high] = [u8::try_from(length & 0x7f).unwrap() | 0x80, u8::try_from(length >> 7).unwrap()];
-        [&[number << 3 | 2, low, high], bytes].concat()
-    }
+    use super::*;
 
     fn span(kind: u8, path: &str) -> Vec<u8> {
         let attribute = |key: &str, value: &[u8]| field(9, &[field(1, key.as_bytes()), field(2, value)].concat());
@@ -189,7 +150,7 @@ mod tests {
 
     #[test]
     fn server_spans_are_kept_by_their_requests_and_counted() {
-        let mut received = Received { requests: vec![Seen::default(); 10], ..Received::default() };
+        let mut received = Received::of_requests(9);
         assert_eq!(received.take(&[span(2, "/r/0000000007"), span(3, "/r/0000000008")].concat()), 1);
         assert_eq!(received.take(&span(2, "/r/0000000007")), 0);
         let mut phases = [0; PHASES.len()];

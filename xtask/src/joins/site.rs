@@ -10,7 +10,8 @@ use wayspan_tests::{Agent, wait_until};
 use super::book::Id;
 use super::judge::{Given, Verdict, judge};
 use super::load::{self, Outcome, Plan};
-use super::sink::Sink;
+use super::receiver::Receiver;
+use super::sink::Received;
 use crate::outage::account::Account;
 use crate::progress::Stopwatch;
 use crate::setup;
@@ -26,7 +27,7 @@ pub(super) struct Site {
     pub(super) web: SocketAddr,
     pub(super) api: SocketAddr,
     listeners: [TcpListener; 2],
-    sink: Sink,
+    sink: Receiver<Received>,
     backends: bool,
 }
 
@@ -45,7 +46,7 @@ pub(super) fn build(root: &Path) -> Result<()> {
 impl Site {
     /// Starts them, every request traced.
     pub(super) fn start(requests: Id, backends: bool) -> Result<Self> {
-        let sink = Sink::start(requests)?;
+        let sink = Receiver::start(Received::of_requests(requests), Received::take)?;
         let listeners = load::listeners()?;
         let [kept, fresh] = &listeners;
         let (kept, fresh) = (kept.local_addr()?, fresh.local_addr()?);

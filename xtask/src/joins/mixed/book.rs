@@ -93,8 +93,7 @@ impl Stamps {
 }
 
 /// All requests.
-#[derive(Debug, Default)]
-pub(super) struct Book(Vec<Stamps>);
+pub(super) type Book = super::super::book::Book<Stamps>;
 
 /// The windows of a request's points.
 #[derive(Clone, Copy, Debug)]
@@ -118,26 +117,6 @@ pub(super) struct Windows {
 }
 
 impl Book {
-    pub(super) fn new(requests: Id) -> Self {
-        Self(vec![Stamps::default(); requests as usize + 1])
-    }
-
-    pub(super) fn of(&self, id: Id) -> Stamps {
-        self.0.get(id as usize).copied().unwrap_or_default()
-    }
-
-    /// A request's page; a number that is none has no effect.
-    pub(super) fn note(&mut self, id: Id, write: impl FnOnce(&mut Stamps)) {
-        if let Some(stamps) = self.0.get_mut(id as usize).filter(|_| id > 0) {
-            write(stamps);
-        }
-    }
-
-    /// The numbers of all requests.
-    pub(super) fn ids(&self) -> impl Iterator<Item = Id> + use<> {
-        1..Id::try_from(self.0.len()).unwrap_or(Id::MAX)
-    }
-
     /// Where a request's points must lie.
     pub(super) fn windows(&self, id: Id) -> Windows {
         let own = self.of(id);

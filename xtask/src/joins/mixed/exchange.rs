@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::book::Stamps;
+use super::book::{Stamps, Unread};
 use super::script::{Part, Script, When};
 
 /// Whose turn something is.
@@ -55,9 +55,39 @@ pub(super) struct Exchange {
     may_end: bool,
     /// By side: when a pause ends; 0: none has begun.
     due: [u64; 2],
-    /// Pieces under way by side: when they were written, and the payload behind them.
-    up: VecDeque<(u64, u64)>,
-    down: VecDeque<(u64, u64)>,
+    /// What is under way from either side.
+    up: Pieces,
+    down: Pieces,
+}
+
+/// Pieces under way: when they were written, and the payload behind them.
+#[derive(Debug, Default)]
+struct Pieces(VecDeque<(u64, u64)>);
+
+impl Pieces {
+    /// One was written.
+    fn push(&mut self, at: u64, payload: u64) {
+        self.0.push_back((at, payload));
+    }
+
+    /// The other end has read so much payload.
+    fn came(&mut self, payload: u64, at: u64, unread: &mut Unread) {
+        while let Some((from, _)) = self.0.pop_front_if(|(_, end)| *end <= payload) {
+            unread.add(from, at);
+        }
+    }
+
+    /// It has read all.
+    fn all_came(&mut self, at: u64, unread: &mut Unread) {
+        self.came(u64::MAX, at, unread);
+    }
+
+    /// Of what has not come through nobody knows when it was read.
+    fn leave(&self, unread: &mut Unread) {
+        if !self.0.is_empty() {
+            unread.leave_open();
+        }
+    }
 }
 
 impl Exchange {
@@ -82,8 +112,8 @@ impl Exchange {
             done: false,
             may_end: false,
             due: [0; 2],
-            up: VecDeque::new(),
-            down: VecDeque::new(),
+            up: Pieces::default(),
+            down: Pieces::default(),
         }
     }
 
@@ -163,7 +193,7 @@ impl Exchange {
 
     /// A piece of the request was written.
     pub(super) fn piece_sent(&mut self, at: u64, payload: u64) {
-        self.up.push_back((at, payload));
+        self.up.push(at, payload);
     }
 
     /// The backend is about to write a part; where in it the final response goes on, and the payload behind it. The last
@@ -182,7 +212,7 @@ impl Exchange {
 
     /// A piece of the answer was written.
     pub(super) fn piece_answered(&mut self, at: u64, payload: u64) {
-        self.down.push_back((at, payload));
+        self.down.push(at, payload);
     }
 
     /// The backend has read the head, over that connection. Only one that has answered before may end unanswered, and only
@@ -195,17 +225,13 @@ impl Exchange {
     /// The backend has read so much of the body.
     pub(super) fn heard(&mut self, payload: u64, at: u64, stamps: &mut Stamps) {
         self.heard = payload;
-        while let Some((from, _)) = self.up.pop_front_if(|(_, end)| *end <= payload) {
-            stamps.up.add(from, at);
-        }
+        self.up.came(payload, at, &mut stamps.up);
     }
 
     /// The backend has read all.
     pub(super) fn whole(&mut self, at: u64, stamps: &mut Stamps) {
         self.whole = true;
-        for (from, _) in self.up.drain(..) {
-            stamps.up.add(from, at);
-        }
+        self.up.all_came(at, &mut stamps.up);
     }
 
     /// The client was told to go on.
@@ -221,17 +247,13 @@ impl Exchange {
     /// The client has read so much of the answer's body.
     pub(super) fn taken(&mut self, payload: u64, at: u64, stamps: &mut Stamps) {
         self.taken = payload;
-        while let Some((from, _)) = self.down.pop_front_if(|(_, end)| *end <= payload) {
-            stamps.down.add(from, at);
-        }
+        self.down.came(payload, at, &mut stamps.down);
     }
 
     /// The client has read all of the answer.
     pub(super) fn done(&mut self, at: u64, stamps: &mut Stamps) {
         self.done = true;
-        for (from, _) in self.down.drain(..) {
-            stamps.down.add(from, at);
-        }
+        self.down.all_came(at, &mut stamps.down);
     }
 
     /// The backend has ended the connection unanswered.
@@ -239,14 +261,10 @@ impl Exchange {
         (self.server, self.may_end) = (None, false);
     }
 
-    /// Of what has not come through nobody knows when it was read.
+    /// It is given up.
     pub(super) fn leave(&self, stamps: &mut Stamps) {
-        if !self.up.is_empty() {
-            stamps.up.leave_open();
-        }
-        if !self.down.is_empty() {
-            stamps.down.leave_open();
-        }
+        self.up.leave(&mut stamps.up);
+        self.down.leave(&mut stamps.down);
     }
 }
 

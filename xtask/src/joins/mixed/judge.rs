@@ -13,9 +13,8 @@ use super::super::judge::{ACCEPT, FULL, FULL_OF_A_THOUSAND, TOLERANCE_NS};
 use super::book::{Book, Stamps, Windows};
 use super::script::Kind;
 use super::sink::{Received, Seen, Stretch};
+use crate::accuracy::DIVIDED;
 
-/// The phases that divide the wait for a backend.
-const DIVIDED: [&str; 4] = ["upstream_path_out", "backend_pickup", "backend_app", "upstream_path_back"];
 /// A kind that is played in fewer of its requests shows nothing.
 const PLAYED_OF_TEN: u64 = 7;
 const UNACCEPTED: &str = "accept not visible";

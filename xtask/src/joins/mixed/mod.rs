@@ -16,12 +16,13 @@ use serde::Serialize;
 use wayspan_tests::{Agent, wait_until};
 
 use super::book::Id;
+use super::receiver::Receiver;
 use super::site::{self, LAST_SPANS};
 use crate::bench::probes::by_probe;
 use crate::outage::account::{Account, page, value};
 use crate::progress::Stopwatch;
 use judge::{Verdict, judge};
-use sink::Sink;
+use sink::Received;
 
 /// `probes.slots`: few enough that each is used many times over, more than rest at a time.
 const SLOTS: u32 = 16_384;
@@ -43,7 +44,7 @@ pub(super) struct Report {
 
 /// Asks so many, and judges.
 pub(super) fn measure(requests: Id, seed: u64) -> Result<Report> {
-    let sink = Sink::start()?;
+    let sink = Receiver::start(Received::default(), Received::take)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
     // Every phase a span of its own: so each point is told, and not sums alone.

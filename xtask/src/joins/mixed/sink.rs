@@ -1,11 +1,7 @@
 //! Keeps what the agent said of each request: its spans, by trace, with the stretches of its phases one by one.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::Result;
 use wayspan_tests::otlp::{self, Value, all};
 
 use super::super::book::Id;
@@ -69,39 +65,6 @@ pub(super) struct Received {
     pub(super) strange: u64,
 }
 
-/// The running receiver; ends with this process.
-#[derive(Debug)]
-pub(super) struct Sink {
-    pub(super) address: SocketAddr,
-    received: Arc<Mutex<Received>>,
-    count: Arc<AtomicU64>,
-}
-
-impl Sink {
-    pub(super) fn start() -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
-        let (received, count) = (Arc::<Mutex<Received>>::default(), Arc::<AtomicU64>::default());
-        let (kept, counted) = (Arc::clone(&received), Arc::clone(&count));
-        otlp::receive(listener, move |message| {
-            let mut received = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            received.take(message);
-            counted.store(received.requests.len() as u64, Ordering::Relaxed);
-        });
-        Ok(Self { address, received, count })
-    }
-
-    /// How many requests have a SERVER span.
-    pub(super) fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
-    }
-
-    /// What came so far. Held, nothing more comes.
-    pub(super) fn received(&self) -> MutexGuard<'_, Received> {
-        self.received.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Received {
     /// What was said of a request; with the SERVER spans of all its traces.
     pub(super) fn of(&self, id: Id) -> Seen {
@@ -112,11 +75,14 @@ impl Received {
         seen
     }
 
-    fn take(&mut self, message: &[u8]) {
+    /// Takes an export; how many requests got their first SERVER span by it.
+    pub(super) fn take(&mut self, message: &[u8]) -> u64 {
+        let known = self.requests.len();
         for span in otlp::spans(message) {
             self.spans += 1;
             self.take_span(span);
         }
+        (self.requests.len() - known) as u64
     }
 
     /// `Span`: trace_id = 1, name = 5, kind = 6, start = 7, end = 8.
@@ -181,13 +147,9 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use wayspan_tests::otlp::field;
 
-    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(bytes.len()).unwrap();
-        let [low, high] = [u8::try_from(length & 0x7f).unwrap() | 0x80, u8::try_from(length >> 7).unwrap()];
-        [&[number << 3 | 2, low, high], bytes].concat()
-    }
+    use super::*;
 
     fn span(trace: u8, kind: u64, name: &str, [from_us, to_us]: [u64; 2], attributes: &[(&str, &[u8])]) -> Vec<u8> {
         let mut span = field(1, &[trace; 16]);
