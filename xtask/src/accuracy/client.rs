@@ -83,10 +83,12 @@ pub(super) fn run(
                         if ending() {
                             break;
                         }
+                        let from_ns = now_ns();
                         if let Err(error) = client.request(id) {
                             client.connection = None;
                             faults.push(format!("request {id}: {error:#}"));
                         }
+                        running.ledger.asked(id, from_ns, now_ns());
                     }
                     client.open.extend(client.connection);
                     Ok(Asking { faults, open: client.open })

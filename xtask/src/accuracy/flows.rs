@@ -34,6 +34,8 @@ pub(super) struct Passage {
     acknowledges: Option<u32>,
     /// Only the receiver's kernel sees it.
     is_bare: bool,
+    /// It is a response's first, from a backend; its request was here at that time.
+    responds: Option<u64>,
 }
 
 impl Passage {
@@ -73,7 +75,8 @@ struct Flow {
     handshaken: bool,
     /// When the first SYN was about to be handed on, and when the ACK that ended the handshake had been.
     shaking: Option<(u64, u64)>,
-    /// When the request's first segment was about to be handed on.
+    /// When the request's first segment came, and when it was about to be handed on.
+    came_ns: Option<u64>,
     begun_ns: Option<u64>,
     /// The repeated SYN-ACK was held by that injection, and handed on then.
     repeated: Option<(usize, u64)>,
@@ -171,6 +174,9 @@ impl Flows {
             *to_ns = now_ns;
         }
         let Some(request) = passage.request else { return };
+        if let Some(came_ns) = passage.responds {
+            running.ledger.away(request, came_ns, now_ns);
+        }
         for (index, injection) in running.row.injections.iter().enumerate() {
             let How::Wire(its_link, _, which, _) = injection.how else { continue };
             let seen =
@@ -195,6 +201,9 @@ impl Flow {
         flow: Key,
     ) -> Verdict {
         let begins = (way == Way::Out).then(|| self.begins(running, segment)).flatten();
+        if begins.is_some() {
+            self.came_ns = Some(now_ns);
+        }
         let mut which = self.which(way, segment);
         let direction = of(&mut self.ways, way);
         direction.packets += 1;
@@ -250,6 +259,9 @@ impl Flow {
                 answers: answers.map(|index| (index, segment.end())),
                 acknowledges: (link == Link::Client && way == Way::Out && segment.ack).then_some(segment.next),
                 is_bare: way == Way::Out && segment.payload.is_empty() && !segment.syn,
+                responds: self
+                    .came_ns
+                    .filter(|_| link == Link::Backend && way == Way::Back && which == Some(Which::Data(0))),
             },
         )
     }
@@ -414,6 +426,17 @@ mod tests {
         assert_eq!(world.send(Way::Back, ACK, 2, b"response", 200), Some(700));
         assert_eq!(world.send(Way::Back, ACK, 10, b"more", 300), Some(700));
         assert_eq!(world.truth(5), Truth { least_ns: 500_000, most_ns: 500_000, stretches: 1 });
+    }
+
+    #[test]
+    fn a_request_is_away_from_when_it_came_until_its_response_was_handed_on() {
+        let mut world = World::new(How::Wire(Link::Backend, Way::Out, Which::Data(0), Act::Hold), 500);
+        world.handshake();
+        assert_eq!(world.send(Way::Out, ACK, 2, REQUEST, 100), Some(600));
+        assert_eq!(world.running.ledger.away_ns(5), 0, "it is still away");
+        world.send(Way::Back, ACK, 2, b"response", 900);
+        world.send(Way::Back, ACK, 10, b"more", 2_000);
+        assert_eq!(world.running.ledger.away_ns(5), 800_003);
     }
 
     #[test]

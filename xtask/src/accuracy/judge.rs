@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::ledger::{Done, Truth};
 use super::otlp::Span;
-use super::plan::{BLAMES, Coverage, Injection, Place, Row, blame_of};
+use super::plan::{Agent, BLAMES, Coverage, Injection, Place, Row, blame_of};
 
 /// What is judged: shorter delays are none that was promised to be found.
 const DELAY_MIN_NS: u64 = 1_000_000;
@@ -35,6 +35,10 @@ pub(super) struct Case {
     pub(super) done: Vec<Done>,
     /// Meanwhile the agent's workers ran or waited for a core for so long, less what was meant.
     pub(super) noise_ns: u64,
+    /// Of that, what the machine stood still.
+    pub(super) stood_ns: u64,
+    /// A relay had it, or who is behind it, for so long.
+    pub(super) away_ns: u64,
     /// By injection, of a machine that may be late itself: for how long its place can have lasted by what whoever injects has seen.
     pub(super) seen_ns: Vec<u64>,
     /// Exactly one is right.
@@ -179,7 +183,7 @@ fn judge_case(
             seen.short = true;
         } else if hit {
             delays.push(truth.least_ns);
-            let unusual_ns = quiet_ns.map_or(0, |quiet_ns| case.noise_ns.saturating_sub(quiet_ns));
+            let unusual_ns = quiet_ns.map_or(case.stood_ns, |quiet_ns| case.noise_ns.saturating_sub(quiet_ns));
             // A machine that may be late itself lengthens what it likes: there a place holds the delay, or not.
             let most_ns = if case.seen_ns.is_empty() { 0 } else { u64::MAX };
             errors.extend(seen.disturbed(group, truth, span, case.noise_ns, unusual_ns, most_ns));
@@ -317,6 +321,10 @@ impl Group {
             sum.least_ns += truth.least_ns;
             sum.most_ns += truth.most_ns;
             sum.stretches += truth.stretches;
+        }
+        // All of it is the place's where nothing divides the wait: the way there and back, and what waking up took whoever was there.
+        if row.agent == Agent::Elsewhere && self.place == Place::Phase("upstream_wait") {
+            sum.most_ns = sum.most_ns.max(case.away_ns);
         }
         let hidden_ns = if row.shape.streamed { case.noise_ns } else { 0 };
         sum.least_ns = sum.least_ns.saturating_sub(row.shape.unknown_us * 1000 + hidden_ns);
@@ -464,7 +472,7 @@ fn percentile(sorted: &[u64], percent: usize) -> u64 {
 mod tests {
     use super::super::ledger::Ledger;
     use super::super::otlp::Attempt;
-    use super::super::plan::{Agent, How, Shape};
+    use super::super::plan::{How, Shape};
     use super::*;
 
     fn row() -> Row {
@@ -546,6 +554,31 @@ mod tests {
         let line = judge(&row(), &[case(true, 5_000, waited(4_950)), idle(), idle()], Vec::new());
         assert_eq!((line.error_p99_us, line.within_tolerance), (50, 1));
         check(&[case(true, 999, waited(5))], [0, 0, 0, 0, 0, 0], false);
+    }
+
+    #[test]
+    fn where_nothing_divides_the_wait_all_that_a_request_was_away_is_known() {
+        let waited = |us| vec![span(&[("upstream_wait", us)], "upstream", "full")];
+        let away = |us: u64, case: Case| Case { away_ns: us * 1000, ..case };
+        let cases = || [away(5_400, case(true, 5_000, waited(5_480))), away(40, case(false, 0, waited(90)))];
+        let row = Row { agent: Agent::Elsewhere, ..row() };
+        let line = judge(&row, &cases(), Vec::new());
+        assert_eq!((line.by_itself_us, line.error_p99_us, line.passed), (50, 30, true));
+        let line = judge(&Row { agent: Agent::Watching, ..row }, &cases(), Vec::new());
+        assert_eq!((line.by_itself_us, line.error_p99_us), (90, 390), "a divided wait has places for the rest");
+    }
+
+    #[test]
+    fn what_the_machine_stood_still_is_excused_also_where_several_requests_run() {
+        let waited = |us| vec![span(&[("upstream_wait", us)], "upstream", "full")];
+        let stood = |us: u64, case: Case| Case { noise_ns: us * 1000, stood_ns: us * 1000, ..case };
+        let mut row = row();
+        row.shape.lanes = 4;
+        let idle = || case(false, 10, waited(10));
+        let line = judge(&row, &[stood(9_000, case(true, 5_000, waited(14_000))), idle(), idle()], Vec::new());
+        assert_eq!((line.passed, line.within_tolerance), (true, 1));
+        let line = judge(&row, &[case(true, 5_000, waited(14_000)), idle(), idle()], Vec::new());
+        assert!(!line.passed);
     }
 
     #[test]

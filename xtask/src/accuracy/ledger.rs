@@ -62,6 +62,10 @@ pub(super) struct Ledger {
     noise: Mutex<HashMap<u64, u64>>,
     /// By request and injection: from when to when whoever injects has seen all that the place can hold.
     seen: Mutex<HashMap<(u64, usize), (u64, u64)>>,
+    /// From when a request was at the relay to the backend until its response's first segment was at the agent.
+    away: Mutex<HashMap<u64, (u64, u64)>>,
+    /// From before a client asked until it had all that it waited for.
+    asked: Mutex<HashMap<u64, (u64, u64)>>,
 }
 
 impl Ledger {
@@ -114,6 +118,27 @@ impl Ledger {
     pub(super) fn seen(&self, request: u64, injection: usize) -> u64 {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.get(&(request, injection)).map_or(0, |(from_ns, to_ns)| to_ns.saturating_sub(*from_ns))
+    }
+
+    /// A request came to the relay that leads to its backend, and its response had been handed on to the agent: it was away.
+    pub(super) fn away(&self, request: u64, from_ns: u64, to_ns: u64) {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).entry(request).or_insert((from_ns, to_ns));
+    }
+
+    /// How long that was; 0 where no relay has seen it.
+    pub(super) fn away_ns(&self, request: u64) -> u64 {
+        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.get(&request).map_or(0, |(from_ns, to_ns)| to_ns.saturating_sub(*from_ns))
+    }
+
+    /// A client was at a request between these.
+    pub(super) fn asked(&self, request: u64, from_ns: u64, to_ns: u64) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(request, (from_ns, to_ns));
+    }
+
+    /// When that was.
+    pub(super) fn asked_at(&self, request: u64) -> Option<(u64, u64)> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(&request).copied()
     }
 
     /// The agent's workers were busy for so long while a request was under way.

@@ -9,6 +9,7 @@ mod ledger;
 mod machine;
 mod otlp;
 mod packet;
+mod pauses;
 mod picture;
 mod plan;
 mod report;
@@ -32,6 +33,7 @@ use crate::progress::Stopwatch;
 use crate::setup;
 use judge::{Case, Line};
 use ledger::Ledger;
+use pauses::Pauses;
 pub(crate) use plan::DIVIDED;
 use plan::{Row, Running};
 use report::Report;
@@ -109,13 +111,15 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         signal_hook::flag::register(signal, Arc::clone(&ending))?;
     }
     let _awake = if options.emulated { None } else { Some(machine::Awake::start()?) };
+    // On an emulated machine all is late, as the injectors see.
+    let pauses = if options.emulated { None } else { Some(Pauses::watch()?) };
     let mut world = World::new().context("the world of the table needs root, iproute2 and /dev/net/tun")?;
     let mut lines = Vec::new();
     let mut next = 1;
     for row in rows {
         world.agent(row.agent)?;
         let count = options.requests() * row.percent / 100;
-        let line = measure(&world, row, options, next..next + count, &ending)?;
+        let line = measure(&world, row, options, next..next + count, pauses.as_ref(), &ending)?;
         next += count;
         if ending.load(Ordering::Relaxed) {
             eprintln!("ended before all rows were measured");
@@ -124,7 +128,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         eprintln!("{}", report::short(&line));
         lines.push(line);
     }
-    let report = Report::new(lines, options)?;
+    let report = Report::new(lines, pauses.map(|pauses| pauses.stood()), options)?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -137,7 +141,14 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
 }
 
 /// Plays a row to the agent that runs.
-fn measure(world: &World, row: Row, options: &Options, ids: std::ops::Range<u64>, ending: &AtomicBool) -> Result<Line> {
+fn measure(
+    world: &World,
+    row: Row,
+    options: &Options,
+    ids: std::ops::Range<u64>,
+    pauses: Option<&Pauses>,
+    ending: &AtomicBool,
+) -> Result<Line> {
     let watch = Stopwatch::start();
     let asked = world.prepare(&row.shape)?;
     let running = Arc::new(Running { row, seed: options.seed, ledger: Ledger::default(), response: OnceLock::new() });
@@ -152,16 +163,21 @@ fn measure(world: &World, row: Row, options: &Options, ids: std::ops::Range<u64>
     world.stage.set(None);
     let injections = running.row.injections.len();
     let seen = |id| (0..injections).map(|index| running.ledger.seen(id, index)).collect();
-    let cases: Vec<Case> = ids
-        .map(|id| Case {
+    let stood = |id| Some(pauses?.within(running.ledger.asked_at(id)?));
+    let case = |id| {
+        let stood_ns = stood(id).unwrap_or(0);
+        Case {
             id,
             done: (0..injections).map(|index| running.ledger.of(id, index)).collect(),
-            noise_ns: running.ledger.noise_of(id),
+            noise_ns: running.ledger.noise_of(id) + stood_ns,
+            stood_ns,
+            away_ns: running.ledger.away_ns(id),
             // Elsewhere a place is held to what it takes on a machine that is on time.
             seen_ns: if options.emulated { seen(id) } else { Vec::new() },
             spans: world.sink.spans_of(id),
-        })
-        .collect();
+        }
+    };
+    let cases: Vec<Case> = ids.map(case).collect();
     let mut line = judge::judge(&running.row, &cases, asking.faults);
     line.seconds = watch.elapsed().as_secs_f64();
     Ok(line)

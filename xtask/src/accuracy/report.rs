@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Options;
 use super::judge::Line;
+use super::pauses::Stood;
 use super::picture;
 use crate::page::Part;
 
@@ -21,6 +22,8 @@ pub(super) struct Report {
     pub(super) passed: bool,
     /// Of all rows together.
     within: Within,
+    /// The machine's host did not run its cores; nothing where nobody looked.
+    stood: Option<Stood>,
     rows: Vec<Line>,
     doubts: Option<String>,
 }
@@ -53,7 +56,7 @@ impl Within {
 }
 
 impl Report {
-    pub(super) fn new(rows: Vec<Line>, options: &Options) -> Result<Self> {
+    pub(super) fn new(rows: Vec<Line>, stood: Option<Stood>, options: &Options) -> Result<Self> {
         let load = std::fs::read_to_string("/proc/loadavg")?;
         let load = load.split(' ').next().unwrap_or_default();
         let cores = std::thread::available_parallelism()?.get();
@@ -71,6 +74,7 @@ impl Report {
             seed: options.seed,
             passed: rows.iter().all(|row| row.passed) && (!options.judges_errors() || within.is_enough()),
             within,
+            stood,
             rows,
             doubts,
         })
@@ -78,7 +82,11 @@ impl Report {
 
     /// For people, and for Markdown.
     pub(super) fn table(&self) -> String {
-        let mut out = format!("Linux {}, {} cores, seed {}\n\n", self.kernel, self.cores, self.seed);
+        let mut out = format!("Linux {}, {} cores, seed {}", self.kernel, self.cores, self.seed);
+        if let Some(Stood { times, most_us }) = self.stood {
+            let _written = write!(out, "; a core stood still {times} times, for {} ms at most", thousandth(most_us));
+        }
+        out.push_str("\n\n");
         out.push_str(
             "| row | expected | named right | delay p50 ms | by itself us | unknown us | error p50 us | p99 us | within max(1 %, 100 us) | coverage | undisturbed | outweighed, excused, uncounted, strays | |\n\
              |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",

@@ -92,6 +92,8 @@ pub(super) enum Urgency {
     Injector = 20,
     /// What relays: it stamps packets for others, and is seldom long at work.
     Relay = 30,
+    /// What looks whether the machine runs at all.
+    Watch = 40,
 }
 
 /// Makes the calling thread, and those that it will start, as urgent as that; says whether the system allowed it.

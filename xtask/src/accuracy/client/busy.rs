@@ -64,10 +64,11 @@ impl Client<'_> {
             ledger.unsure(id, index, 0, from_ns - sent_ns + (gone_ns - to_ns));
             account.lost_ns(came_ns - begun_ns).saturating_sub(to_ns - from_ns)
         } else if busy.is_some() {
-            // Of a backend that comes late to it the kernel knows better: the worker was busy for no longer.
+            // Of a backend that comes late to it the kernel knows better: the worker was busy for no longer. But of what the
+            // machine's host did not run it, the kernel tells nothing.
             let done_ns = came_ns.min(begun_ns + account.busy_ns());
             ledger.add(id, index, delay.is_some(), sent_ns, done_ns.max(sent_ns));
-            ledger.unsure(id, index, came_ns - done_ns, sent_ns - sending_ns);
+            ledger.unsure(id, index, came_ns - done_ns, came_ns - done_ns + (sent_ns - sending_ns));
             account.busy_ns().saturating_sub(done_ns - begun_ns)
         } else {
             account.lost_ns(came_ns - begun_ns)
