@@ -42,6 +42,8 @@ pub fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
             return 0;
         }
         let entry = entries.add((head & MASK) as usize);
+        // Whoever reads it meanwhile sees that it is being made.
+        ptr::write_volatile(&raw mut (*entry).count, 0);
         ptr::write_volatile(&raw mut (*entry).start, start);
         ptr::write_volatile(&raw mut (*entry).end, end);
         ptr::write_volatile(&raw mut (*entry).count, 1);

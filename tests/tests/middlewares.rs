@@ -182,3 +182,21 @@ fn a_request_that_waits_for_a_connection_shows_it_as_its_phase() {
         sums_up(server);
     }
 }
+
+#[test]
+fn whoever_reaches_the_dashboard_through_an_entry_point_may_look_and_not_switch_probes() {
+    let upstream = Upstream::start(|_| Reply::ok("hello")).unwrap();
+    // Even where a middleware takes away what tells whom it is for.
+    let bare = "    bare: {headers: {customRequestHeaders: {X-Forwarded-For: \"\", X-Forwarded-Host: \"\", X-Real-Ip: \"\", \
+                Forwarded: \"\"}}}\n";
+    let file = behind(upstream.address(), "bare", bare, "api: {address: \"127.0.0.1:0\"}\nprobes: off\n")
+        .replace("service: up,", "service: api@internal,");
+    let mut agent = Agent::start(&file).unwrap();
+    let web = agent.address("web").unwrap();
+    let asked = |method: &str| http::request(web, method, "dash.example", "/api/probes").unwrap();
+    assert_eq!(asked("GET").status, 200);
+    for method in ["PUT", "DELETE"] {
+        let refused = asked(method);
+        assert_eq!(refused.status, 403, "{method}: {}", refused.text());
+    }
+}

@@ -101,7 +101,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(options) => return demo::run(&root, &options),
         Command::Bench(options) => {
             setup::ensure(&root, &[setup::Need::Ebpf, setup::Need::Bench])?;
-            bench::run(&root, &options)?;
+            return bench::run(&root, &options);
         }
         Command::Release => {
             setup::ensure(&root, &[setup::Need::Ebpf, setup::Need::Bench])?;

@@ -147,6 +147,10 @@ impl Kernel {
         let package = package
             .with_context(|| format!("Debian's package {meta} names no kernel: is {line} in this release's list?"))?;
         let release = package.trim_start_matches("linux-image-").to_owned();
+        ensure!(
+            is_of(line, &release),
+            "{meta} is kernel {release} in this release of Debian, not {line}: name a line that it has"
+        );
         let directory = wayspan_tests::target_dir().join("vm").join(&release);
         let kernel = Self {
             vmlinuz: directory.join(format!("root/boot/vmlinuz-{release}")),
@@ -158,6 +162,11 @@ impl Kernel {
         }
         Ok(kernel)
     }
+}
+
+/// Whether a kernel is of a line: 6.12.94 is of 6.12, and not of 6.1.
+fn is_of(line: &str, release: &str) -> bool {
+    release.strip_prefix(line).is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
 }
 
 /// The package that Debian's package without a number stands for, by the lists that are here.
@@ -465,6 +474,12 @@ mod tests_of_the_console {
         {\"tracepoint\":\"b\",\"on\":false,\"lacking\":false,\"why\":\"a does its work\"}]}\n@end\n@tests\n\
         test one ... ok\ntest two ... \n  12 ns\nok\n@exit 0\n@end\n@accuracy\n{\"passed\":true,\"rows\":[\
         {\"name\":\"slow code\",\"passed\":true}]}\n@end\n@accuracy-exit 0\n";
+
+    #[test]
+    fn a_kernel_is_of_its_own_line_only() {
+        assert!(is_of("6.1", "6.1.0-41-amd64") && is_of("6.12", "6.12.94+deb12-amd64"));
+        assert!(!is_of("6.1", "6.12.94+deb12-amd64") && !is_of("6.12", "6.1.0-41-amd64"));
+    }
 
     #[test]
     fn a_console_tells_of_probes_and_tests() {

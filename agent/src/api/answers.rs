@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 use wayspan_proxy::clock::MonoNs;
@@ -89,7 +89,8 @@ fn switches(method: &Method) -> Option<bool> {
     }
 }
 
-/// `/api/probes` is all sets, of which PUT switches those on that the configuration names, `/api/probes/{set}` one. Only for those who are on this machine (or in this pod).
+/// `/api/probes` is all sets, of which PUT switches those on that the configuration names, `/api/probes/{set}` one. Only for those who
+/// are on this machine (or in this pod), themselves: not for whom a proxy on it asks, ours (`api@internal`) among them.
 fn switch(rest: &str, on: bool, head: &Parts, peer: IpAddr, context: &Context) -> (&'static str, Reply) {
     let (route, set) = match rest.strip_prefix('/') {
         Some(set) => ("/api/probes/{set}", Some(set)),
@@ -99,7 +100,7 @@ fn switch(rest: &str, on: bool, head: &Parts, peer: IpAddr, context: &Context) -
     if let Err(refusal) = host::judge(head, &context.config.allowed_hosts) {
         return ("", refused(refusal, head));
     }
-    if !is_on_this_machine(peer) {
+    if !is_on_this_machine(peer) || is_forwarded(&head.headers) {
         let text = "probes are switched from the node itself only";
         return (route, reply::error(StatusCode::FORBIDDEN, text, "ask by localhost, or through kubectl port-forward"));
     }
@@ -112,6 +113,13 @@ fn switch(rest: &str, on: bool, head: &Parts, peer: IpAddr, context: &Context) -
 
 fn is_on_this_machine(peer: IpAddr) -> bool {
     peer.to_canonical().is_loopback()
+}
+
+/// What proxies say of whom they ask for: RFC 7239, RFC 9110 section 7.6.3, and what is older than these.
+fn is_forwarded(headers: &HeaderMap) -> bool {
+    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"]
+        .into_iter()
+        .any(|name| headers.contains_key(name))
 }
 
 fn ping(context: &Context) -> Reply {

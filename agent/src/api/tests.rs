@@ -281,6 +281,10 @@ async fn sets_of_probes_are_switched_by_put_and_delete() {
     check("PUT", "/api/probes/backends", "elsewhere.example", 421).await;
     check("POST", "/api/probes/backends", "localhost", 405).await;
     check("GET", "/api/probes", "localhost", 200).await;
+    for said in ["Forwarded: by=_wayspan", "Via: 1.1 a", "X-Forwarded-For: 10.0.0.1", "X-Real-Ip: 10.0.0.1"] {
+        check("DELETE", "/api/probes", &format!("localhost\r\n{said}"), 403).await;
+        check("GET", "/api/probes", &format!("localhost\r\n{said}"), 200).await;
+    }
 }
 
 #[tokio::test]

@@ -86,6 +86,7 @@ impl<'e> Attachable<'e> {
 /// Creates the maps and loads every program that this kernel takes; none is attached yet. Those called `absent` are taken for such
 /// as it has not got.
 pub(super) fn load(slots: u32, rest: Duration, absent: &[&str]) -> Result<Programs, Reason> {
+    ordered(std::env::consts::ARCH)?;
     let (mut ebpf, btf, offsets) = create(slots, rest)?;
     let mut rows = Vec::with_capacity(ROWS.len());
     for row in &ROWS {
@@ -103,6 +104,11 @@ pub(super) fn load(slots: u32, rest: Duration, absent: &[&str]) -> Result<Progra
         Some(reason) => Err(reason.clone()),
         None => Ok(Programs { ebpf, rows }),
     }
+}
+
+/// Marks are published by the order of stores: see `push` in agent-ebpf's maps.rs.
+fn ordered(architecture: &'static str) -> Result<(), Reason> {
+    if architecture == "x86_64" { Ok(()) } else { Err(Reason::Architecture(architecture)) }
 }
 
 impl Programs {
@@ -330,4 +336,15 @@ fn verdict(error: &ProgramError) -> String {
         |line: &&str| ["verification time", "stack depth", "processed"].iter().any(|word| line.starts_with(word));
     let last = log.lines().rev().find(|line| !line.trim().is_empty() && !is_statistics(line));
     format!("{io_error}: {}", last.unwrap_or("the verifier said nothing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_stores_may_be_seen_in_another_order_there_are_no_marks() {
+        assert_eq!(ordered("x86_64"), Ok(()));
+        assert_eq!(ordered("aarch64"), Err(Reason::Architecture("aarch64")));
+    }
 }

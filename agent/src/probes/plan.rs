@@ -284,6 +284,9 @@ pub enum Reason {
     /// The object was not there when the agent was built.
     #[error("built without probes")]
     NotBuilt,
+    /// The programs publish what they note by the order of their stores, which only x86-64 keeps for others to see.
+    #[error("not for processors of the kind {0}")]
+    Architecture(&'static str),
     /// The kernel was built without CONFIG_DEBUG_INFO_BTF, or sysfs is not mounted.
     #[error("the kernel shows no BTF at {0}")]
     NoBtf(String),
@@ -323,6 +326,7 @@ impl Reason {
         match self {
             Self::Configured => "remove `probes: off` from the configuration",
             Self::NotBuilt => "run `cargo xtask ebpf`, then build the agent again",
+            Self::Architecture(_) => "run the agent on x86-64; elsewhere spans tell what the proxy and TCP_INFO know",
             Self::NoBtf(_) => "mount sysfs, or run a kernel with CONFIG_DEBUG_INFO_BTF=y",
             Self::MissingRights(_) => "run as root, or `setcap cap_bpf,cap_perfmon+ep` on the binary",
             Self::LockedMemory(_) => "raise `ulimit -l` to unlimited (systemd: LimitMEMLOCK=infinity)",

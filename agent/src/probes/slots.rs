@@ -388,18 +388,23 @@ impl SharedTrail {
     }
 
     /// How many times segments with bytes of this range were sent again; at least so often where more different ones came than
-    /// are kept.
+    /// are kept, or one is being noted in another's place.
     pub(super) fn resent(&self, bytes: &Range<u64>) -> u32 {
+        let kept = u64::try_from(RESENT).unwrap_or_default();
         let head = self.resent_head.load(Ordering::Acquire);
-        let kept = u64::try_from(RESENT).unwrap_or_default().min(head);
-        let counts = (head - kept..head)
-            .filter_map(|sequence| self.resent.get(usize::try_from(sequence).ok()? % RESENT))
-            .filter(|resent| {
-                let (start, end) = (resent.start.load(Ordering::Relaxed), resent.end.load(Ordering::Relaxed));
-                start.max(bytes.start) < end.min(bytes.end)
-            })
-            .fold(0_u64, |sum, resent| sum.saturating_add(resent.count.load(Ordering::Relaxed)));
-        u32::try_from(counts).unwrap_or(u32::MAX)
+        let sum = (head.saturating_sub(kept)..head).fold(0_u64, |sum, sequence| {
+            let Some(resent) = usize::try_from(sequence).ok().and_then(|at| self.resent.get(at % RESENT)) else {
+                return sum;
+            };
+            let before = resent.count.load(Ordering::Acquire);
+            let (start, end) = (resent.start.load(Ordering::Relaxed), resent.end.load(Ordering::Relaxed));
+            fence(Ordering::Acquire);
+            let count = resent.count.load(Ordering::Relaxed);
+            // 0 while its place is being given to another; and then, until the head has moved, one more is noted there.
+            let stays = before != 0 && count != 0 && self.resent_head.load(Ordering::Relaxed) <= sequence + kept;
+            if stays && start.max(bytes.start) < end.min(bytes.end) { sum.saturating_add(count) } else { sum }
+        });
+        u32::try_from(sum).unwrap_or(u32::MAX)
     }
 
     /// For how many nanoseconds bytes of this range, which began to be written at `begun`, waited for the other end's window, whoever
@@ -718,6 +723,8 @@ mod tests {
         trail.resent_head.store(3, Ordering::Relaxed);
         assert_eq!((trail.resent(&(0..10)), trail.resent(&(0..11)), trail.resent(&(20..30))), (5, 7, 0));
         assert_eq!(trail.resent(&(15..15)), 0, "who has no bytes has none that were sent again");
+        trail.resent[1].count.store(0, Ordering::Relaxed);
+        assert_eq!(trail.resent(&(0..20)), 5 + 1, "what is being made anew is nobody's");
     }
 
     #[test]

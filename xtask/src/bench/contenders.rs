@@ -99,11 +99,13 @@ impl Site {
 /// What the shipped binary is trained with: see [`super::train`].
 pub(super) const FOR_TRAINING: [Contender; 3] = [UNTRACED, TRACED, ALL_PROBES];
 
+/// All that the agent does, for every request.
+pub(super) const EVERYTHING: &str = "wayspan 100%, all probes";
+
 const UNTRACED: Contender = Contender { count_syscalls: true, ..contender("wayspan untraced", wayspan_untraced) };
 const TRACED: Contender =
     Contender { count_syscalls: true, has_probes: true, ..contender("wayspan traced 100%", wayspan_traced) };
-const ALL_PROBES: Contender =
-    Contender { has_probes: true, ..contender("wayspan 100%, all probes", wayspan_all_probes) };
+const ALL_PROBES: Contender = Contender { has_probes: true, ..contender(EVERYTHING, wayspan_all_probes) };
 
 const fn contender(name: &'static str, make: fn(&Site, &Path, u16) -> Result<Command>) -> Contender {
     Contender { name, count_syscalls: false, has_probes: false, make }

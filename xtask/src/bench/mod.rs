@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what a proxied request costs, for Wayspan and its peers in one run. Same upstream, same headers
 //! added, alternating order, ratios within the run. What each program is told stands in [`contenders`].
 
+mod bars;
 mod contenders;
 pub(crate) mod measure;
 pub(crate) mod probes;
@@ -9,11 +10,13 @@ pub(crate) mod upstream;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
+use bars::Bar;
 use contenders::{Contender, Site};
 use measure::Sample;
 
@@ -70,12 +73,13 @@ struct Report {
     lines: Vec<Line>,
     /// Of each contender with probes.
     probes: Vec<probes::Cost>,
+    bars: Vec<Bar>,
     not_run: Vec<String>,
     doubts: Vec<String>,
 }
 
-/// Builds what is measured, in release, and measures it.
-pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
+/// Builds what is measured, in release, and measures it. Fails where a promise is missed.
+pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     let bin = &match &options.built {
         Some(built) => built.clone(),
         None => {
@@ -93,7 +97,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     if !options.only.is_empty() {
         contenders.retain(|one| one.name == BASE || options.only.iter().any(|text| one.name.contains(text)));
     }
-    let probes = probes::cost(&site, &contenders, CONNECTIONS)?;
+    let (probes, prices) = probes::cost(&site, &contenders, CONNECTIONS)?;
     let mut samples: BTreeMap<&str, Vec<Sample>> = BTreeMap::new();
     for round in 0..rounds {
         let mut order: Vec<&Contender> = contenders.iter().collect();
@@ -119,13 +123,15 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
             syscalls.insert(contender.name, measure::syscalls(&site, contender, CONNECTIONS)?);
         }
     }
-    let report = summarise(&contenders, &samples, &mut syscalls, (rounds, seconds), not_run, probes)?;
+    let mut report = summarise(&contenders, &samples, &mut syscalls, (rounds, seconds), not_run, probes)?;
+    let everything = report.lines.iter().find(|line| line.name == contenders::EVERYTHING);
+    report.bars = bars::all(&prices, everything.map(|line| line.ratio_to_haproxy));
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print(&report);
     }
-    Ok(())
+    Ok(if report.bars.iter().all(Bar::is_met) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn summarise(
@@ -171,7 +177,8 @@ fn summarise(
         });
     }
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
-    Ok(Report { kernel, rounds, seconds_per_round: seconds, connections: CONNECTIONS, lines, probes, not_run, doubts })
+    let (seconds_per_round, connections, bars) = (seconds, CONNECTIONS, Vec::new());
+    Ok(Report { kernel, rounds, seconds_per_round, connections, lines, probes, bars, not_run, doubts })
 }
 
 /// The middle one, the upper of two.
@@ -217,6 +224,9 @@ fn print(report: &Report) {
     }
     for cost in &report.probes {
         println!("probes, {cost}");
+    }
+    for bar in &report.bars {
+        println!("{bar}");
     }
     for missing in &report.not_run {
         println!("not run: {missing}");

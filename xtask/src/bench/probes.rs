@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::bars::Price;
 use super::contenders::{Contender, Site};
 use super::measure;
 use crate::outage::account;
@@ -41,6 +42,7 @@ struct Run {
 #[derive(Debug, Deserialize)]
 struct Doctor {
     costs: Option<Result<Vec<Run>, String>>,
+    prices: Option<Vec<Price>>,
 }
 
 /// The counters' families, and on whose sockets the doctor measured a run that they count. A program watches our own sockets
@@ -48,8 +50,8 @@ struct Doctor {
 const HITS: (&str, &[&str]) = ("wayspan_probe_hits_total", &["own", "backend"]);
 const MISSES: (&str, &[&str]) = ("wayspan_probe_misses_total", &["foreign"]);
 
-/// Measures the contenders that have probes, each under a load of its own.
-pub(super) fn cost(site: &Site, contenders: &[Contender], connections: u32) -> Result<Vec<Cost>> {
+/// Measures the contenders that have probes, each under a load of its own; and what the doctor says of a request.
+pub(super) fn cost(site: &Site, contenders: &[Contender], connections: u32) -> Result<(Vec<Cost>, Vec<Price>)> {
     let doctor = site.wayspan().args(["doctor", "--cost", "--json"]).output().context("wayspan doctor")?;
     let said: Doctor = serde_json::from_slice(&doctor.stdout).context("what wayspan doctor says")?;
     let prices = said.costs.context("wayspan doctor says nothing of costs")?.map_err(anyhow::Error::msg)?;
@@ -63,7 +65,7 @@ pub(super) fn cost(site: &Site, contenders: &[Contender], connections: u32) -> R
         let runs = |counted| runs(&prices, counted, [&before, &after], load.requests);
         all.push(Cost { contender: contender.name, watched: runs(HITS)?, foreign: runs(MISSES)? });
     }
-    Ok(all)
+    Ok((all, said.prices.unwrap_or_default()))
 }
 
 fn api(site: &Site) -> SocketAddr {

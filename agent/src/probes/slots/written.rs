@@ -31,8 +31,9 @@ impl Written {
             newest.count.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        let entry = segment(head);
         for (word, value) in
-            [(&segment(head).start, bytes.start), (&segment(head).end, bytes.end), (&segment(head).count, 1)]
+            [(&entry.count, 0), (&entry.start, bytes.start), (&entry.end, bytes.end), (&entry.count, 1)]
         {
             word.store(value, Ordering::Relaxed);
         }
