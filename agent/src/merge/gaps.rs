@@ -12,7 +12,7 @@ use super::phase::{Attributed, Coverage};
 /// A request's first bytes may lie unread this long, and then its first mark is that of later ones, if theirs was left out. A worker that
 /// comes later still reads them by a mark that is too late.
 const UNREAD: Duration = Duration::from_millis(10);
-/// Gaps that are told apart; longer ago they are one. Of those that wait for late facts none is older than this many turns.
+/// Gaps that are told apart; longer ago they are one. Of those that wait for late facts none is older than this many looks.
 const GAPS_MAX: usize = 128;
 
 /// How many runs have been left out since the programs were loaded.
@@ -22,11 +22,14 @@ pub struct Skipped {
     pub points: u64,
     /// Of these, of the one that finds a backend's end of a connection.
     pub connections: u64,
+    /// When all of this had been read: what was left out later is not in it.
+    pub by: MonoNs,
 }
 
 /// Times between two looks at the counts, in which they moved.
 #[derive(Debug, Default)]
 pub(super) struct Gaps {
+    /// When the newest look began: some of the counts may have moved while others were read.
     looked: MonoNs,
     skipped: Skipped,
     points: Times,
@@ -37,13 +40,14 @@ pub(super) struct Gaps {
 struct Times(VecDeque<(MonoNs, MonoNs)>);
 
 impl Gaps {
-    /// What the kernel counts now. What ended before is known from then on.
+    /// What the kernel counted from `now` on. What ended before is known from then on.
     pub(super) fn on_look(&mut self, now: MonoNs, skipped: Skipped) {
+        let by = skipped.by.max(now);
         if skipped.points != self.skipped.points {
-            self.points.add(self.looked, now);
+            self.points.add(self.looked, by);
         }
         if skipped.connections != self.skipped.connections {
-            self.connections.add(self.looked, now);
+            self.connections.add(self.looked, by);
         }
         (self.looked, self.skipped) = (now, skipped);
     }
@@ -74,7 +78,7 @@ impl Gaps {
 impl Times {
     fn add(&mut self, from: MonoNs, to: MonoNs) {
         match self.0.back_mut() {
-            Some(newest) if newest.1 == from => newest.1 = to,
+            Some(newest) if newest.1 >= from => newest.1 = to,
             _ => self.0.push_back((from, to)),
         }
         if self.0.len() > GAPS_MAX
@@ -123,7 +127,7 @@ mod tests {
     fn looks(looks: &[(u64, u64, u64)]) -> Gaps {
         let mut gaps = Gaps::default();
         for (at, points, connections) in looks {
-            gaps.on_look(MonoNs(*at), Skipped { points: *points, connections: *connections });
+            gaps.on_look(MonoNs(*at), Skipped { points: *points, connections: *connections, by: MonoNs(*at) });
         }
         gaps
     }
@@ -142,6 +146,16 @@ mod tests {
         ] {
             assert_eq!(of(from, to), expected, "{from} to {to}");
         }
+    }
+
+    #[test]
+    fn what_is_left_out_while_the_counts_are_read_concerns_those_who_began_meanwhile() {
+        let mut gaps = looks(&[(10 * S, 0, 0)]);
+        gaps.on_look(MonoNs(11 * S), Skipped { points: 1, connections: 0, by: MonoNs(12 * S) });
+        gaps.on_look(MonoNs(13 * S), Skipped { points: 1, connections: 0, by: MonoNs(13 * S) });
+        let of = |from, to| told(&gaps, (from, to), 0, Missing::NOT_SOUGHT);
+        assert_eq!(of(11 * S + S / 2, 12 * S), "partial: probe skipped");
+        assert_eq!(of(12 * S + S / 2, 13 * S), "full");
     }
 
     #[test]

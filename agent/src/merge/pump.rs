@@ -20,6 +20,10 @@ use super::waiting::{Caps, Counts, Waiting};
 const TURN_MAX: usize = 512;
 /// Between turns while records come: 250 records a turn at 50,000 a second, 2 % of a ring.
 const NAP_BUSY: Duration = Duration::from_millis(5);
+/// Where the kernel's counts of runs that were left out are read, no sooner than so long after the time before, and what came meanwhile
+/// waits in its ring for it, which fills by a tenth at 50,000 records a second. With acknowledgements each turn reads them: their
+/// marks are few, and who came later for them would find them overwritten.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Between turns while none come: a burst at 50,000 a second fills a quarter of a ring meanwhile.
 const NAP_IDLE: Duration = Duration::from_millis(50);
 
@@ -68,8 +72,10 @@ pub struct Pump<S, F> {
     gaps: Gaps,
     counts: Arc<PumpCounts>,
     scratch: Vec<u8>,
-    /// Bytes in each ring when the turn began.
+    /// Bytes in each ring that were there at the newest look, and were not taken yet.
     came: Vec<usize>,
+    /// When the next look is due.
+    look_at: MonoNs,
 }
 
 /// How a turn went.
@@ -81,6 +87,8 @@ enum Turn {
     Drained,
     /// A ring had more than its turn.
     More,
+    /// No look was due.
+    Early,
 }
 
 impl<S: Sink, F: Facts> Pump<S, F> {
@@ -89,29 +97,43 @@ impl<S: Sink, F: Facts> Pump<S, F> {
         let waiting = Waiting::new(Caps::default());
         let came = vec![0; readers.len()];
         let (gaps, scratch) = (Gaps::default(), Vec::with_capacity(4096));
-        Self { readers, sink, facts, waiting, gaps, counts, scratch, came }
+        Self { readers, sink, facts, waiting, gaps, counts, scratch, came, look_at: MonoNs::UNKNOWN }
     }
 
     /// Looks what waits, and then for runs that were left out: those of all requests that wait are counted by then. What comes
-    /// meanwhile has the next turn.
+    /// meanwhile has the next look.
     fn look(&mut self, now: MonoNs) {
         for (reader, came) in self.readers.iter().zip(&mut self.came) {
             *came = reader.waiting();
         }
+        self.look_at = now;
         // Also while nothing comes: a run that was left out then concerns nobody who comes later.
         if let Some(skipped) = self.facts.skipped() {
             self.gaps.on_look(now, skipped);
+            if !self.facts.waits() {
+                self.look_at = now + LOOK_EVERY;
+            }
         }
     }
 
-    fn turn(&mut self, now: MonoNs) -> Turn {
+    /// Nothing is taken that came after the newest look. The end waits for none.
+    fn turn(&mut self, now: MonoNs, is_last: bool) -> Turn {
         let mut turn = Turn::Idle;
         let mut merged = 0;
-        self.look(now);
+        if self.came.iter().all(|came| *came == 0) {
+            if is_last || now >= self.look_at {
+                self.look(now);
+            } else {
+                turn = Turn::Early;
+            }
+        }
         for (reader, came) in self.readers.iter_mut().zip(&mut self.came) {
             let mut taken = 0;
             while taken < TURN_MAX && *came > 0 {
-                let Some(bytes) = reader.next(&mut self.scratch) else { break };
+                let Some(bytes) = reader.next(&mut self.scratch) else {
+                    *came = 0;
+                    break;
+                };
                 taken += 1;
                 *came = came.saturating_sub(PREFIX + bytes.len());
                 match Record::decode(bytes) {
@@ -155,14 +177,16 @@ impl<S: Sink, F: Facts> Pump<S, F> {
             // Read before the turn: what was pushed before the flag is seen by the turn after it.
             let stopping = stop.load(Ordering::Acquire);
             let now = MonoNs::now();
-            match self.turn(now) {
+            match self.turn(now, stopping) {
                 Turn::More => continue,
                 _ if stopping && self.readers.iter().all(RecordReader::is_finished) => return self.finish(),
                 Turn::Idle if stopping => return self.finish(),
                 Turn::Drained => nap = NAP_BUSY,
                 Turn::Idle => nap = (nap * 2).min(NAP_IDLE),
+                Turn::Early => {}
             }
             if !stopping {
+                let nap = nap.max(Duration::from_nanos(self.look_at.since(now)));
                 let due = self.waiting.next_tick().map(|due| Duration::from_nanos(due.since(now)).max(NAP_BUSY));
                 std::thread::park_timeout(due.map_or(nap, |due| due.min(nap)));
             }
@@ -235,6 +259,8 @@ impl<S> MergeThread<S> {
 
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod skipping;
 
 #[cfg(test)]
 mod tests {
@@ -293,10 +319,10 @@ mod tests {
         }
         write(&mut quiet, 1_000_000);
         let mut pump = Pump::new(vec![busy_reader, quiet_reader], Arc::default(), NOBODY, Ids(Vec::new()));
-        assert_eq!(pump.turn(NOW), Turn::More);
+        assert_eq!(pump.turn(NOW, false), Turn::More);
         assert_eq!(pump.sink.0.len(), TURN_MAX + 1);
         assert_eq!(pump.sink.0.last(), Some(&1_000_000));
-        while pump.turn(NOW) != Turn::Idle {}
+        while pump.turn(NOW, false) != Turn::Idle {}
         assert_eq!(pump.sink.0.len(), 2_001);
     }
 
@@ -307,9 +333,9 @@ mod tests {
         write(&mut writer, 7);
         let counts = Arc::new(PumpCounts::default());
         let mut pump = Pump::new(vec![reader], Arc::clone(&counts), NOBODY, Ids(Vec::new()));
-        assert_eq!(pump.turn(NOW), Turn::Drained);
+        assert_eq!(pump.turn(NOW, false), Turn::Drained);
         assert_eq!((pump.sink.0.as_slice(), counts.undecodable.load(Ordering::Relaxed)), ([7].as_slice(), 1));
-        assert_eq!(pump.turn(NOW), Turn::Idle);
+        assert_eq!(pump.turn(NOW, false), Turn::Idle);
     }
 
     /// Its clients never acknowledge.
@@ -355,7 +381,7 @@ mod tests {
         fn skipped(&self) -> Option<Skipped> {
             let looks = self.0.get();
             self.0.set(looks + 1);
-            Some(Skipped { points: u64::from(looks >= self.1), connections: 0 })
+            Some(Skipped { points: u64::from(looks >= self.1), ..Skipped::default() })
         }
     }
 
@@ -380,8 +406,8 @@ mod tests {
                 writer.write(|out| {
                     encode(out, &head, &[], &Texts::default(), [], []);
                 });
-                pump.turn(s(turn));
-                pump.turn(MonoNs(s(turn).0 + NOW.0 / 2));
+                pump.turn(s(turn), false);
+                pump.turn(MonoNs(s(turn).0 + NOW.0 / 2), false);
             }
             assert_eq!(pump.sink.0, ["full", "full", third, "full", "full"], "by look {left_out}");
         }

@@ -6,6 +6,8 @@ use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use wayspan_proxy::clock::MonoNs;
+
 use super::plan::{Row, Set};
 use crate::merge::gaps::Skipped;
 
@@ -43,7 +45,7 @@ impl Skips {
     pub(super) fn of_points(&self, is_on: impl Fn(Set) -> bool) -> Option<Skipped> {
         let mut skipped = None;
         for counted in self.0.iter().filter(|counted| gives_points(counted.row)) {
-            let Skipped { points, connections } = skipped.get_or_insert_default();
+            let Skipped { points, connections, .. } = skipped.get_or_insert_default();
             if is_on(counted.row.set) {
                 counted.runs.store(counted.read()?, Ordering::Relaxed);
             }
@@ -51,7 +53,7 @@ impl Skips {
             *points += runs;
             *connections += if counted.row.tracepoint == "inet_sock_set_state" { runs } else { 0 };
         }
-        skipped
+        skipped.map(|skipped| Skipped { by: MonoNs::now(), ..skipped })
     }
 }
 

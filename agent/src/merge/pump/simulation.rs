@@ -119,7 +119,7 @@ impl Run {
 
     fn turn(&mut self) {
         self.pump.sink.now = self.now;
-        self.pump.turn(self.now);
+        self.pump.turn(self.now, false);
         self.story.turns.push(self.now);
         let (records, bytes) = self.pump.waiting.size();
         assert!(records <= self.caps.records && bytes <= self.caps.bytes, "{records} records, {bytes} bytes");
