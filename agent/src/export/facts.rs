@@ -280,6 +280,7 @@ mod tests {
         for (missing, told) in [
             (Missing::UNSEEN, "acknowledgement unseen"),
             (Missing::OVERWRITTEN, "acknowledgement overwritten"),
+            (Missing::NOT_WAITED, "acknowledgement not waited for"),
             (Missing::JOINED_LATE, "request older than the probe"),
             (Missing::REUSED, "client slot reused"),
             (Missing::NO_SLOT, "no slot for the client connection"),

@@ -93,6 +93,9 @@ fn backend_side(attempt: &Attempt, upstream_why: Missing) -> Side {
 
 /// Why it is not known when a response was acknowledged, in the words of coverage; `None` where nobody looked.
 pub(crate) fn unacknowledged(missing: Missing) -> Option<&'static str> {
+    if missing.has(Missing::NOT_WAITED) {
+        return Some("acknowledgement not waited for");
+    }
     let first = REASONS.iter().find(|(reason, ..)| missing.has(*reason))?;
     Some(match first.0 {
         Missing::UNSEEN => "acknowledgement unseen",

@@ -70,6 +70,15 @@ pub struct RoundTrip {
     pub deviation_us: u32,
 }
 
+impl Late {
+    /// Of a request that leaves now, before its time was up: what may still have come is missing for no other reason.
+    #[must_use]
+    pub(super) fn not_waited_for(self) -> Self {
+        let ack_missing = if self.may_come { Missing::NOT_WAITED } else { self.ack_missing };
+        Self { ack_missing, ..self }
+    }
+}
+
 impl RoundTrip {
     /// The later one where it is known.
     #[must_use]

@@ -111,15 +111,15 @@ impl Waiting {
         let ask = Ask::of(record);
         let late = facts.late(&ask);
         if !late.may_come || !facts.waits() {
-            return Some(late);
+            return Some(late.not_waited_for());
         }
         if self.records >= self.caps.records {
             self.counts.over_records += 1;
-            return Some(late);
+            return Some(late.not_waited_for());
         }
         if self.bytes.saturating_add(bytes.len()) > self.caps.bytes {
             self.counts.over_bytes += 1;
-            return Some(late);
+            return Some(late.not_waited_for());
         }
         self.counts.held += 1;
         self.records += 1;
@@ -155,7 +155,8 @@ impl Waiting {
         let held: Vec<Held> = self.queues.iter_mut().rev().flat_map(|queue| queue.drain(..)).collect();
         for held in held {
             self.counts.cut_short += 1;
-            self.settled.push_back(Settled { late: self.late(&held.ask, facts), bytes: held.bytes });
+            let late = self.late(&held.ask, facts).not_waited_for();
+            self.settled.push_back(Settled { late, bytes: held.bytes });
         }
         self.told.clear();
     }

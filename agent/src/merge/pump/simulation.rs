@@ -282,6 +282,10 @@ fn check_truth(world: &World, story: &Story) -> usize {
     let mut told_by_next = 0;
     for (at, out) in &story.out {
         let truth = if world.requests[out.id].sampled { world.truth(out.id, *at) } else { Late::default() };
+        let may_still = truth.may_come && at.since(story.came[out.id]) < HELD_MAX_NS;
+        // Whoever was let go before its time has nobody else to blame.
+        let missing = if may_still { Missing::NOT_WAITED } else { truth.ack_missing };
+        let truth = Late { ack_missing: missing, ..truth };
         let (came, place) = (story.came[out.id], |id| story.order.iter().position(|came| *came == id));
         let told = world.told(out.id).filter(|(next, _)| place(*next) > place(out.id) && story.came[*next] <= *at);
         let told = told.filter(|_| truth.may_come).map(|(_, previous)| Late {
