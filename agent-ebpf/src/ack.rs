@@ -5,8 +5,7 @@ use core::ffi::c_void;
 use core::ptr;
 
 use abi::{
-    HEARD, HEARD_WAITING, Mark, NEWEST, NO_OFFSET, ROLE_CLIENT, ROLE_UPSTREAM, STALL_TOLD_NS, STALLS, Stall, Tag,
-    Trail, counter,
+    HEARD, HEARD_WAITING, Mark, NEWEST, NO_OFFSET, ROLE_CLIENT, ROLE_UPSTREAM, STALLS, Stall, Tag, Trail, counter,
 };
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
@@ -105,7 +104,8 @@ fn stalled(trail: *mut Trail, tcp: Tcp, role: u32) {
             ptr::write_volatile(&raw mut (*newest).until_ns, at_ns);
             ptr::write_volatile(&raw mut (*newest).lasted_ns, (*newest).lasted_ns.wrapping_add(lasted_ns));
         } else {
-            let (place, used) = place_for_another(stalls, u64::from(count as u32), at_ns);
+            let since_ns = ptr::read_volatile(&raw const (*trail).turn.at_ns);
+            let (place, used) = place_for_another(stalls, u64::from(count as u32), at_ns, since_ns);
             let entry = stalls.add((place & MASK) as usize);
             ptr::write_volatile(&raw mut (*entry).first, NO_OFFSET);
             ptr::write_volatile(&raw mut (*entry).until_ns, at_ns);
@@ -117,19 +117,19 @@ fn stalled(trail: *mut Trail, tcp: Tcp, role: u32) {
 }
 
 /// Where a new entry goes, and how many are in use then: what holds many responses back in turns has short ones between long ones.
+/// Nothing is under way that began before `since_ns`.
 ///
 /// # Safety
 /// `stalls` is inside a live map value, and the socket's lock is held.
 #[inline(always)]
-unsafe fn place_for_another(stalls: *const Stall, count: u64, at_ns: u64) -> (u64, u64) {
+unsafe fn place_for_another(stalls: *const Stall, count: u64, at_ns: u64, since_ns: u64) -> (u64, u64) {
     if count < STALLS as u64 {
         return (count, count + 1);
     }
     let (mut place, mut least_ns) = (0, u64::MAX);
     for index in 0..STALLS {
         // SAFETY: by this function's contract.
-        let Stall { lasted_ns, until_ns, .. } = unsafe { *stalls.add(index) };
-        let kept_ns = if until_ns.wrapping_add(STALL_TOLD_NS) < at_ns { 0 } else { lasted_ns };
+        let kept_ns = unsafe { *stalls.add(index) }.kept_ns(at_ns, since_ns);
         if kept_ns < least_ns {
             (place, least_ns) = (index as u64, kept_ns);
         }

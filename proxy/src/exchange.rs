@@ -84,7 +84,7 @@ async fn serve<O: SocketObserver>(
     let mut live = live.borrow_mut();
     live.head.status = reply.status().as_u16();
     live.responded = true;
-    conn.tell_of_answer();
+    conn.tell_of_answer(live.head.head_read);
     if switching {
         // The request lasts as long as the tunnel.
     } else if reply.body().is_end_stream() || matches!(reply.body(), ResponseBody::Own(_)) {

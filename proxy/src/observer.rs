@@ -29,6 +29,9 @@ pub trait SocketObserver: Clone + Send + 'static {
     }
     /// What is written to the client from this offset on is another answer. Called before it is written, on the hot path.
     fn answers(&self, _: Token, _start: u64) {}
+    /// Nothing that is written to this connection now, or later, began before then: another message begins. Called before it is
+    /// written, on the hot path.
+    fn under_way(&self, _: Token, _since: MonoNs) {}
     /// When the client acknowledged the byte at this offset of what was written to it, the last of a response that ended at
     /// `ended`. Called when its next request has come, on the hot path: later, newer ones may have taken its place.
     fn acknowledged(&self, _: Token, _last: u64, _ended: MonoNs) -> Acknowledged {

@@ -45,9 +45,23 @@ pub struct Stall {
     pub until_ns: u64,
 }
 
+impl Stall {
+    /// How much of it may still have to be told at that time, if nothing that is under way began before `since_ns`: of what is longer
+    /// ago no more than lies behind that. The one with the least makes room for a new one.
+    #[inline(always)]
+    pub const fn kept_ns(&self, at_ns: u64, since_ns: u64) -> u64 {
+        let under_way_ns = self.until_ns.saturating_sub(since_ns);
+        if self.until_ns.wrapping_add(STALL_TOLD_NS) < at_ns && under_way_ns < self.lasted_ns {
+            under_way_ns
+        } else {
+            self.lasted_ns
+        }
+    }
+}
+
 /// In [`Trail::stall_count`]: where the newest entry's index begins, in bits.
 pub const NEWEST: u32 = 32;
-/// A stall that was over for so long has been told of: records wait for less. Of the others the shortest makes room for a new one.
+/// Whoever was over for so long has been told of its stalls: records wait for less.
 pub const STALL_TOLD_NS: u64 = 1_000_000_000;
 
 /// No stream is as long.
@@ -135,7 +149,8 @@ pub struct Trail {
     pub resent_head: u64,
     /// `end` of the newest mark in `taken`.
     pub taken_end: u64,
-    /// A backend's first write after it has read something: where its answer begins.
+    /// A backend's first write after it has read something: where its answer begins. On a socket of ours user space writes into
+    /// `at_ns` since when the oldest message is under way that is written to it, for which stalls are kept.
     pub turn: Mark,
     /// `taken_end` when `turn` was written.
     pub turn_taken_end: u64,

@@ -143,6 +143,15 @@ impl Reader {
         }
     }
 
+    /// See [`wayspan_proxy::observer::SocketObserver::under_way`].
+    pub(crate) fn under_way(&self, token: Token, since: MonoNs) {
+        if let Some((slot, trail)) = self.own(token).filter(|_| self.is_on(Set::Ack))
+            && slot.is_still(token.generation)
+        {
+            trail.nothing_before(since);
+        }
+    }
+
     /// See [`wayspan_proxy::observer::SocketObserver::acknowledged`].
     pub(crate) fn acknowledged(&self, token: Token, last: u64, ended: MonoNs) -> Acknowledged {
         if ended < self.since(Set::Ack) {

@@ -421,6 +421,11 @@ impl SharedTrail {
             .fold(0, |sum, stall| sum.saturating_add(stall.lasted_ns.min(MonoNs(stall.until_ns).since(begun))))
     }
 
+    /// Nothing that is sent now, or later, began before then.
+    pub(super) fn nothing_before(&self, since: MonoNs) {
+        self.turn.at_ns.store(since.0, Ordering::Relaxed);
+    }
+
     /// What is sent from this offset on is of another message.
     pub(super) fn message_starts(&self, offset: u64) {
         self.message_start.store(offset, Ordering::Relaxed);
@@ -745,6 +750,24 @@ mod tests {
         // Its place is being written anew.
         written.0.stalls[0].first.store(abi::NO_OFFSET, Ordering::Relaxed);
         check(10..11, 1000, 0);
+    }
+
+    #[test]
+    fn a_stall_of_what_is_under_way_outlives_shorter_ones_of_what_is_over() {
+        const MS: u64 = 1_000_000;
+        // The long one lasted from 6 s to 11 s: of who began within it no more than the rest is a stall of its own.
+        let stalls = [(6_000, 11_000), (12_000, 13_000), (14_000, 15_000), (18_500, 19_500)];
+        for (began_ms, evicted_ms) in [(0, 1_000), (6_000, 1_000), (9_000, 1_000), (10_500, 5_000), (19_900, 5_000)] {
+            let written = Written::default();
+            written.0.nothing_before(MonoNs(began_ms * MS));
+            for (first, (from_ms, until_ms)) in (0..).zip(stalls) {
+                written.on_stalled(first, MonoNs(from_ms * MS), MonoNs(until_ms * MS));
+            }
+            let all_ns = || written.stalled_ns(&(0..9), MonoNs(0));
+            let before_ns = all_ns();
+            written.on_stalled(4, MonoNs(20_000 * MS), MonoNs(20_010 * MS));
+            assert_eq!(before_ns + 10 * MS - all_ns(), evicted_ms * MS, "under way since {began_ms} ms");
+        }
     }
 
     #[test]

@@ -271,6 +271,10 @@ impl SocketObserver for Watch {
         self.reader().answers(token, start);
     }
 
+    fn under_way(&self, token: Token, since: MonoNs) {
+        self.reader().under_way(token, since);
+    }
+
     fn acknowledged(&self, token: Token, last: u64, ended: MonoNs) -> Acknowledged {
         self.reader().acknowledged(token, last, ended)
     }
@@ -393,6 +397,12 @@ impl SocketObserver for Observer {
     fn answers(&self, token: Token, start: u64) {
         if let Self::Watch(watch) = self {
             watch.answers(token, start);
+        }
+    }
+
+    fn under_way(&self, token: Token, since: MonoNs) {
+        if let Self::Watch(watch) = self {
+            watch.under_way(token, since);
         }
     }
 

@@ -96,6 +96,10 @@ const TESTS: &[(&str, fn())] = &[
         "a_shut_window_is_told_of_all_that_waited_since_it_did",
         windows::a_shut_window_is_told_of_all_that_waited_since_it_did,
     ),
+    (
+        "a_long_time_of_a_request_under_way_is_known_behind_many_short_ones",
+        windows::a_long_time_of_a_request_under_way_is_known_behind_many_short_ones,
+    ),
     ("what_lived_through_a_gap_joined_late", pairs::what_lived_through_a_gap_joined_late),
     (
         "slots_come_back_from_connections_that_end_while_the_probes_are_off",

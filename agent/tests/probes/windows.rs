@@ -206,6 +206,32 @@ pub(super) fn a_shut_window_is_told_of_all_that_waited_since_it_did() {
     }
 }
 
+/// A server that goes on answering while it is being asked: what waits then has times of their own, though it is one request.
+pub(super) fn a_long_time_of_a_request_under_way_is_known_behind_many_short_ones() {
+    let probes = with_ack();
+    let observer = probes.observer();
+    let backend = backend();
+    let (ours, token) = connect_watched(&observer, backend.local_addr().unwrap());
+    let (theirs, _) = backend.accept().unwrap();
+    let requesting = MonoNs::now();
+    observer.under_way(token, requesting);
+    let answers = || {
+        ours.set_nonblocking(false).unwrap();
+        (&theirs).write_all(b"x").unwrap();
+        (&ours).read_exact(&mut [0]).unwrap();
+    };
+    let (shut, _) = stall_for(3 * FULL_NS, &ours, &theirs);
+    answers();
+    pass(TOLD_NS);
+    for _ in 0..abi::STALLS + 1 {
+        stall_for(SHORT_NS, &ours, &theirs);
+        answers();
+    }
+    let ask = Ask { upstream: token, request: 1..u64::MAX, requesting, ..of_client(Token::NONE, 0..0) };
+    let stalled_ns = observer.late(&ask).upstream_stalled_ns;
+    assert!(stalled_ns >= shut.1.since(shut.0), "{stalled_ns} ns, shut for certain in {shut:?}");
+}
+
 /// Lets time go by: it is the fault that is tried.
 fn pass(ns: u64) {
     let begun = MonoNs::now();
@@ -218,13 +244,22 @@ fn pass(ns: u64) {
 const FULL_NS: u64 = 400_000_000;
 /// At first it may be the congestion window, while acknowledgements are delayed (40 ms each); from then on it is the other end's.
 const SETTLED_NS: u64 = 250_000_000;
+/// Who was over for so long has been told of.
+const TOLD_NS: u64 = abi::STALL_TOLD_NS + 100_000_000;
+/// A time that is shorter than others.
+const SHORT_NS: u64 = 60_000_000;
 
 /// Writes until nothing fits any more; how much, and since when it was so.
-fn fill(mut from: &TcpStream) -> (usize, MonoNs) {
+fn fill(from: &TcpStream) -> (usize, MonoNs) {
+    fill_for(FULL_NS, from)
+}
+
+/// The same, where it is full for so long.
+fn fill_for(full_ns: u64, mut from: &TcpStream) -> (usize, MonoNs) {
     from.set_nonblocking(true).unwrap();
     let mut written = 0;
     let mut full_since = MonoNs::now();
-    while MonoNs::now().since(full_since) < FULL_NS {
+    while MonoNs::now().since(full_since) < full_ns {
         if let Ok(more) = from.write(&[0; 1 << 16]) {
             written += more;
             full_since = MonoNs::now();
@@ -235,8 +270,13 @@ fn fill(mut from: &TcpStream) -> (usize, MonoNs) {
 }
 
 /// Lets what nobody reads be for a while and reads all. When the window was shut for certain, and how much it was.
-fn stall(from: &TcpStream, mut to: &TcpStream) -> ((MonoNs, MonoNs), usize) {
-    let (written, full_since) = fill(from);
+fn stall(from: &TcpStream, to: &TcpStream) -> ((MonoNs, MonoNs), usize) {
+    stall_for(FULL_NS, from, to)
+}
+
+/// The same, where it is full for so long.
+fn stall_for(full_ns: u64, from: &TcpStream, mut to: &TcpStream) -> ((MonoNs, MonoNs), usize) {
+    let (written, full_since) = fill_for(full_ns, from);
     let reading = MonoNs::now();
     let (mut buffer, mut left) = (vec![0; 1 << 16], written);
     while left > 0 {

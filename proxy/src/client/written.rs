@@ -14,14 +14,15 @@ impl<O: SocketObserver> ClientConn<O> {
             let mut live = live.borrow_mut();
             if live.responded && live.head.response_start == 0 {
                 live.head.response_start = self.written_bytes.get();
-                self.tell_of_answer();
+                self.tell_of_answer(live.head.head_read);
             }
         }
     }
 
-    /// What is written from now on is of another answer, but for what TLS may have left of the one before.
-    pub(crate) fn tell_of_answer(&self) {
+    /// What is written from now on is of another answer, but for what TLS may have left of the one before. Its request was read then.
+    pub(crate) fn tell_of_answer(&self, asked: MonoNs) {
         self.worker.observer.answers(self.token, self.written_bytes.get());
+        self.worker.observer.under_way(self.token, asked);
     }
 
     /// The socket has taken so many bytes, by a write that began then.

@@ -203,6 +203,7 @@ async fn send<O: SocketObserver>(
         let mut live = live.borrow_mut();
         let (reused, ready) = live.attempts.last_mut().map_or((false, MonoNs::UNKNOWN), |attempt| {
             attempt.token = upstream.seen.token;
+            conn.worker.observer.under_way(attempt.token, attempt.chosen);
             (attempt.reused, if attempt.reused { attempt.connected } else { attempt.opened })
         });
         let may = reused && is_idempotent(live.head.method);

@@ -40,10 +40,14 @@ impl Written {
         self.0.resent_head.store(head + 1, Ordering::Relaxed);
     }
 
-    /// The byte at `first`, and all behind it, have waited for the window: one of as many times as there is room for.
+    /// The byte at `first`, and all behind it, have waited for the window: a time of their own.
     pub(crate) fn on_stalled(&self, first: u64, from: MonoNs, until: MonoNs) {
-        let place = self.0.stall_count.fetch_add(1, Ordering::Relaxed);
-        let stall = &self.0.stalls[usize::try_from(place).unwrap()];
+        let count = usize::try_from(self.0.stall_count.load(Ordering::Relaxed)).unwrap();
+        let since_ns = self.0.turn.at_ns.load(Ordering::Relaxed);
+        let kept_ns = |place: &usize| self.0.stalls[*place].read().unwrap().kept_ns(until.0, since_ns);
+        let place = if count < STALLS { count } else { (0..STALLS).min_by_key(kept_ns).unwrap() };
+        self.0.stall_count.store(u64::try_from(STALLS.min(count + 1)).unwrap(), Ordering::Relaxed);
+        let stall = &self.0.stalls[place];
         for (word, value) in [(&stall.first, first), (&stall.lasted_ns, until.since(from)), (&stall.until_ns, until.0)]
         {
             word.store(value, Ordering::Relaxed);
