@@ -68,6 +68,7 @@ async fn serve<O: SocketObserver>(
     body: Incoming,
     upgrade: bool,
 ) -> Result<Reply<O>, Infallible> {
+    conn.has_its_turn(&live).await;
     let connect = parts.method == http::Method::CONNECT;
     let mut reply = route(&conn, &live, &mut parts, body, upgrade).await;
     let switching = reply.status() == StatusCode::SWITCHING_PROTOCOLS;

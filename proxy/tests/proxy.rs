@@ -16,6 +16,8 @@ mod listeners;
 mod marks;
 #[path = "proxy/middlewares.rs"]
 mod middlewares;
+#[path = "proxy/pipelined.rs"]
+mod pipelined;
 #[path = "proxy/pool.rs"]
 mod pool;
 #[path = "proxy/resend.rs"]

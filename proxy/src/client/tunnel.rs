@@ -57,7 +57,8 @@ impl<O: SocketObserver> ClientConn<O> {
         *self.switched.borrow_mut() = Some(switched);
     }
 
-    fn wake(&self) {
+    /// Has the task polled again.
+    pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }

@@ -1,9 +1,14 @@
 //! What becomes of answers on their way to a client's socket: the stamps of their first and last bytes, and their end.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::task::Poll;
 
 use super::{ClientConn, after};
 use crate::clock::MonoNs;
+use crate::live::Live;
 use crate::observer::SocketObserver;
 use crate::relay::Relay;
 
@@ -19,10 +24,26 @@ impl<O: SocketObserver> ClientConn<O> {
         }
     }
 
-    /// What is written from now on is of another answer, but for what TLS may have left of the one before. Its request was read then.
+    /// What is written from now on is of another answer, but for what TLS may have left of the one before. The request was read then.
     pub(crate) fn tell_of_answer(&self, asked: MonoNs) {
         self.worker.observer.answers(self.token, self.written_bytes.get());
         self.worker.observer.under_way(self.token, asked);
+    }
+
+    /// Waits until the answers before this request's are with the socket. hyper takes no head sooner, but where the body of the request
+    /// before ends behind its answer: TLS takes of that what the socket has no room for, and nobody could tell whose the bytes are
+    /// that the socket takes then.
+    pub(crate) async fn has_its_turn(&self, live: &Rc<RefCell<Live>>) {
+        poll_fn(|cx| {
+            if self.lives.borrow().front().is_none_or(|first| Rc::ptr_eq(first, live)) {
+                return Poll::Ready(());
+            }
+            self.keep_waker(cx);
+            Poll::Pending
+        })
+        .await;
+        // It may have come while that one was under way.
+        live.borrow_mut().head.previous_write = self.previous_write.get();
     }
 
     /// The socket has taken so many bytes, by a write that began then.
@@ -82,16 +103,116 @@ impl<O: SocketObserver> ClientConn<O> {
             self.previous_written.set(at);
             self.previous_write.set(self.last_write.get());
             self.exchange_until(MonoNs::UNKNOWN);
-            if self.lives.borrow().is_empty() {
+            if !self.lives.borrow().is_empty() {
+                self.wake();
+            } else {
                 if self.begun.get().is_none() && self.heads.borrow().is_empty() {
                     self.deadline.set(after(at, self.limits.idle_timeout));
                 }
-                if self.refusal.borrow().is_some()
-                    && let Some(waker) = self.waker.borrow().as_ref()
-                {
-                    waker.wake_by_ref();
+                if self.refusal.borrow().is_some() {
+                    self.wake();
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::task::{Context, Wake, Waker};
+
+    use arc_swap::ArcSwap;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::counters::{Bounds, Counters, OpenConnections};
+    use crate::fold::Unfolded;
+    use crate::observer::{Missing, Off};
+    use crate::record::{Head, Record};
+    use crate::ring::{RING_BYTES, RecordReader, ring};
+    use crate::route::RouteTable;
+    use crate::sampling::Policy;
+    use crate::snapshot::{EntryPoint, Limits, Snapshot};
+    use crate::worker::{Process, Worker};
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection as it was accepted, and what its requests leave.
+    async fn accepted() -> (Rc<ClientConn<Off>>, RecordReader) {
+        let process = Process {
+            snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
+            policy: Arc::new(ArcSwap::from_pointee(Policy::ratio(1.0))),
+            hostname: None,
+            connections: AtomicU64::new(0),
+            open: OpenConnections::default(),
+            stopping: AtomicBool::new(false),
+            drain_until: AtomicU64::new(0),
+            summons: Box::default(),
+        };
+        let (writer, reader) = ring(0, RING_BYTES);
+        let counters = Counters::new(Bounds::default()).worker();
+        let worker = Worker::new(0, Off(Missing::OFF), Arc::new(process), writer, counters, Unfolded::new(1, || true));
+        let entry_point = EntryPoint {
+            id: 1,
+            name: "web".into(),
+            addresses: Vec::new(),
+            limits: Limits::default(),
+            trusted: Vec::new(),
+            trust_all: false,
+            sanitize_path: true,
+            traced: true,
+            metered: true,
+            routes: Arc::new(RouteTable::default()),
+            tls: None,
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        (ClientConn::accept(&worker, &entry_point, stream, peer, 1).unwrap(), reader)
+    }
+
+    #[test]
+    fn an_answer_waits_until_those_before_it_are_with_the_socket_and_has_bytes_of_its_own() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (conn, mut reader) = accepted().await;
+            let [first, second] = [(); 2].map(|()| conn.worker.live());
+            conn.begin(&first);
+            first.borrow_mut().responded = true;
+            conn.wrote(10, MonoNs(1));
+            // hyper has all of it, and takes the next head, where the request's body ends before the socket has taken all.
+            first.borrow_mut().body_done = true;
+            conn.begin(&second);
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            let mut cx = Context::from_waker(&waker);
+            let mut turn = pin!(conn.has_its_turn(&second));
+            assert!(turn.as_mut().poll(&mut cx).is_pending());
+            conn.wrote(5, MonoNs(2));
+            conn.flushed();
+            assert!(woken.0.load(Ordering::Relaxed), "it is its turn");
+            assert!(turn.as_mut().poll(&mut cx).is_ready());
+            assert_eq!(second.borrow().head.previous_write, MonoNs(2));
+            second.borrow_mut().responded = true;
+            conn.wrote(7, MonoNs(3));
+            second.borrow_mut().body_done = true;
+            conn.flushed();
+            let mut scratch = Vec::new();
+            for response in [0..15, 15..22] {
+                let Head { response_start, response_end, .. } =
+                    Record::decode(reader.next(&mut scratch).unwrap()).unwrap().head;
+                assert_eq!(response_start..response_end, response);
+            }
+        });
     }
 }
