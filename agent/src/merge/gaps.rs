@@ -14,6 +14,8 @@ use super::phase::{Attributed, Coverage};
 const UNREAD: Duration = Duration::from_millis(10);
 /// Gaps that are told apart; longer ago they are one. Of those that wait for late facts none is older than this many looks.
 const GAPS_MAX: usize = 128;
+/// The same of those in which a connection may have been made that still lives: one a minute is told apart for eleven days.
+const CONNECTION_GAPS_MAX: usize = 16_384;
 
 /// How many runs have been left out since the programs were loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,10 +46,10 @@ impl Gaps {
     pub(super) fn on_look(&mut self, now: MonoNs, skipped: Skipped) {
         let by = skipped.by.max(now);
         if skipped.points != self.skipped.points {
-            self.points.add(self.looked, by);
+            self.points.add(self.looked, by, GAPS_MAX);
         }
         if skipped.connections != self.skipped.connections {
-            self.connections.add(self.looked, by);
+            self.connections.add(self.looked, by, CONNECTION_GAPS_MAX);
         }
         (self.looked, self.skipped) = (now, skipped);
     }
@@ -76,12 +78,13 @@ impl Gaps {
 }
 
 impl Times {
-    fn add(&mut self, from: MonoNs, to: MonoNs) {
+    /// In order: none begins before the one before it has ended.
+    fn add(&mut self, from: MonoNs, to: MonoNs, most: usize) {
         match self.0.back_mut() {
             Some(newest) if newest.1 >= from => newest.1 = to,
             _ => self.0.push_back((from, to)),
         }
-        if self.0.len() > GAPS_MAX
+        if self.0.len() > most
             && let Some((from, _)) = self.0.pop_front()
             && let Some(next) = self.0.front_mut()
         {
@@ -90,7 +93,8 @@ impl Times {
     }
 
     fn meet(&self, from: MonoNs, to: MonoNs) -> bool {
-        self.0.iter().rev().any(|gap| gap.0 <= to && from <= gap.1)
+        let first = self.0.partition_point(|gap| gap.1 < from);
+        self.0.get(first).is_some_and(|gap| gap.0 <= to)
     }
 }
 
@@ -165,6 +169,16 @@ mod tests {
         assert_eq!(of(10 * S + 5, Missing::ELSEWHERE), "partial: probe skipped");
         assert_eq!(of(10 * S + 5, Missing::NOT_SOUGHT), "full");
         assert_eq!(of(11 * S + 500_000_000, Missing::ELSEWHERE), "full");
+    }
+
+    #[test]
+    fn a_connection_that_was_made_between_two_gaps_long_ago_is_in_neither() {
+        let every_other: Vec<_> = (1..=8 * GAPS_MAX as u64).map(|look| (look * S, look / 2, look / 2)).collect();
+        let gaps = looks(&every_other);
+        // No request is under way in the newest look's second.
+        let of = |opened| told(&gaps, (9999 * S, 9999 * S + 1), opened, Missing::ELSEWHERE);
+        assert_eq!(of(10 * S + S / 2), "full");
+        assert_eq!(of(11 * S + S / 2), "partial: probe skipped");
     }
 
     #[test]
