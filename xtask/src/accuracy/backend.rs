@@ -164,7 +164,8 @@ fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Optio
         }
         let holds = hold(&running, id, had_ns);
         let first = running.response.get_or_init(|| first_bytes(&running.row.shape));
-        let worked = [How::BackendCode, How::BackendOnCore].into_iter().find_map(|how| running.pause(how, id, had_ns));
+        let works = [How::BackendCode, How::BackendOnCore, How::BackendEarly];
+        let worked = works.into_iter().find_map(|how| running.pause(how, id, had_ns));
         if let Some((index, delay)) = running.chosen(How::StopBeforeResponse, id) {
             let stop = stage.stopped(delay, || respond(stream, &running, id, first).map(|_| ()))?;
             ledger.add(id, index, true, stop.from_ns, stop.to_ns);
@@ -183,6 +184,11 @@ fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Optio
             }
         }
         stream.flush()?;
+        if running.index(How::BackendEarly).is_some() {
+            // What comes behind the answer is read: closed over unread bytes, a connection is reset.
+            std::io::copy(&mut { stream }, &mut std::io::sink())?;
+            return Ok(());
+        }
         if running.row.shape.backend_fresh {
             return Ok(());
         }
@@ -313,6 +319,9 @@ fn read_request(mut stream: &TcpStream, running: &Running) -> Result<Option<u64>
     let text = String::from_utf8_lossy(head.get(..end).unwrap_or_default()).to_ascii_lowercase();
     let length = text.lines().find_map(|line| line.strip_prefix("content-length:"));
     let mut left = length.map_or(Ok(0), |length| length.trim().parse::<usize>())?;
+    if running.index(How::BackendEarly).is_some() {
+        left /= running.row.shape.upload.1.max(1);
+    }
     left = left.saturating_sub(head.len() - end);
     let mut unread = None;
     if let Some((index, delay)) = running.chosen(How::BackendUnread, id) {

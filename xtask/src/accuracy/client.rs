@@ -1,6 +1,7 @@
 //! The clients: each asks one request after the other, badly where the row says so, and writes down when.
 
 mod busy;
+mod secure;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -71,6 +72,7 @@ pub(super) fn run(
                         running,
                         asked,
                         connection: None,
+                        secure: None,
                         other: None,
                         hog: None,
                         crowd: None,
@@ -110,6 +112,8 @@ struct Client<'a> {
     running: &'a Running,
     asked: &'a Asked,
     connection: Option<TcpStream>,
+    /// The same of one that speaks TLS.
+    secure: Option<tls::Client>,
     /// Of the requests that keep the worker busy.
     other: Option<TcpStream>,
     hog: Option<Hog>,
@@ -204,32 +208,6 @@ impl Client<'_> {
         received
     }
 
-    /// A request on a connection of its own that speaks TLS.
-    fn secure_request(&self, id: u64) -> Result<()> {
-        let (running, Asked { agent, host }) = (self.running, self.asked);
-        let workers = &self.stage.agent()?.workers;
-        let before = workers.account();
-        let mut client = tls::Client::connect(*agent, host, &tls::settings(None, false)?)?;
-        let hello = client.sealed(b"")?;
-        let (first, rest) = hello.split_at(hello.len() / 2);
-        client.stream().write_all(first)?;
-        let paused = running.pause(How::ClientHello, id, now_ns());
-        client.stream().write_all(rest)?;
-        // What this end makes of the server's part takes its time too, disturbed or not.
-        client.stream().peek(&mut [0])?;
-        let answered_ns = now_ns();
-        client.shake()?;
-        if let Some((injection, _)) = paused {
-            running.ledger.unsure(id, injection, 0, now_ns().saturating_sub(answered_ns));
-        }
-        let response = client.get(host, &format!("/r/{id}"))?;
-        running.ledger.noise(id, workers.account().since(before).busy_ns());
-        if response.status != 200 {
-            bail!("status {}", response.status);
-        }
-        Ok(())
-    }
-
     /// Has another request hold the only connection to the backend, where the row wants that; its own connection.
     fn hold(&self, id: u64) -> Result<Option<(usize, TcpStream)>> {
         let Some((index, _)) = self.running.chosen(How::Capped, id) else { return Ok(None) };
@@ -304,7 +282,7 @@ impl Client<'_> {
     fn connection(&mut self, id: u64) -> Result<&TcpStream> {
         if self.connection.is_none() {
             let stream = self.open()?;
-            if self.running.chosen(How::ClientRead, id).is_some() {
+            if [How::ClientRead, How::StopWithoutRoom].iter().any(|how| self.running.chosen(*how, id).is_some()) {
                 unread::make_small(&stream)?;
             }
             self.connection = Some(stream);
@@ -337,7 +315,12 @@ impl Client<'_> {
             stream.write_all(&part)?;
             return self.stage.stopped_while_pieces_come(stream, (&part, parts - 1), (id, stop));
         }
-        for index in 0..if bytes == 0 { 0 } else { parts } {
+        let sent = match running.index(How::BackendEarly) {
+            _ if bytes == 0 => 0,
+            Some(_) => 1,
+            None => parts,
+        };
+        for index in 0..sent {
             if index > 0 {
                 running.pause(How::ClientBody, id, now_ns());
             }
@@ -355,11 +338,23 @@ impl Client<'_> {
         if let Some((index, delay)) = running.chosen(How::ClientRead, id) {
             stalled = Some((index, Unread::pause(stream, delay)?));
         }
-        let (status, close) = read_response(stream, running.row.shape.download)?;
+        let mut begun = Vec::new();
+        if let Some((index, delay)) = running.chosen(How::StopWithoutRoom, id) {
+            let (unread, read) = Unread::pause_unnoticed(stream, self.stage, delay)?;
+            (stalled, begun) = (Some((index, unread)), read);
+        }
+        let shape = running.row.shape;
+        let (status, close) = read_response(begun.chain(stream), shape.download)?;
         if let Some((index, unread)) = stalled {
             unread.account(&running.ledger, id, index, now_ns());
         }
-        if close {
+        let is_early = running.index(How::BackendEarly).is_some();
+        if is_early {
+            let (bytes, parts) = shape.upload;
+            // Behind a whole answer nobody need hear it.
+            let _unheard = { stream }.write_all(&vec![b'x'; bytes - bytes / parts.max(1)]);
+        }
+        if close || is_early {
             self.connection = None;
         }
         let expected = if running.chosen(How::BackendSilent, id).is_some() { 504 } else { 200 };
@@ -409,7 +404,7 @@ fn read_one(mut stream: &TcpStream) -> Result<()> {
 }
 
 /// Reads a response; its status, and whether the connection ends with it.
-fn read_response(mut stream: &TcpStream, (bytes, chunks): (usize, usize)) -> Result<(u16, bool)> {
+fn read_response(mut stream: impl std::io::Read, (bytes, chunks): (usize, usize)) -> Result<(u16, bool)> {
     let mut buffer = vec![0; 64 << 10];
     let mut head = Vec::new();
     let end = loop {

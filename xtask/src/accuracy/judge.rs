@@ -241,6 +241,10 @@ impl Seen {
             self.excused |= value_ns >= group.half_ns;
             return None;
         }
+        if let Place::Not(_) = group.place {
+            self.right &= value_ns < group.half_ns + noise_ns;
+            return None;
+        }
         if let Place::Count(_) = group.place {
             self.uncounted |= value_ns == 0;
             return None;
@@ -259,7 +263,7 @@ impl Seen {
     fn undisturbed(&mut self, group: &Group, truth: Truth, span: &Span, noise_ns: u64, seen_ns: u64) {
         let value_ns = value_us(group.place, span) * 1000;
         match group.place {
-            Place::Nowhere(_) => return,
+            Place::Nowhere(_) | Place::Not(_) => return,
             Place::Count(_) => return self.stayed &= value_ns == 0,
             Place::Phase(_) | Place::Phases(_) | Place::Attribute(_) => {}
         }
@@ -386,7 +390,7 @@ fn quiet(row: &Row, groups: &[Group], cases: &[Case]) -> Option<u64> {
 fn value_us(place: Place, span: &Span) -> u64 {
     match place {
         Place::Phase(name) => span.phase(name),
-        Place::Phases(names) => names.iter().map(|name| span.phase(name)).sum(),
+        Place::Phases(names) | Place::Not(names) => names.iter().map(|name| span.phase(name)).sum(),
         Place::Attribute(name) | Place::Count(name) => span.number(name),
         Place::Nowhere(_) => span.phases().map(|(_, us)| us).max().unwrap_or(0),
     }
@@ -460,6 +464,7 @@ pub(super) fn place_text(place: Place) -> String {
         Place::Phase(name) | Place::Attribute(name) | Place::Count(name) => name.to_owned(),
         Place::Phases(names) => names.join(", "),
         Place::Nowhere(reason) => format!("not observable: {reason}"),
+        Place::Not(names) => format!("not {}", names.join(", ")),
     }
 }
 
@@ -692,6 +697,23 @@ mod tests {
         check(&["full", SKIPPED, "full"], "2/3 full, 1 probe skipped");
         check(&[UNACCEPTED], "1/1 accept not visible");
         check(&["partial: x"], "0/1 full");
+    }
+
+    #[test]
+    fn what_is_laid_to_somebody_who_had_no_part_in_it_is_wrong() {
+        let mut row = row();
+        row.injections.iter_mut().for_each(|injection| {
+            injection.places = vec![Place::Phase("upstream_wait"), Place::Not(&["upstream_body", "backend_app"])];
+        });
+        let passed = |hit, body, app| {
+            let phases =
+                [("upstream_wait", if hit { 5_050 } else { 20 }), ("upstream_body", body), ("backend_app", app)];
+            let hits = case(hit, 5_000, vec![span(&phases, if hit { "upstream" } else { "backend" }, "full")]);
+            let right = case(true, 5_000, vec![span(&[("upstream_wait", 5_050)], "upstream", "full")]);
+            judge(&row, &[right, hits], Vec::new()).passed
+        };
+        assert!(passed(true, 500, 499) && !passed(true, 500, 500), "half of the smallest delay, 1 ms");
+        assert!(passed(false, 600, 600), "what it takes by itself is the judge's of strays");
     }
 
     #[test]

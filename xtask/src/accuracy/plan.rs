@@ -20,6 +20,8 @@ pub(super) enum Place {
     Count(&'static str),
     /// Nowhere, for that reason: then nobody may be blamed for it.
     Nowhere(&'static str),
+    /// Not in these phases: they are somebody's who had nothing to do with it.
+    Not(&'static [&'static str]),
 }
 
 /// What divides the wait for a backend whose own end is seen, in the order of its points.
@@ -117,7 +119,7 @@ impl Place {
         match self {
             Self::Phase(name) => name == phase,
             Self::Phases(names) => names.contains(&phase),
-            Self::Attribute(_) | Self::Count(_) | Self::Nowhere(_) => false,
+            Self::Attribute(_) | Self::Count(_) | Self::Nowhere(_) | Self::Not(_) => false,
         }
     }
 }
@@ -135,6 +137,9 @@ pub(super) enum How {
     BackendAccept,
     /// The backend pauses before each further chunk of its response.
     BackendChunks,
+    /// The backend works for that long, and answers a request of whose parts it has the first; the client sends the others when it has
+    /// the answer.
+    BackendEarly,
     /// The backend closes a reused connection without an answer, after that long.
     BackendReset,
     /// The backend has read a request and does not answer it.
@@ -167,6 +172,8 @@ pub(super) enum How {
     StopWithinDownload,
     /// The same of an upload's parts.
     StopWithinUpload,
+    /// The agent is stopped when a client that does not read has left it no room; then the client reads what is there.
+    StopWithoutRoom,
     /// Something more urgent takes the agent's only core.
     Hog,
     /// The worker is at another request's costly path when this one comes.
@@ -219,7 +226,7 @@ pub(super) struct Shape {
     pub(super) backend: Route,
     /// How long clients' connections live.
     pub(super) client_life: Life,
-    /// Clients speak TLS, each request on a connection of its own that ends with it.
+    /// Clients speak TLS.
     pub(super) tls: bool,
     /// Each request has a connection of its own to the backend.
     pub(super) backend_fresh: bool,

@@ -1,5 +1,7 @@
 //! The table: what is injected, where it must show, what coverage must say. Stated before anything is measured.
 
+mod overlaps;
+mod secure;
 mod wire;
 
 use super::plan::{Act, Agent, Coverage, DIVIDED, How, Injection, Life, Link, Place, Route, Row, Shape, Way, Which};
@@ -84,6 +86,8 @@ pub(super) fn all() -> Vec<Row> {
     rows.extend(wire::handshakes());
     rows.extend(wire::after());
     rows.extend(together());
+    rows.extend(overlaps::all());
+    rows.extend(secure::kept());
     let divided = ["backend: slow code", "backend: reads late", "backend: accepts late"];
     let way = ["backend's network: request late", "backend's network: response late"];
     let undivided = rows.iter().filter(|row| divided.contains(&row.name.as_str()) || way.contains(&row.name.as_str()));
@@ -513,7 +517,7 @@ mod tests {
                 let known = |name: &&'static str| super::super::plan::blame_of(name).is_some();
                 match place {
                     Place::Phase(name) => assert!(known(name), "{}: {name}", row.name),
-                    Place::Phases(names) => assert!(names.iter().all(known), "{}", row.name),
+                    Place::Phases(names) | Place::Not(names) => assert!(names.iter().all(known), "{}", row.name),
                     Place::Attribute(_) | Place::Count(_) | Place::Nowhere(_) => {}
                 }
             }

@@ -78,7 +78,7 @@ pub(super) fn handshakes() -> Vec<Row> {
         row(
             "client: TLS handshake slow",
             "the client pauses within its greeting",
-            Shape { tls: true, ..Shape::SMALL },
+            Shape { tls: true, client_life: Life::Short, ..Shape::SMALL },
             one(How::ClientHello, USUAL_US, Place::Attribute("wayspan.connection.tls_handshake")),
         ),
         row(
