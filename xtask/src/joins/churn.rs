@@ -15,6 +15,7 @@ use wayspan_tests::wait_until;
 use super::book::Kind;
 use super::judge::Verdict;
 use super::load::{Outcome, Plan, Quota};
+use super::memory::Memory;
 use super::site::{Site, is_even};
 use super::{Options, WARM_UP};
 use crate::outage::account::{Account, page, value};
@@ -30,15 +31,6 @@ const SLOTS: usize = 16_384;
 /// A freed slot rests for 2 s before it is used again.
 const REST: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(500);
-/// Memory moves by ten megabytes where other work makes spans wait, and comes back: of so long the least counts.
-const WINDOW: Duration = Duration::from_secs(4);
-/// In the first third of the time the allocator takes what it will need.
-const SETTLED_PARTS: u32 = 3;
-/// What memory may grow from then on for each connection, by its trend: less than two of the smallest things that an allocator
-/// gives, say an entry and its place in a list, left behind by each.
-const GROWTH_PER_CONNECTION: u64 = 32;
-/// And this much in any case: windows differ by as much.
-const GROWTH_BYTES: u64 = 4 << 20;
 /// Connections beyond the last slot.
 const BEYOND: usize = 16;
 /// Descriptors beside the connections.
@@ -89,10 +81,10 @@ struct Line {
     slots_free: usize,
     /// Of [`BEYOND`] connections more, those that the counter told.
     refused_beyond: u64,
-    resident_mb_settled: u64,
-    resident_mb_end: u64,
-    /// By its trend over the time from settled to the end.
-    resident_growth_bytes: u64,
+    /// Before the load, after its warm-up and at its end.
+    resident_mb: [u64; 3],
+    /// By its trend after the warm-up.
+    resident_growth_bytes_per_minute: u64,
     full: u64,
     requests: u64,
     wrong: u64,
@@ -129,7 +121,7 @@ fn measure(stage: Stage, seconds: u32, seed: u64) -> Result<Line> {
     let site = Site::start(quota.all(), stage.backends)?;
     let plan = Plan { clients: vec![(stage.kind, CLIENTS)], quota, per_second: Some(stage.per_second), seed };
     let ended = AtomicBool::new(false);
-    let (played, resident) = std::thread::scope(|scope| {
+    let (played, looks) = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| watch_memory(&site, &ended));
         let played = site.play(plan);
         std::thread::sleep(REST);
@@ -137,7 +129,9 @@ fn measure(stage: Stage, seconds: u32, seed: u64) -> Result<Line> {
         (played, watcher.join())
     });
     let (verdict, account, outcome, took) = played?;
-    let resident = resident.map_err(|_| anyhow::anyhow!("the watch over memory ended"))?;
+    let looks = looks.map_err(|_| anyhow::anyhow!("the watch over memory ended"))?;
+    let load = Duration::from_secs_f64(took);
+    let memory = Memory::of(&looks, load);
     let refused = page_value(&site, "wayspan_probe_refusals_total")?;
     let slots_held = held(&outcome) * if stage.backends { 2 } else { 1 };
     let (slots_free, refused_beyond) = fill(&site, SLOTS.saturating_sub(slots_held), refused)?;
@@ -151,19 +145,20 @@ fn measure(stage: Stage, seconds: u32, seed: u64) -> Result<Line> {
         slots_held,
         slots_free,
         refused_beyond,
-        resident_mb_settled: resident.settled >> 20,
-        resident_mb_end: resident.end >> 20,
-        resident_growth_bytes: resident.growth,
+        resident_mb: [memory.begin, memory.settled, memory.end].map(|bytes| bytes >> 20),
+        resident_growth_bytes_per_minute: memory.per_minute,
         full,
         requests: all,
         wrong: verdict.wrong,
         faults: Vec::new(),
     };
-    line.faults = faults(&line, &verdict, is_even(&account, quota.all()), u64::from(requests));
+    line.faults = faults(&line, &verdict, is_even(&account, quota.all()));
+    let memory = memory.faults(u64::from(stage.per_second) * 60, load);
+    line.faults.extend(memory.into_iter().map(str::to_owned));
     Ok(line)
 }
 
-fn faults(line: &Line, verdict: &Verdict, is_even: bool, connections: u64) -> Vec<String> {
+fn faults(line: &Line, verdict: &Verdict, is_even: bool) -> Vec<String> {
     let mut faults = Vec::new();
     let mut check = |is_well: bool, told: &str| {
         if !is_well {
@@ -177,8 +172,6 @@ fn faults(line: &Line, verdict: &Verdict, is_even: bool, connections: u64) -> Ve
     check(line.refused == line.refused_by_spans, "the counter of refusals and the spans do not agree");
     check(line.slots_free + line.slots_held == SLOTS, "slots have leaked");
     check(line.refused_beyond == BEYOND as u64, "connections beyond the last slot were not counted as refused");
-    let may_grow = connections * u64::from(SETTLED_PARTS - 1) / u64::from(SETTLED_PARTS) * GROWTH_PER_CONNECTION;
-    check(line.resident_growth_bytes <= may_grow.max(GROWTH_BYTES), "memory has grown");
     check(is_even, "spans were lost");
     let is_kept = !line.stage.kind.has_fresh_upstream();
     check(!is_kept || line.refused == 0, "connections were refused although there are enough slots");
@@ -189,17 +182,8 @@ fn faults(line: &Line, verdict: &Verdict, is_even: bool, connections: u64) -> Ve
     faults
 }
 
-/// How much memory was resident.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Resident {
-    /// When it had settled, and at the end.
-    settled: u64,
-    end: u64,
-    growth: u64,
-}
-
 /// Looks at memory until the load has ended and rested.
-fn watch_memory(site: &Site, ended: &AtomicBool) -> Resident {
+fn watch_memory(site: &Site, ended: &AtomicBool) -> Vec<(Duration, u64)> {
     let watch = Stopwatch::start();
     let mut looks = Vec::new();
     while !ended.load(Ordering::Relaxed) {
@@ -208,37 +192,7 @@ fn watch_memory(site: &Site, ended: &AtomicBool) -> Resident {
         }
         std::thread::sleep(LOOK);
     }
-    resident(&looks)
-}
-
-/// The least of each window after the first third of the time, and their trend: the median of the slopes between any two of them
-/// (Theil and Sen), which a third of them can be wrong about.
-fn resident(looks: &[(Duration, u64)]) -> Resident {
-    let end = looks.last().map_or(Duration::ZERO, |(at, _)| *at);
-    let settled = end / SETTLED_PARTS;
-    let mut windows: Vec<(u64, u64)> = Vec::new();
-    for (at, bytes) in looks.iter().filter(|(at, _)| *at >= settled) {
-        let number = (*at - settled).as_millis() / WINDOW.as_millis();
-        let number = u64::try_from(number).unwrap_or(u64::MAX);
-        match windows.last_mut() {
-            Some((newest, least)) if *newest == number => *least = (*least).min(*bytes),
-            _ => windows.push((number, *bytes)),
-        }
-    }
-    let (Some((first, begin)), Some((last, finish))) = (windows.first().copied(), windows.last().copied()) else {
-        return Resident::default();
-    };
-    // In bytes over the whole time. A shrinking one counts as none.
-    let whole = i128::from(last - first);
-    let mut slopes: Vec<i128> = Vec::new();
-    for (index, (at, bytes)) in windows.iter().enumerate() {
-        for (later, grown) in windows.iter().skip(index + 1) {
-            slopes.push((i128::from(*grown) - i128::from(*bytes)) * whole / i128::from(later - at));
-        }
-    }
-    slopes.sort_unstable();
-    let median = slopes.get(slopes.len() / 2).copied().unwrap_or(0);
-    Resident { settled: begin, end: finish, growth: u64::try_from(median).unwrap_or(0) }
+    looks
 }
 
 /// Connections that got no slot, as their spans say: each connection has one request, and a fresh one to the upstream.
@@ -283,12 +237,13 @@ fn page_value(site: &Site, name: &str) -> Result<u64> {
 
 fn print(lines: &[Line]) {
     println!(
-        "| | connections/s | refused: counter, spans | slots held + found free of {SLOTS} | refused of {BEYOND} beyond | MB settled, at the end, trend | full | wrong |"
+        "| | connections/s | refused: counter, spans | slots held + found free of {SLOTS} | refused of {BEYOND} beyond | MB before, after the warm-up, at the end; growth a minute | full | wrong |"
     );
     println!("|---|---|---|---|---|---|---|---|");
     for line in lines {
+        let [before, settled, end] = line.resident_mb;
         println!(
-            "| {} | {:.0} | {}, {} | {} + {} | {} | {}, {}, {:.1} | {} of {} | {} |",
+            "| {} | {:.0} | {}, {} | {} + {} | {} | {}, {}, {}; {:.1} | {} of {} | {} |",
             line.stage.name,
             line.connections_per_second,
             line.refused,
@@ -296,9 +251,10 @@ fn print(lines: &[Line]) {
             line.slots_held,
             line.slots_free,
             line.refused_beyond,
-            line.resident_mb_settled,
-            line.resident_mb_end,
-            line.resident_growth_bytes as f64 / f64::from(1 << 20),
+            before,
+            settled,
+            end,
+            line.resident_growth_bytes_per_minute as f64 / f64::from(1 << 20),
             line.full,
             line.requests,
             line.wrong
@@ -306,39 +262,5 @@ fn print(lines: &[Line]) {
         for fault in &line.faults {
             println!("FAILED {}: {fault}", line.stage.name);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A minute's looks, each half a second, from 60 MB on.
-    fn growth(grown_bytes: impl Fn(u64) -> u64) -> u64 {
-        let looks: Vec<_> =
-            (0..=120).map(|look| (LOOK * u32::try_from(look).unwrap(), (60 << 20) + grown_bytes(look))).collect();
-        resident(&looks).growth
-    }
-
-    #[test]
-    fn what_each_connection_leaves_is_seen_under_what_comes_and_goes() {
-        const CONNECTIONS: u64 = 200_000;
-        // Of each connection after the first third of the time, in its half seconds.
-        let leaked = |look: u64, bytes: u64| look.saturating_sub(40) * CONNECTIONS / 80 * bytes;
-        // Spans that wait for others' work: up to ten megabytes, for seconds.
-        let noise = |look: u64| if look % 23 < 7 { (look * 7 % 11) << 20 } else { look * 31 % 200_000 };
-        let limit = CONNECTIONS * GROWTH_PER_CONNECTION;
-        assert!(growth(|_| 0) == 0 && growth(noise) < limit, "{}", growth(noise));
-        assert!(growth(|look| noise(look) + leaked(look, 40)) > limit);
-        assert!(growth(|look| noise(look) + leaked(look, 24)) < limit);
-        // What is taken once, at the begin or later, is no trend.
-        assert!(growth(|look| if look > 20 { 30 << 20 } else { 0 }) == 0);
-        assert!(growth(|look| (100 - look.min(100)) << 18) == 0, "less is not more");
-    }
-
-    #[test]
-    fn nothing_seen_is_nothing_grown() {
-        assert_eq!(resident(&[]), Resident::default());
-        assert_eq!(resident(&[(LOOK, 7)]), Resident { settled: 7, end: 7, growth: 0 });
     }
 }

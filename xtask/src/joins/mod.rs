@@ -6,6 +6,7 @@ mod book;
 mod churn;
 mod judge;
 mod load;
+mod memory;
 mod mixed;
 mod receiver;
 mod sink;
