@@ -184,15 +184,19 @@ fn serve(mut stream: &TcpStream, stage: &Stage, accepted_ns: u64, mut lay: Optio
             }
         }
         stream.flush()?;
-        if running.index(How::BackendEarly).is_some() {
-            // What comes behind the answer is read: closed over unread bytes, a connection is reset.
-            std::io::copy(&mut { stream }, &mut std::io::sink())?;
-            return Ok(());
-        }
-        if running.row.shape.backend_fresh {
+        if is_last(stream, &running)? {
             return Ok(());
         }
     }
+}
+
+/// Whether a connection ends with the answer; what comes behind an early one is read: closed over unread bytes, it would be reset.
+fn is_last(mut stream: &TcpStream, running: &Running) -> Result<bool> {
+    let is_early = running.index(How::BackendEarly).is_some();
+    if is_early {
+        std::io::copy(&mut stream, &mut std::io::sink())?;
+    }
+    Ok(is_early || running.row.shape.backend_fresh)
 }
 
 /// Woken by what the agent writes, and more urgent, a backend takes the agent's only core: where the row wants that, and else
