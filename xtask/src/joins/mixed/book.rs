@@ -49,6 +49,8 @@ pub(super) struct Stamps {
     pub(super) closing: u64,
     /// It has read the head on the connection over which it answers.
     pub(super) asked: u64,
+    /// It has read the last of what had come when it answered.
+    pub(super) heard: u64,
     /// It has read all of the request there.
     pub(super) whole_read: u64,
     /// It writes the final response's first byte.
@@ -151,6 +153,13 @@ impl Book {
             Kind::Cancelled => own.leaving > 0,
             _ => true,
         }
+    }
+
+    /// Whether the client's kernel acknowledges the answer on a connection that the agent has not ended: a client that goes away may
+    /// not, and an answer that is over before its request is ends the connection.
+    pub(super) fn is_acknowledged(&self, id: Id) -> bool {
+        let own = self.of(id);
+        own.leaving == 0 && own.received > 0 && (1..=own.ending).contains(&own.whole_read)
     }
 
     /// What is wrong with a request's own windows: marks of another request of its connections could lie in them.
@@ -257,6 +266,12 @@ mod tests {
         assert!(book.is_as_meant(1));
         book.note(1, |stamps| stamps.whole_read = 55);
         assert!(!book.is_as_meant(1), "it had all before it answered");
+        assert!(book.is_acknowledged(1));
+        book.note(1, |stamps| stamps.whole_read = 66);
+        assert!(!book.is_acknowledged(1), "the answer was over first");
+        book.note(1, |stamps| (stamps.whole_read, stamps.leaving) = (55, 80));
+        assert!(!book.is_acknowledged(1), "nobody was there");
+        book.note(1, |stamps| stamps.leaving = 0);
         book.note(1, |stamps| stamps.kind = Kind::Retried);
         assert!(!book.is_as_meant(1), "it was answered at once");
     }

@@ -225,6 +225,9 @@ impl Exchange {
     /// The backend has read so much of the body.
     pub(super) fn heard(&mut self, payload: u64, at: u64, stamps: &mut Stamps) {
         self.heard = payload;
+        if stamps.answering == 0 {
+            stamps.heard = at;
+        }
         self.up.came(payload, at, &mut stamps.up);
     }
 

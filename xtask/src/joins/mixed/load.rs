@@ -486,7 +486,7 @@ impl Load {
                     let exchange = self.exchanges.get_mut(&id).context("a request that nobody waits for")?;
                     exchange.asked(number, server.is_used);
                     self.book.note(id, |stamps| {
-                        (stamps.asked, stamps.before_at_backend) = (now, before);
+                        (stamps.asked, stamps.heard, stamps.before_at_backend) = (now, now, before);
                         if stamps.head_read == 0 {
                             stamps.head_read = now;
                             stamps.up.add(stamps.head_sending, now);

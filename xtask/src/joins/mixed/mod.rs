@@ -106,13 +106,13 @@ impl Report {
             self.requests, self.seconds, self.spans, self.refused, self.skipped
         );
         println!(
-            "| requests | count | as meant | full | accept not visible | as stated beforehand | unexplained | acknowledged | points in both bounds | \
+            "| requests | count | as meant | full | accept not visible | as stated beforehand | unexplained | acknowledged, of those that must be | early answers told, divided | points in both bounds | \
              points on their neighbour | wrong |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
         for (kind, line) in &self.verdict.lines {
             println!(
-                "| {} | {} | {} | {} | {} | {:?} | {:?} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {:?} | {:?} | {} of {} | {} of {}, {} | {} | {} | {} |",
                 kind.name(),
                 line.requests,
                 line.as_meant,
@@ -121,6 +121,10 @@ impl Report {
                 line.hidden,
                 line.unexplained,
                 line.acknowledged,
+                line.acknowledges,
+                line.early_told,
+                line.early,
+                line.early_divided,
                 line.points,
                 line.on_neighbour,
                 line.wrong
@@ -141,6 +145,12 @@ impl Report {
             self.verdict.strange,
             if self.verdict.covers() { "as stated" } else { "NOT as stated" }
         );
+        if !self.verdict.is_acknowledged() {
+            println!("MORE than one of a hundred acknowledgements is not known");
+        }
+        if !self.verdict.tells_early() {
+            println!("MORE than one of ten early answers is not told as it must be");
+        }
         if !self.verdict.is_played() {
             println!("FEWER than seven of ten requests of a kind went as it is meant to: it shows nothing");
         }
