@@ -106,6 +106,7 @@ impl Live {
         let kept = self.clock.keep(&self.head.body);
         self.uploaded_at = MonoNs::UNKNOWN;
         self.clock.answered(&mut self.head.body, readable, at);
+        self.head.early = self.uploading;
         kept
     }
 
@@ -203,6 +204,9 @@ impl Live {
         self.relay(Relay::Idle, at);
         self.permits.clear();
         self.head.ended = at;
+        if self.attempts.kept().last().is_none_or(|attempt| attempt.first_read.known().is_none()) {
+            self.head.early = self.uploading;
+        }
         if self.head.head_written.0 != 0 {
             self.head.response_end = written_bytes;
         }
@@ -253,6 +257,21 @@ fn named<'h>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_early_while_more_of_the_upload_is_to_come() {
+        let mut live = Live { uploading: true, ..Live::default() };
+        let kept = live.answer_begins(MonoNs(10), MonoNs(11));
+        assert!(live.head.early);
+        live.was_interim(kept);
+        live.uploading = false;
+        live.answer_begins(MonoNs(20), MonoNs(21));
+        assert!(!live.head.early);
+        let mut unanswered = Live { uploading: true, ..Live::default() };
+        unanswered.begin_attempt(Attempt::default());
+        unanswered.end(MonoNs(30), 0);
+        assert!(unanswered.head.early);
+    }
 
     #[test]
     fn the_relay_clock_gives_every_nanosecond_to_one_state() {

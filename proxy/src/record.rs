@@ -56,6 +56,8 @@ pub struct Head {
     pub version: u8,
     /// Whether the client spoke TLS to us.
     pub https: bool,
+    /// More of the request's body was still to come from the client when the answer was read; without one, at the end.
+    pub early: bool,
     /// Its TLS, where it did.
     pub tls: TlsFacts,
     /// The final status; 0 when none was sent.
@@ -470,6 +472,7 @@ impl Default for Head {
             method: Method::Other,
             version: 11,
             https: false,
+            early: false,
             tls: TlsFacts::default(),
             status: 0,
             end: End::Complete,

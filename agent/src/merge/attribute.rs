@@ -22,7 +22,7 @@ pub fn attribute<'a>(record: &'a Record<'a>) -> Attributed<'a> {
     let first = [head.first_readable, head.first_read, head.head_readable, head.head_read, head.accepted];
     let start = first.into_iter().find_map(MonoNs::known).unwrap_or(head.ended);
     let end = head.ended.max(start);
-    let mut walk = Walk::new(start, end);
+    let mut walk = Walk::new(start, end, head.early);
     // What the clock counted and no earlier phase has taken yet.
     let mut clock = head.body;
     if client_side(&mut walk, head) {
@@ -170,12 +170,14 @@ struct Walk {
     phases: [u64; Phase::COUNT],
     groups: [u64; Blame::COUNT],
     stretches: Vec<Stretch>,
+    /// The answer, or the end, was there before the upload was over.
+    early: bool,
 }
 
 impl Walk {
-    fn new(start: MonoNs, end: MonoNs) -> Self {
-        let stretches = Vec::with_capacity(STRETCHES_USUAL);
-        Self { start, end, at: start, at_us: 0, phases: [0; Phase::COUNT], groups: [0; Blame::COUNT], stretches }
+    fn new(start: MonoNs, end: MonoNs, early: bool) -> Self {
+        let (phases, groups) = ([0; Phase::COUNT], [0; Blame::COUNT]);
+        Self { start, end, at: start, at_us: 0, phases, groups, stretches: Vec::with_capacity(STRETCHES_USUAL), early }
     }
 
     /// Where a point lies, if it is known.
@@ -267,8 +269,9 @@ impl Walk {
             clock.upstream_drain
         };
         let taken_ns = body_ns.saturating_add(unread_ns).saturating_add(drain_ns);
-        // The proxy is busy with the body only until its last byte was written.
-        let busy_ns = clock.proxy_request.min(written.since(self.at).saturating_sub(taken_ns));
+        // The proxy is busy with the body only until its last byte was written; and to the end, where that was not the last.
+        let last = if self.early { to } else { written };
+        let busy_ns = clock.proxy_request.min(last.since(self.at).saturating_sub(taken_ns));
         clock.client_body -= body_ns.min(clock.client_body);
         clock.read_wait -= unread_ns.min(clock.read_wait);
         clock.upstream_drain -= drain_ns.min(clock.upstream_drain);
@@ -278,9 +281,9 @@ impl Walk {
             (Phase::UpstreamDrain, drain_ns),
             (Phase::ProxyRequest, busy_ns),
         ];
-        // The upload is a stretch of its own where all its states lie before its last byte. They need not: a client
-        // that stops half-way is waited for after the last write.
-        let is_apart = taken_ns <= written.since(self.at);
+        // The upload is a stretch of its own where all its states lie before its last byte. They do not where that never came: a
+        // client that stops half-way is waited for after the last write.
+        let is_apart = !self.early && taken_ns <= written.since(self.at);
         self.share(if is_apart { written } else { to }, parts, Phase::UpstreamWait);
         is_apart
     }

@@ -58,7 +58,7 @@ impl<'a> Record<'a> {
 }
 
 /// Length of an encoded head, without the truncated flag before it.
-const HEAD_BYTES: usize = 393;
+const HEAD_BYTES: usize = 394;
 /// Length of an encoded attempt.
 const ATTEMPT_BYTES: usize = 238;
 
@@ -183,7 +183,8 @@ impl Writer<'_> {
         part.u32(head.route);
         part.u16(head.branch);
         part.u32(head.service);
-        part.put([head.method as u8, head.version, u8::from(head.https), head.end as u8, head.error as u8]);
+        let (https, early) = (u8::from(head.https), u8::from(head.early));
+        part.put([head.method as u8, head.version, https, early, head.end as u8, head.error as u8]);
         part.u16(head.status);
         part.tls(head.tls);
         part.address(head.peer);
@@ -428,6 +429,7 @@ impl<'a> Reader<'a> {
             method: self.code(&Method::ALL)?,
             version: self.u8()?,
             https: self.bool()?,
+            early: self.bool()?,
             end: self.code(&End::ALL)?,
             error: self.code(&ErrorKind::ALL)?,
             status: self.u16()?,

@@ -248,7 +248,10 @@ fn an_upload_is_taken_out_of_the_wait() {
     );
     check(
         "the response came in the middle of the upload",
-        |h, a| longer(h, a, upload(115, 0, 0)),
+        |h, a| {
+            longer(h, a, upload(115, 0, 0));
+            h.early = true;
+        },
         &but(&[(ClientBody, 115), (UpstreamWait, 0), (ProxyResponse, 15)]),
     );
     check(
@@ -256,9 +259,25 @@ fn an_upload_is_taken_out_of_the_wait() {
         |h, a| {
             (a.request_written, a.first_readable, a.first_read, a.ended) = (at(100), MonoNs(0), MonoNs(0), MonoNs(0));
             (h.head_written, h.ended, h.end) = (MonoNs(0), at(1080), End::ClientGone);
-            h.body = upload(990, 0, 8);
+            (h.body, h.early) = (upload(990, 0, 8), true);
         },
-        &but(&[(ClientBody, 990), (UpstreamWait, 10), (Phase::UpstreamReadWait, 0), (ProxyResponse, 0)]),
+        &but(&[
+            (ClientBody, 990),
+            (ProxyRequest, 18),
+            (UpstreamWait, 2),
+            (Phase::UpstreamReadWait, 0),
+            (ProxyResponse, 0),
+        ]),
+    );
+    // The last byte so far was written at 180, and the client, whose body it is not the last of, was waited for from then on.
+    check(
+        "the answer came while the client was waited for, after much of the proxy's work",
+        |h, a| {
+            longer(h, a, upload(10, 0, 100));
+            (a.backend_readable, a.backend_read, a.backend_sent) = (at(95), at(96), at(185));
+            h.early = true;
+        },
+        &but(&[(ClientBody, 10), (ProxyRequest, 110), (UpstreamWait, 0)]),
     );
 }
 
@@ -382,7 +401,7 @@ fn blame_is_the_group_with_the_largest_sum_and_ties_are_settled() {
 }
 
 fn check_blame(times: &[(Phase, u64)], blame: Blame, dominant: Phase) {
-    let mut walk = Walk::new(at(0), at(100));
+    let mut walk = Walk::new(at(0), at(100), false);
     for (phase, us) in times {
         walk.to(MonoNs(walk.at.0 + us * US), *phase);
     }
