@@ -380,9 +380,8 @@ fn another_namespace_takes_neither_a_hosts_certificate_nor_the_default_options_a
     let notes = || events(&cluster, "web").into_iter().chain(events(&cluster, "default")).map(|one| one.0);
     eventually("both are told", || {
         let hidden = notes().any(|note| note.contains("Secret evil/cert is not shown for `web.example`"));
-        let uncounted =
-            notes().any(|note| note.starts_with("does not count, since TLSOption default/default is older"));
-        (hidden && uncounted).then_some(())
+        let own = notes().any(|note| note.contains("is for the routes of evil alone"));
+        (hidden && own).then_some(())
     });
     assert!(agent.process.stop(wayspan_tests::PATIENCE).unwrap().success());
 }

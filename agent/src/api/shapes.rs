@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use super::middlewares;
 use crate::catalog::{Catalog, qualified};
 use crate::config::model::{
-    Dynamic, EntryPoint, Kubernetes, KubernetesProvider, Middleware, MiddlewareKind, OtlpProtocol, Router, Service,
-    Static,
+    Dynamic, EntryPoint, Kubernetes, KubernetesProvider, Middleware, MiddlewareKind, OtlpProtocol, Router, RouterTls,
+    Service, Static,
 };
 use crate::config::{Fault, Observed, by_name, expand};
 pub(super) use tls::certificates;
@@ -300,7 +300,9 @@ fn describe_router(view: &View<'_>, named: &Named<'_, Router>) -> Value {
         "observability": observability(&observed),
         "using": using,
     });
-    named.described(tls::with(fields, tls))
+    let own_default = |tls: &RouterTls| tls.options.clone().or_else(|| part.default_options.clone());
+    let tls = tls.map(|tls| RouterTls { options: own_default(tls), domains: tls.domains.clone() });
+    named.described(tls::with(fields, tls.as_ref()))
 }
 
 /// `/api/http/services`.

@@ -287,7 +287,9 @@ impl<'s> Read<'_, 's> {
             middlewares,
             service: service?,
             tls: self.router_tls(part, &place, "tls"),
+            default_options: None,
             observability: observability(&place),
+            holder: None,
         };
         self.sound(part, router)
     }

@@ -162,8 +162,12 @@ pub struct Router {
     pub service: String,
     /// `tls`: it takes TLS.
     pub tls: Option<RouterTls>,
+    /// TLS options that it has where it would have the default ones.
+    pub default_options: Option<String>,
     /// `observability`.
     pub observability: Observability,
+    /// Who brought it; `None`: the configuration's own.
+    pub holder: Option<Holder>,
 }
 
 /// `http.services.<name>.loadBalancer`.

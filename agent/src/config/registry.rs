@@ -21,7 +21,7 @@ use wayspan_proxy::route::RouteTable;
 use wayspan_proxy::snapshot::{self, Fixed, Route, Snapshot, Target};
 use wayspan_proxy::tls::{Tls, hosts};
 
-use self::frame::{Disputed, Frame};
+use self::frame::Frame;
 use self::ids::Ids;
 use self::middlewares::{built, kind_name};
 use self::same::{kept, same_entry_point, same_route};
@@ -168,7 +168,7 @@ impl Registry {
             services: inputs.dynamic.services.iter().map(|service| (service.name.as_str(), service)).collect(),
             middlewares: by_name(&inputs.dynamic.middlewares),
             is_framed_alike: frame == self.frame,
-            disputed: &frame.disputed,
+            frame: &frame,
             inputs,
             registry: self,
             now: Built::default(),
@@ -183,7 +183,8 @@ impl Registry {
             .entry_points
             .iter()
             .zip(rows)
-            .map(|(entry_point, rows)| build.entry_point(entry_point, rows));
+            .enumerate()
+            .map(|(at, (entry_point, rows))| build.entry_point(at, entry_point, rows));
         let entry_points = entry_points.collect();
         let Build { now, names, .. } = build;
         for (id, names) in names {
@@ -218,7 +219,7 @@ struct Build<'b> {
     services: HashMap<&'b str, &'b Arc<model::Service>>,
     middlewares: HashMap<&'b str, &'b Arc<model::Middleware>>,
     is_framed_alike: bool,
-    disputed: &'b Disputed,
+    frame: &'b Frame,
     now: Built,
     /// By route's id: its names without those of branches until the tables are built.
     names: HashMap<u32, RouteNames>,
@@ -318,9 +319,8 @@ impl<'b> Build<'b> {
             let observed = Observed::of(self.inputs.fixed, router, &entry_point.observability);
             let tls = disputes::options(router, entry_point);
             // What nobody can have is not waited for; who insists on it is reached by nobody.
-            let disputed = self.disputed.get(&router.name).and_then(|at_each| at_each.get(&at));
-            let wanted = tls.flatten().filter(|_| disputed != Some(&true));
-            let tls = if disputed.is_some() { tls.map(|_| None) } else { tls };
+            let disputed = self.frame.disputed.get(&router.name).and_then(|at_each| at_each.get(&at));
+            let wanted = disputed.map_or(tls.flatten(), Option::as_deref);
             let kind = (observed, wanted);
             let known = variants.iter().position(|other| *other == kind);
             let variant = known.unwrap_or_else(|| {
@@ -486,13 +486,18 @@ impl<'b> Build<'b> {
         }))
     }
 
-    fn entry_point(&mut self, entry_point: &model::EntryPoint, rows: Vec<Arc<Row>>) -> Arc<snapshot::EntryPoint> {
+    fn entry_point(
+        &mut self,
+        at: usize,
+        entry_point: &model::EntryPoint,
+        rows: Vec<Arc<Row>>,
+    ) -> Arc<snapshot::EntryPoint> {
         let id = self.registry.entry_points.named(entry_point.name.clone(), entry_point.name.as_str());
         let (secured, plain): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.tls.is_some());
         let routes = table(self.registry.last.tables.get(&id).map(|(rows, table)| (rows, table)), &plain);
         let takes_tls = entry_point.tls.is_some() || !secured.is_empty();
         let default = entry_point.tls.as_ref().and_then(|tls| tls.options.as_deref());
-        let tls = takes_tls.then(|| self.secured(id, default, secured)).flatten();
+        let tls = takes_tls.then(|| self.secured(id, at, default, secured)).flatten();
         for table in std::iter::once(&routes).chain(tls.as_ref().map(|tls| &tls.routes)) {
             for bridge::Branches { route, operations, patterns } in bridge::branches(table) {
                 if let Some(names) = self.names.get_mut(&route) {
@@ -521,10 +526,14 @@ impl<'b> Build<'b> {
     }
 
     /// TLS at an entry point: its routes, and who gets which options.
-    fn secured(&mut self, id: u32, default: Option<&str>, rows: Vec<Arc<Row>>) -> Option<Arc<Tls>> {
-        let options = |row: &Arc<Row>| row.tls.clone().flatten();
-        let hosts: Vec<_> =
-            rows.iter().flat_map(|row| hosts(&row.rule).into_iter().map(|host| (host, options(row)))).collect();
+    fn secured(&mut self, id: u32, at: usize, default: Option<&str>, rows: Vec<Arc<Row>>) -> Option<Arc<Tls>> {
+        let settled = self.frame.settled.get(&at);
+        let hosts = rows.iter().flat_map(|row| hosts(&row.rule).into_iter().map(move |host| (row, host)));
+        let with_options = hosts.map(|(row, host)| {
+            let settled = settled.and_then(|hosts| hosts.get(&host)).cloned();
+            (host, settled.unwrap_or_else(|| row.tls.clone().flatten()))
+        });
+        let hosts: Vec<_> = with_options.collect();
         let choice = self.registry.tls.choice(default, &hosts)?;
         let last = self.registry.last.secured.get(&id);
         let routes = table(last.map(|(rows, tls)| (rows, &tls.routes)), &rows);
@@ -561,7 +570,9 @@ fn ping_router(rule: wayspan_proxy::rule::Rule) -> model::Router {
         middlewares: Vec::new(),
         service: PING.to_owned(),
         tls: None,
+        default_options: None,
         observability: Observability::default(),
+        holder: None,
     }
 }
 

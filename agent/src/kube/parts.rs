@@ -129,7 +129,9 @@ impl Parts {
             let service = Some(router.service.as_str());
             let service = service.filter(|name| !is_own_answer(name) && !services.contains(name));
             let lost = router.middlewares.iter().map(String::as_str).find(|name| !middlewares.contains(name));
-            let unknown = router.tls.as_ref().and_then(|tls| tls.options.as_deref());
+            let named = router.tls.as_ref().and_then(|tls| tls.options.as_deref());
+            let own_default = router.default_options.as_deref();
+            let unknown = named.or(own_default.filter(|_| has_default_options(router, &all.entry_points)));
             let unknown = unknown.filter(|name| !options.contains(name) && *name != DEFAULT_OPTIONS);
             let what = match (service, lost, unknown) {
                 (None, None, None) => return Arc::clone(router),
@@ -144,7 +146,8 @@ impl Parts {
         all.routers.extend(routers);
         if self.default_options_lost && !has_default {
             let Dynamic { routers, entry_points, .. } = &mut all;
-            for router in routers.iter_mut().filter(|router| has_default_options(router, entry_points)) {
+            let of_all = |router: &&mut Arc<Router>| router.default_options.is_none();
+            for router in routers.iter_mut().filter(of_all).filter(|router| has_default_options(router, entry_points)) {
                 missing.push((router.name.clone(), "the default TLS options cannot be used".to_owned()));
                 let refused = Router { service: UNUSABLE.to_owned(), middlewares: Vec::new(), ..Router::clone(router) };
                 *router = Arc::new(refused);
@@ -246,7 +249,7 @@ fn is_same<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
 }
 
-/// Whether a router is reached by connections that have the default options.
+/// Whether a router is reached by connections that have the default options, or those that it has instead.
 fn has_default_options(router: &Router, entry_points: &[EntryPoint]) -> bool {
     let is_default = |tls: &RouterTls| tls.options.is_none();
     let mut here = entry_points.iter().filter(|one| one.takes(router));

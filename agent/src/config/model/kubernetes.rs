@@ -74,7 +74,13 @@ impl KubernetesProvider {
     /// Whether a namespace's objects may say what holds for routes of all namespaces that say nothing themselves.
     #[must_use]
     pub fn may_set_defaults(&self, namespace: &str) -> bool {
-        self.defaults_namespaces.is_empty() || self.defaults_namespaces.iter().any(|one| one == namespace)
+        self.defaults_namespaces.is_empty() || self.names_for_defaults(namespace)
+    }
+
+    /// Whether a namespace is among those that `tlsDefaultsNamespaces` names.
+    #[must_use]
+    pub fn names_for_defaults(&self, namespace: &str) -> bool {
+        self.defaults_namespaces.iter().any(|one| one == namespace)
     }
 
     /// Whether an object of a namespace may name this: what is another provider's says so behind its `@`.

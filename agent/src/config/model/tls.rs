@@ -42,10 +42,10 @@ pub struct Certificate {
     pub(in crate::config) declared: PathBuf,
 }
 
-/// One of several who bring certificates without knowing of each other. The earlier one is the lesser.
+/// One of several who bring certificates and routers without knowing of each other. The earlier one is the lesser.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Holder {
-    /// Since when it is asked to be shown, Unix time in seconds.
+    /// Since when it is asked for, Unix time in seconds.
     pub since: i64,
     /// Whose it is.
     pub name: Arc<str>,

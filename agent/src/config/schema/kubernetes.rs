@@ -94,7 +94,8 @@ pub(super) const KUBERNETES: &[Key] = &[
         "providers.kubernetesCRD.tlsDefaultsNamespaces",
         Kind::Texts,
         "",
-        "Namespaces whose TLSOption and TLSStore `default` may hold for all routes; none: any, of several the oldest counts.",
+        "Namespaces whose TLSOption and TLSStore `default` may hold for all routes; none: any, of several the oldest counts, \
+         but one that asks for client certificates is for its own namespace alone.",
     ),
     key("providers.kubernetesCRD.nativeLBByDefault", Kind::AlwaysFalse, "false", NATIVE),
     key("providers.kubernetesCRD.disableClusterScopeResources", Kind::AlwaysFalse, "false", CLUSTER_SCOPE),

@@ -118,9 +118,10 @@ impl Findings<'_> {
 
     fn problem(&mut self, problem: &Problem) {
         let Problem { object, path, message } = problem;
-        // The route is served, by another certificate.
+        // The route is served, by another certificate; the options are, to fewer.
         let of_certificate = path.ends_with(".secretName") || path == "spec.tls.secretName";
-        let effect = if of_certificate { Effect::Differs } else { Effect::NotServed };
+        let of_one_namespace = object.kind == "TLSOption" && path == "spec.clientAuth";
+        let effect = if of_certificate || of_one_namespace { Effect::Differs } else { Effect::NotServed };
         let (message, remedy) = split(message);
         self.add((object.kind, &object.key), effect, path, message, remedy);
     }
@@ -130,7 +131,7 @@ impl Findings<'_> {
         let (merged, missing) = self.parts.merged(file);
         for dispute in self.parts.disputed(&disputes(&merged)) {
             let Some(object) = self.parts.origins.get(&dispute.router) else { continue };
-            let effect = if dispute.refused { Effect::NotServed } else { Effect::Differs };
+            let effect = if dispute.insists.is_some() { Effect::NotServed } else { Effect::Differs };
             let what = dispute.message();
             let (message, remedy) = split(&what);
             self.add((object.kind, &object.key), effect, "", message, remedy);

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use wayspan_proxy::tls::hosts;
+
 use super::allocation::{Has, Names, Shared};
 use super::crd::{self, Chains};
 use super::owners;
@@ -36,6 +38,8 @@ pub(super) struct Collected {
     /// All TLSOption objects, also those that cannot be used.
     pub option_keys: BTreeMap<String, ()>,
     pub default_options_lost: bool,
+    /// Default options of one namespace's routes alone, by namespace.
+    pub own_defaults: BTreeMap<Box<str>, String>,
     /// Services that a policy is about: it says so on all routes that lead there.
     pub under_policy: HashSet<Key>,
     pub problems: Vec<Problem>,
@@ -52,7 +56,7 @@ impl Collected {
     pub(super) fn finish(mut self, objects: &Objects, known: Option<&Names>) -> (Parts, Names) {
         let names = known.cloned().unwrap_or_else(|| self.names(objects));
         let named = self.named(&names);
-        let (routers, origins) = self.routers(&names, &named);
+        let (routers, origins) = self.routers(objects, &names, &named);
         let services = self.services.into_values().map(|service| {
             let name = names.services.name(&service.name);
             (name.clone(), Arc::new(Service { name, ..service }))
@@ -139,13 +143,24 @@ impl Collected {
         names.middlewares.referred(reference, |key| Has::among(&self.middleware_keys, key))
     }
 
-    fn routers(&mut self, names: &Names, named: &Named) -> (BTreeMap<String, Arc<Router>>, BTreeMap<String, Object>) {
+    fn routers(
+        &mut self,
+        objects: &Objects,
+        names: &Names,
+        named: &Named,
+    ) -> (BTreeMap<String, Arc<Router>>, BTreeMap<String, Object>) {
         let mut routers = BTreeMap::new();
         let mut origins = BTreeMap::new();
         for (key, mut router) in std::mem::take(&mut self.routers) {
             let wrong = self.settle(names, named, &mut router);
             router.name = names.routers.name(&key);
             if let Some(object) = self.origins.remove(&key) {
+                router.holder = Some(owners::holder(objects, &object));
+                let own_default = self.own_defaults.get(&object.key.namespace);
+                router.default_options = own_default.map(|key| names.options.name(key));
+                if let Some(message) = unchosen(&router) {
+                    self.problem(object.clone(), "", message);
+                }
                 if let Some(what) = wrong {
                     self.problem(object.clone(), "", format!("{what}; {GET_500}"));
                 }
@@ -180,6 +195,15 @@ impl Collected {
             }
         }
     }
+}
+
+/// What is wrong with a router of which no connection has the options, since the server name chooses them.
+fn unchosen(router: &Router) -> Option<String> {
+    let own_default = router.default_options.as_ref()?;
+    let has_it = router.tls.as_ref().is_some_and(|tls| tls.options.is_none()) && hosts(&router.rule).is_empty();
+    let what =
+        "ask for client certificates, since its rule names no host; its requests are answered with 421; name one";
+    has_it.then(|| format!("no server name chooses its default TLS options `{own_default}`, which {what}"))
 }
 
 /// What routers refer to, by its name.

@@ -381,6 +381,8 @@ fn router(rule: wayspan_proxy::rule::Rule, service: String, annotated: &OfRouter
         service,
         observability: annotated.observability,
         tls: annotated.tls.as_ref().map(|tls| RouterTls { options: tls.options.clone(), domains: Vec::new() }),
+        default_options: None,
+        holder: None,
     }
 }
 

@@ -11,14 +11,20 @@ use crate::config::model::{Holder, HostOwner, HostOwners, Router};
 use crate::kube::objects::{Key, Objects};
 use crate::kube::parts::{Certificate, Object, Problem};
 
+/// Who brings an object's parts: its namespace, since the object was made.
+pub(super) fn holder(objects: &Objects, object: &Object) -> Holder {
+    let since = created(objects, object).map_or(0, |time| time.0.as_second());
+    Holder { since, name: (*object.key.namespace).into() }
+}
+
 /// Says of each certificate who brought it, and since when.
 pub(super) fn hold(objects: &Objects, asked: &Asked, certificates: &mut BTreeMap<Key, Certificate>) {
     for (object, secrets) in asked {
-        let since = created(objects, object).map_or(0, |time| time.0.as_second());
+        let asking = holder(objects, object).since;
         for secret in secrets {
             let Some(one) = certificates.get_mut(secret) else { continue };
             let holder = &mut one.certificate.holder;
-            let since = holder.as_ref().map_or(since, |before| before.since.min(since));
+            let since = holder.as_ref().map_or(asking, |before| before.since.min(asking));
             *holder = Some(Holder { since, name: (*secret.namespace).into() });
         }
     }

@@ -152,10 +152,8 @@ impl Last {
             let old = place.ok().and_then(|place| self.parts.routers.get(place));
             let is_same = |old: &Arc<Router>| {
                 // The order among equals is one of all routes.
-                let Router { name, rule, priority: _, entry_points, middlewares, service, tls, observability } = &**old;
-                (name, rule, entry_points, middlewares)
-                    == (&router.name, &router.rule, &router.entry_points, &router.middlewares)
-                    && (service, tls, observability) == (&router.service, &router.tls, &router.observability)
+                let (priority, new) = (old.priority, Router::clone(router));
+                **old == Router { priority, ..new }
             };
             old.is_some_and(is_same) && parts.origins.get(&router.name) == self.parts.origins.get(&router.name)
         };

@@ -135,7 +135,7 @@ impl One<'_, '_> {
         let namespace = self.object.key.namespace.clone();
         let key = format!("{namespace}-{}-{}", self.object.key.name, names::hash(text));
         let name = allocation::key(&names::of(CRD, &normalized(&key)), &self.object, text);
-        let tls = spec.tls.as_ref().map(|tls| options(self.loader.settings, &namespace, tls)).transpose();
+        let tls = spec.tls.as_ref().map(|tls| self.options(&namespace, tls)).transpose();
         // Never with other options than those that were meant.
         let tls = tls.map_err(|message| self.problem("spec.tls", format!("{message}; {GET_500}")));
         let is_known = self.is_known(route, place) && tls.is_ok() && rule.text.as_ref() == text;
@@ -151,6 +151,8 @@ impl One<'_, '_> {
             service,
             observability: route.observability.as_ref().map(observability).unwrap_or_default(),
             tls: tls.unwrap_or_else(|()| Some(RouterTls::default())),
+            default_options: None,
+            holder: None,
         })
     }
 
@@ -191,6 +193,32 @@ impl One<'_, '_> {
         service.ok().zip(middlewares)
     }
 
+    /// A route's TLS.
+    fn options(&self, namespace: &str, tls: &schema::Tls) -> Result<RouterTls, String> {
+        if tls.cert_resolver.as_deref().is_some_and(|name| !name.is_empty()) {
+            return Err("certResolver is not supported yet".to_owned());
+        }
+        if tls.store.as_ref().is_some_and(|store| store["name"] != "default") {
+            return Err("another store than `default` is not supported".to_owned());
+        }
+        let own_defaults = &self.loader.out.parts.own_defaults;
+        let is_anothers = |named: &&str| *named != namespace && own_defaults.contains_key(*named);
+        let options = match &tls.options {
+            None => None,
+            // Wherever they are, they are for whoever names none; but for those of another namespace alone.
+            Some(Reference { name, namespace: named, .. })
+                if matches!(name.as_str(), "" | "default") && named.as_deref().filter(is_anothers).is_none() =>
+            {
+                None
+            }
+            Some(reference) => {
+                let options = referred(self.loader.settings, OPTION, namespace, reference);
+                Some(options.map_err(|message| format!("options: {message}"))?)
+            }
+        };
+        Ok(RouterTls { options, domains: Vec::new() })
+    }
+
     fn middlewares(&mut self, namespace: &str, wanted: &[Reference], place: &str) -> Option<Vec<String>> {
         let settings = self.loader.settings;
         let mut all = Vec::new();
@@ -205,25 +233,6 @@ impl One<'_, '_> {
         }
         Some(all)
     }
-}
-
-/// A route's TLS.
-fn options(settings: &KubernetesProvider, namespace: &str, tls: &schema::Tls) -> Result<RouterTls, String> {
-    if tls.cert_resolver.as_deref().is_some_and(|name| !name.is_empty()) {
-        return Err("certResolver is not supported yet".to_owned());
-    }
-    if tls.store.as_ref().is_some_and(|store| store["name"] != "default") {
-        return Err("another store than `default` is not supported".to_owned());
-    }
-    let options = match &tls.options {
-        None => None,
-        // Wherever they are, they are for whoever names none.
-        Some(Reference { name, .. }) if matches!(name.as_str(), "" | "default") => None,
-        Some(reference) => {
-            Some(referred(settings, OPTION, namespace, reference).map_err(|message| format!("options: {message}"))?)
-        }
-    };
-    Ok(RouterTls { options, domains: Vec::new() })
 }
 
 fn observability(of: &schema::Observability) -> Observability {

@@ -1,6 +1,7 @@
 //! TLSOption and TLSStore objects. Options are written in the words of the file, and read by the file's reader; whom they let in
 //! is in Secrets. What is called `default` is for whoever names none, in all namespaces: of several the oldest counts, so that
-//! nobody takes away by a second one what the first asks of clients, or its certificate.
+//! nobody takes away by a second one what the first says, or its certificate. One that asks for client certificates is for its
+//! own namespace, or whoever may write it could shut everybody's doors.
 
 use kube::core::DynamicObject;
 use serde::Deserialize as _;
@@ -21,19 +22,30 @@ type Wrong = (&'static str, String);
 
 /// All of them.
 pub(super) fn translate(out: &mut Out<'_>, settings: &KubernetesProvider) {
+    options(out, settings);
+    stores(out, settings);
+}
+
+fn options(out: &mut Out<'_>, settings: &KubernetesProvider) {
     let objects = out.objects;
     let serves = |(key, _): &(&Key, _)| settings.serves(&key.namespace);
-    let first = first(&objects.tls_options, settings);
+    let may_be_alls =
+        |key: &Key, one: &DynamicObject| !asks_clients(spec(one)) || settings.names_for_defaults(&key.namespace);
+    let first = first(&objects.tls_options, settings, may_be_alls);
     for (key, object) in objects.tls_options.iter().filter(serves) {
         let id = Object { kind: OPTION, key: key.clone() };
-        let is_default = &*key.name == DEFAULT;
-        if let Some(message) = uncounted(&id, first, settings).filter(|_| is_default) {
+        let (spec, is_called_default) = (spec(object), &*key.name == DEFAULT);
+        let is_default = is_called_default && first == Some(key);
+        let is_own = is_called_default && !is_default && asks_clients(spec);
+        let name = if is_default { DEFAULT.to_owned() } else { called(OPTION, &key.namespace, &key.name) };
+        if is_own {
+            out.problem(&id, "spec.clientAuth", own(&id, first, settings));
+            out.parts.own_defaults.insert(key.namespace.clone(), name.clone());
+        } else if let Some(message) = uncounted(&id, first, settings).filter(|_| is_called_default) {
             out.problem(&id, "", message);
             continue;
         }
-        let name = if is_default { DEFAULT.to_owned() } else { called(OPTION, &key.namespace, &key.name) };
         out.parts.option_keys.insert(name.clone(), ());
-        let spec = object.data.get("spec").unwrap_or(&Value::Null);
         match read(out, &id, spec) {
             Ok(mut options) => {
                 options.name = name;
@@ -49,10 +61,20 @@ pub(super) fn translate(out: &mut Out<'_>, settings: &KubernetesProvider) {
                 };
                 out.problem(&id, path, format!("{message}; {instead}; mend it"));
             }
+            Err((path, message)) if is_own => {
+                let namespace = &key.namespace;
+                let message = format!("{message}; routes of {namespace} with the default options answer 500; mend it");
+                out.problem(&id, path, message);
+            }
             Err((path, message)) => out.problem(&id, path, message),
         }
     }
-    let first = self::first(&objects.tls_stores, settings);
+}
+
+fn stores(out: &mut Out<'_>, settings: &KubernetesProvider) {
+    let objects = out.objects;
+    let serves = |(key, _): &(&Key, _)| settings.serves(&key.namespace);
+    let first = first(&objects.tls_stores, settings, |_, _| true);
     for (key, object) in objects.tls_stores.iter().filter(serves) {
         let id = Object { kind: STORE, key: key.clone() };
         if &*key.name != DEFAULT {
@@ -60,17 +82,25 @@ pub(super) fn translate(out: &mut Out<'_>, settings: &KubernetesProvider) {
         } else if let Some(message) = uncounted(&id, first, settings) {
             out.problem(&id, "", message);
         } else {
-            store(out, &id, object.data.get("spec").unwrap_or(&Value::Null));
+            store(out, &id, spec(object));
         }
     }
 }
 
-/// The `default` that counts: of those that may be one the oldest, of equals the first by namespace.
-fn first<'o>(set: &'o Set<DynamicObject>, settings: &KubernetesProvider) -> Option<&'o Key> {
+fn spec(object: &DynamicObject) -> &Value {
+    object.data.get("spec").unwrap_or(&Value::Null)
+}
+
+/// The `default` that counts for all: of those that may be one the oldest, of equals the first by namespace.
+fn first<'o>(
+    set: &'o Set<DynamicObject>,
+    settings: &KubernetesProvider,
+    may_be: impl Fn(&Key, &DynamicObject) -> bool,
+) -> Option<&'o Key> {
     let may = |key: &Key| {
         &*key.name == DEFAULT && settings.serves(&key.namespace) && settings.may_set_defaults(&key.namespace)
     };
-    let all = set.iter().filter(|(key, _)| may(key));
+    let all = set.iter().filter(|(key, one)| may(key) && may_be(key, one));
     all.min_by_key(|(key, one)| (one.metadata.creation_timestamp.as_ref().map(|time| time.0), *key)).map(|(key, _)| key)
 }
 
@@ -87,6 +117,19 @@ fn uncounted(id: &Object, first: Option<&Key>, settings: &KubernetesProvider) ->
     Some(format!(
         "does not count, since {kind} {other} is older and there is one `default` for all namespaces; remove one"
     ))
+}
+
+/// Why a `default` counts for its own namespace alone.
+fn own(id: &Object, first: Option<&Key>, settings: &KubernetesProvider) -> String {
+    let Object { kind, key } = id;
+    let namespace = &key.namespace;
+    let why = match first.filter(|_| settings.names_for_defaults(namespace)) {
+        Some(first) => format!("{kind} {first} is older and for all; remove one"),
+        None => format!(
+            "that is not asked of all for one namespace; add {namespace} to tlsDefaultsNamespaces to have it so"
+        ),
+    };
+    format!("asks for client certificates, and is for the routes of {namespace} alone, since {why}")
 }
 
 /// Whether options ask clients for certificates, as far as it can be told.

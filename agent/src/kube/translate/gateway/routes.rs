@@ -467,6 +467,8 @@ impl One<'_, '_> {
             service,
             observability: Observability::default(),
             tls: at.secure.then(RouterTls::default),
+            default_options: None,
+            holder: None,
         };
         self.out.router(&self.object, router);
         Ok(())

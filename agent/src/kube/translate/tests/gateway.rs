@@ -186,6 +186,8 @@ fn the_file_s_routers_do_not_move_to_a_port_that_a_gateway_opened() {
         service: "api@internal".to_owned(),
         observability: crate::config::model::Observability::default(),
         tls: None,
+        default_options: None,
+        holder: None,
     }));
     let (merged, _) = parts.merged(&file);
     let takes: Vec<_> = merged.entry_points.iter().map(|one| (&*one.name, one.takes(&merged.routers[0]))).collect();

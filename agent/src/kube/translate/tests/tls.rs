@@ -207,15 +207,121 @@ fn a_default_that_cannot_be_used_takes_no_routes_away_unless_it_asks_for_client_
         let parts = translated(&(route.clone() + &option("default", spec)), vec![]);
         let (merged, missing) = parts.merged(&Dynamic::default());
         let served = merged.routers.first().unwrap().service != UNUSABLE;
-        assert_eq!((served, parts.default_options_lost, missing.len()), (!asks, asks, usize::from(asks)), "{spec}");
+        assert_eq!((served, parts.default_options_lost, missing.len()), (!asks, false, usize::from(asks)), "{spec}");
         let told = problems(&parts).concat();
-        let instead = if asks { "routes with the default options answer 500" } else { "the built-in default options" };
+        let instead =
+            if asks { "routes of default with the default options answer 500" } else { "the built-in default options" };
         assert!(told.starts_with("TLSOption default/default: ") && told.contains(instead), "{told}");
+        // Everybody's is everybody's door.
+        let parts = of_edge(&(route.clone() + &default_of("TLSOption", "edge", 2020, spec)));
+        let (merged, missing) = parts.merged(&Dynamic::default());
+        let served = merged.routers.first().unwrap().service != UNUSABLE;
+        assert_eq!((served, parts.default_options_lost, missing.len()), (!asks, asks, usize::from(asks)), "{spec}");
+        let instead = if asks { "routes with the default options answer 500" } else { "the built-in default options" };
+        assert!(problems(&parts).concat().contains(instead), "{:?}", problems(&parts));
     }
     // A route without TLS is none of its business.
-    let plain = route.replace("tls: {}, ", "") + &option("default", "{clientAuth: {secretNames: [gone]}}");
-    let parts = translated(&plain, vec![]);
+    let plain = route.replace("tls: {}, ", "");
+    let lost = "{clientAuth: {secretNames: [gone]}}";
+    assert!(translated(&(plain.clone() + &option("default", lost)), vec![]).merged(&Dynamic::default()).1.is_empty());
+    let parts = of_edge(&(plain + &default_of("TLSOption", "edge", 2020, lost)));
     assert!(parts.default_options_lost && parts.merged(&Dynamic::default()).1.is_empty());
+}
+
+/// Where `edge` alone may say what holds for all.
+fn of_edge(text: &str) -> Parts {
+    let crd = KubernetesProvider { defaults_namespaces: vec!["edge".to_owned()], ..provider() };
+    let settings = Kubernetes { crd: Some(crd), ..Kubernetes::default() };
+    let objects = objects(&(text.to_owned() + &backend("shop", 80, &["10.0.0.1"])));
+    Translator::default().translate(&objects, &settings, None, &Around::default())
+}
+
+/// An entry point of the file.
+fn secure_entry_point() -> Dynamic {
+    let web = crate::config::fragment::entry_point("web", ":443").unwrap();
+    let web = crate::config::model::EntryPoint { by_name_only: false, ..web };
+    Dynamic { entry_points: vec![web], ..Dynamic::default() }
+}
+
+#[test]
+fn a_default_that_asks_for_client_certificates_is_for_its_own_namespace_unless_it_is_named_for_all() {
+    const ASKS: &str = "{clientAuth: {clientAuthType: RequireAnyClientCert}}";
+    let other = ROUTE.replace("{name: r}", "{name: r, namespace: team}").replace("a.example", "b.example");
+    let mixed = other.replace("name: r,", "name: s,").replace("tls: {TLS}, ", "").replace("b.example", "c.example");
+    let named = other
+        .replace("name: r,", "name: t,")
+        .replace("b.example", "d.example")
+        .replace("tls: {TLS}", "tls: {options: {name: x}}");
+    let routes = (ROUTE.to_owned() + &other + &mixed + &named).replace("TLS", "")
+        + "kind: TLSOption\nmetadata: {name: x, namespace: team}\nspec: {}\n---\n";
+    let strict = default_of("TLSOption", "team", 2020, ASKS);
+    let parts = translated(&(routes.clone() + &strict), vec![]);
+    let own: Vec<_> =
+        parts.routers.iter().map(|one| (one.rule.text.to_string(), one.default_options.as_deref())).collect();
+    let team = Some("team-default@kubernetescrd");
+    for (host, wanted) in [("a.example", None), ("b.example", team), ("c.example", team), ("d.example", team)] {
+        assert!(own.iter().any(|(rule, options)| rule.contains(host) && *options == wanted), "{host}: {own:?}");
+    }
+    assert!(
+        problems(&parts)[0].starts_with(
+            "TLSOption team/default: spec.clientAuth: asks for client certificates, and is for the routes of team alone"
+        ),
+        "{:?}",
+        problems(&parts)
+    );
+    assert_eq!(
+        parts.tls_options.iter().map(|one| &*one.name).collect::<Vec<_>>(),
+        ["team-default@kubernetescrd", "team-x@kubernetescrd"]
+    );
+    // Who names no host has no server name to choose it, and is told.
+    let hostless = other.replace("TLS", "").replace("Host(`b.example`)", "PathPrefix(`/`)");
+    let told = problems(&translated(&(hostless + &strict), vec![])).concat();
+    assert!(
+        told.contains("IngressRoute team/r: no server name chooses its default TLS options `team-default@"),
+        "{told}"
+    );
+    // Another one's that asks for nothing is everybody else's, however young it is.
+    let parts =
+        translated(&(routes.clone() + &strict + &default_of("TLSOption", "z", 2021, "{sniStrict: true}")), vec![]);
+    assert_eq!(parts.tls_options.iter().filter(|one| one.name == "default" && one.settings.sni_strict).count(), 1);
+    assert_eq!(problems(&parts).iter().filter(|problem| problem.starts_with("TLSOption")).count(), 1);
+    // Who is named asks all; who is not asks its own all the same.
+    let edge = default_of("TLSOption", "edge", 2021, ASKS);
+    let parts = of_edge(&(routes.clone() + &strict + &edge));
+    assert_eq!(
+        parts.tls_options.iter().map(|one| &*one.name).collect::<Vec<_>>(),
+        ["default", "team-default@kubernetescrd", "team-x@kubernetescrd"]
+    );
+    // A route of another namespace that names it has it, where it may.
+    let crossing = ROUTE.replace("TLS", "options: {name: default, namespace: team}") + &strict;
+    let parts = translated(&crossing, vec![]);
+    assert_eq!(parts.merged(&Dynamic::default()).0.routers[0].service, UNUSABLE);
+    let crd = KubernetesProvider { allow_cross_namespace: true, ..provider() };
+    let settings = Kubernetes { crd: Some(crd), ..Kubernetes::default() };
+    let parts = Translator::default().translate(&objects(&crossing), &settings, None, &Around::default());
+    assert_eq!(parts.routers[0].tls.as_ref().unwrap().options.as_deref(), team);
+}
+
+#[test]
+fn a_plain_route_of_another_namespace_opens_no_host_that_asks_for_client_certificates_and_closes_none() {
+    let made = |namespace: &str, year: u32| {
+        ROUTE.replace(
+            "{name: r}",
+            &format!("{{name: r, namespace: {namespace}, creationTimestamp: \"{year}-01-01T00:00:00Z\"}}"),
+        )
+    };
+    let strict = made("shop", 2020).replace("TLS", "options: {name: strict}")
+        + "kind: TLSOption\nmetadata: {name: strict, namespace: shop}\nspec: {clientAuth: {clientAuthType: RequireAnyClientCert}}\n---\n";
+    for (year, told, held) in [(2024, "evil", Some("shop-strict@kubernetescrd")), (2019, "shop", None)] {
+        let parts = translated(&(strict.clone() + &made("evil", year).replace("TLS", "")), vec![]);
+        let (merged, _) = parts.merged(&secure_entry_point());
+        let all = crate::config::disputes(&merged);
+        let told_of: Vec<_> =
+            parts.disputed(&all).map(|one| parts.origins[&one.router].key.namespace.to_string()).collect();
+        assert_eq!((told_of, all[0].held.as_deref()), (vec![told.to_owned()], held), "{year}");
+        // It is served under the owner's options, or where it asks for client certificates itself not without.
+        assert_eq!(all[0].insists.as_deref(), (told == "shop").then_some("shop-strict@kubernetescrd"));
+    }
 }
 
 /// A Secret with a certificate for some names.

@@ -121,7 +121,7 @@ impl Case {
             texts += "\n---\n";
         }
         let (objects, secrets) = ours::objects(&texts, &mut said);
-        let parts = Translator::default().translate(&objects, &self.kubernetes(), None, &self.around());
+        let parts = Translator::default().translate(&objects, &self.kubernetes(&objects), None, &self.around());
         said.extend(parts.problems.iter().map(ToString::to_string));
         let expected = theirs::seen(self.provider, &self.configuration);
         let got = ours::seen(self.provider, &parts, &secrets);
@@ -135,10 +135,13 @@ impl Case {
     }
 
     /// The provider's settings as ours.
-    fn kubernetes(&self) -> Kubernetes {
+    fn kubernetes(&self, objects: &Objects) -> Kubernetes {
         let said = &self.settings.provider;
         let namespaces = said["namespaces"].as_array().into_iter().flatten();
+        // There, whoever has a `default` has it for all.
+        let defaults = objects.tls_options.iter().chain(objects.tls_stores.iter());
         let provider = KubernetesProvider {
+            defaults_namespaces: defaults.map(|(key, _)| key.namespace.to_string()).collect(),
             namespaces: namespaces.filter_map(|name| name.as_str().map(str::to_owned)).collect(),
             ingress_class: said["ingressClass"].as_str().unwrap_or_default().to_owned(),
             allow_external_names: self.flag("allowExternalNameServices") || self.provider == Provider::Gateway,
