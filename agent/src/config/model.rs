@@ -23,7 +23,7 @@ use wayspan_proxy::snapshot::{Limits, Timeouts};
 use crate::probes::Set;
 pub use kubernetes::{Kubernetes, KubernetesProvider, Metadata, StatusAddress, StatusWriter};
 pub use tls::{
-    Certificate, ClientAuth, Holder, HostOwner, HostOwners, RouterTls, TlsOptions, TlsSettings, owner, suite_name,
+    Certificate, ClientAuth, Holder, HostOwner, HostOwners, RouterTls, TlsOptions, TlsSettings, owners_of, suite_name,
 };
 
 /// Everything in the file given to `wayspan run --config`.
@@ -79,7 +79,7 @@ pub struct Dynamic {
     pub middlewares: Vec<Arc<Middleware>>,
     /// `tls.certificates`, and what other providers add to them.
     pub certificates: Vec<Certificate>,
-    /// Of hosts that more than one certificate is for, and not the file's own.
+    /// Of hosts that more than one certificate is for.
     pub host_owners: HostOwners,
     /// `tls.stores.default.defaultCertificate`.
     pub default_certificate: Option<Certificate>,

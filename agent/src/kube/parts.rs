@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 use wayspan_proxy::tls::hosts;
 
 use super::objects::Key;
-use crate::config::model::{self, Dynamic, EntryPoint, HostOwners, Middleware, Router, RouterTls, Service, TlsOptions};
+use super::translate::owners::Names;
+use crate::config::model::{
+    self, Dynamic, EntryPoint, HostOwner, HostOwners, Middleware, Router, RouterTls, Service, TlsOptions,
+};
 use crate::config::{Dispute, Fault};
 
 /// Where a router leads whose object cannot be served as it was meant: it answers 500, as the Gateway API asks, instead
@@ -166,19 +169,13 @@ impl Parts {
         if self.host_owners.is_empty() {
             return HostOwners::new();
         }
-        let mut by_name: HashMap<&str, usize> = HashMap::new();
-        for name in certificates.iter().flat_map(|one| &one.names) {
-            *by_name.entry(name.as_str()).or_default() += 1;
-        }
-        let of = |name: &str| by_name.get(name).copied().unwrap_or(0);
-        let is_contested = |host: &str| {
-            let host = if host.starts_with("**") { host.get(1..).unwrap_or_default() } else { host };
-            let wild = host.split_once('.').filter(|(first, _)| *first != "*");
-            of(host) + wild.map_or(0, |(_, rest)| of(&format!("*.{rest}"))) > 1
-        };
-        let of_file: HashSet<String> = file.routers.iter().flat_map(|router| hosts(&router.rule)).collect();
-        let all = self.host_owners.iter().filter(|(host, _)| is_contested(host) && !of_file.contains(*host));
-        all.map(|(host, owner)| (host.clone(), owner.clone())).collect()
+        let names = Names::of(certificates.iter());
+        let is_contested = |host: &String| names.count(host) > 1;
+        let ours = self.host_owners.iter().filter(|(host, _)| is_contested(host));
+        let mut all: HostOwners = ours.map(|(host, owner)| (host.clone(), owner.clone())).collect();
+        let of_file = file.routers.iter().flat_map(|router| hosts(&router.rule)).filter(is_contested);
+        all.extend(of_file.map(|host| (host, HostOwner::default())));
+        all
     }
 
     /// Routers of the cluster's objects that want other TLS options for a host than another router, each once.

@@ -52,10 +52,10 @@ pub struct Holder {
 }
 
 /// Whose a host is, and with it the choice of its certificate.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostOwner {
-    /// A [`Holder`]'s name.
-    pub name: Arc<str>,
+    /// A [`Holder`]'s name; `None`: the configuration's own.
+    pub name: Option<Arc<str>>,
     /// Origins of the certificates that its routes of this host name.
     pub named: BTreeSet<String>,
 }
@@ -63,20 +63,14 @@ pub struct HostOwner {
 /// Owners by host, as [`wayspan_proxy::tls::hosts`] gives them: also `*.example.com` and `**.example.com`.
 pub type HostOwners = BTreeMap<String, HostOwner>;
 
-/// The owner of a lower-case name: by itself, else by the longest wildcard that covers it.
-#[must_use]
-pub fn owner<'o>(owners: &'o HostOwners, name: &str) -> Option<&'o HostOwner> {
-    if owners.is_empty() {
-        return None;
-    }
-    let suffixes = || name.match_indices('.').filter_map(|(at, _)| name.get(at..).filter(|_| at > 0));
-    let wild = || {
-        suffixes().enumerate().find_map(|(labels, suffix)| {
-            let next = (labels == 0).then(|| owners.get(&format!("*{suffix}"))).flatten();
-            next.or_else(|| owners.get(&format!("**{suffix}")))
-        })
-    };
-    owners.get(name).or_else(wild)
+/// The owners of a lower-case name: its own, then those of wildcards that cover it, the longest first.
+pub fn owners_of<'o>(owners: &'o HostOwners, name: &str) -> impl Iterator<Item = &'o HostOwner> {
+    let suffixes = name.match_indices('.').filter_map(|(at, _)| name.get(at..).filter(|_| at > 0)).enumerate();
+    let wild = suffixes.flat_map(|(labels, suffix)| {
+        let next = (labels == 0).then(|| owners.get(&format!("*{suffix}"))).flatten();
+        [next, owners.get(&format!("**{suffix}"))]
+    });
+    [owners.get(name)].into_iter().chain(wild).flatten()
 }
 
 impl PartialEq for Certificate {

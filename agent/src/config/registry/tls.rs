@@ -9,7 +9,7 @@ use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, ServerCon
 use rustls::sign::CertifiedKey;
 use wayspan_proxy::tls::{Choice, Options};
 
-use crate::config::model::{Certificate, Dynamic, Holder, HostOwners, TlsOptions, TlsSettings, owner};
+use crate::config::model::{Certificate, Dynamic, Holder, HostOwners, TlsOptions, TlsSettings, owners_of};
 
 /// What it is called.
 pub(super) const DEFAULT: &str = "default";
@@ -170,16 +170,20 @@ impl Names {
         names
     }
 
-    /// Those of one holder, the best first: of the host's owner, where it has any, first those that its routes name; else of the
-    /// file; else of who asked first. Of each, exact ones go before those whose star is the first label.
+    /// Those of one holder, the best first: of the name's owner, else of the file, else of who owns a wildcard that covers the name,
+    /// else of who asked first. Of an owner's those come first that its routes name. Of each, exact ones go before those whose
+    /// star is the first label.
     fn find(&self, name: &str) -> Vec<&Arc<CertifiedKey>> {
         let exact = self.exact.get(name).map(Vec::as_slice).unwrap_or_default();
         let wild = name.find('.').filter(|dot| *dot > 0).and_then(|dot| self.wild.get(name.get(dot..)?));
         let wild = wild.map(Vec::as_slice).unwrap_or_default();
-        if let Some(owner) = owner(&self.owners, name) {
+        let all = || exact.iter().chain(wild);
+        let is_of_file = all().any(|one| one.holder.is_none());
+        // Nobody's wildcard goes before what the file has for the name, unless he has the name, too.
+        let owners = owners_of(&self.owners, name).take(if is_of_file { 1 } else { usize::MAX });
+        for owner in owners {
             let is_named = |one: &Shown| owner.named.contains(&*one.origin);
-            let is_own = |one: &Shown| one.holder.as_ref().is_some_and(|holder| holder.name == owner.name);
-            let all = || exact.iter().chain(wild);
+            let is_own = |one: &Shown| one.holder.as_ref().map(|holder| &holder.name) == owner.name.as_ref();
             let named = all().filter(|one| is_named(one));
             let own = all().filter(|one| is_own(one) && !is_named(one));
             let owners: Vec<_> = named.chain(own).map(|one| &one.certified).collect();
@@ -267,16 +271,22 @@ mod tests {
             made(&["c.test", "*.d.test"], 2030),
             held(&["x.d.test", "e.e.test"], "evil", "Secret evil/more", 2024, 2040),
             held(&["*.e.test"], "infra", "Secret infra/e", 2022, 2030),
+            held(&["*.f.test"], "shop", "Secret shop/f", 2022, 2030),
+            held(&["x.f.test", "y.f.test", "z.f.test"], "evil", "Secret evil/f", 2020, 2040),
+            made(&["y.f.test"], 2030),
         ];
         let owns = |host: &str, named: &[&str]| {
             let named = named.iter().map(ToString::to_string).collect();
-            (host.to_owned(), HostOwner { name: "shop".into(), named })
+            (host.to_owned(), HostOwner { name: Some("shop".into()), named })
         };
         let hosts = [
             owns("x.a.test", &["Secret shop/wide"]),
             owns("b.test", &["Secret shop/wide"]),
             owns("c.test", &["Secret shop/wide"]),
             owns("**.e.test", &["Secret infra/e"]),
+            owns("*.f.test", &["Secret shop/f"]),
+            ("x.f.test".to_owned(), HostOwner { name: Some("none".into()), ..HostOwner::default() }),
+            ("y.f.test".to_owned(), HostOwner::default()),
         ];
         let names = Names::of(&all, hosts.into());
         for (name, wanted) in [
@@ -288,6 +298,10 @@ mod tests {
             ("x.d.test", vec![3]),
             ("e.e.test", vec![5]),
             ("y.e.test", vec![5]),
+            // Whoever covers it goes before whoever has no route for it, though he asked first.
+            ("x.f.test", vec![6]),
+            ("y.f.test", vec![8]),
+            ("z.f.test", vec![6]),
             // Nobody's.
             ("y.a.test", vec![0]),
         ] {

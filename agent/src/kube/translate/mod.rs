@@ -9,7 +9,7 @@ pub(in crate::kube) mod crd;
 pub(in crate::kube) mod gateway;
 pub(in crate::kube) mod ingress;
 pub(in crate::kube) mod names;
-mod owners;
+pub(in crate::kube) mod owners;
 mod partial;
 mod rules;
 mod specs;

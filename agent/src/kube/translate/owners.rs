@@ -1,15 +1,15 @@
 //! Whose a host is: the namespace of the oldest route that there is for it, of equals the first by namespace and name. Its
 //! certificates are shown for the host, so that nobody replaces them by one of his own that lasts longer.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use wayspan_proxy::tls::hosts;
 
 use super::collected::Asked;
-use crate::config::model::{Holder, HostOwner, HostOwners, Router};
+use crate::config::model::{Certificate, Holder, HostOwner, HostOwners, Router};
 use crate::kube::objects::{Key, Objects};
-use crate::kube::parts::{Certificate, Object, Problem};
+use crate::kube::parts::{self, Object, Problem};
 
 /// Who brings an object's parts: its namespace, since the object was made.
 pub(super) fn holder(objects: &Objects, object: &Object) -> Holder {
@@ -18,7 +18,7 @@ pub(super) fn holder(objects: &Objects, object: &Object) -> Holder {
 }
 
 /// Says of each certificate who brought it, and since when.
-pub(super) fn hold(objects: &Objects, asked: &Asked, certificates: &mut BTreeMap<Key, Certificate>) {
+pub(super) fn hold(objects: &Objects, asked: &Asked, certificates: &mut BTreeMap<Key, parts::Certificate>) {
     for (object, secrets) in asked {
         let asking = holder(objects, object).since;
         for secret in secrets {
@@ -34,7 +34,7 @@ pub(super) fn hold(objects: &Objects, asked: &Asked, certificates: &mut BTreeMap
 pub(super) fn of<'r>(
     objects: &Objects,
     asked: &Asked,
-    certificates: &BTreeMap<Key, Certificate>,
+    certificates: &BTreeMap<Key, parts::Certificate>,
     routers: impl Iterator<Item = (&'r Object, &'r Router)>,
 ) -> (HostOwners, Vec<Problem>) {
     let mut owners = HostOwners::new();
@@ -59,33 +59,60 @@ pub(super) fn of<'r>(
         }
         let origins = named.iter().filter_map(|secret| certificates.get(*secret));
         let named = origins.map(|one| one.certificate.origin.clone()).collect();
-        owners.insert(host, HostOwner { name: (*first.key.namespace).into(), named });
+        owners.insert(host, HostOwner { name: Some((*first.key.namespace).into()), named });
     }
     (owners, problems.into_values().collect())
 }
 
 /// The objects with routes for a host, by host, where there is a certificate for it.
 fn by_host<'r>(
-    certificates: &BTreeMap<Key, Certificate>,
+    certificates: &BTreeMap<Key, parts::Certificate>,
     routers: impl Iterator<Item = (&'r Object, &'r Router)>,
 ) -> BTreeMap<String, BTreeSet<&'r Object>> {
-    let names: HashSet<&str> =
-        certificates.values().flat_map(|one| &one.certificate.names).map(String::as_str).collect();
+    let names = Names::of(certificates.values().map(|one| &one.certificate));
     let mut all: BTreeMap<String, BTreeSet<&Object>> = BTreeMap::new();
-    if names.is_empty() {
+    if names.0.is_empty() {
         return all;
     }
-    let is_certified = |host: &str| {
-        let host = if host.starts_with("**") { host.get(1..).unwrap_or_default() } else { host };
-        let wild = host.split_once('.').map(|(_, rest)| format!("*.{rest}"));
-        names.contains(host) || wild.is_some_and(|wild| names.contains(wild.as_str()))
-    };
     for (object, router) in routers {
-        for host in hosts(&router.rule).into_iter().filter(|host| is_certified(host)) {
+        for host in hosts(&router.rule).into_iter().filter(|host| names.count(host) > 0) {
             all.entry(host).or_default().insert(object);
         }
     }
     all
+}
+
+/// The names of certificates: how many there are of each, and below each suffix: `.example` is one label more, `**.example` any
+/// number of them.
+#[derive(Debug, Default)]
+pub(in crate::kube) struct Names(HashMap<String, usize>);
+
+impl Names {
+    pub(in crate::kube) fn of<'c>(certificates: impl Iterator<Item = &'c Certificate>) -> Self {
+        let mut names = Self::default();
+        let mut add = |name: String| *names.0.entry(name).or_default() += 1;
+        for name in certificates.flat_map(|one| &one.names) {
+            let suffixes = name.match_indices('.').filter_map(|(at, _)| name.get(at..));
+            for (labels, suffix) in suffixes.enumerate() {
+                if labels == 0 {
+                    add(suffix.to_owned());
+                }
+                add(format!("**{suffix}"));
+            }
+            add(name.clone());
+        }
+        names
+    }
+
+    /// How many of them may be shown for names that a host stands for.
+    pub(in crate::kube) fn count(&self, host: &str) -> usize {
+        let of = |name: &str| self.0.get(name).copied().unwrap_or(0);
+        match host.strip_prefix('*') {
+            Some(deep) if deep.starts_with('*') => of(host),
+            Some(suffix) => of(suffix),
+            None => of(host) + host.split_once('.').map_or(0, |(_, rest)| of(&format!("*.{rest}"))),
+        }
+    }
 }
 
 fn problem(objects: &Objects, object: &Object, secret: &Key, host: &str, first: &Object) -> Problem {

@@ -390,8 +390,8 @@ fn a_host_is_the_oldest_routes_and_who_comes_later_is_told_that_his_certificate_
     let parts = translated(&text, secrets());
     let owner = &parts.host_owners["shop.example"];
     assert_eq!(
-        (&*owner.name, owner.named.iter().map(String::as_str).collect::<Vec<_>>()),
-        ("shop", vec!["Secret shop/wide"])
+        (owner.name.as_deref(), owner.named.iter().map(String::as_str).collect::<Vec<_>>()),
+        (Some("shop"), vec!["Secret shop/wide"])
     );
     let told: Vec<String> = parts.disputes.iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -408,12 +408,26 @@ fn a_host_is_the_oldest_routes_and_who_comes_later_is_told_that_his_certificate_
     let (merged, _) = parts.merged(&Dynamic::default());
     assert_eq!(merged.host_owners, *parts.host_owners);
     let file = Dynamic { routers: vec![std::sync::Arc::clone(&parts.routers[0])], ..Dynamic::default() };
-    assert!(parts.merged(&file).0.host_owners.is_empty());
+    assert_eq!(parts.merged(&file).0.host_owners["shop.example"], model::HostOwner::default());
     // Who is alone with a certificate for a host takes it from nobody, whoever has the host.
     let text = secured("shop", 2020, "shop.example", "none") + &secured("infra", 2024, "shop.example", "exact");
     let parts = translated(&text, vec![certified("infra", "exact", &["shop.example"])]);
-    assert_eq!((&*parts.host_owners["shop.example"].name, parts.disputes.len()), ("shop", 0));
+    assert_eq!((parts.host_owners["shop.example"].name.as_deref(), parts.disputes.len()), (Some("shop"), 0));
     assert!(parts.merged(&Dynamic::default()).0.host_owners.is_empty());
+}
+
+#[test]
+fn a_wildcard_keeps_its_owners_certificate_beside_a_more_exact_one_of_a_namespace_without_a_route() {
+    // The other namespace is the older one, and its certificate is for a name that it has no route for.
+    let text = secured("shop", 2020, "\"*.example\"", "wide") + &secured("evil", 2019, "evil.test", "exact");
+    let parts =
+        translated(&text, vec![certified("shop", "wide", &["*.example"]), certified("evil", "exact", &["x.example"])]);
+    let (merged, _) = parts.merged(&Dynamic::default());
+    assert_eq!(merged.host_owners["*.example"].name.as_deref(), Some("shop"));
+    // So it is where the owner has an exact one as well, and none for the wildcard.
+    let parts =
+        translated(&text, vec![certified("shop", "wide", &["x.example"]), certified("evil", "exact", &["x.example"])]);
+    assert_eq!(parts.merged(&Dynamic::default()).0.host_owners["*.example"].name.as_deref(), Some("shop"));
 }
 
 #[test]
@@ -431,8 +445,8 @@ fn a_route_of_a_gateway_names_what_its_listener_names() {
     let parts = Translator::default().translate(&objects, &settings, None, &Around::default());
     let owner = &parts.host_owners["shop.example"];
     assert_eq!(
-        (&*owner.name, owner.named.iter().map(String::as_str).collect::<Vec<_>>()),
-        ("shop", vec!["Secret infra/wide"])
+        (owner.name.as_deref(), owner.named.iter().map(String::as_str).collect::<Vec<_>>()),
+        (Some("shop"), vec!["Secret infra/wide"])
     );
     assert_eq!(parts.disputes.len(), 1);
 }
