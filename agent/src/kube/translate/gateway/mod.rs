@@ -7,6 +7,7 @@ mod matches;
 mod policies;
 mod routes;
 mod sets;
+mod times;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

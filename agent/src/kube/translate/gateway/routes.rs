@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use gateway_api::apis::experimental::httproutes::{
     HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesFiltersRequestMirrorBackendRef,
@@ -21,15 +20,13 @@ use super::super::{IDLE_MAX, Object, Out};
 use super::filters::{self, Filter};
 use super::matches::{self, TIES};
 use super::policies::Policies;
+use super::times::{retry, timeouts};
 use super::{GROUP, Gateway, Grants, Known};
 use crate::config::model::{
     KubernetesProvider, Middleware, MiddlewareKind, Mirror, Observability, Router, RouterTls, Server, Service,
 };
 use crate::kube::objects::Key;
-use crate::kube::parts::{Condition, Status, UNUSABLE};
-
-/// Between two attempts of a rule that does not say.
-const BACKOFF: Duration = Duration::from_millis(25);
+use crate::kube::parts::{Condition, GET_500, Status, UNUSABLE};
 
 /// What is wrong with a reference: the API's reason, and more.
 type Unresolved = (&'static str, String);
@@ -110,13 +107,15 @@ struct One<'a, 't> {
 struct Prepared<'s> {
     rules: Vec<Rule<'s>>,
     accepted: Result<(), Unresolved>,
-    /// What is wrong with matches beside which others are served.
+    /// What is wrong with rules and matches beside which others are served.
     partly: Option<String>,
     resolved: Result<(), Unresolved>,
 }
 
 struct Rule<'s> {
     spec: &'s HttpRouteRules,
+    /// It asks for what there is not, and answers 500.
+    is_refused: bool,
     /// `None`: what it leads to cannot be had.
     target: Option<(Vec<Server>, Timeouts)>,
     /// Who gets copies, by the filter's place.
@@ -221,12 +220,8 @@ impl One<'_, '_> {
                 }
                 continue;
             };
-            if prepared.accepted.is_err() {
-                attached = true;
-                continue;
-            }
             // Counted also where the listener itself cannot be served.
-            listener.attached += 1;
+            listener.attached += usize::from(prepared.accepted.is_ok());
             attached = true;
             if listener.serves() {
                 // What is shown for a route's hosts is what its listeners name.
@@ -244,63 +239,79 @@ impl One<'_, '_> {
 
     fn prepare<'s>(&mut self, spec: &'s HttpRouteSpec) -> Prepared<'s> {
         let mut prepared = Prepared { rules: Vec::new(), accepted: Ok(()), partly: None, resolved: Ok(()) };
-        let (served, unserved) = self.matches(spec);
-        match unserved {
-            Some(message) if served == 0 => prepared.accepted = Err(("UnsupportedValue", message)),
-            partly => prepared.partly = partly,
+        let hostname = spec.hostnames.iter().flatten().next().map(|name| name.to_ascii_lowercase()).unwrap_or_default();
+        let (mut is_any_served, mut unserved, mut wrongs) = (false, Vec::new(), Vec::new());
+        for (index, rule) in spec.rules.iter().flatten().enumerate() {
+            let place = format!("spec.rules[{index}]");
+            let (rule, wrong) = self.rule(rule, &mut prepared.resolved);
+            let (served, unread) = self.matches(&hostname, &place, rule.spec);
+            is_any_served |= served && wrong.is_none();
+            unserved.extend(wrong.iter().map(|message| format!("{place}: {message}")).chain(unread));
+            wrongs.extend(wrong.map(|message| (place, format!("{message}; {GET_500}"))));
+            prepared.rules.push(rule);
         }
-        for rule in spec.rules.iter().flatten() {
-            let mut wrong = None;
-            let mut mirrors = BTreeMap::new();
-            for (number, filter) in rule.filters.iter().flatten().enumerate() {
-                match filters::read(&self.object.key.namespace, filter, "/") {
-                    Err(message) => wrong = Some(message),
-                    Ok(Filter::Mirror(mirror, share)) => match self.backend(&Backend::of_mirror(&mirror.backend_ref)) {
-                        Ok(servers) => drop(mirrors.insert(number, (servers, share))),
-                        Err(unresolved) => prepared.resolved = Err(unresolved),
-                    },
-                    Ok(Filter::Named(name)) if !self.out.parts.has_middleware(&name) => {
-                        let named = filter.extension_ref.as_ref().map(|one| one.name.as_str()).unwrap_or_default();
-                        let key = Key::new(&self.object.key.namespace, named);
-                        let message = format!("there is no Middleware {key} that can be used");
-                        prepared.resolved = Err(("FilterNotFound", message));
-                    }
-                    Ok(Filter::Kind(_) | Filter::Named(_)) => {}
-                }
+        let message = unserved.join("; ");
+        match (unserved.is_empty(), is_any_served) {
+            (true, _) => {}
+            (false, true) => {
+                prepared.partly = Some(message);
+                // What matches cannot be read is told where they are put onto listeners.
+                wrongs.into_iter().for_each(|(place, message)| self.out.problem(&self.object, place, message));
             }
-            let (target, unresolved) = self.target(rule).unwrap_or_else(|message| {
-                wrong = Some(message);
-                (None, None)
-            });
-            if let Some(unresolved) = unresolved {
-                prepared.resolved = Err(unresolved);
-            }
-            let retry = retry(rule).unwrap_or_else(|message| {
-                wrong = Some(message);
-                None
-            });
-            let target = target.filter(|_| wrong.is_none());
-            if let Some(message) = wrong {
-                prepared.accepted = Err(("UnsupportedValue", message));
-            }
-            prepared.rules.push(Rule { spec: rule, target, mirrors, retry: retry.map(Arc::new) });
+            (false, false) => prepared.accepted = Err(("UnsupportedValue", message)),
         }
         prepared
     }
 
-    /// How many of its matches can be served, and what is wrong with one that cannot.
-    fn matches(&mut self, spec: &HttpRouteSpec) -> (usize, Option<String>) {
-        let hostname = spec.hostnames.iter().flatten().next().map(|name| name.to_ascii_lowercase()).unwrap_or_default();
-        let (mut served, mut unserved) = (0, None);
-        for (index, rule) in spec.rules.iter().flatten().enumerate() {
-            let matches = rule.matches.as_deref().unwrap_or_default();
-            served += usize::from(matches.is_empty());
-            for (number, one) in matches.iter().enumerate() {
-                let matched = matches::matched(&hostname, &[], one);
-                match matched.and_then(|matched| Ok(self.out.rules.parse(&matched.rule)?)) {
-                    Ok(_) => served += 1,
-                    Err(message) => unserved = Some(format!("spec.rules[{index}].matches[{number}]: {message}")),
+    /// A rule, and what it asks for that there is not: it is then not served without.
+    fn rule<'s>(
+        &mut self,
+        rule: &'s HttpRouteRules,
+        resolved: &mut Result<(), Unresolved>,
+    ) -> (Rule<'s>, Option<String>) {
+        let mut wrong = None;
+        let mut mirrors = BTreeMap::new();
+        for (number, filter) in rule.filters.iter().flatten().enumerate() {
+            match filters::read(&self.object.key.namespace, filter, "/") {
+                Err(message) => wrong = Some(message),
+                Ok(Filter::Mirror(mirror, share)) => match self.backend(&Backend::of_mirror(&mirror.backend_ref)) {
+                    Ok(servers) => drop(mirrors.insert(number, (servers, share))),
+                    Err(unresolved) => *resolved = Err(unresolved),
+                },
+                Ok(Filter::Named(name)) if !self.out.parts.has_middleware(&name) => {
+                    let named = filter.extension_ref.as_ref().map(|one| one.name.as_str()).unwrap_or_default();
+                    let key = Key::new(&self.object.key.namespace, named);
+                    let message = format!("there is no Middleware {key} that can be used");
+                    *resolved = Err(("FilterNotFound", message));
                 }
+                Ok(Filter::Kind(_) | Filter::Named(_)) => {}
+            }
+        }
+        let (target, unresolved) = self.target(rule).unwrap_or_else(|message| {
+            wrong = Some(message);
+            (None, None)
+        });
+        if let Some(unresolved) = unresolved {
+            *resolved = Err(unresolved);
+        }
+        let retry = retry(rule).unwrap_or_else(|message| {
+            wrong = Some(message);
+            None
+        });
+        let is_refused = wrong.is_some();
+        let rule = Rule { spec: rule, is_refused, target, mirrors, retry: retry.map(Arc::new) };
+        (rule, wrong)
+    }
+
+    /// Whether one of a rule's matches can be served, and what is wrong with each that cannot.
+    fn matches(&mut self, hostname: &str, place: &str, rule: &HttpRouteRules) -> (bool, Vec<String>) {
+        let matches = rule.matches.as_deref().unwrap_or_default();
+        let (mut served, mut unserved) = (matches.is_empty(), Vec::new());
+        for (number, one) in matches.iter().enumerate() {
+            let matched = matches::matched(hostname, &[], one);
+            match matched.and_then(|matched| Ok(self.out.rules.parse(&matched.rule)?)) {
+                Ok(_) => served = true,
+                Err(message) => unserved.push(format!("{place}.matches[{number}]: {message}")),
             }
         }
         (served, unserved)
@@ -432,7 +443,8 @@ impl One<'_, '_> {
         let of_match = |name: &str| allocation::key(&names::of(GATEWAY, name), own_object, &of_match);
         let name = of_match(&base);
         let mut middlewares = Vec::new();
-        for (number, filter) in rule.spec.filters.iter().flatten().enumerate() {
+        let filters = rule.spec.filters.iter().flatten().filter(|_| !rule.is_refused);
+        for (number, filter) in filters.enumerate() {
             let kind = match filters::read(&namespace, filter, &matches::prefix(Some(one)))? {
                 Filter::Named(name) => {
                     middlewares.push(name);
@@ -449,11 +461,11 @@ impl One<'_, '_> {
             let name = of_match(&format!("{base}-{}-{number}", kind_name(&filter.r#type)));
             middlewares.push(self.middleware(name, kind));
         }
-        if let Some(retry) = &rule.retry {
+        if let Some(retry) = rule.retry.as_ref().filter(|_| !rule.is_refused) {
             let name = of_rule(&format!("{key}-retry"));
             middlewares.push(self.middleware(name, MiddlewareKind::Retry(Arc::clone(retry))));
         }
-        let service = match &rule.target {
+        let service = match rule.target.as_ref().filter(|_| !rule.is_refused) {
             // One for each rule, whatever its matches and hostnames.
             Some((servers, timeouts)) => self.service(of_rule(&format!("{key}-wrr")), servers, *timeouts),
             None => UNUSABLE.to_owned(),
@@ -516,56 +528,6 @@ fn kind_name(kind: &HttpRouteRulesFiltersType) -> &'static str {
     }
 }
 
-/// A request's time, and that of each attempt to have it answered; zero: none.
-fn both_timeouts(rule: &HttpRouteRules) -> Result<[Duration; 2], String> {
-    let of = |text: &Option<String>| text.as_deref().map_or(Ok(Duration::ZERO), time);
-    let Some(timeouts) = &rule.timeouts else { return Ok([Duration::ZERO; 2]) };
-    Ok([of(&timeouts.request)?, of(&timeouts.backend_request)?])
-}
-
-fn time(text: &str) -> Result<Duration, String> {
-    duration(text).ok_or_else(|| format!("`{text}` is no duration; write e.g. 10s or 1m30s"))
-}
-
-/// Where there is one attempt, the shorter of the two counts.
-fn timeouts(rule: &HttpRouteRules) -> Result<Timeouts, String> {
-    let [request, attempt] = both_timeouts(rule)?;
-    let all = [request, if rule.retry.is_some() { Duration::ZERO } else { attempt }];
-    let request = all.into_iter().filter(|time| !time.is_zero()).min().unwrap_or_default();
-    Ok(Timeouts { request, ..Timeouts::default() })
-}
-
-fn retry(rule: &HttpRouteRules) -> Result<Option<Retry>, String> {
-    if rule.session_persistence.is_some() {
-        return Err("sessionPersistence is not supported yet".to_owned());
-    }
-    let Some(retry) = &rule.retry else { return Ok(None) };
-    let code = |code: &i64| u16::try_from(*code).map_err(|_| format!("{code} is no status"));
-    Ok(Some(Retry {
-        attempts: u16::try_from(retry.attempts.unwrap_or(1)).unwrap_or(0),
-        codes: retry.codes.iter().flatten().map(code).collect::<Result<_, _>>()?,
-        backoff: retry.backoff.as_deref().map_or(Ok(BACKOFF), time)?,
-        each: both_timeouts(rule)?[1],
-    }))
-}
-
-/// GEP-2257: hours, minutes, seconds and milliseconds, whole numbers, largest first.
-fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    for (unit, millis) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1_u64)] {
-        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        let (number, behind) = rest.split_at_checked(end)?;
-        let word = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
-        let (found, after) = behind.split_at_checked(word)?;
-        if found == unit {
-            total = total.checked_add(Duration::from_millis(number.parse::<u64>().ok()?.checked_mul(millis)?))?;
-            rest = after;
-        }
-    }
-    (rest.is_empty() && !text.is_empty()).then_some(total)
-}
-
 /// A server for requests whose backend is nowhere.
 fn nowhere() -> Server {
     Server {
@@ -586,28 +548,4 @@ fn reference(parent: &HttpRouteParentRefs) -> Value {
         fields.retain(|_, value| !value.is_null());
     }
     value
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_the_apis() {
-        for (text, want) in [
-            ("0s", Some(0)),
-            ("10s", Some(10_000)),
-            ("1m30s", Some(90_000)),
-            ("1h2m3s4ms", Some(3_723_004)),
-            ("500ms", Some(500)),
-            ("1.5s", None),
-            ("", None),
-            ("10", None),
-            ("s", None),
-            ("3s1m", None),
-            ("99999999999999999999h", None),
-        ] {
-            assert_eq!(duration(text).map(|time| time.as_millis()), want, "{text}");
-        }
-    }
 }

@@ -60,7 +60,8 @@ fn a_backend_s_filter_is_its_servers() {
     assert_eq!(headers, [Some("b"), None]);
     let parts = of(&backend.replace("RequestHeaderModifier,", "ResponseHeaderModifier,"));
     assert_eq!(conditions(&parts, "HTTPRoute")[0], "Accepted=False UnsupportedValue");
-    assert!(parts.routers.is_empty());
+    // It is not served without, and its requests are nobody else's.
+    assert_eq!(parts.routers.iter().map(|router| &*router.service).collect::<Vec<_>>(), [crate::kube::parts::UNUSABLE]);
 }
 
 #[test]
@@ -125,4 +126,37 @@ fn a_route_that_cannot_be_served_does_not_say_that_it_is() {
                 wayspan.io/gateway-controller, parentRef: {name: g}}, {controllerName: other, parentRef: {name: g}}]}\n";
     let parts = translated(&(gateway(HTTP) + text), &around());
     assert_eq!(conditions(&parts, "HTTPRoute"), ["Accepted=False UnsupportedValue"]);
+}
+
+#[test]
+fn a_rule_that_asks_for_what_there_is_not_answers_500_and_the_others_are_served() {
+    let rule = |path: &str, more: &str| {
+        format!("{{matches: [{{path: {{value: {path}}}}}], {more}backendRefs: [{{name: shop, port: 80}}]}}")
+    };
+    let set = "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}]}}";
+    let external = format!("filters: [{set}, {{type: ExternalAuth}}], ");
+    for (more, what) in [
+        (&*external, "ExternalAuth is not supported yet"),
+        ("sessionPersistence: {}, ", "sessionPersistence is not supported yet"),
+        ("timeouts: {request: soon}, ", "`soon` is no duration"),
+    ] {
+        let text = format!("rules: [{}, {}, {}]", rule("/a", ""), rule("/b", more), rule("/c", ""));
+        let parts = translated(&(gateway(HTTP) + &route(&text) + &backend("shop", 80, &["10.0.0.1"])), &around());
+        assert_eq!(
+            conditions(&parts, "HTTPRoute"),
+            ["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs", "PartiallyInvalid=True UnsupportedValue"]
+        );
+        let said = parts.statuses.iter().find(|status| status.object.kind == "HTTPRoute").unwrap();
+        let message = said.body["parents"][0]["conditions"][2]["message"].as_str().unwrap();
+        assert!(message.starts_with(&format!("Dropped Rule: spec.rules[1]: {what}")), "{message}");
+        let told: Vec<String> = parts.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with(&format!("HTTPRoute default/r: spec.rules[1]: {what}")), "{told:?}");
+        let of = |path: &str| parts.routers.iter().find(|router| router.rule.text.contains(path)).unwrap();
+        assert_eq!((&*of("/b").service, of("/b").middlewares.len()), (crate::kube::parts::UNUSABLE, 0));
+        assert!(["/a", "/c"].iter().all(|path| of(path).service != crate::kube::parts::UNUSABLE));
+        let listener =
+            &parts.statuses.iter().find(|status| status.object.kind == "Gateway").unwrap().body["listeners"][0];
+        assert_eq!(listener["attachedRoutes"], 1);
+    }
 }
