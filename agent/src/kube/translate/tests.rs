@@ -97,7 +97,7 @@ pub(super) fn provider() -> KubernetesProvider {
 
 /// An entry point that is reached where it listens.
 pub(super) fn entry(name: &str, address: &str) -> Entry {
-    Entry { name: name.to_owned(), addresses: vec![address.parse().unwrap()], published: Vec::new() }
+    Entry { name: name.to_owned(), addresses: vec![address.parse().unwrap()], published: Vec::new(), secure: false }
 }
 
 /// One line for each router, service's servers and problem.

@@ -63,11 +63,18 @@ impl<'a> Listening<'a> {
         published.or_else(|| all.iter().find(|one| one.addresses.iter().any(|address| address.port() == port)))
     }
 
-    /// The name of the entry point of a port, or why there is none.
-    fn on(&mut self, port: i32) -> Result<String, String> {
+    /// The name of the entry point of a port, or why there is none for a listener with TLS, or without.
+    fn on(&mut self, port: i32, secure: bool) -> Result<String, String> {
         let number = u16::try_from(port).ok().filter(|port| *port != 0);
         let number = number.ok_or_else(|| format!("{port} is no port"))?;
         if let (None, Some(shared)) = (self.at, self.shared(number)) {
+            if shared.secure && !secure {
+                return Err(format!(
+                    "the entry point `{}` at port {number} takes TLS (http.tls), so that nobody is served there without; write HTTPS, \
+                     or name another port",
+                    shared.name
+                ));
+            }
             return Ok(shared.name.clone());
         }
         // An address of its own is the node's by the word of who configured it.
@@ -322,7 +329,7 @@ fn listener(
         kinds(spec.allowed_routes.as_ref(), &mut listener);
     }
     if listener.accepted.is_ok() {
-        match listening.on(spec.port) {
+        match listening.on(spec.port, listener.secure) {
             Ok(name) => {
                 let unopened = listening.around.unopened.iter().find(|(other, _)| *other == name);
                 listener.unopened = unopened.map(|(_, message)| message.clone());

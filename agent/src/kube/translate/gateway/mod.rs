@@ -119,11 +119,14 @@ pub struct Entry {
     pub addresses: Vec<SocketAddr>,
     /// Where clients reach it beside that.
     pub published: Vec<u16>,
+    /// It takes TLS, also of routes that say nothing of it.
+    pub secure: bool,
 }
 
 impl From<&EntryPoint> for Entry {
     fn from(of: &EntryPoint) -> Self {
-        Self { name: of.name.clone(), addresses: of.addresses.clone(), published: of.published.clone() }
+        let secure = of.tls.is_some();
+        Self { name: of.name.clone(), addresses: of.addresses.clone(), published: of.published.clone(), secure }
     }
 }
 
@@ -179,7 +182,10 @@ pub(super) fn translate<'t>(
                 listeners::settle(&mut gateway.listeners);
                 gateways.push(gateway);
             }
-            Err(message) => out.problem(&object, "spec", message.clone()),
+            Err(message) => {
+                out.problem(&object, "spec", message.clone());
+                out.parts.statuses.push(unread(object, generation, message));
+            }
         }
     }
     out.parts.entry_points = listening.opened();
@@ -196,6 +202,14 @@ pub(super) fn translate<'t>(
         out.parts.statuses.extend(sets::statuses(&gateway));
         out.parts.statuses.push(status(&gateway));
     }
+}
+
+/// The status of a Gateway that cannot be read: nothing of what it said before holds any more, but for its addresses, by which it
+/// finds its one of the pool again.
+fn unread(object: Object, generation: i64, message: &str) -> Status {
+    let conditions = ["Accepted", "Programmed"];
+    let conditions = conditions.map(|kind| Condition::new(kind, false, "Invalid", &format!("the spec {message}")));
+    Status { object, generation, conditions: conditions.into(), body: json!({ "listeners": [] }) }
 }
 
 /// The classes that are ours.

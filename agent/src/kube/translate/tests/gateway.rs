@@ -161,6 +161,37 @@ fn what_cannot_be_listened_to_says_why() {
 }
 
 #[test]
+fn a_gateway_that_cannot_be_read_says_so_of_its_present_spec() {
+    let text = gateway("7, {name: a}").replace("generation: 5", "generation: 6") + &route("rules: [{}]");
+    let parts = translated(&text, &around());
+    assert_eq!(conditions(&parts, "Gateway"), ["Accepted=False Invalid", "Programmed=False Invalid"]);
+    let status = parts.statuses.iter().find(|status| status.object.kind == "Gateway").unwrap();
+    assert_eq!((status.generation, &status.body), (6, &serde_json::json!({"listeners": []})));
+    assert!(status.conditions[0].message.starts_with("the spec cannot be read: "), "{status:?}");
+    // Another controller's is none of ours.
+    let parts = translated(&text.replace("gatewayClassName: w", "gatewayClassName: other"), &around());
+    assert!(parts.statuses.iter().all(|status| status.object.kind != "Gateway"));
+}
+
+#[test]
+fn a_listener_without_tls_is_not_served_where_its_entry_point_takes_tls() {
+    let around = Around { entry_points: vec![Entry { secure: true, ..entry("web", "[::]:80") }], ..Around::default() };
+    let parts = translated(&(gateway(HTTP) + &route("rules: [{}]")), &around);
+    let said = conditions(&parts, "Gateway");
+    assert_eq!((&*said[1], &*said[2]), ("Programmed=False Invalid", "Accepted=False PortUnavailable"));
+    assert_eq!(said[5], "Programmed=False PortUnavailable");
+    assert!(parts.routers.is_empty());
+    assert!(
+        parts.problems[0].message.starts_with("the entry point `web` at port 80 takes TLS"),
+        "{:?}",
+        parts.problems
+    );
+    let secured = "{name: s, port: 80, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}";
+    let parts = translated(&(gateway(secured) + &route("rules: [{}]")), &around);
+    assert_eq!(parts.routers.len(), 1);
+}
+
+#[test]
 fn a_port_that_nobody_has_is_opened() {
     let parts = translated(&gateway("{name: a, port: 8181, protocol: HTTP}"), &around());
     let opened = parts.entry_points.first().unwrap();

@@ -173,6 +173,7 @@ impl Case {
                     name: name.clone(),
                     addresses: addresses(&one.address),
                     published: Vec::new(),
+                    secure: false,
                 })
                 .collect(),
             ..Around::default()
