@@ -24,7 +24,7 @@ pub(super) struct Limits {
 /// Under which name kube's client logs each request that fails, and each watch whose connection ends.
 pub const OWN_LOG: &str = "kube_client::client::builder";
 
-const LIMITS: Limits =
+pub(super) const LIMITS: Limits =
     Limits { connect: Duration::from_secs(10), answer: Duration::from_secs(30), silence: Duration::from_secs(75) };
 
 /// Where the API server is, where the configuration says so (Traefik's `endpoint`, `token`, `certAuthFilePath`).

@@ -26,16 +26,20 @@ use wayspan_proxy::record::{Attempt, Head};
 use self::cache::{Cache, Change, Found};
 use crate::config::model::{Kubernetes, Metadata, Static, Switch};
 use crate::export::resource::OwnPod;
-use crate::kube::client::{Shared, causes};
+use crate::kube::client::{LIMITS, Shared, causes};
 
 /// Changes on their way to the merge. Beyond, the watch waits, and with it the API's answer.
 const CHANGES_MAX: usize = 1024;
 /// Changes that the merge takes in between two turns of its rings: half a millisecond.
 const TURN_MAX: usize = 512;
 
-/// A watch that has failed and then not for so long is back: its tries are at most 30 s apart, and each takes at most 30 s
-/// to fail.
-const QUIET: Duration = Duration::from_secs(75);
+/// Between two tries of a watch at most: kube's back-off doubles up to 30 s, and adds up to as much by chance.
+const TRIES_APART: Duration = Duration::from_secs(60);
+/// For what comes late.
+const SLACK: Duration = Duration::from_secs(15);
+/// A watch that has failed and then not for so long is back: its next try has begun by then, and had the time to fail.
+const QUIET: Duration = TRIES_APART.saturating_add(LIMITS.answer).saturating_add(SLACK);
+const _: () = assert!(QUIET.as_secs() > TRIES_APART.as_secs() + LIMITS.answer.as_secs());
 
 /// A change and when it came.
 type Told = (MonoNs, Change);
@@ -215,5 +219,17 @@ impl Pods {
     #[cfg(test)]
     pub(crate) fn with(cache: Cache) -> Self {
         Self { cache, changes: None, counts: Arc::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_that_fails_as_seldom_as_it_can_is_failing_all_the_while() {
+        let watch = Watch { failed: AtomicU64::new(1), ..Watch::default() };
+        let next = MonoNs(1) + TRIES_APART + LIMITS.answer;
+        assert!(watch.is_failing(next) && !watch.is_failing(next + SLACK + SLACK));
     }
 }

@@ -4,12 +4,14 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::Node;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Error, Event, watcher};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, DefaultBackoff, Error, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -18,7 +20,7 @@ use wayspan_proxy::clock::MonoNs;
 
 use super::cache::Change;
 use super::facts::{Allowed, PodObject, Reader};
-use super::{Counts, Told, Watch};
+use super::{Counts, TRIES_APART, Told, Watch};
 use crate::config::model::Metadata;
 use crate::export::clock::WallClock;
 use crate::export::peer::Writer;
@@ -72,6 +74,24 @@ struct Mouth {
     source: u16,
 }
 
+/// How long a watch waits before it tries again: kube's default, held to what it is here taken for.
+#[derive(Default)]
+struct Tries(DefaultBackoff);
+
+impl Iterator for Tries {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|wait| wait.min(TRIES_APART))
+    }
+}
+
+impl Backoff for Tries {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
 /// How a watch went.
 #[derive(PartialEq, Eq)]
 enum Way {
@@ -97,7 +117,7 @@ async fn follow(
 ) -> Way {
     let mut clock = WallClock::new(MonoNs::now());
     let source = mouth.source;
-    let mut events = pin!(events.default_backoff());
+    let mut events = pin!(events.backoff(Tries::default()));
     while let Some(event) = events.next().await {
         let at = MonoNs::now();
         let mut read = |pod: &PodObject| reader.read(pod, clock.offset(at));
@@ -136,7 +156,7 @@ async fn follow(
 /// Zones. What is known of a node that has gone harms nobody, but it takes room.
 async fn follow_nodes(api: Api<PartialObjectMeta<Node>>, mouth: Mouth) {
     let mut writer = Writer::default();
-    let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
+    let mut events = pin!(watcher(api, watcher::Config::default()).backoff(Tries::default()));
     while let Some(event) = events.next().await {
         let at = MonoNs::now();
         let change = match event {
