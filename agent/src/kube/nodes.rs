@@ -118,18 +118,34 @@ struct Known {
     nodes: Heard<Vec<String>>,
     /// By node: when its agent was last ready, and the addresses that its pod names.
     served: BTreeMap<String, (MonoNs, Vec<String>)>,
+    /// Since when it is known who there is, and which nodes' agents have not been ready since.
+    known: Option<MonoNs>,
+    awaited: BTreeSet<String>,
+    is_told: bool,
 }
 
 impl Known {
-    /// The addresses at this moment.
+    /// The addresses at this moment. Who has just come to lead does not know which agents were ready a moment ago: it says nothing
+    /// before those that are not have had the time that they would have had.
     fn addresses(&mut self, now: MonoNs) -> Addresses {
         if !self.agents.complete || !self.nodes.complete {
             return None;
         }
-        for agent in self.agents.all.values().filter(|agent| agent.is_ready) {
-            self.served.insert(agent.node.clone(), (now, agent.host_ips.clone()));
+        let stays = |since: MonoNs| u128::from(now.0.saturating_sub(since.0)) <= STAY.as_nanos();
+        let is_early = !self.is_told && stays(*self.known.get_or_insert(now));
+        for agent in self.agents.all.values() {
+            if agent.is_ready {
+                self.awaited.remove(&agent.node);
+                self.served.insert(agent.node.clone(), (now, agent.host_ips.clone()));
+            } else if !agent.node.is_empty() && !self.served.contains_key(&agent.node) {
+                self.awaited.insert(agent.node.clone());
+            }
         }
-        self.served.retain(|_, (at, _)| u128::from(now.0.saturating_sub(at.0)) <= STAY.as_nanos());
+        self.served.retain(|_, (at, _)| stays(*at));
+        if is_early && !self.awaited.is_empty() {
+            return None;
+        }
+        self.is_told = true;
         let each = self.served.iter().flat_map(|(node, (_, host_ips))| {
             self.nodes.all.get(node).filter(|all| !all.is_empty()).unwrap_or(host_ips)
         });
@@ -245,8 +261,33 @@ mod tests {
         }
         assert_eq!(at(&mut known, 0), None);
         hear(&mut known, Event::InitDone);
+        // `d` has as long to come as it would have had to go.
+        assert_eq!((at(&mut known, 0), at(&mut known, 30)), (None, None));
+        let all = ["10.0.0.9", "10.1.0.1", "192.0.2.1", "fd00::9"];
+        assert_eq!(at(&mut known, 31).unwrap(), all);
+        // Once it has been said, it is said on.
+        hear(&mut known, Event::Apply(pod("5", "e", false)));
         // Of a node that nothing is known of, what its pod says.
-        assert_eq!(at(&mut known, 0).unwrap(), ["10.0.0.9", "10.1.0.1", "192.0.2.1", "fd00::9"]);
+        assert_eq!(at(&mut known, 32).unwrap(), all);
+    }
+
+    #[test]
+    fn who_comes_to_lead_while_an_agent_is_replaced_does_not_leave_its_node_out() {
+        let mut known = cluster();
+        hear(&mut known, Event::Init);
+        let mut leaving = pod("2", "b", true);
+        leaving.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        for pod in [pod("1", "a", true), leaving.clone()] {
+            hear(&mut known, Event::InitApply(pod));
+        }
+        hear(&mut known, Event::InitDone);
+        assert_eq!(at(&mut known, 0), None);
+        hear(&mut known, Event::Delete(leaving));
+        assert_eq!(at(&mut known, 5), None);
+        hear(&mut known, Event::Apply(pod("3", "b", false)));
+        assert_eq!(at(&mut known, 10), None);
+        hear(&mut known, Event::Apply(pod("3", "b", true)));
+        assert_eq!(at(&mut known, 15).unwrap(), ["10.0.0.9", "192.0.2.1", "fd00::9"]);
     }
 
     #[test]

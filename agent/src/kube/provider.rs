@@ -197,8 +197,9 @@ impl Task {
             // Another one may have written meanwhile.
             (self.lacking, self.told_of) = (Lacking::default(), None);
         }
-        // Not with our own node's address where all nodes' will be known in a moment.
-        let is_early = self.nodes.as_ref().is_some_and(|nodes| nodes.borrow().is_none());
+        // Not with our own node's address where all nodes' will be known in a moment, or are and were not translated yet.
+        let is_unseen = |nodes: &watch::Receiver<Addresses>| nodes.has_changed().unwrap_or(false);
+        let is_early = self.nodes.as_ref().is_some_and(|nodes| is_unseen(nodes) || nodes.borrow().is_none());
         if !leads || is_early {
             // What could not be written is no longer ours to write.
             self.writes.send_if_modified(|writes| !std::mem::replace(writes, Arc::from([])).is_empty());
@@ -323,6 +324,10 @@ mod tests {
         task.write_back();
         assert_eq!((task.writes.borrow().len(), task.events.borrow().len()), (0, 0));
         tell.send_replace(Some(Arc::from([("IPAddress".to_owned(), "192.0.2.1".to_owned())])));
+        // What there is to write was made before.
+        task.write_back();
+        assert_eq!((task.writes.borrow().len(), task.events.borrow().len()), (0, 0));
+        task.nodes.as_mut().unwrap().mark_unchanged();
         task.write_back();
         assert_eq!((task.writes.borrow().len(), task.events.borrow().len()), (1, 1));
     }
