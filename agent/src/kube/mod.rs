@@ -7,6 +7,7 @@
 
 pub mod check;
 pub mod client;
+mod contests;
 pub mod events;
 pub mod lease;
 pub mod nodes;

@@ -69,7 +69,7 @@ impl Provider {
         let lease = Key::new(&who.namespace, &lease::name(who.status.lease.as_deref(), &settings));
         tasks.spawn(lease::stand(client.clone(), lease, who.name.clone(), lead));
         tasks.spawn(Teller::new(client.clone(), events_seen, &who.name, Arc::clone(&health)).run());
-        tasks.spawn(Writer::new(client, writes_seen).run());
+        tasks.spawn(Writer::new(client, writes_seen, Arc::clone(&health)).run());
         let task = Task {
             news,
             _tasks: tasks,

@@ -16,9 +16,11 @@ use tracing::{debug, warn};
 use wayspan_proxy::clock::MonoNs;
 
 use super::client::Pace;
+use super::contests::Contests;
 use super::objects::{Key, Mark, Objects};
 use super::parts::{Object, Status};
 use super::translate::gateway::CONTROLLER;
+use super::watch::Health;
 
 /// Traefik's figures for the writing of statuses.
 const PER_SECOND: u32 = 50;
@@ -28,6 +30,8 @@ const ANCESTORS: &str = "ancestors";
 const ANCESTORS_MAX: usize = 16;
 /// After writes that failed.
 const RETRY: Duration = Duration::from_secs(5);
+/// Between two looks at whether what was contested still is.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// A status that differs from what it should be.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +42,8 @@ pub struct Write {
     pub version: Option<String>,
     /// The fields to replace.
     pub status: Value,
+    /// What it should say.
+    pub wanted: Arc<Status>,
 }
 
 /// What statuses lack. It is kept up to date by looking only at what is new.
@@ -97,10 +103,10 @@ impl Lacking {
 }
 
 /// The difference between what a status says and what it should say.
-fn lack(objects: &Objects, wanted: &Status, now: &str) -> Option<Write> {
+fn lack(objects: &Objects, wanted: &Arc<Status>, now: &str) -> Option<Write> {
     let (current, version) = current(objects, &wanted.object)?;
     let (object, status) = difference(&current, wanted, now)?;
-    Some(Write { object, version, status })
+    Some(Write { object, version, status, wanted: Arc::clone(wanted) })
 }
 
 /// An object's status and version.
@@ -228,38 +234,77 @@ pub struct Writer {
     pace: Pace,
     /// Objects whose write failed: that is said once.
     failed: HashSet<Object>,
+    contests: Contests,
+    /// That there are some has been said.
+    is_told: bool,
+    health: Arc<Health>,
 }
 
 impl Writer {
     /// For one who leads.
     #[must_use]
-    pub fn new(client: Client, writes: watch::Receiver<Arc<[Arc<Write>]>>) -> Self {
-        Self { client, writes, pace: Pace::new(PER_SECOND, BURST), failed: HashSet::new() }
+    pub fn new(client: Client, writes: watch::Receiver<Arc<[Arc<Write>]>>, health: Arc<Health>) -> Self {
+        let (pace, failed, contests) = (Pace::new(PER_SECOND, BURST), HashSet::new(), Contests::default());
+        Self { client, writes, pace, failed, contests, is_told: false, health }
     }
 
     /// Until nobody has work any more.
     pub async fn run(mut self) {
-        while self.writes.changed().await.is_ok() {
-            self.write_all().await;
+        let mut rest: Option<Duration> = None;
+        loop {
+            tokio::select! {
+                changed = self.writes.changed() => if changed.is_err() {
+                    return;
+                },
+                () = sleep(rest.unwrap_or_default()), if rest.is_some() => {}
+            }
+            rest = self.write_all().await;
         }
     }
 
-    /// All that there is to write, until newer work, which is about newer objects.
-    async fn write_all(&mut self) {
+    /// All that there is to write, until newer work, which is about newer objects. Gives after how long to look again by itself:
+    /// what is contested is let alone for a while.
+    async fn write_all(&mut self) -> Option<Duration> {
         loop {
+            let contested = self.contested();
             let writes = Arc::clone(&self.writes.borrow_and_update());
-            let mut failed = false;
+            let (mut failed, mut rest) = (false, Some(LOOK).filter(|_| contested));
             for write in writes.iter() {
                 if self.writes.has_changed().unwrap_or(true) {
-                    return;
+                    return None;
                 }
-                failed |= !self.write(write).await;
+                match self.contests.rest(&write.wanted, MonoNs::now()) {
+                    Some(own) => rest = rest.map_or(Some(own), |rest| Some(rest.min(own))),
+                    None => failed |= !self.write(write).await,
+                }
             }
             if !failed {
-                return;
+                return rest;
             }
             sleep(RETRY).await;
         }
+    }
+
+    /// Whether there are contests; counts them.
+    fn contested(&mut self) -> bool {
+        let contested = self.contests.forget(MonoNs::now());
+        self.health.has_contested(contested);
+        self.is_told &= contested > 0;
+        contested > 0
+    }
+
+    /// Notes a write, and says so where the same was written again and again.
+    fn written(&mut self, write: &Write) {
+        debug!(object = %write.object, "status written");
+        self.failed.remove(&write.object);
+        if self.contests.written(&write.wanted, MonoNs::now()) && !std::mem::replace(&mut self.is_told, true) {
+            warn!(
+                object = %write.object,
+                "somebody keeps changing statuses to something else, most likely another release or controller that serves the same \
+                 objects: they are written less and less often; give each an ingressClass of its own"
+            );
+        }
+        self.contested();
     }
 
     /// Whether it is done with.
@@ -275,8 +320,7 @@ impl Writer {
         let patch = json!({"metadata": {"resourceVersion": write.version}, "status": write.status});
         match api.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             Ok(_) => {
-                self.failed.remove(&write.object);
-                debug!(object = %write.object, "status written");
+                self.written(write);
                 true
             }
             // Gone, or somebody was faster: news of it is on its way.

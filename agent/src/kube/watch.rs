@@ -53,6 +53,7 @@ pub struct Health {
     whole: AtomicU64,
     partial: AtomicU64,
     events_refused: AtomicU64,
+    statuses_contested: AtomicU64,
 }
 
 /// What is told of it.
@@ -73,6 +74,8 @@ pub struct Reading {
     pub partial_translations: u64,
     /// Events about bad objects that the server refused until they were given up.
     pub events_refused: u64,
+    /// Statuses that somebody else keeps changing to something else, and that are written less often for it.
+    pub statuses_contested: u64,
 }
 
 impl Health {
@@ -94,12 +97,18 @@ impl Health {
             whole_translations: load(&self.whole),
             partial_translations: load(&self.partial),
             events_refused: load(&self.events_refused),
+            statuses_contested: load(&self.statuses_contested),
         }
     }
 
     /// Counts an event that was given up.
     pub(super) fn event_refused(&self) {
         self.events_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes how many statuses are contested.
+    pub(super) fn has_contested(&self, count: usize) {
+        self.statuses_contested.store(count as u64, Ordering::Relaxed);
     }
 
     /// Counts a translation.
