@@ -59,6 +59,8 @@ pub(crate) struct ClientConn<O: SocketObserver> {
     /// Of what the framer reads; `written_bytes` are those on the wire.
     read_bytes: Cell<u64>,
     written_bytes: Cell<u64>,
+    /// Where on the wire the answer to a request lies that never reached the exchange, as far as that is written.
+    unserved: Cell<Option<(u64, u64)>>,
     /// Behind the last message that was read whole.
     message_end: Cell<u64>,
     /// The head that has begun and not ended.
@@ -137,6 +139,7 @@ impl<O: SocketObserver> ClientConn<O> {
             })),
             read_bytes: Cell::new(0),
             written_bytes: Cell::new(0),
+            unserved: Cell::new(None),
             message_end: Cell::new(0),
             begun: Cell::new(None),
             heads: RefCell::new(VecDeque::new()),
@@ -188,6 +191,7 @@ impl<O: SocketObserver> ClientConn<O> {
 
     /// A request is under way from now on.
     pub(crate) fn begin(&self, live: &Rc<RefCell<Live>>) {
+        self.unserved.set(None);
         self.lives.borrow_mut().push_back(Rc::clone(live));
     }
 
@@ -440,28 +444,38 @@ impl<O: SocketObserver> ClientConn<O> {
         Poll::Ready(Ok(()))
     }
 
-    /// A record for a request that never reached the exchange.
+    /// A record for a request that never reached the exchange. What was answered, if anything was, has been written.
     fn leave_unserved(&self, seen: &HeadSeen, status: u16, end: End, error: ErrorKind) {
-        let now = MonoNs::now();
+        let written = self.written_bytes.get();
+        let answer = (status != 0).then(|| self.unserved.get().unwrap_or((written, written)));
+        let ended = answer.map_or_else(MonoNs::now, |_| self.last_written.get());
         let live = self.worker.live();
         let mut live = live.borrow_mut();
         live.head = exchange::first_stamps(self, seen);
         exchange::trace_unserved(self, &mut live);
         live.head.status = status;
         live.fail(end, error);
-        if status != 0 {
-            live.head.head_written = now;
+        if let Some((start, _)) = answer {
+            (live.head.head_written, live.head.response_start) = (ended, start);
         }
-        live.end(now, self.written_bytes.get());
+        live.end(ended, answer.map_or(written, |(_, end)| end));
         self.worker.leave(&live, self.stream.borrow().as_fd());
     }
 
-    /// Writes a short answer of our own past hyper; whether the socket took it.
+    /// Writes a short answer of our own past hyper; whether the socket took all of it.
     fn send_now(&self, answer: &[u8]) -> bool {
-        match self.secured() {
-            None => self.stream.borrow().try_write(answer).is_ok(),
+        let sent = match self.secured() {
+            None => {
+                self.unserved_begins();
+                let begun = MonoNs::now();
+                let taken = self.stream.borrow().try_write(answer).unwrap_or(0);
+                self.wrote(taken, begun);
+                taken == answer.len()
+            }
             Some(secured) => secured.send_now(self, answer),
-        }
+        };
+        self.unserved_ends();
+        sent
     }
 
     /// The connection is over: whoever is still under way was cut off.
@@ -514,7 +528,9 @@ impl<O: SocketObserver> ClientConn<O> {
     /// Of the response before a new request: where it ended, and what its client has acknowledged of it. Nothing where it is
     /// still under way (pipelining), or nobody watches.
     pub(crate) fn previous_acknowledged(&self) -> Previous {
-        let (end, ended) = (self.written_bytes.get(), self.previous_written.get());
+        // One that is answered past the exchange has its answer by now.
+        let end = self.unserved.get().map_or(self.written_bytes.get(), |(start, _)| start);
+        let ended = self.previous_written.get();
         if ended.0 == 0 || !self.worker.observer.watches_acknowledgements() || !self.lives.borrow().is_empty() {
             return Previous::default();
         }

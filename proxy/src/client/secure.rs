@@ -370,6 +370,7 @@ impl Secured {
         let tls = &mut *self.tls.borrow_mut();
         ready!(write_out(conn, tls, cx))?;
         conn.answer_begins();
+        conn.unserved_begins();
         let taken = tls.writer().write_vectored(slices)?;
         if let Poll::Ready(written) = write_out(conn, tls, cx) {
             written?;
@@ -397,18 +398,39 @@ impl Secured {
         write_out(conn, tls, cx)
     }
 
-    /// Writes what the socket takes at once; whether it was all.
-    pub(super) fn send_now<O: SocketObserver>(&self, conn: &ClientConn<O>, bytes: &[u8]) -> bool {
+    /// Writes an answer behind what was left, as far as the socket takes it at once; whether it took all.
+    pub(super) fn send_now<O: SocketObserver>(&self, conn: &ClientConn<O>, answer: &[u8]) -> bool {
         let tls = &mut *self.tls.borrow_mut();
-        let mut sink = Sink(&conn.stream, None);
-        let taken = tls.writer().write(bytes).is_ok_and(|taken| taken == bytes.len());
-        while tls.wants_write() && tls.write_tls(&mut sink).is_ok_and(|written| written > 0) {}
-        taken && !tls.wants_write()
+        if !write_now(conn, tls, |bytes, begun| conn.wrote(bytes, begun)) {
+            return false;
+        }
+        conn.unserved_begins();
+        let taken = tls.writer().write(answer).is_ok_and(|taken| taken == answer.len());
+        write_now(conn, tls, |bytes, begun| conn.wrote(bytes, begun)) && taken
     }
 
     /// [`Secured::poll_goodbye`] as far as the socket takes it at once.
     pub(super) fn say_goodbye<O: SocketObserver>(&self, conn: &ClientConn<O>) {
-        self.tls.borrow_mut().send_close_notify();
-        self.send_now(conn, b"");
+        let tls = &mut *self.tls.borrow_mut();
+        tls.send_close_notify();
+        // It is no answer's, and the socket's room for it ends no wait of one.
+        write_now(conn, tls, |_, _| {});
     }
+}
+
+/// Writes what the socket takes at once of what rustls has for it; whether that was all.
+fn write_now<O: SocketObserver>(
+    conn: &ClientConn<O>,
+    tls: &mut ServerConnection,
+    wrote: impl Fn(usize, MonoNs),
+) -> bool {
+    let mut sink = Sink(&conn.stream, None);
+    while tls.wants_write() {
+        let begun = MonoNs::now();
+        match tls.write_tls(&mut sink) {
+            Ok(bytes) if bytes > 0 => wrote(bytes, begun),
+            _ => return false,
+        }
+    }
+    true
 }

@@ -97,6 +97,7 @@ impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
         if let Some(secured) = self.conn.secured() {
             return secured.poll_write(&self.conn, cx, &[io::IoSlice::new(bytes)]);
         }
+        self.conn.unserved_begins();
         let begun = MonoNs::now();
         let written = Pin::new(&mut *self.conn.stream.borrow_mut()).poll_write(cx, bytes);
         self.stamp(written, begun)
@@ -114,6 +115,7 @@ impl<O: SocketObserver> hyper::rt::Write for Tap<O> {
         if let Some(gathered) = gather(slices, &mut conn.worker.scratch.borrow_mut()) {
             return self.poll_write(cx, gathered);
         }
+        conn.unserved_begins();
         let begun = MonoNs::now();
         let written = Pin::new(&mut *self.conn.stream.borrow_mut()).poll_write_vectored(cx, slices);
         self.stamp(written, begun)

@@ -24,6 +24,24 @@ impl<O: SocketObserver> ClientConn<O> {
         }
     }
 
+    /// What is written now answers a request that never reaches the exchange, unless one is under way there.
+    pub(super) fn unserved_begins(&self) {
+        if self.unserved.get().is_none() && self.lives.borrow().is_empty() {
+            let start = self.written_bytes.get();
+            self.unserved.set(Some((start, start)));
+            self.tell_of_answer(MonoNs::now());
+        }
+    }
+
+    /// All of it is with the socket; what follows is a goodbye.
+    pub(super) fn unserved_ends(&self) {
+        if let Some((start, end)) = self.unserved.get()
+            && start == end
+        {
+            self.unserved.set(Some((start, self.written_bytes.get())));
+        }
+    }
+
     /// What is written from now on is of another answer, but for what TLS may have left of the one before. The request was read then.
     pub(crate) fn tell_of_answer(&self, asked: MonoNs) {
         self.worker.observer.answers(self.token, self.written_bytes.get());
@@ -90,6 +108,7 @@ impl<O: SocketObserver> ClientConn<O> {
                 match lives.front() {
                     Some(live) if live.borrow().body_done => lives.pop_front(),
                     _ => None,
+        self.unserved_ends();
                 }
             };
             let Some(live) = live else { return };

@@ -197,6 +197,34 @@ fn a_record_says_what_the_connection_is_and_where_on_the_wire_its_bytes_are() {
 }
 
 #[test]
+fn a_refused_request_has_the_bytes_of_its_own_answer_on_the_wire() {
+    for bad in ["GET / HTTP/1.1\nHost: a\n\n", "GET /a<b HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTT"] {
+        for answered in [1, 0] {
+            let mut setup = secure(upstream(ok("hello")));
+            setup.limits.head_timeout = Duration::from_millis(300);
+            let mut world = setup.start();
+            let mut client = Client::connect(&world, "app.localhost");
+            for _ in 0..answered {
+                client.record(get("/").as_bytes());
+                client.response();
+            }
+            client.record(bad.as_bytes());
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).unwrap();
+            assert!(answer.starts_with(b"HTTP/1.1 4"), "{bad:?}");
+            let records = world.records(answered + 1);
+            let head = records.last().unwrap().head;
+            // Behind it the goodbye, a record of 2 bytes in 22 of its own.
+            assert_eq!(head.response_end, client.received - 24, "{bad:?}");
+            assert_eq!(head.response_end - head.response_start, u64::try_from(answer.len()).unwrap() + 22, "{bad:?}");
+            for before in &records[..answered] {
+                assert_eq!(before.head.response_end, head.response_start, "{bad:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn large_bodies_pass_both_ways() {
     const SIZE: usize = 3_000_000;
     let mut world = secure(upstream(|_, stream| {

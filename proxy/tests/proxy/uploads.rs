@@ -102,6 +102,36 @@ fn a_target_that_hyper_takes_for_none_is_a_400_in_the_record_too() {
 }
 
 #[test]
+fn a_refused_request_has_the_bytes_of_its_own_answer() {
+    // Refused by the framer, by hyper, and for want of its end.
+    for bad in ["GET / HTTP/1.1\nHost: a\n\n", "GET /a<b HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTT"] {
+        for answered in [1, 0] {
+            let mut setup = Setup::to(upstream(ok("hello")));
+            setup.limits.head_timeout = Duration::from_millis(300);
+            let mut world = setup.start();
+            let mut client = world.connect();
+            let mut from = 0;
+            for _ in 0..answered {
+                client.write_all(get("/").as_bytes()).unwrap();
+                let (head, body) = response(&mut client);
+                from += u64::try_from(head.len() + body.len()).unwrap();
+            }
+            client.write_all(bad.as_bytes()).unwrap();
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).unwrap();
+            assert!(answer.starts_with(b"HTTP/1.1 4"), "{bad:?}");
+            drop(client);
+            let records = world.records(answered + 1);
+            let ranges: Vec<_> = records.iter().map(|left| left.head.response_start..left.head.response_end).collect();
+            let own = from..from + u64::try_from(answer.len()).unwrap();
+            assert_eq!(ranges, [0..from, own][1 - answered..], "{bad:?}");
+            let head = records.last().unwrap().head;
+            assert!(head.first_read < head.head_written && head.head_written <= head.ended, "{bad:?}: {head:?}");
+        }
+    }
+}
+
+#[test]
 fn refused_and_half_sent_heads_are_traced() {
     let mut world = Setup::to(reading_upstream()).start();
     let mut client = world.connect();
