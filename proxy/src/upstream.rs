@@ -390,7 +390,8 @@ impl<O: SocketObserver> Seen<O> {
         self.blocked.set(true);
         if let Some(live) = self.live.borrow().as_ref() {
             let mut live = live.borrow_mut();
-            if !live.responded && self.head_written.get().0 != 0 {
+            // Of an early answer the clock tells from its first byte on, also while its head is not whole yet.
+            if !self.has_answered() && !live.responded && self.head_written.get().0 != 0 {
                 live.relay(Relay::UpstreamDrain, MonoNs::now());
             }
         }

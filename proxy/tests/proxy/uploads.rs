@@ -164,6 +164,52 @@ fn a_request_whose_time_is_up_ends_also_while_its_client_does_not_read() {
 }
 
 #[test]
+fn what_comes_behind_an_early_answer_is_not_the_uploads_time() {
+    const SIZE: usize = 32 << 20;
+    // The server lets the upload fill the sockets, answers, and is silent; it may read on meanwhile.
+    for reads in [false, true] {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let so_far = Arc::clone(&sent);
+        let server = upstream(move |_, stream| {
+            let mut before = None;
+            while before != Some(so_far.load(Ordering::Relaxed)) {
+                before = Some(so_far.load(Ordering::Relaxed));
+                std::thread::sleep(PAUSE);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").unwrap();
+            let until = patience() + 3 * PAUSE;
+            let mut left = if reads { SIZE / 2 } else { 0 };
+            while left > 0 {
+                left = left.saturating_sub(stream.read(&mut vec![0; 1 << 20]).unwrap());
+            }
+            std::thread::sleep(until.saturating_duration_since(patience()));
+            stream.write_all(b"done").unwrap();
+            std::io::copy(stream, &mut std::io::sink()).is_ok()
+        });
+        let mut world = Setup::to(server).start();
+        let mut client = world.connect();
+        let mut sender = client.try_clone().unwrap();
+        let uploading = std::thread::spawn(move || {
+            sender.write_all(post("/early", &format!("content-length: {SIZE}")).as_bytes()).unwrap();
+            for part in vec![b'x'; SIZE].chunks(64 << 10) {
+                if sender.write_all(part).is_err() {
+                    return;
+                }
+                sent.fetch_add(part.len(), Ordering::Relaxed);
+            }
+        });
+        assert!(response(&mut client).0.starts_with("HTTP/1.1 200"));
+        let body = world.records(1)[0].head.body;
+        assert!(body.upstream_body > 3 * PAUSE_NS - PAUSE_NS / 2, "{reads}: {body:?}");
+        // Only what came before the answer: the server was still for as long.
+        assert!((PAUSE_NS / 2..5 * PAUSE_NS / 2).contains(&body.upstream_drain), "{reads}: {body:?}");
+        assert!(body.client_body < PAUSE_NS, "{reads}: {body:?}");
+        let _ = client.shutdown(std::net::Shutdown::Both);
+        uploading.join().unwrap();
+    }
+}
+
+#[test]
 fn the_servers_time_for_its_head_begins_when_it_has_the_request() {
     let mut setup = Setup::to(reading_upstream());
     setup.timeouts.response_head = Duration::from_millis(600);
