@@ -126,6 +126,12 @@ impl Framer {
         self.state == State::Held
     }
 
+    /// Whether the protocol is switched.
+    #[must_use]
+    pub fn is_tunnel(&self) -> bool {
+        self.state == State::Tunnel
+    }
+
     /// The protocol is not switched: what follows is the next request. Its answer may come before the request's end.
     pub fn resume(&mut self) {
         self.head.upgrade = false;

@@ -225,6 +225,12 @@ impl<O: SocketObserver> Seen<O> {
         self.refused.get()
     }
 
+    /// A tunnel has read and written so many bytes.
+    pub(crate) fn carried(&self, read: usize, written: usize) {
+        self.read_bytes.set(self.read_bytes.get() + u64::try_from(read).unwrap_or(0));
+        self.written_bytes.set(self.written_bytes.get() + u64::try_from(written).unwrap_or(0));
+    }
+
     /// Takes the stamps of the exchange that ended into its attempt.
     pub(crate) fn settle(&self, attempt: &mut Attempt) {
         attempt.write_begun = self.write_begun.get();

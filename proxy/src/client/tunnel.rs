@@ -13,7 +13,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::ClientConn;
 use crate::clock::MonoNs;
@@ -65,11 +64,13 @@ impl<O: SocketObserver> ClientConn<O> {
     }
 
     /// The tunnel has ended, and with it the request that made it.
-    fn tunnel_ended(&self, live: &RefCell<Live>, (end, error): Outcome) {
+    fn tunnel_ended(&self, server: &Seen<O>, live: &RefCell<Live>, (end, error): Outcome) {
         let now = MonoNs::now();
         {
             let mut live = live.borrow_mut();
             if let Some(attempt) = live.attempts.last_mut() {
+                // What it carried lies behind the heads.
+                server.settle(attempt);
                 attempt.ended = now;
                 if end == End::UpstreamCut {
                     attempt.error = error;
@@ -123,8 +124,8 @@ pub(super) async fn run<O: SocketObserver>(conn: &ClientConn<O>, switched: Switc
     }
     conn.worker.counters.borrow().count(Total::TunnelsBegun);
     let open = Open(conn);
-    let mut up = Way::new(Side::Client(conn), Side::Server(server.stream()), held);
-    let mut down = Way::new(Side::Server(server.stream()), Side::Client(conn), early);
+    let mut up = Way::new(Side::Client(conn), Side::Server(&server), held);
+    let mut down = Way::new(Side::Server(&server), Side::Client(conn), early);
     let mut broke = None;
     let outcome = poll_fn(|cx| {
         conn.keep_waker(cx);
@@ -147,7 +148,7 @@ pub(super) async fn run<O: SocketObserver>(conn: &ClientConn<O>, switched: Switc
     })
     .await;
     drop(open);
-    conn.tunnel_ended(&live, outcome);
+    conn.tunnel_ended(&server, &live, outcome);
     if matches!(outcome, SERVER_BROKE | CUT_OFF) {
         super::serve::linger(conn).await;
     }
@@ -186,14 +187,19 @@ const READS_MAX: u32 = 16;
 enum Side<'t, O: SocketObserver> {
     /// Through TLS where it speaks it.
     Client(&'t ClientConn<O>),
-    Server(&'t RefCell<TcpStream>),
+    Server(&'t Seen<O>),
 }
 
 impl<O: SocketObserver> Side<'_, O> {
     fn poll_read(&self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Client(conn) => conn.poll_read(cx, out),
-            Self::Server(stream) => Pin::new(&mut *stream.borrow_mut()).poll_read(cx, out),
+            Self::Server(server) => {
+                let before = out.filled().len();
+                let read = Pin::new(&mut *server.stream().borrow_mut()).poll_read(cx, out);
+                server.carried(out.filled().len() - before, 0);
+                read
+            }
         }
     }
 
@@ -203,9 +209,16 @@ impl<O: SocketObserver> Side<'_, O> {
                 Some(secured) => return secured.poll_write(conn, cx, &[io::IoSlice::new(bytes)]),
                 None => &conn.stream,
             },
-            Self::Server(stream) => stream,
+            Self::Server(server) => server.stream(),
         };
-        Pin::new(&mut *stream.borrow_mut()).poll_write(cx, bytes)
+        let written = Pin::new(&mut *stream.borrow_mut()).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(count)) = written {
+            match self {
+                Self::Client(conn) => conn.carried(count),
+                Self::Server(server) => server.carried(0, count),
+            }
+        }
+        written
     }
 
     /// Nothing is left of what was written.
@@ -219,7 +232,7 @@ impl<O: SocketObserver> Side<'_, O> {
     fn poll_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Client(conn) => conn.poll_close(cx),
-            Self::Server(stream) => Pin::new(&mut *stream.borrow_mut()).poll_shutdown(cx),
+            Self::Server(server) => Pin::new(&mut *server.stream().borrow_mut()).poll_shutdown(cx),
         }
     }
 }

@@ -89,12 +89,18 @@ impl<O: SocketObserver> ClientConn<O> {
         }
     }
 
+    /// The socket has taken so many bytes of a tunnel.
+    pub(super) fn carried(&self, bytes: usize) {
+        self.written_bytes.set(self.written_bytes.get() + u64::try_from(bytes).unwrap_or(0));
+    }
+
     /// The socket takes nothing more for now.
     pub(super) fn blocked(&self) {
         let lives = self.lives.borrow();
         if let Some(live) = lives.front() {
             let mut live = live.borrow_mut();
-            if live.responded {
+            // Of a tunnel nobody can say who waits for whom.
+            if live.responded && !self.framer.borrow().is_tunnel() {
                 live.relay(Relay::ClientDrain, MonoNs::now());
             }
         }
@@ -102,13 +108,13 @@ impl<O: SocketObserver> ClientConn<O> {
 
     /// The socket has taken everything that hyper had for it.
     pub(super) fn flushed(&self) {
+        self.unserved_ends();
         loop {
             let live = {
                 let mut lives = self.lives.borrow_mut();
                 match lives.front() {
                     Some(live) if live.borrow().body_done => lives.pop_front(),
                     _ => None,
-        self.unserved_ends();
                 }
             };
             let Some(live) = live else { return };

@@ -430,8 +430,10 @@ fn a_connection_that_was_folded_while_idle_speaks_on() {
 
 #[test]
 fn a_tunnel_carries_bytes_through_tls() {
+    const SWITCHED: u64 = 77;
     let mut world = secure(upstream(|_, stream| {
         let switched = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nearly";
+        assert_eq!(switched.len(), usize::try_from(SWITCHED).unwrap() + "early".len());
         stream.write_all(switched.as_bytes()).unwrap();
         let mut bytes = [0; 4096];
         while let Ok(count @ 1..) = stream.read(&mut bytes) {
@@ -458,7 +460,40 @@ fn a_tunnel_carries_bytes_through_tls() {
     client.flush();
     client.stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(client.read(&mut got).unwrap(), 0, "the server's end is passed on with a goodbye");
-    let head = world.records(1)[0].head;
+    let Left { head, attempts, .. } = world.records(1).remove(0);
     assert_eq!((head.status, head.request_body_bytes, head.response_body_bytes), (101, 300_004, 300_009));
     assert_eq!(head.end, End::Complete);
+    // All of it on the wire, the goodbye too.
+    assert_eq!(head.response_end, client.received);
+    let [attempt] = &attempts[..] else { panic!("{attempts:?}") };
+    assert_eq!(attempt.request_end - attempt.request_head_end, 300_004, "{attempt:?}");
+    assert_eq!(attempt.response_end - attempt.response_start, SWITCHED + 300_009, "{attempt:?}");
+}
+
+#[test]
+fn a_tunnel_whose_client_does_not_read_is_one_phase() {
+    const SIZE: usize = 12_000_000;
+    let mut world = secure(upstream(|_, stream| {
+        let switched = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        stream.write_all(switched.as_bytes()).unwrap();
+        let _ = stream.write_all(&vec![7; SIZE]);
+        false
+    }))
+    .start();
+    let mut client = Client::connect(&world, "app.localhost");
+    socket2::SockRef::from(&client.stream).set_recv_buffer_size(128 * 1024).unwrap();
+    let head = "GET / HTTP/1.1\r\nHost: app.localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    client.record(head.as_bytes());
+    assert!(client.response().0.starts_with("HTTP/1.1 101"));
+    // The proxy's socket is full when what waits here does not grow any more.
+    let waiting = || rustix::io::ioctl_fionread(&client.stream).unwrap();
+    let mut before = 0;
+    while before == 0 || waiting() > before {
+        before = waiting();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    client.read_exact(&mut vec![0; SIZE]).unwrap();
+    client.stream.shutdown(std::net::Shutdown::Both).unwrap();
+    let head = world.records(1)[0].head;
+    assert_eq!((head.status, head.body.client_drain), (101, 0), "{head:?}");
 }

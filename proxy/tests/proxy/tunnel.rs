@@ -163,6 +163,31 @@ fn bytes_that_came_with_the_heads_come_first() {
 }
 
 #[test]
+fn what_a_tunnel_carries_lies_in_the_records_ranges_on_both_sides() {
+    let size = |bytes: usize| u64::try_from(bytes).unwrap();
+    let (address, arrivals) = scripted();
+    let mut world = Setup::to(address).start();
+    let mut client = world.connect();
+    client.write_all((asking("") + "early").as_bytes()).unwrap();
+    let (request, mut server) = arrivals.recv_timeout(WAIT).unwrap();
+    let switched = format!("{SWITCHED}\r\n");
+    server.write_all(format!("{switched}welcome").as_bytes()).unwrap();
+    let answer = read_head(&mut client).unwrap();
+    assert_eq!((take(&client, 7), take(&server, 5)), (b"welcome".to_vec(), b"early".to_vec()));
+    for (from, to, count) in [(&client, &server, 300_000), (&server, &client, 500_000)] {
+        (&*from).write_all(&pattern(count)).unwrap();
+        assert!(take(to, count) == pattern(count));
+    }
+    drop((client, server));
+    let Left { head, attempts, .. } = world.records(1).remove(0);
+    let [attempt] = &attempts[..] else { panic!("{attempts:?}") };
+    assert_eq!((head.response_start, head.response_end), (0, size(answer.len()) + 500_007));
+    assert_eq!((attempt.request_start, attempt.request_head_end), (0, size(request.len())));
+    assert_eq!(attempt.request_end, size(request.len()) + 300_005);
+    assert_eq!((attempt.response_start, attempt.response_end), (0, size(switched.len()) + 500_007));
+}
+
+#[test]
 fn a_client_that_does_not_wait_for_the_answer_loses_nothing() {
     const SIZE: usize = 8_000_000;
     let (address, arrivals) = scripted();
