@@ -59,6 +59,8 @@ pub(crate) struct ClientConn<O: SocketObserver> {
     /// Of what the framer reads; `written_bytes` are those on the wire.
     read_bytes: Cell<u64>,
     written_bytes: Cell<u64>,
+    /// What they were when bytes of the client's were read last.
+    written_when_read: Cell<u64>,
     /// Where on the wire the answer to a request lies that never reached the exchange, as far as that is written.
     unserved: Cell<Option<(u64, u64)>>,
     /// Behind the last message that was read whole.
@@ -139,6 +141,7 @@ impl<O: SocketObserver> ClientConn<O> {
             })),
             read_bytes: Cell::new(0),
             written_bytes: Cell::new(0),
+            written_when_read: Cell::new(0),
             unserved: Cell::new(None),
             message_end: Cell::new(0),
             begun: Cell::new(None),
@@ -316,6 +319,7 @@ impl<O: SocketObserver> ClientConn<O> {
     /// held back.
     fn read(&self, bytes: &[u8]) -> usize {
         let at = MonoNs::now();
+        self.heard();
         let from = self.read_bytes.get();
         let asks = self.asks();
         // First, for what is asked of later bytes moves the latch on. A body's last bytes end the wait for it too.
@@ -459,7 +463,7 @@ impl<O: SocketObserver> ClientConn<O> {
             (live.head.head_written, live.head.response_start) = (ended, start);
         }
         live.end(ended, answer.map_or(written, |(_, end)| end));
-        self.worker.leave(&live, self.stream.borrow().as_fd());
+        self.leave(&live);
     }
 
     /// Writes a short answer of our own past hyper; whether the socket took all of it.
@@ -496,7 +500,7 @@ impl<O: SocketObserver> ClientConn<O> {
                 // It never came to be served.
                 exchange::trace_unserved(self, &mut live);
             }
-            self.worker.leave(&live, self.stream.borrow().as_fd());
+            self.leave(&live);
         }
         // Heads that hyper had, but took for none, whose client was gone before the service ran, or that came too late to
         // be served.

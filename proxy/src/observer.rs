@@ -43,8 +43,13 @@ pub trait SocketObserver: Clone + Send + 'static {
     fn keeps_accounts(&self) -> bool {
         false
     }
-    /// The kernel's own account of a connection, where nobody watches it. Asked once for a sampled request on either side: a
-    /// system call.
+    /// Whether the round trips that it tells of a client are as old as that one's newest bytes, so that behind a long answer
+    /// [`SocketObserver::account`] has a newer one. Asked behind such answers only.
+    fn round_trips_age(&self) -> bool {
+        false
+    }
+    /// The kernel's own account of a connection. Where nobody watches it, it is asked once for a sampled request on either
+    /// side; else behind a long answer. A system call.
     fn account(&self, _: BorrowedFd<'_>) -> Option<Account> {
         None
     }

@@ -131,6 +131,8 @@ pub struct Head {
     pub srtt_us: u32,
     /// Its mean deviation.
     pub rttvar_us: u32,
+    /// They are as of the request's end: the kernel was asked then.
+    pub asked_at_end: bool,
     /// Why kernel times on the client's side are missing, of the request's body too.
     pub client_missing: Missing,
     /// Upstream attempts in all; up to [`ATTEMPTS_MAX`] are kept, the last always.
@@ -507,6 +509,7 @@ impl Default for Head {
             response_body_bytes: 0,
             srtt_us: 0,
             rttvar_us: 0,
+            asked_at_end: false,
             client_missing: Missing::NOTHING,
             attempts_made: 0,
         }

@@ -111,6 +111,9 @@ const ERRANDS_TOLD_MAX: usize = 256;
 pub(crate) const HEAD_END: &[u8] = b"\r\n\r\n";
 /// Reads of up to this much: what one skb run of GRO brings.
 const SCRATCH_BYTES: usize = 64 * 1024;
+/// Behind an answer of so much the client has acknowledged several windows since its last bytes: TCP begins with ten segments,
+/// 14 KiB (RFC 6928). A smaller one costs no system call.
+const UNHEARD_BYTES_MAX: u64 = 64 * 1024;
 /// Requests kept for reuse of their memory.
 const SPARE_MAX: usize = 64;
 /// How often deadlines are looked at: their resolution.
@@ -209,8 +212,9 @@ impl<O: SocketObserver> Worker<O> {
         }
     }
 
-    /// A request of the client at this socket has ended: counts it and sends its record up.
-    pub(crate) fn leave(&self, live: &Live, client: BorrowedFd<'_>) {
+    /// A request of the client at this socket has ended: counts it and sends its record up. So many bytes were written to the
+    /// client since any of its own were read.
+    pub(crate) fn leave(&self, live: &Live, client: BorrowedFd<'_>, unheard_bytes: u64) {
         let head = &live.head;
         let start = [head.first_readable, head.first_read, head.ended].into_iter().find_map(MonoNs::known);
         let duration = head.ended.since(start.unwrap_or(head.ended));
@@ -220,18 +224,22 @@ impl<O: SocketObserver> Worker<O> {
             let (came, went) = (head.request_body_bytes, head.response_body_bytes);
             self.counters.borrow_mut().request(live.key(), duration, came, went);
         }
-        let accounted = self.accounted(head, client);
+        let accounted = self.accounted(head, client, unheard_bytes);
         let head = accounted.as_ref().unwrap_or(head);
         self.records.borrow_mut().write(|out| live.encode(head, &snapshot, out));
     }
 
-    /// The head of a sampled request with what the kernel counts of its connection by itself, where nobody watches that.
-    fn accounted(&self, head: &Head, client: BorrowedFd<'_>) -> Option<Head> {
-        if !self.observer.keeps_accounts() || !head.sampled {
+    /// The head of a sampled request with what the kernel counts of its connection by itself, where nobody watches that, or
+    /// what was seen of it has grown old.
+    fn accounted(&self, head: &Head, client: BorrowedFd<'_>, unheard_bytes: u64) -> Option<Head> {
+        let observer = &self.observer;
+        let is_asked =
+            || observer.keeps_accounts() || (unheard_bytes > UNHEARD_BYTES_MAX && observer.round_trips_age());
+        if !head.sampled || !is_asked() {
             return None;
         }
-        let Account { srtt_us, rttvar_us, .. } = self.observer.account(client)?;
-        Some(Head { srtt_us, rttvar_us, ..*head })
+        let Account { srtt_us, rttvar_us, .. } = observer.account(client)?;
+        Some(Head { srtt_us, rttvar_us, asked_at_end: true, ..*head })
     }
 
     fn sweep(&self) {

@@ -20,7 +20,8 @@ pub(super) fn of_client(a: &mut Attributes<'_>, request: &Attributed<'_>) {
         of_handshake(a, request);
     }
     let as_read = RoundTrip { smoothed_us: head.srtt_us, deviation_us: head.rttvar_us };
-    round_trip(a, [names::CLIENT_RTT, names::CLIENT_RTTVAR], late.client_rtt.or(as_read));
+    let newest = if head.asked_at_end { as_read.or(late.client_rtt) } else { late.client_rtt.or(as_read) };
+    round_trip(a, [names::CLIENT_RTT, names::CLIENT_RTTVAR], newest);
     // Behind the response before it nobody would have read it sooner.
     let readable = head.head_readable.known().map_or(MonoNs::UNKNOWN, |at| at.max(head.previous_write));
     delay(a, request, [readable, head.woken, head.head_read], head.preempted_ns);
@@ -229,6 +230,9 @@ mod tests {
         let later = RoundTrip { smoothed_us: 900, deviation_us: 70 };
         let client = BESIDE.replace("client.rtt=210 client.rttvar=30", "client.rtt=900 client.rttvar=70");
         check(|_, _, l| l.client_rtt = later, &format!("{CONNECTION} {client} {AFTER}"), UPSTREAM);
+        // The kernel was asked at the request's end: what was seen last is older, or the next request's.
+        let asked = |head: &mut Head, late: &mut Late| (head.asked_at_end, late.client_rtt) = (true, later);
+        check(|h, _, l| asked(h, l), &format!("{CONNECTION} {BESIDE} {AFTER}"), UPSTREAM);
         let upstream = UPSTREAM.replace("upstream.rtt=55 upstream.rttvar=0", "upstream.rtt=900 upstream.rttvar=70");
         check(|_, _, l| l.upstream_rtt = later, &format!("{CONNECTION} {BESIDE} {AFTER}"), &upstream);
     }

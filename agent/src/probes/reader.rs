@@ -67,6 +67,11 @@ impl Reader {
         Missing(self.missing.load(Ordering::Relaxed))
     }
 
+    /// See [`wayspan_proxy::observer::SocketObserver::round_trips_age`]: acknowledgements bring newer ones where they are watched.
+    pub(crate) fn round_trips_age(&self) -> bool {
+        self.missing() == Missing::NOTHING && !self.is_on(Set::Ack)
+    }
+
     /// See [`wayspan_proxy::observer::SocketObserver::marks`].
     pub(crate) fn marks(&self, token: Token, bytes: &Range<u64>) -> Marks {
         let missing = self.missing();
@@ -255,6 +260,18 @@ fn reason(token: Token) -> Missing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probes::slots::Kernel;
+
+    #[test]
+    fn round_trips_grow_old_where_data_alone_is_watched() {
+        for (sets, age) in [(&[][..], false), (&[Set::Core], true), (&[Set::Core, Set::Ack], false)] {
+            let mut kernel = Kernel::new(1, 0);
+            for set in sets {
+                kernel.switch(*set, true, MonoNs(1));
+            }
+            assert_eq!(kernel.reader.round_trips_age(), age, "{sets:?}");
+        }
+    }
 
     #[test]
     fn a_token_without_a_slot_says_why() {

@@ -287,6 +287,10 @@ impl SocketObserver for Watch {
         self.absence().has(Missing::TCP_INFO)
     }
 
+    fn round_trips_age(&self) -> bool {
+        self.reader().round_trips_age()
+    }
+
     fn account(&self, socket: BorrowedFd<'_>) -> Option<Account> {
         tcp_info::ask(socket)
     }
@@ -419,6 +423,10 @@ impl SocketObserver for Observer {
             Self::TcpInfo(info) => info.keeps_accounts(),
             Self::Off(_) => false,
         }
+    }
+
+    fn round_trips_age(&self) -> bool {
+        matches!(self, Self::Watch(watch) if watch.round_trips_age())
     }
 
     fn account(&self, socket: BorrowedFd<'_>) -> Option<Account> {

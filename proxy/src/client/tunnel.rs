@@ -192,10 +192,16 @@ enum Side<'t, O: SocketObserver> {
 
 impl<O: SocketObserver> Side<'_, O> {
     fn poll_read(&self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = out.filled().len();
         match self {
-            Self::Client(conn) => conn.poll_read(cx, out),
+            Self::Client(conn) => {
+                let read = conn.poll_read(cx, out);
+                if out.filled().len() > before {
+                    conn.heard();
+                }
+                read
+            }
             Self::Server(server) => {
-                let before = out.filled().len();
                 let read = Pin::new(&mut *server.stream().borrow_mut()).poll_read(cx, out);
                 server.carried(out.filled().len() - before, 0);
                 read

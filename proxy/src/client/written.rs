@@ -106,6 +106,17 @@ impl<O: SocketObserver> ClientConn<O> {
         }
     }
 
+    /// Bytes of the client's were read.
+    pub(super) fn heard(&self) {
+        self.written_when_read.set(self.written_bytes.get());
+    }
+
+    /// A request has ended, and its record goes up.
+    pub(super) fn leave(&self, live: &Live) {
+        let unheard_bytes = self.written_bytes.get().saturating_sub(self.written_when_read.get());
+        self.worker.leave(live, self.stream.borrow().as_fd(), unheard_bytes);
+    }
+
     /// The socket has taken everything that hyper had for it.
     pub(super) fn flushed(&self) {
         self.unserved_ends();
@@ -122,7 +133,7 @@ impl<O: SocketObserver> ClientConn<O> {
             {
                 let mut live = live.borrow_mut();
                 live.end(at, self.written_bytes.get());
-                self.worker.leave(&live, self.stream.borrow().as_fd());
+                self.leave(&live);
             }
             self.worker.recycle(live);
             self.previous_written.set(at);

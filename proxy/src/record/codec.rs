@@ -238,6 +238,7 @@ impl Writer<'_> {
         }
         part.u32(head.srtt_us);
         part.u32(head.rttvar_us);
+        part.u8(u8::from(head.asked_at_end));
         for value in [head.client_missing.0, head.attempts_made, head.answered_by] {
             part.u16(value);
         }
@@ -472,6 +473,7 @@ impl<'a> Reader<'a> {
             response_body_bytes: self.u64()?,
             srtt_us: self.u32()?,
             rttvar_us: self.u32()?,
+            asked_at_end: self.bool()?,
             client_missing: Missing(self.u16()?),
             attempts_made: self.u16()?,
             answered_by: self.u16()?,

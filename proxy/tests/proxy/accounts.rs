@@ -1,5 +1,5 @@
-//! When a connection's own account is asked for where nobody watches it: once on either side of a sampled request, and never
-//! for another.
+//! When a connection's own account is asked for: where nobody watches it once on either side of a sampled request, else behind
+//! a long answer, and never for another.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -22,6 +22,8 @@ struct Accountant(Arc<Mutex<Asked>>);
 struct Asked {
     sockets: HashMap<RawFd, Token>,
     asked: Vec<Token>,
+    /// The connections are watched, as old as that may be.
+    watched: bool,
 }
 
 impl Accountant {
@@ -47,11 +49,14 @@ impl SocketObserver for Accountant {
     }
     fn closed(&self, _: Token) {}
     fn keeps_accounts(&self) -> bool {
+        !self.0.lock().unwrap().watched
+    }
+    fn round_trips_age(&self) -> bool {
         true
     }
     fn account(&self, socket: BorrowedFd<'_>) -> Option<Account> {
         let mut guard = self.0.lock().unwrap();
-        let Asked { sockets, asked } = &mut *guard;
+        let Asked { sockets, asked, .. } = &mut *guard;
         let token = sockets[&socket.as_raw_fd()];
         asked.push(token);
         let resent = u32::try_from(asked.iter().filter(|asked| **asked == token).count()).unwrap();
@@ -85,4 +90,27 @@ fn a_sampled_request_asks_once_on_either_side_and_another_never() {
     let attempts: Vec<_> = records.iter().filter(|left| left.head.sampled).filter_map(attempt).collect();
     assert_eq!(attempts, [(200, 20, 0), (200, 20, 1), (200, 20, 0), (200, 20, 1)]);
     assert_eq!(accountant.0.lock().unwrap().asked, [UPSTREAM, CLIENT].repeat(4));
+}
+
+#[test]
+fn behind_a_long_answer_the_kernel_is_asked_for_what_nobody_heard() {
+    let accountant = Accountant::default();
+    accountant.0.lock().unwrap().watched = true;
+    // The head of an answer is in its length, too.
+    let server = upstream(|head, stream| {
+        let size = head.split(['/', ' ']).nth(2).unwrap().parse().unwrap();
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n").unwrap();
+        stream.write_all(&vec![b'x'; size]).is_ok()
+    });
+    let mut world = Setup::to(server).start_with(accountant.clone());
+    let mut client = world.connect();
+    let unsampled = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00\r\n";
+    // Small ones do not add up.
+    for (size, headers) in [(60_000, ""), (60_000, ""), (65_536, ""), (65_536, unsampled), (5, "")] {
+        write!(client, "GET /{size} HTTP/1.1\r\nHost: app.localhost\r\n{headers}\r\n").unwrap();
+        assert_eq!(response(&mut client).1.len(), size);
+    }
+    let told: Vec<_> = world.records(5).iter().map(|left| (left.head.asked_at_end, left.head.srtt_us)).collect();
+    assert_eq!(told, [(false, 0), (false, 0), (true, 100), (false, 0), (false, 0)]);
+    assert_eq!(accountant.0.lock().unwrap().asked, [CLIENT]);
 }
