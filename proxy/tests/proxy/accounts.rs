@@ -1,5 +1,5 @@
 //! When a connection's own account is asked for: where nobody watches it once on either side of a sampled request, else behind
-//! a long answer, and never for another.
+//! a long answer, and never for another; and where it is watched, which answer was the one before.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -50,6 +50,9 @@ impl SocketObserver for Accountant {
     fn closed(&self, _: Token) {}
     fn keeps_accounts(&self) -> bool {
         !self.0.lock().unwrap().watched
+    }
+    fn watches_acknowledgements(&self) -> bool {
+        !self.keeps_accounts()
     }
     fn round_trips_age(&self) -> bool {
         true
@@ -113,4 +116,23 @@ fn behind_a_long_answer_the_kernel_is_asked_for_what_nobody_heard() {
     let told: Vec<_> = world.records(5).iter().map(|left| (left.head.asked_at_end, left.head.srtt_us)).collect();
     assert_eq!(told, [(false, 0), (false, 0), (true, 100), (false, 0), (false, 0)]);
     assert_eq!(accountant.0.lock().unwrap().asked, [CLIENT]);
+}
+
+#[test]
+fn a_refused_request_says_where_the_answer_before_it_ended() {
+    for bad in ["GET / HTTP/1.1\nHost: a\n\n", "GET /a<b HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTT"] {
+        let accountant = Accountant::default();
+        accountant.0.lock().unwrap().watched = true;
+        let mut setup = Setup::to(upstream(ok("hello")));
+        setup.limits.head_timeout = Duration::from_millis(300);
+        let mut world = setup.start_with(accountant);
+        let mut client = world.connect();
+        client.write_all(get("/").as_bytes()).unwrap();
+        response(&mut client);
+        client.write_all(bad.as_bytes()).unwrap();
+        client.read_to_end(&mut Vec::new()).unwrap();
+        drop(client);
+        let records = world.records(2);
+        assert_eq!(records[1].head.previous.end, records[0].head.response_end, "{bad:?}");
+    }
 }
