@@ -58,7 +58,7 @@ impl<'a> Record<'a> {
 }
 
 /// Length of an encoded head, without the truncated flag before it.
-const HEAD_BYTES: usize = 394;
+const HEAD_BYTES: usize = 395;
 /// Length of an encoded attempt.
 const ATTEMPT_BYTES: usize = 238;
 
