@@ -8,6 +8,7 @@ use crate::clock::MonoNs;
 use crate::framer::{self, Body};
 use crate::observer::{BackendMarks, Marks, Missing};
 use crate::record::{Attempt, Head};
+use crate::stamped::Arrival;
 
 /// Asks about the bytes of one stream, by their offsets in it.
 #[derive(Debug)]
@@ -15,17 +16,25 @@ pub struct Asks<M> {
     /// See [`SocketObserver::marks`](crate::observer::SocketObserver::marks).
     marks: M,
     record: Option<Range<u64>>,
+    /// The read that brought them, where it was stamped.
+    arrival: Arrival,
 }
 
 impl<M: Fn(Range<u64>) -> Marks> Asks<M> {
     /// Whoever reads counts the bytes on the wire.
     pub fn of(marks: M) -> Self {
-        Self { marks, record: None }
+        Self { marks, record: None, arrival: Arrival::default() }
     }
 
     /// Whoever reads counts what TLS holds: all of it came in the record that lies there on the wire. `None`: no TLS is spoken.
     pub fn within(record: Option<Range<u64>>, marks: M) -> Self {
-        Self { marks, record }
+        Self { marks, record, arrival: Arrival::default() }
+    }
+
+    /// The same, where the last read was stamped.
+    #[must_use]
+    pub fn stamped(self, arrival: Arrival) -> Self {
+        Self { arrival, ..self }
     }
 
     /// Where on the wire these bytes lie.
@@ -33,22 +42,45 @@ impl<M: Fn(Range<u64>) -> Marks> Asks<M> {
         self.record.clone().unwrap_or(bytes)
     }
 
-    /// A message begins at this offset: where that is on the wire, and its first byte's marks.
+    /// A message begins at this offset: where that is on the wire, and its first byte's marks. By a stamp it was readable at that
+    /// time at the latest.
     pub fn begins(&self, offset: u64) -> (u64, Marks) {
-        let start = self.wire(offset..offset).start;
-        (start, (self.marks)(start..start + 1))
+        let bytes = self.wire(offset..offset + 1);
+        let marks = (self.marks)(bytes.start..bytes.start + 1);
+        let by = |arrival: &Arrival| arrival.by(bytes.end - 1);
+        (bytes.start, self.or_stamp(marks, |marks| &mut marks.first, by))
     }
 
     /// A head ends before this offset: where that is on the wire, and its last byte's marks.
     pub fn head_ends(&self, end: u64) -> (u64, Marks) {
         let end = self.wire(end..end).end;
-        (end, (self.marks)(end.saturating_sub(1)..end))
+        let last = end.saturating_sub(1);
+        let marks = (self.marks)(last..end);
+        (end, self.or_stamp(marks, |marks| &mut marks.last, |arrival| arrival.exactly(last)))
     }
 
     /// When what is read from this offset on could be read. Of TLS only whole records can.
     pub fn goes_on(&self, offset: u64) -> Marks {
         let end = self.wire(offset..offset + 1).end;
-        (self.marks)(end.saturating_sub(1)..end)
+        let last = end.saturating_sub(1);
+        let marks = (self.marks)(last..end);
+        self.or_stamp(marks, |marks| &mut marks.first_by, |arrival| arrival.by(last))
+    }
+
+    /// Where nothing but stamps tells, what that of the last read says.
+    fn or_stamp(
+        &self,
+        mut marks: Marks,
+        told: fn(&mut Marks) -> &mut MonoNs,
+        stamp: impl FnOnce(&Arrival) -> MonoNs,
+    ) -> Marks {
+        if marks.missing.has(Missing::TIMESTAMPS) {
+            *told(&mut marks) = stamp(&self.arrival);
+            if told(&mut marks).known().is_none() {
+                marks.missing = marks.missing.with(Missing::UNSEEN);
+            }
+        }
+        marks
     }
 
     /// All that lies before this offset was read. Nothing is asked: the latch is armed for the next byte to be read, so that no
@@ -166,6 +198,55 @@ mod tests {
     #[test]
     fn times_are_those_of_the_very_bytes() {
         assert_eq!(asked(None), [100..101, 109..110, 120..121, 130..130]);
+    }
+
+    /// What is known of a message of 30 bytes at 100 whose head has ten, where the reads are stamped: its beginning, its head's
+    /// end, and from 120 on its body.
+    fn stamped(record: Option<Range<u64>>, arrival: Arrival) -> [(MonoNs, Missing); 3] {
+        let asks = Asks::within(record, |_| Marks { missing: STAMPED, ..Marks::default() }).stamped(arrival);
+        let (begins, head_ends, goes_on) = (asks.begins(100).1, asks.head_ends(110).1, asks.goes_on(120));
+        [(begins.first, begins.missing), (head_ends.last, head_ends.missing), (goes_on.first_by, goes_on.missing)]
+    }
+
+    const STAMPED: Missing = Missing(Missing::UNAVAILABLE.0 | Missing::TIMESTAMPS.0);
+
+    #[test]
+    fn a_stamp_says_when_a_message_began_at_the_latest_and_when_a_head_was_whole_that_ends_its_read() {
+        let (at, unseen) = (MonoNs(7), STAMPED.with(Missing::UNSEEN));
+        let (known, unknown) = ((at, STAMPED), (MonoNs::UNKNOWN, unseen));
+        for (bytes, is_emptied, expected) in [
+            (100..110, true, [known, known, unknown]),
+            (50..110, true, [known, known, unknown]),
+            (105..110, true, [unknown, known, unknown]),
+            // There may be more, and then the stamp is that of more.
+            (100..110, false, [known, unknown, unknown]),
+            // With a part of the body, with all of it, or with the next request's beginning.
+            (100..111, true, [known, unknown, unknown]),
+            (100..130, true, [known, unknown, known]),
+            (110..140, true, [unknown, unknown, known]),
+            (0..50, true, [unknown, unknown, unknown]),
+        ] {
+            assert_eq!(stamped(None, Arrival::of(bytes.clone(), at, is_emptied)), expected, "{bytes:?}, {is_emptied}");
+        }
+        // Of a read without a stamp nothing is known.
+        assert_eq!(stamped(None, Arrival::of(100..110, MonoNs::UNKNOWN, true)), [unknown; 3]);
+    }
+
+    #[test]
+    fn of_tls_the_stamp_counts_that_makes_the_record_whole() {
+        let (at, unseen) = (MonoNs(7), STAMPED.with(Missing::UNSEEN));
+        let (known, unknown) = ((at, STAMPED), (MonoNs::UNKNOWN, unseen));
+        let read = |bytes| stamped(Some(500..700), Arrival::of(bytes, at, true));
+        assert_eq!(read(600..700), [known; 3]);
+        assert_eq!(read(500..900), [known, unknown, known], "another record behind it");
+        assert_eq!(read(400..600), [unknown; 3]);
+    }
+
+    #[test]
+    fn marks_of_the_kernel_need_no_stamp() {
+        let marks = Marks { first: MonoNs(3), last: MonoNs(4), ..Marks::default() };
+        let asks = Asks::of(|_| marks).stamped(Arrival::of(100..110, MonoNs(9), true));
+        assert_eq!([asks.begins(100).1, asks.head_ends(110).1, asks.goes_on(100)], [marks; 3]);
     }
 
     #[test]

@@ -32,6 +32,7 @@ use crate::observer::{Acknowledged, Marks, Missing, SocketObserver, Token};
 use crate::record::{End, ErrorKind, Previous};
 use crate::relay::Relay;
 use crate::snapshot::{EntryPoint, Limits};
+use crate::stamped::Stamped;
 use crate::trace_context::SpanId;
 use crate::wake;
 use crate::worker::Worker;
@@ -56,6 +57,8 @@ pub(crate) struct ClientConn<O: SocketObserver> {
     pub(crate) accepted: MonoNs,
     limits: Limits,
     framer: RefCell<Framer>,
+    /// Of the bytes on the wire.
+    stamped: Stamped,
     /// Of what the framer reads; `written_bytes` are those on the wire.
     read_bytes: Cell<u64>,
     written_bytes: Cell<u64>,
@@ -139,6 +142,7 @@ impl<O: SocketObserver> ClientConn<O> {
                 head_bytes: u64::try_from(limits.head_bytes_max).unwrap_or(u64::MAX),
                 headers: u32::try_from(limits.headers_max).unwrap_or(u32::MAX),
             })),
+            stamped: Stamped::default(),
             read_bytes: Cell::new(0),
             written_bytes: Cell::new(0),
             written_when_read: Cell::new(0),
@@ -184,7 +188,8 @@ impl<O: SocketObserver> ClientConn<O> {
 
     /// Asks about bytes that the framer reads now. Of TLS they lie in the record that they came in.
     fn asks(&self) -> Asks<impl Fn(Range<u64>) -> Marks + '_> {
-        Asks::within(self.secured().map(Secured::record), |bytes| self.worker.observer.marks(self.token, bytes))
+        let record = self.secured().map(Secured::record);
+        Asks::within(record, |bytes| self.worker.observer.marks(self.token, bytes)).stamped(self.stamped.last())
     }
 
     /// The head that belongs to the service call that hyper makes now.

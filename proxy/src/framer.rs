@@ -132,6 +132,12 @@ impl Framer {
         self.state == State::Tunnel
     }
 
+    /// Whether no message is to come, or not before an answer tells.
+    #[must_use]
+    pub fn is_opaque(&self) -> bool {
+        matches!(self.state, State::Held | State::Tunnel)
+    }
+
     /// The protocol is not switched: what follows is the next request. Its answer may come before the request's end.
     pub fn resume(&mut self) {
         self.head.upgrade = false;

@@ -37,6 +37,7 @@ pub mod rule;
 pub mod sampling;
 pub mod server;
 pub mod snapshot;
+pub mod stamped;
 pub mod tls;
 pub mod trace_context;
 mod upstream;

@@ -3,6 +3,7 @@
 //! The proxy calls these on its workers, on the hot path: an implementation must neither block nor allocate in
 //! `marks`, and costs one system call per connection elsewhere.
 
+use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
@@ -52,6 +53,18 @@ pub trait SocketObserver: Clone + Send + 'static {
     /// side; else behind a long answer. A system call.
     fn account(&self, _: BorrowedFd<'_>) -> Option<Account> {
         None
+    }
+    /// Whether reads that may matter go by [`SocketObserver::receive`]: asked before each, on the hot path.
+    fn stamps(&self) -> bool {
+        false
+    }
+    /// Reads from a socket that has something, and says when the last segment of what was read had come; unknown where that
+    /// is not certain. `disordered` is the implementation's own note on the connection, zero at first.
+    ///
+    /// # Errors
+    /// Those of an ordinary read.
+    fn receive(&self, socket: BorrowedFd<'_>, buffer: &mut [u8], _disordered: &mut u32) -> io::Result<(usize, MonoNs)> {
+        Ok((rustix::io::read(socket, buffer)?, MonoNs::UNKNOWN))
     }
     /// Why there is nothing to see, for coverage; `Missing::NOTHING` when the watch is on.
     fn absence(&self) -> Missing;
@@ -166,6 +179,8 @@ impl Missing {
     pub const TCP_INFO: Self = Self(1 << 10);
     /// It was not known yet, and nobody waited for it.
     pub const NOT_WAITED: Self = Self(1 << 11);
+    /// The same, and of each read when its last segment came.
+    pub const TIMESTAMPS: Self = Self(1 << 12);
 
     /// The union.
     #[must_use]

@@ -29,6 +29,7 @@ use crate::observer::{BackendAsk, Marks, Missing, SocketObserver, Token};
 use crate::record::Attempt;
 use crate::relay::{Kept, Relay};
 use crate::resent::Resent;
+use crate::stamped::Stamped;
 use crate::wake;
 use crate::worker::{HEAD_END, Worker};
 pub(crate) use pool::Pool;
@@ -52,6 +53,7 @@ pub(crate) struct Seen<O: SocketObserver> {
     pub(crate) address: SocketAddr,
     pub(crate) token: Token,
     framer: RefCell<Framer>,
+    stamped: Stamped,
     read_bytes: Cell<u64>,
     written_bytes: Cell<u64>,
     request_start: Cell<u64>,
@@ -106,6 +108,7 @@ impl<O: SocketObserver> Upstream<O> {
             address,
             token,
             framer: RefCell::new(Framer::responses(Limits::UPSTREAM)),
+            stamped: Stamped::default(),
             read_bytes: Cell::new(0),
             written_bytes: Cell::new(0),
             request_start: Cell::new(0),
@@ -265,7 +268,7 @@ impl<O: SocketObserver> Seen<O> {
 
     /// Asks about bytes that come from the server.
     fn asks(&self) -> Asks<impl Fn(Range<u64>) -> Marks + '_> {
-        Asks::of(|bytes| self.worker.observer.marks(self.token, bytes))
+        Asks::of(|bytes| self.worker.observer.marks(self.token, bytes)).stamped(self.stamped.last())
     }
 
     fn backend_ask(&self, response_start: u64) -> BackendAsk {
@@ -319,6 +322,19 @@ impl<O: SocketObserver> Seen<O> {
         }
     }
 
+    /// What is under way belongs to a sampled request.
+    fn is_sampled(&self) -> bool {
+        self.live.borrow().as_ref().is_some_and(|live| live.borrow().head.sampled)
+    }
+
+    fn poll_socket(&self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let observer = &self.worker.observer;
+        if observer.stamps() && self.is_sampled() {
+            return self.stamped.poll_read(observer, &self.stream.borrow(), cx, (out, self.read_bytes.get()));
+        }
+        Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, out)
+    }
+
     /// Where nobody watches the connection, what the kernel counts of it by itself, for a sampled request: its round trip
     /// goes to the marks. The request's segments that were sent again.
     fn account(&self, marks: &mut Marks) -> u32 {
@@ -326,7 +342,7 @@ impl<O: SocketObserver> Seen<O> {
         if !observer.keeps_accounts() {
             return 0;
         }
-        let is_sampled = self.live.borrow().as_ref().is_some_and(|live| live.borrow().head.sampled);
+        let is_sampled = self.is_sampled();
         let account = || observer.account(self.stream.borrow().as_fd());
         let Some(account) = is_sampled.then(account).flatten() else { return 0 };
         (marks.srtt_us, marks.rttvar_us) = (account.srtt_us, account.rttvar_us);
@@ -433,7 +449,7 @@ impl<O: SocketObserver> hyper::rt::Read for Tap<O> {
         let mut scratch = seen.worker.scratch.borrow_mut();
         let room = out.remaining().min(scratch.len());
         let mut buffer = ReadBuf::new(scratch.get_mut(..room).unwrap_or_default());
-        match Pin::new(&mut *seen.stream.borrow_mut()).poll_read(cx, &mut buffer) {
+        match seen.poll_socket(cx, &mut buffer) {
             Poll::Pending => {
                 seen.nothing_readable();
                 return Poll::Pending;

@@ -24,6 +24,8 @@ mod pool;
 mod resend;
 #[path = "proxy/semantics.rs"]
 mod semantics;
+#[path = "proxy/stamps.rs"]
+mod stamps;
 #[path = "proxy/tls.rs"]
 mod tls;
 #[path = "proxy/tunnel.rs"]

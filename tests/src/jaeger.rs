@@ -240,7 +240,7 @@ pub struct Trace {
 }
 
 /// A span as Jaeger shows it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Span {
     /// In hex.
     pub id: String,

@@ -1,5 +1,5 @@
 //! Attribution against the clock of the test: bytes are sent at known times while the agent is stopped, so only the
-//! kernel's marks, joined by the exact byte offset, can tell when they came. Needs attached probes.
+//! kernel's marks, joined by the exact byte offset, can tell when they came. Needs attached probes, but for what goes by stamps.
 
 #![expect(clippy::unwrap_used, reason = "all of this file is a test")]
 
@@ -7,6 +7,8 @@
 mod far;
 #[path = "attribution/pipelined.rs"]
 mod pipelined;
+#[path = "attribution/stamped.rs"]
+mod stamped;
 #[path = "attribution/tls.rs"]
 mod tls;
 #[path = "attribution/unanswered.rs"]

@@ -8,12 +8,24 @@ use std::process::Command;
 
 use wayspan_tests::{Agent, Jaeger, Process, Reply, Span, Trace, Upstream, config, eventually, http};
 
-/// What is left: the kernel's times, the connections' own counts, or the proxy alone.
+/// What is left: the kernel's times, its stamps of what was read, the connections' own counts, or the proxy alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Degree {
     Probes,
+    Timestamps,
     TcpInfo,
     ProxyAlone,
+}
+
+impl Degree {
+    fn coverage(self) -> &'static str {
+        match self {
+            Self::Probes => "full",
+            Self::Timestamps => "partial: probes unavailable, timestamps",
+            Self::TcpInfo => "none: probes unavailable, tcp_info",
+            Self::ProxyAlone => "none: probes off",
+        }
+    }
 }
 
 /// Who the agent is told from others by.
@@ -28,7 +40,7 @@ struct Case {
 }
 
 // CAP_SYS_ADMIN holds the others, so it goes with each of them. root has what its bounding set leaves it.
-const CASES: [Case; 8] = [
+const CASES: [Case; 9] = [
     Case { name: "root", wrapper: &[], config: "", degree: Degree::Probes, reason: "" },
     Case {
         name: "without CAP_NET_ADMIN",
@@ -63,6 +75,13 @@ const CASES: [Case; 8] = [
         wrapper: &["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"],
         config: "",
         degree: Degree::TcpInfo,
+        reason: "the process lacks CAP_BPF, CAP_PERFMON",
+    },
+    Case {
+        name: "nobody with timestamps",
+        wrapper: &["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"],
+        config: "probes: {timestamps: true}\n",
+        degree: Degree::Timestamps,
         reason: "the process lacks CAP_BPF, CAP_PERFMON",
     },
     Case {
@@ -101,12 +120,20 @@ fn serve(case: &Case, jaeger: &Jaeger, upstream: &Upstream) -> (Agent, Trace) {
     let mut agent = Agent::start_with(&config, |binary| Ok(wrapped(case, binary, directory.path()))).unwrap();
     let web = agent.address("web").unwrap();
     let mut connection = http::Connection::open(web).unwrap();
-    for path in ["/first", "/second"] {
-        assert_eq!(connection.get("h", path).unwrap().status, 200, "{}", case.name);
+    let mut ask = |path: &str| assert_eq!(connection.get("h", path).unwrap().status, 200, "{}", case.name);
+    ask("/first");
+    if case.degree == Degree::Timestamps {
+        // The kernel begins to stamp a moment after somebody has asked for it.
+        eventually(&format!("{}: what comes is stamped", case.name), || {
+            ask("/first");
+            let is_stamped = |span: &Span| span.tag("wayspan.coverage") == Some(case.degree.coverage());
+            jaeger.traces(&service, 100).ok()?.iter().flat_map(|trace| &trace.spans).any(is_stamped).then_some(())
+        });
     }
+    ask("/second");
     let trace = eventually(&format!("{}: the second request's trace is in Jaeger", case.name), || {
         let is_second = |span: &Span| span.kind() == "server" && span.tag("url.path") == Some("/second");
-        jaeger.traces(&service, 5).ok()?.into_iter().find(|trace| trace.spans.iter().any(is_second))
+        jaeger.traces(&service, 100).ok()?.into_iter().find(|trace| trace.spans.iter().any(is_second))
     });
     (agent, trace)
 }
@@ -131,11 +158,7 @@ fn check(case: &Case, agent: &Agent, trace: &Trace) {
     let name = case.name;
     let server = trace.spans.iter().find(|span| span.kind() == "server").unwrap();
     let client = trace.spans.iter().find(|span| span.kind() == "client").unwrap();
-    let coverage = match case.degree {
-        Degree::Probes => "full",
-        Degree::TcpInfo => "none: probes unavailable, tcp_info",
-        Degree::ProxyAlone => "none: probes off",
-    };
+    let coverage = case.degree.coverage();
     assert_eq!(server.tag("wayspan.coverage"), Some(coverage), "{name}: {}", agent.process.log_tail());
     // Over the loopback a round trip is short and never nothing.
     let micros = |span: &Span, key: &str| span.tag(key).map(|text| text.parse::<u64>().unwrap());

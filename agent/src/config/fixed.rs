@@ -37,6 +37,7 @@ pub(super) fn read(file: &Path, root: &Node, faults: &mut Faults) -> Static {
             slots: top.integer("probes.slots"),
             backends: top.boolean("probes.backends"),
             ack: top.boolean("probes.ack"),
+            timestamps: top.boolean("probes.timestamps"),
         },
         attribution: Attribution {
             spans: match top.text("attribution.spans").unwrap_or_default().to_ascii_lowercase().as_str() {

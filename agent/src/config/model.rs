@@ -410,13 +410,15 @@ pub struct Probes {
     pub backends: bool,
     /// `ack`: also what clients acknowledge.
     pub ack: bool,
+    /// `timestamps`: where none can run, the kernel's stamps of what is read.
+    pub timestamps: bool,
 }
 
 impl Default for Probes {
     fn default() -> Self {
         // 8,192 slots of 1,216 bytes: 10 MiB, all resident in the agent too, and more connections than one node's ingress usually
         // holds.
-        Self { enabled: true, required: false, slots: 8192, backends: false, ack: false }
+        Self { enabled: true, required: false, slots: 8192, backends: false, ack: false, timestamps: false }
     }
 }
 

@@ -420,6 +420,13 @@ const KEYS: &[Key] = &[
         "Also watch what clients acknowledge; every segment that arrives on the node pays a look-up.",
     ),
     ours(
+        "probes.timestamps",
+        Kind::Bool,
+        "false",
+        "Where no probe can run: have the kernel stamp what arrives, and tell by that when bytes came; it stamps every packet of the \
+         node then.",
+    ),
+    ours(
         "attribution.spans",
         Kind::Choice(&["attributes", "notable", "all"]),
         "notable",

@@ -1,4 +1,4 @@
-//! The only wall clock: how far CLOCK_REALTIME is ahead of CLOCK_MONOTONIC, measured anew once a second. All spans of
+//! The wall clock of spans: how far CLOCK_REALTIME is ahead of CLOCK_MONOTONIC, measured anew once a second. All spans of
 //! one request use one offset, so a step of the wall clock never bends a duration.
 
 use std::time::Duration;

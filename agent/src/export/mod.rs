@@ -1,4 +1,4 @@
-//! Attributed requests to OTLP: encoding, queueing, sending, counting. Only this module knows OTLP and the wall clock.
+//! Attributed requests to OTLP: encoding, queueing, sending, counting. Only this module knows OTLP, and the wall clock of spans.
 //! What a request's time was spent on is `merge`'s.
 //!
 //! The way of a span: [`span`] encodes it on the merge's thread into the batch that [`queue`] fills, `sender` delivers

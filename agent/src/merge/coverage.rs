@@ -8,11 +8,12 @@ use super::backend;
 use super::phase::Coverage;
 
 /// Texts per reason: on the client's side, on the upstream's, on the backend's.
-const REASONS: [(Missing, &str, &str, &str); 8] = [
+const REASONS: [(Missing, &str, &str, &str); 9] = [
     (Missing::OFF, "probes off", "probes off", "probes off"),
     (Missing::UNAVAILABLE, "probes unavailable", "probes unavailable", "probes unavailable"),
-    // Not a reason, but the degree that is left: what the connections' own counts tell.
+    // Not reasons, but the degree that is left: what the connections' own counts tell, and stamps of what was read.
     (Missing::TCP_INFO, "tcp_info", "tcp_info", "tcp_info"),
+    (Missing::TIMESTAMPS, "timestamps", "timestamps", "timestamps"),
     (
         Missing::NO_SLOT,
         "no slot for the client connection",

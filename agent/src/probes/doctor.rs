@@ -5,11 +5,12 @@ use std::fmt;
 use std::fs;
 
 use serde::Serialize;
+use wayspan_proxy::observer::Missing;
 
 use super::load::{self, BTF_PATH};
 use super::plan::Reason;
 use super::rights::{self, NEEDED, Rights};
-use super::{Probe, Probes};
+use super::{Probe, Probes, tcp_info};
 use crate::config::model;
 
 /// What was found.
@@ -21,6 +22,8 @@ pub struct Report {
     pub has_btf: bool,
     /// Whether this binary holds the programs.
     pub is_built: bool,
+    /// Whether the kernel stamps what a socket receives, which `probes.timestamps` makes use of where no probe can run.
+    pub has_timestamps: bool,
     /// The capabilities that loading needs.
     pub capabilities: Vec<Capability>,
     /// The probes, in order of a connection's life.
@@ -89,6 +92,7 @@ pub fn report(config: &model::Probes) -> Report {
         kernel: rights::kernel_release(),
         has_btf: fs::metadata(BTF_PATH).is_ok(),
         is_built: load::is_built(),
+        has_timestamps: tcp_info::degree(Missing::NOTHING, true).has(Missing::TIMESTAMPS),
         capabilities: NEEDED.map(|needed| Capability { name: needed.name, held: rights.has(needed) }).into(),
         probes: probes.states().iter().map(State::from).collect(),
     }
@@ -98,12 +102,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let yes = |value: bool| if value { "yes" } else { "no" };
         let names = self.probes.iter().map(|probe| probe.tracepoint);
-        let names =
-            names.chain(self.capabilities.iter().map(|capability| capability.name)).chain(["built with probes"]);
+        let names = names
+            .chain(self.capabilities.iter().map(|capability| capability.name))
+            .chain(["built with probes", "receive timestamps"]);
         let width = names.map(str::len).max().unwrap_or(0) + 2;
         writeln!(f, "{:<width$}{}", "kernel", self.kernel)?;
         writeln!(f, "{:<width$}{}", "BTF", yes(self.has_btf))?;
         writeln!(f, "{:<width$}{}", "built with probes", yes(self.is_built))?;
+        writeln!(f, "{:<width$}{}", "receive timestamps", yes(self.has_timestamps))?;
         for capability in &self.capabilities {
             writeln!(f, "{:<width$}{}", capability.name, yes(capability.held))?;
         }
@@ -132,6 +138,9 @@ mod tests {
             assert!(text.lines().any(|line| line.split(' ').next() == Some(probe.tracepoint)), "{text}");
         }
         assert!(text.contains("switched off by the configuration: remove `probes: off`"), "{text}");
+        // They need no right.
+        let says_so = |line: &str| line.starts_with("receive timestamps ") && line.ends_with(" yes");
+        assert!(report.has_timestamps && text.lines().any(says_so), "{text}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["probes"][0]["reason"]["kind"], "configured", "{json}");
     }

@@ -15,6 +15,7 @@ mod rights;
 mod skips;
 mod slots;
 mod tcp_info;
+mod timestamps;
 mod watch;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -139,9 +140,8 @@ impl Probes {
         match &self.loaded {
             Ok(loaded) => Observer::Watch(loaded.watch.clone()),
             Err(Unloaded { reason: Reason::Configured, .. }) => Observer::Off(Off(Missing::OFF)),
-            Err(_) => {
-                TcpInfo::new(Missing::UNAVAILABLE).map_or(Observer::Off(Off(Missing::UNAVAILABLE)), Observer::TcpInfo)
-            }
+            Err(_) => TcpInfo::new(Missing::UNAVAILABLE, self.config.timestamps)
+                .map_or(Observer::Off(Off(Missing::UNAVAILABLE)), Observer::TcpInfo),
         }
     }
 
@@ -175,9 +175,10 @@ impl Loaded {
         let _ = memory::give_back();
         let mut programs = programs?;
         let skips = programs.skips();
-        let watch = Watch::new(programs.ebpf(), skips, slots, rest).map_err(|error| refused(&error))?;
+        let watch =
+            Watch::new(programs.ebpf(), skips, (slots, rest), config.timestamps).map_err(|error| refused(&error))?;
         let log = ProbeLog::new(programs.ebpf()).map_err(|error| refused(&error))?;
-        let without_core = tcp_info::degree(Missing::UNAVAILABLE);
+        let without_core = tcp_info::degree(Missing::UNAVAILABLE, config.timestamps);
         let loaded = Self { programs: Mutex::new(programs), watch, without_core };
         for set in Set::ALL {
             // There was no connection before.

@@ -1,18 +1,26 @@
 //! What the kernel tells of a connection without probes: TCP_INFO of the socket itself, asked at the end of a sampled
-//! request. No times of bytes, so coverage stays `none`, and says `tcp_info`.
+//! request. No times of bytes, so coverage stays `none`, and says `tcp_info`; but where `probes.timestamps` asks for those of what is
+//! read, which are `timestamps`'.
 #![expect(unsafe_code, reason = "getsockopt with TCP_INFO has no safe words in rustix or socket2")]
 
+use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Account, BackendAsk, BackendMarks, Marks, Missing, Off, SocketObserver, Token};
+
+use super::timestamps;
 
 /// Bytes of `struct tcp_info` that are read: to `tcpi_total_retrans` and with it.
 const BYTES: usize = 104;
+/// The same to `tcpi_rcv_ooopack`, which there is since v5.4.
+const BYTES_TO_DISORDERED: usize = 228;
 // include/uapi/linux/tcp.h, v6.12: offsets in struct tcp_info, which only ever grows at its end.
 const RTT: usize = 68;
 const RTTVAR: usize = 72;
 const TOTAL_RETRANS: usize = 100;
+const RCV_OOOPACK: usize = 224;
 
 /// Asks sockets themselves.
 #[derive(Clone, Copy, Debug)]
@@ -23,28 +31,45 @@ pub struct TcpInfo {
 
 impl TcpInfo {
     /// `None` where the kernel does not answer that question.
-    pub(super) fn new(missing: Missing) -> Option<Self> {
-        let missing = degree(missing);
-        missing.has(Missing::TCP_INFO).then_some(Self { off: Off(missing) })
+    pub(super) fn new(missing: Missing, timestamps: bool) -> Option<Self> {
+        let missing = degree(missing, timestamps);
+        missing.has(ANSWERS).then_some(Self { off: Off(missing) })
     }
 }
 
-/// What is left where the rest is missing: whether the kernel answers that question.
-pub(super) fn degree(missing: Missing) -> Missing {
+/// The degrees in which sockets are asked.
+pub(super) const ANSWERS: Missing = Missing(Missing::TCP_INFO.0 | Missing::TIMESTAMPS.0);
+
+/// What is left where the rest is missing: whether the kernel answers that question, and stamps what is received where that is
+/// asked for.
+pub(super) fn degree(missing: Missing, timestamps: bool) -> Missing {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None)
         .or_else(|_| rustix::net::socket(rustix::net::AddressFamily::INET6, rustix::net::SocketType::STREAM, None));
-    let answers = socket.ok().and_then(|socket: OwnedFd| ask(socket.as_fd())).is_some();
-    if answers { missing.with(Missing::TCP_INFO) } else { missing }
+    let Ok(socket): Result<OwnedFd, _> = socket else { return missing };
+    let socket = socket.as_fd();
+    match ask(socket) {
+        Some(_) if timestamps && disordered(socket).is_some() && timestamps::arm(socket) => {
+            missing.with(Missing::TIMESTAMPS)
+        }
+        Some(_) => missing.with(Missing::TCP_INFO),
+        None => missing,
+    }
 }
 
 impl SocketObserver for TcpInfo {
     fn listening(&self, socket: BorrowedFd<'_>) {
-        self.off.listening(socket);
+        if self.stamps() && !timestamps::arm(socket) {
+            tracing::warn!(target: "wayspan::probes", "what a listener's connections receive is not stamped");
+        }
     }
     fn accepted(&self, socket: BorrowedFd<'_>) -> Token {
+        // Its listener's children are stamped as it is.
         self.off.accepted(socket)
     }
     fn connecting(&self, socket: BorrowedFd<'_>) -> Token {
+        if self.stamps() {
+            timestamps::arm(socket);
+        }
         self.off.connecting(socket)
     }
     fn marks(&self, token: Token, bytes: Range<u64>) -> Marks {
@@ -60,6 +85,12 @@ impl SocketObserver for TcpInfo {
     fn account(&self, socket: BorrowedFd<'_>) -> Option<Account> {
         ask(socket)
     }
+    fn stamps(&self) -> bool {
+        self.off.absence().has(Missing::TIMESTAMPS)
+    }
+    fn receive(&self, socket: BorrowedFd<'_>, buffer: &mut [u8], disordered: &mut u32) -> io::Result<(usize, MonoNs)> {
+        timestamps::receive(socket, buffer, disordered)
+    }
     fn absence(&self) -> Missing {
         self.off.absence()
     }
@@ -67,8 +98,23 @@ impl SocketObserver for TcpInfo {
 
 /// Nothing where it is no TCP socket.
 pub(super) fn ask(socket: BorrowedFd<'_>) -> Option<Account> {
-    let mut bytes = [0_u8; BYTES];
-    let mut length = libc::socklen_t::try_from(BYTES).ok()?;
+    let bytes = &info::<BYTES>(socket)?;
+    Some(Account {
+        srtt_us: number(bytes, RTT),
+        rttvar_us: number(bytes, RTTVAR),
+        resent: number(bytes, TOTAL_RETRANS),
+    })
+}
+
+/// How many segments of that connection have come out of order, where the kernel counts them.
+pub(super) fn disordered(socket: BorrowedFd<'_>) -> Option<u32> {
+    Some(number(&info::<BYTES_TO_DISORDERED>(socket)?, RCV_OOOPACK))
+}
+
+/// The first bytes of the kernel's answer.
+fn info<const N: usize>(socket: BorrowedFd<'_>) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    let mut length = libc::socklen_t::try_from(N).ok()?;
     // SAFETY: the kernel writes at most `length` bytes, which are there.
     let result = unsafe {
         libc::getsockopt(
@@ -79,13 +125,11 @@ pub(super) fn ask(socket: BorrowedFd<'_>) -> Option<Account> {
             &raw mut length,
         )
     };
-    (result == 0 && usize::try_from(length) == Ok(BYTES)).then(|| read(&bytes))
+    (result == 0 && usize::try_from(length) == Ok(N)).then_some(bytes)
 }
 
-fn read(bytes: &[u8; BYTES]) -> Account {
-    let number =
-        |offset: usize| bytes.get(offset..).and_then(<[u8]>::first_chunk).map_or(0, |four| u32::from_ne_bytes(*four));
-    Account { srtt_us: number(RTT), rttvar_us: number(RTTVAR), resent: number(TOTAL_RETRANS) }
+fn number(bytes: &[u8], offset: usize) -> u32 {
+    bytes.get(offset..).and_then(<[u8]>::first_chunk).map_or(0, |four| u32::from_ne_bytes(*four))
 }
 
 #[cfg(test)]
@@ -102,7 +146,7 @@ mod tests {
         let (mut server, _) = listener.accept().unwrap();
         client.write_all(b"x").unwrap();
         server.read_exact(&mut [0]).unwrap();
-        let observer = TcpInfo::new(Missing::UNAVAILABLE).unwrap();
+        let observer = TcpInfo::new(Missing::UNAVAILABLE, false).unwrap();
         for socket in [client.as_fd(), server.as_fd()] {
             let account = observer.account(socket).unwrap();
             // Over the loopback, on however busy a machine.
@@ -112,11 +156,20 @@ mod tests {
         let token = observer.accepted(client.as_fd());
         assert!(observer.keeps_accounts());
         assert_eq!(observer.marks(token, 0..1).missing, Missing::UNAVAILABLE.with(Missing::TCP_INFO));
+        assert!(!observer.stamps(), "nobody has asked for that");
+        assert_eq!(disordered(server.as_fd()), Some(0));
+    }
+
+    #[test]
+    fn what_is_stamped_has_a_degree_of_its_own_and_accounts_too() {
+        let observer = TcpInfo::new(Missing::UNAVAILABLE, true).unwrap();
+        assert_eq!(observer.absence(), Missing::UNAVAILABLE.with(Missing::TIMESTAMPS));
+        assert!(observer.stamps() && observer.keeps_accounts());
     }
 
     #[test]
     fn what_is_no_tcp_socket_has_no_account() {
-        let observer = TcpInfo::new(Missing::UNAVAILABLE).unwrap();
+        let observer = TcpInfo::new(Missing::UNAVAILABLE, false).unwrap();
         let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         assert_eq!(observer.account(one.as_fd()), None);
     }

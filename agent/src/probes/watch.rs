@@ -2,6 +2,7 @@
 //! `reader`, their layout to `slots`.
 #![expect(unsafe_code, reason = "aya asks for `Pod`, a promise about the bytes of map values")]
 
+use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use super::reader::{Reader, no_slot, token_of};
 use super::skips::Skips;
 use super::slots::Shared;
 use super::tcp_info::{self, TcpInfo};
+use super::timestamps;
 use crate::merge::gaps::Skipped;
 use crate::merge::late::{Ask, Facts, Late};
 
@@ -68,6 +70,8 @@ struct Writer {
 #[derive(Clone)]
 pub struct Watch {
     maps: Arc<Maps>,
+    /// Where the core is refused when it is switched on again, sockets are asked for stamps.
+    timestamps: bool,
 }
 
 /// The programs' hits, foreign sockets' misses and refusals, all CPUs together.
@@ -117,7 +121,12 @@ const EVENTS: [(&str, u32, u32); 7] = [
 
 impl Watch {
     /// Takes the maps out of a loaded object and fills the FIFO of free slots. Every set is off.
-    pub(super) fn new(ebpf: &mut Ebpf, skips: Skips, slots: u32, rest: Duration) -> Result<Self, MapError> {
+    pub(super) fn new(
+        ebpf: &mut Ebpf,
+        skips: Skips,
+        (slots, rest): (u32, Duration),
+        timestamps: bool,
+    ) -> Result<Self, MapError> {
         let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.to_owned() });
         let mut free: Queue<MapData, FreeValue> = take(abi::map::FREE)?.try_into()?;
         for slot in 0..slots {
@@ -141,7 +150,7 @@ impl Watch {
             warned_ns: AtomicU64::new(0),
             rest_ns: u64::try_from(rest.as_nanos()).unwrap_or(u64::MAX),
         };
-        Ok(Self { maps: Arc::new(maps) })
+        Ok(Self { maps: Arc::new(maps), timestamps })
     }
 
     /// A set was attached without a gap since then, or was detached. `missing` is what the core says from now on.
@@ -237,6 +246,10 @@ impl SocketObserver for Watch {
     }
 
     fn accepted(&self, socket: BorrowedFd<'_>) -> Token {
+        if self.stamps() {
+            // Its listener is older than the need for it.
+            timestamps::arm(socket);
+        }
         match self.maps.tags.get(&socket.as_raw_fd(), 0) {
             Ok(TagValue(tag)) => token_of(Some(tag)),
             Err(MapError::KeyNotFound) => token_of(None),
@@ -247,6 +260,9 @@ impl SocketObserver for Watch {
     fn connecting(&self, socket: BorrowedFd<'_>) -> Token {
         // Nobody would see it: it joins late where the probes are switched on again.
         if !self.reader().is_on(Set::Core) {
+            if self.stamps() {
+                timestamps::arm(socket);
+            }
             return no_slot(Missing::JOINED_LATE);
         }
         self.begin_upstream(socket).unwrap_or_else(|| {
@@ -284,7 +300,7 @@ impl SocketObserver for Watch {
     }
 
     fn keeps_accounts(&self) -> bool {
-        self.absence().has(Missing::TCP_INFO)
+        self.absence().has(tcp_info::ANSWERS)
     }
 
     fn round_trips_age(&self) -> bool {
@@ -293,6 +309,14 @@ impl SocketObserver for Watch {
 
     fn account(&self, socket: BorrowedFd<'_>) -> Option<Account> {
         tcp_info::ask(socket)
+    }
+
+    fn stamps(&self) -> bool {
+        self.timestamps && self.absence().has(Missing::TIMESTAMPS)
+    }
+
+    fn receive(&self, socket: BorrowedFd<'_>, buffer: &mut [u8], disordered: &mut u32) -> io::Result<(usize, MonoNs)> {
+        timestamps::receive(socket, buffer, disordered)
     }
 
     fn absence(&self) -> Missing {
@@ -434,6 +458,22 @@ impl SocketObserver for Observer {
             Self::Watch(watch) => watch.account(socket),
             Self::TcpInfo(info) => info.account(socket),
             Self::Off(_) => None,
+        }
+    }
+
+    fn stamps(&self) -> bool {
+        match self {
+            Self::Watch(watch) => watch.stamps(),
+            Self::TcpInfo(info) => info.stamps(),
+            Self::Off(_) => false,
+        }
+    }
+
+    fn receive(&self, socket: BorrowedFd<'_>, buffer: &mut [u8], disordered: &mut u32) -> io::Result<(usize, MonoNs)> {
+        match self {
+            Self::Watch(watch) => watch.receive(socket, buffer, disordered),
+            Self::TcpInfo(info) => info.receive(socket, buffer, disordered),
+            Self::Off(off) => off.receive(socket, buffer, disordered),
         }
     }
 

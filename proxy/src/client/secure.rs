@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use rustls::server::{Acceptor, ServerConnection};
 use rustls::{Error, HandshakeKind};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::records::{Piece, Records};
@@ -259,7 +259,7 @@ fn poll_piece<O: SocketObserver>(
     }
     let room = room.min(scratch.len());
     let mut buffer = ReadBuf::new(scratch.get_mut(..room).unwrap_or_default());
-    ready!(Pin::new(&mut *conn.stream.borrow_mut()).poll_read(cx, &mut buffer))?;
+    ready!(conn.poll_socket(cx, &mut buffer, records.read_bytes()))?;
     if buffer.filled().is_empty() {
         return Poll::Ready(Ok(Piece::Nothing));
     }

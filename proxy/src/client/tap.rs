@@ -20,9 +20,24 @@ impl<O: SocketObserver> ClientConn<O> {
     /// Reads what the client says, out of TLS where it speaks it.
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.secured() {
-            None => Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, out),
+            None => self.poll_socket(cx, out, self.read_bytes.get()),
             Some(secured) => secured.poll_read(self, cx, out),
         }
+    }
+
+    /// Reads from the socket, from this offset of what is on the wire.
+    pub(super) fn poll_socket(&self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>, from: u64) -> Poll<io::Result<()>> {
+        if self.worker.observer.stamps() && self.may_be_told() {
+            return self.stamped.poll_read(&self.worker.observer, &self.stream.borrow(), cx, (out, from));
+        }
+        Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, out)
+    }
+
+    /// A span may tell when the next bytes came: a head's, whose sampling is decided when it is read, or those of a body that belongs
+    /// to a sampled request.
+    fn may_be_told(&self) -> bool {
+        let is_sampled = || self.lives.borrow().back().is_none_or(|live| live.borrow().head.sampled);
+        !self.framer.borrow().is_opaque() && (!self.uploading.get() || is_sampled())
     }
 
     /// Says that nothing more comes.

@@ -33,7 +33,7 @@ fn options(name: &str) -> Arc<Options> {
     Arc::new(Options { name: name.into(), config: Arc::new(config) })
 }
 
-fn choice() -> Arc<Choice> {
+pub(super) fn choice() -> Arc<Choice> {
     let strict = ("strict.localhost".to_owned(), options("strict"));
     Arc::new(Choice::new(options("default"), [strict]))
 }
@@ -43,7 +43,7 @@ fn client_config() -> Arc<ClientConfig> {
 }
 
 /// A client that counts what it has on the wire.
-struct Client {
+pub(super) struct Client {
     tls: ClientConnection,
     stream: TcpStream,
     sent: u64,
@@ -51,7 +51,7 @@ struct Client {
 }
 
 impl Client {
-    fn connect(world: &World, name: &str) -> Self {
+    pub(super) fn connect(world: &World, name: &str) -> Self {
         Self::with(world, name, client_config())
     }
 
@@ -82,7 +82,7 @@ impl Client {
     }
 
     /// Sends these bytes in a record of their own.
-    fn record(&mut self, plain: &[u8]) -> Range<u64> {
+    pub(super) fn record(&mut self, plain: &[u8]) -> Range<u64> {
         self.tls.writer().write_all(plain).unwrap();
         self.flush()
     }
@@ -95,7 +95,7 @@ impl Client {
     }
 
     /// One response with a length.
-    fn response(&mut self) -> (String, Vec<u8>) {
+    pub(super) fn response(&mut self) -> (String, Vec<u8>) {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];

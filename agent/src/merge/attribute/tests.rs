@@ -121,6 +121,23 @@ fn an_ordinary_request_has_each_phase_once_and_full_coverage() {
 }
 
 #[test]
+fn a_stamp_of_the_whole_head_begins_the_request_and_divides_what_it_waited_for() {
+    use Phase::{AcceptWait, ClientSend, ReadWait, UpstreamReadWait, UpstreamWait};
+    // One stamp for the first byte and the last.
+    let by_stamp = |head: &mut Head| (head.first_readable, head.head_readable) = (at(0), at(0));
+    check("before it was accepted", |h, _| by_stamp(h), &but(&[(ClientSend, 0), (ReadWait, 20)]));
+    let later = but(&[(AcceptWait, 0), (ClientSend, 0), (ReadWait, 30)]);
+    let kept = |h: &mut Head| (h.first_readable, h.head_readable, h.request_index) = (at(0), at(0), 1);
+    check("on a kept connection", |h, _| kept(h), &later);
+    check("with bytes behind it", |h, _| (h.request_index, h.head_readable) = (1, MonoNs(0)), &later);
+    check(
+        "its answer was not stamped",
+        |_, a| a.first_readable = MonoNs(0),
+        &but(&[(UpstreamReadWait, 0), (UpstreamWait, 20)]),
+    );
+}
+
+#[test]
 fn the_clients_side_is_read_from_its_points() {
     use Phase::{AcceptWait, ClientSend, PipelineWait, ProxyRequest, ReadWait};
     check("a later request was not accepted", |h, _| h.request_index = 1, &but(&[(AcceptWait, 0), (ClientSend, 20)]));
@@ -433,6 +450,17 @@ fn coverage_says_what_is_missing_and_why() {
     check(Missing::UNAVAILABLE, Missing::UNAVAILABLE, [false; 3], "none: probes unavailable");
     let info = Missing::UNAVAILABLE.with(Missing::TCP_INFO);
     check(info, info, [false; 3], "none: probes unavailable, tcp_info");
+    // Of a head with bytes behind it in its last read, and of reads without a stamp.
+    let stamped = Missing::UNAVAILABLE.with(Missing::TIMESTAMPS);
+    let unseen = stamped.with(Missing::UNSEEN);
+    check(stamped, stamped, [true; 3], "partial: probes unavailable, timestamps");
+    check(unseen, stamped, [true, false, true], "partial: probes unavailable, timestamps, client bytes unseen");
+    check(
+        unseen,
+        unseen,
+        [false; 3],
+        "none: probes unavailable, timestamps, client bytes unseen, upstream bytes unseen",
+    );
     check(Missing::OVERWRITTEN, none, [false, true, true], "partial: client marks overwritten");
     check(none, Missing::NO_SLOT, [true, true, false], "partial: no slot for the upstream connection");
     check(

@@ -82,7 +82,7 @@
 {{- $_ := set $config "log" (dict "level" $values.log.level "format" $values.log.format) -}}
 
 {{- if $values.ebpf.enabled -}}
-{{- $probes := dict "required" $values.ebpf.required "backends" $values.ebpf.backends "ack" $values.ebpf.ack -}}
+{{- $probes := dict "required" $values.ebpf.required "backends" $values.ebpf.backends "ack" $values.ebpf.ack "timestamps" $values.ebpf.timestamps -}}
 {{- with $values.ebpf.slots -}}{{- $_ := set $probes "slots" (int .) -}}{{- end -}}
 {{- $_ := set $config "probes" $probes -}}
 {{- else -}}

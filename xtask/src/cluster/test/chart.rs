@@ -22,7 +22,11 @@ const MATRIX: [&[&str]; 5] = [
         "hostNetwork=true",
         "deployment.kind=Deployment,ports.web.hostPort=null",
     ],
-    &["ebpf.enabled=true", "ebpf.enabled=false", "ebpf.backends=true,ebpf.ack=true,ebpf.required=true"],
+    &[
+        "ebpf.enabled=true",
+        "ebpf.enabled=false",
+        "ebpf.backends=true,ebpf.ack=true,ebpf.timestamps=true,ebpf.required=true",
+    ],
     &[
         "kubernetesMetadata.enabled=false",
         "kubernetesMetadata.enabled=true,providers.kubernetesCRD.enabled=true,providers.kubernetesIngress.enabled=true,\
