@@ -293,6 +293,8 @@ pub(super) enum Agent {
     Elsewhere,
     /// `probes: off`.
     Blind,
+    /// `probes.timestamps`, without the rights that probes need.
+    Stamped,
     /// As usual, with one worker on one core.
     Pinned,
     /// The same, no more urgent than others.

@@ -459,9 +459,11 @@ pub(super) fn emulated() -> Vec<Row> {
     all().into_iter().filter(|row| NAMES.contains(&row.name.as_str())).map(slow).collect()
 }
 
-/// What is left without probes: what the proxy's own stamps tell.
+/// What is left without probes: what the proxy's own stamps tell, or with them the kernel's of what was read.
 fn blind() -> Vec<Row> {
     let blind = |row: Row| Row { agent: Agent::Blind, coverage: Coverage::Text("none: probes off"), ..row };
+    let by_stamps = Coverage::Text("partial: probes unavailable, timestamps");
+    let stamped = |row: Row| Row { agent: Agent::Stamped, coverage: by_stamps, ..row };
     vec![
         blind(row(
             "without probes: slow code",
@@ -492,6 +494,24 @@ fn blind() -> Vec<Row> {
             "SIGSTOP; the response comes; SIGCONT",
             Shape::SMALL,
             one(How::StopBeforeResponse, USUAL_US, phase("upstream_wait")),
+        )),
+        stamped(row(
+            "without probes, timestamps: slow head",
+            "the client pauses within the head",
+            Shape::SMALL,
+            one(How::ClientHead, USUAL_US, phase("client_send")),
+        )),
+        stamped(row(
+            "without probes, timestamps: stopped when a request comes",
+            "SIGSTOP; the request comes; SIGCONT",
+            Shape::SMALL,
+            one(How::StopBeforeRequest, USUAL_US, phase("read_wait")),
+        )),
+        stamped(row(
+            "without probes, timestamps: stopped when a response comes",
+            "SIGSTOP; the response comes; SIGCONT",
+            Shape::SMALL,
+            one(How::StopBeforeResponse, USUAL_US, phase("upstream_read_wait")),
         )),
     ]
 }

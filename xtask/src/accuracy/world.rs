@@ -83,6 +83,9 @@ impl World {
                 // Other work on this machine is not what is measured: above all of it, below the injectors.
                 command.args(["chrt", "-f", "1"]);
             }
+            if kind == plan::Agent::Stamped {
+                command.args(["setpriv", "--bounding-set", "-bpf,-perfmon,-sys_admin", "--"]);
+            }
             command.arg(binary);
             Ok(command)
         })?;
@@ -149,6 +152,7 @@ impl World {
             plan::Agent::Acking => "probes: {required: true, backends: true, ack: true}\n",
             plan::Agent::Elsewhere => "probes: {required: true, backends: false}\n",
             plan::Agent::Blind => "probes: off\n",
+            plan::Agent::Stamped => "probes: {timestamps: true}\n",
         };
         let workers = if kind.is_pinned() { "workers: {count: 1}\n" } else { "" };
         Ok(format!(
