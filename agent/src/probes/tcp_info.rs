@@ -6,7 +6,9 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
+use rustix::net::{self, AddressFamily, SocketType};
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Account, BackendAsk, BackendMarks, Marks, Missing, Off, SocketObserver, Token};
 
@@ -23,17 +25,24 @@ const TOTAL_RETRANS: usize = 100;
 const RCV_OOOPACK: usize = 224;
 
 /// Asks sockets themselves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct TcpInfo {
     /// Says of everything else why it is missing.
     off: Off,
+    /// The kernel stamps what arrives as long as this is there.
+    _stamping: Option<Arc<OwnedFd>>,
 }
 
 impl TcpInfo {
     /// `None` where the kernel does not answer that question.
     pub(super) fn new(missing: Missing, timestamps: bool) -> Option<Self> {
-        let missing = degree(missing, timestamps);
-        missing.has(ANSWERS).then_some(Self { off: Off(missing) })
+        let mut degree = degree(missing, timestamps);
+        let stamping = degree.has(Missing::TIMESTAMPS).then(timestamps::begin).flatten().map(Arc::new);
+        if degree.has(Missing::TIMESTAMPS) && stamping.is_none() {
+            tracing::warn!(target: "wayspan::probes", "probes.timestamps: the kernel takes it and stamps nothing");
+            degree = missing.with(Missing::TCP_INFO);
+        }
+        degree.has(ANSWERS).then_some(Self { off: Off(degree), _stamping: stamping })
     }
 }
 
@@ -43,9 +52,7 @@ pub(super) const ANSWERS: Missing = Missing(Missing::TCP_INFO.0 | Missing::TIMES
 /// What is left where the rest is missing: whether the kernel answers that question, and stamps what is received where that is
 /// asked for.
 pub(super) fn degree(missing: Missing, timestamps: bool) -> Missing {
-    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None)
-        .or_else(|_| rustix::net::socket(rustix::net::AddressFamily::INET6, rustix::net::SocketType::STREAM, None));
-    let Ok(socket): Result<OwnedFd, _> = socket else { return missing };
+    let Some(socket) = socket() else { return missing };
     let socket = socket.as_fd();
     match ask(socket) {
         Some(_) if timestamps && disordered(socket).is_some() && timestamps::arm(socket) => {
@@ -54,6 +61,13 @@ pub(super) fn degree(missing: Missing, timestamps: bool) -> Missing {
         Some(_) => missing.with(Missing::TCP_INFO),
         None => missing,
     }
+}
+
+/// One that has not been used yet.
+pub(super) fn socket() -> Option<OwnedFd> {
+    [AddressFamily::INET, AddressFamily::INET6]
+        .into_iter()
+        .find_map(|family| net::socket(family, SocketType::STREAM, None).ok())
 }
 
 impl SocketObserver for TcpInfo {
