@@ -443,6 +443,7 @@ fn covered(expected: Coverage, case: &Case, span: &Span) -> bool {
     let disturbed = case.done.iter().any(|done| done.disturbed && done.truth().least_ns >= TOLERANCE_NS);
     match expected {
         Coverage::Text(text) => span.coverage == text,
+        Coverage::Texts(usual, of_disturbed) => span.coverage == of_disturbed || (!disturbed && span.coverage == usual),
         Coverage::Unaccepted if disturbed => span.coverage == UNACCEPTED,
         Coverage::Full | Coverage::Unaccepted => {
             span.coverage == "full" || (span.connected() && span.coverage == UNACCEPTED)
@@ -454,7 +455,7 @@ fn coverage_text(expected: Coverage) -> &'static str {
     match expected {
         Coverage::Full => "full",
         Coverage::Unaccepted => UNACCEPTED,
-        Coverage::Text(text) => text,
+        Coverage::Text(text) | Coverage::Texts(text, _) => text,
     }
 }
 

@@ -317,6 +317,8 @@ pub(super) enum Coverage {
     Unaccepted,
     /// That text.
     Text(&'static str),
+    /// That text; of disturbed requests the other, which others may say too: they come after such a one.
+    Texts(&'static str, &'static str),
 }
 
 /// A line of the table, stated beforehand.

@@ -459,11 +459,12 @@ pub(super) fn emulated() -> Vec<Row> {
     all().into_iter().filter(|row| NAMES.contains(&row.name.as_str())).map(slow).collect()
 }
 
+const STAMPED: &str = "partial: probes unavailable, timestamps";
+
 /// What is left without probes: what the proxy's own stamps tell, or with them the kernel's of what was read.
 fn blind() -> Vec<Row> {
     let blind = |row: Row| Row { agent: Agent::Blind, coverage: Coverage::Text("none: probes off"), ..row };
-    let by_stamps = Coverage::Text("partial: probes unavailable, timestamps");
-    let stamped = |row: Row| Row { agent: Agent::Stamped, coverage: by_stamps, ..row };
+    let stamped = |row: Row| Row { agent: Agent::Stamped, coverage: Coverage::Text(STAMPED), ..row };
     vec![
         blind(row(
             "without probes: slow code",
@@ -513,6 +514,19 @@ fn blind() -> Vec<Row> {
             Shape::SMALL,
             one(How::StopBeforeResponse, USUAL_US, phase("upstream_read_wait")),
         )),
+        Row {
+            coverage: Coverage::Texts(STAMPED, "partial: probes unavailable, timestamps, client bytes unseen"),
+            ..stamped(patient(row(
+                "without probes, timestamps: begin of head lost",
+                "the relay loses the head's first segment once: the second has come long before it can be read",
+                Shape { client: Route::Relayed, split_head: true, ..Shape::SMALL },
+                one(
+                    How::Wire(Link::Client, Way::Out, Which::Data(0), Act::Lose),
+                    LOST_US,
+                    Place::Nowhere("that stamp is not believed: the request begins when it is read"),
+                ),
+            )))
+        },
     ]
 }
 
