@@ -61,6 +61,10 @@ const TESTS: &[(&str, fn())] = &[
         switches::a_core_that_cannot_be_attached_again_leaves_what_a_start_without_it_leaves,
     ),
     (
+        "a_core_that_cannot_be_attached_again_has_reads_stamped_where_that_is_asked_for",
+        switches::a_core_that_cannot_be_attached_again_has_reads_stamped_where_that_is_asked_for,
+    ),
+    (
         "runs_that_the_kernel_left_out_are_told_of_each_probe_that_is_on",
         runs_that_the_kernel_left_out_are_told_of_each_probe_that_is_on,
     ),

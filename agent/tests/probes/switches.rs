@@ -5,11 +5,13 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use wayspan_agent::config::model;
 use wayspan_agent::merge::late::{Facts, RoundTrip};
 use wayspan_agent::probes::{Reason, Set};
+use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Missing, SocketObserver};
 
-use super::{accept, connect, load, of_client, watched};
+use super::{accept, connect, load, load_with, of_client, watched};
 
 /// Runs while the process may open no descriptor: a program's link is one.
 fn without_descriptors(run: impl FnOnce()) {
@@ -52,4 +54,29 @@ pub(super) fn a_core_that_cannot_be_attached_again_leaves_what_a_start_without_i
         let of_slot = observer.late(&of_client(token, 0..0)).client_rtt;
         assert_eq!(of_slot, RoundTrip::default(), "nobody keeps what a slot says");
     }
+}
+
+pub(super) fn a_core_that_cannot_be_attached_again_has_reads_stamped_where_that_is_asked_for() {
+    let probes = load_with(&model::Probes { slots: 8, timestamps: true, ..model::Probes::default() }, Duration::ZERO);
+    let observer = probes.observer();
+    let listener = watched(&observer);
+    assert!(!observer.stamps(), "the kernel's marks tell more");
+    probes.switch(Set::Core, false);
+    assert!(!observer.stamps(), "what is off by wish leaves the sockets alone");
+    without_descriptors(|| probes.switch(Set::Core, true));
+    assert_eq!(observer.absence(), Missing::UNAVAILABLE.with(Missing::TIMESTAMPS));
+    assert!(observer.stamps() && observer.keeps_accounts());
+
+    // The listener is older than the need for it: each connection asks for itself, and the kernel begins a moment after.
+    let mut client = connect(&listener);
+    let (server, _) = accept(&listener, &observer);
+    let until = MonoNs::now() + Duration::from_secs(10);
+    let stamped = || {
+        client.write_all(b"x").unwrap();
+        let (count, came) = observer.receive(server.as_fd(), &mut [0], &mut 0).unwrap();
+        assert_eq!(count, 1);
+        came.known().is_some() || until < MonoNs::now()
+    };
+    std::iter::repeat_with(stamped).find(|is_stamped| *is_stamped).unwrap();
+    assert!(MonoNs::now() < until, "nothing is stamped");
 }
