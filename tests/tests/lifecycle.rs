@@ -134,6 +134,8 @@ ping: {{}}
         .unwrap();
     let ping = http::get(api, "127.0.0.1", "/ping").unwrap();
     assert_eq!((ping.status, ping.text().as_str()), (503, "starting"));
+    let up = http::get(api, "127.0.0.1", "/ping/up").unwrap();
+    assert_eq!(up.status, 200, "who asks whether to kill it is told no");
     agent.process.signal(rustix::process::Signal::TERM).unwrap();
     assert!(agent.process.wait(PATIENCE).unwrap().success());
 }

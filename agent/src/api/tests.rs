@@ -315,16 +315,21 @@ async fn text_from_requests_comes_whole_through_json() {
 }
 
 #[tokio::test]
-async fn a_ping_fails_while_the_node_starts_and_while_it_drains() {
+async fn a_ping_fails_while_the_node_starts_and_while_it_drains_and_the_node_is_up_all_along() {
     let world = World::start().await;
+    let check = async |ping: (u16, &str)| {
+        let answer = world.get("/ping").await;
+        assert_eq!((answer.status, answer.body.as_str()), ping);
+        // The kubelet's Host is the pod's address.
+        let up = world.send("GET /ping/up HTTP/1.1\r\nHost: 10.0.0.7:9000\r\nConnection: close\r\n\r\n").await;
+        assert_eq!((up.status, up.body.as_str()), (200, "OK"), "{ping:?}");
+    };
     world.starting.store(true, Ordering::Relaxed);
-    let answer = world.get("/ping").await;
-    assert_eq!((answer.status, answer.body.as_str()), (503, "starting"));
+    check((503, "starting")).await;
     world.starting.store(false, Ordering::Relaxed);
-    assert_eq!(world.get("/ping").await.status, 200);
+    check((200, "OK")).await;
     world.draining.store(true, Ordering::Relaxed);
-    let answer = world.get("/ping").await;
-    assert_eq!((answer.status, answer.body.as_str()), (503, "draining"));
+    check((503, "draining")).await;
     assert_eq!(world.get("/api/status").await.json()["draining"], true);
 }
 

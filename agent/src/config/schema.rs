@@ -389,7 +389,12 @@ const KEYS: &[Key] = &[
     ours("api.address", Kind::Address, "127.0.0.1:9000", "Where the api listens."),
     ours("api.jaegerQuery", Kind::Url, "", "Where Jaeger's query API answers: the dashboard shows whole traces."),
     ours("api.allowedHosts", Kind::Texts, "", "Host names the api answers to, beside localhost and addresses."),
-    key("ping", Kind::Section, "", "`/ping` on the api's address."),
+    key(
+        "ping",
+        Kind::Section,
+        "",
+        "`/ping` on the api's address: 503 until the agent serves, and while it drains. `/ping/up` is 200 as soon as it answers.",
+    ),
     key("ping.entryPoint", Kind::Text, "", "Answer `/ping` on this entry point too."),
     key(
         "log.level",

@@ -72,13 +72,21 @@ spec:
       {{- end }}
       {{- range $probe := list "startupProbe" "readinessProbe" "livenessProbe" }}
       {{ $probe }}:
-        {{- if and $.Values.seamless (eq $probe "startupProbe") }}
+        {{- $given := deepCopy (index $.Values.deployment $probe) }}
+        {{- $waits := and $.Values.seamless (eq $probe "startupProbe") }}
+        {{- if $waits }}
         # The pod before listens at the same port: /ping could be answered by it.
         exec: {command: [/usr/local/bin/wayspan, healthcheck]}
         {{- else }}
-        httpGet: {path: /ping, port: {{ $.Values.ports.api.port }}}
+        {{- if eq $probe "startupProbe" }}
+        # One that waits for its routes is not ready, but up: killed it would have to wait again.
         {{- end }}
-        {{- toYaml (index $.Values.deployment $probe) | nindent 8 }}
+        httpGet: {path: {{ ternary "/ping" "/ping/up" (eq $probe "readinessProbe") }}, port: {{ $.Values.ports.api.port }}}
+        {{- end }}
+        {{- if and (eq $probe "startupProbe") (not $given.failureThreshold) }}
+        {{- $_ := set $given "failureThreshold" (ternary 3600 60 $waits) }}
+        {{- end }}
+        {{- toYaml $given | nindent 8 }}
       {{- end }}
       {{- with .Values.resources }}
       resources: {{- toYaml . | nindent 8 }}
