@@ -179,8 +179,6 @@ fn install(root: &Path, place: &Place) -> Result<()> {
         "ports.web.hostPort=null",
         "ports.websecure.hostPort=null",
         "providers.kubernetesGateway.enabled=true",
-        // Gateways ask for 80 and 443.
-        "ebpf.extraCapabilities={NET_BIND_SERVICE}",
         "updateStrategy.rollingUpdate.maxUnavailable=1",
     ] {
         helm.args(["--set", value]);

@@ -9,7 +9,7 @@ use wayspan_proxy::observer::Missing;
 
 use super::load::{self, BTF_PATH};
 use super::plan::Reason;
-use super::rights::{self, NEEDED, Rights};
+use super::rights::{self, LOW_PORTS, NEEDED, Rights};
 use super::{Probe, Probes, tcp_info};
 use crate::config::model;
 
@@ -24,7 +24,7 @@ pub struct Report {
     pub is_built: bool,
     /// Whether the kernel stamps what a socket receives, which `probes.timestamps` makes use of where no probe can run.
     pub has_timestamps: bool,
-    /// The capabilities that loading needs.
+    /// The capabilities that loading needs, and the one for ports.
     pub capabilities: Vec<Capability>,
     /// The probes, in order of a connection's life.
     pub probes: Vec<State>,
@@ -37,6 +37,31 @@ pub struct Capability {
     pub name: &'static str,
     /// Whether the process has it.
     pub held: bool,
+    /// What it is for.
+    pub gives: &'static str,
+    /// What comes of it that it is not there; nothing where that is the same.
+    pub without: Option<String>,
+}
+
+impl Capability {
+    /// One that the probes need.
+    fn of_probes(needed: rights::Capability, rights: Rights) -> Self {
+        let held = rights.has(needed);
+        let without = "no probes: spans say `none: probes unavailable, tcp_info`, and `probes.required` does not start";
+        Self { name: needed.name, held, gives: "probes", without: (!held).then(|| without.to_owned()) }
+    }
+
+    /// The one for ports, where those below this one need it.
+    fn of_ports(rights: Rights, first_free: u16) -> Self {
+        let (held, gives) = (rights.has(LOW_PORTS), "ports below 1024");
+        let without = (!held && first_free > 0).then(|| {
+            format!(
+                "ports below {first_free} (net.ipv4.ip_unprivileged_port_start) are refused: an entry point there does not start, \
+                 a Gateway's listener is PortUnavailable"
+            )
+        });
+        Self { name: LOW_PORTS.name, held, gives, without }
+    }
 }
 
 /// One probe.
@@ -93,9 +118,14 @@ pub fn report(config: &model::Probes) -> Report {
         has_btf: fs::metadata(BTF_PATH).is_ok(),
         is_built: load::is_built(),
         has_timestamps: tcp_info::degree(Missing::NOTHING, true).has(Missing::TIMESTAMPS),
-        capabilities: NEEDED.map(|needed| Capability { name: needed.name, held: rights.has(needed) }).into(),
+        capabilities: capabilities(rights, rights::unprivileged_ports()),
         probes: probes.states().iter().map(State::from).collect(),
     }
+}
+
+fn capabilities(rights: Rights, first_free: u16) -> Vec<Capability> {
+    let of_probes = NEEDED.map(|needed| Capability::of_probes(needed, rights));
+    of_probes.into_iter().chain([Capability::of_ports(rights, first_free)]).collect()
 }
 
 impl fmt::Display for Report {
@@ -111,7 +141,12 @@ impl fmt::Display for Report {
         writeln!(f, "{:<width$}{}", "built with probes", yes(self.is_built))?;
         writeln!(f, "{:<width$}{}", "receive timestamps", yes(self.has_timestamps))?;
         for capability in &self.capabilities {
-            writeln!(f, "{:<width$}{}", capability.name, yes(capability.held))?;
+            writeln!(f, "{:<width$}{:<5}{}", capability.name, yes(capability.held), capability.gives)?;
+            match &capability.without {
+                Some(without) => writeln!(f, "{:<width$}     {without}", "")?,
+                None if !capability.held => writeln!(f, "{:<width$}     not needed here", "")?,
+                None => {}
+            }
         }
         for probe in &self.probes {
             let state = if probe.on { "on" } else { "off" };
@@ -143,5 +178,21 @@ mod tests {
         assert!(report.has_timestamps && text.lines().any(says_so), "{text}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["probes"][0]["reason"]["kind"], "configured", "{json}");
+    }
+
+    #[test]
+    fn what_a_lacking_capability_means_is_said_and_where_it_means_nothing() {
+        let told = |effective: &str, first_free: u16| {
+            let rights = Rights::parse(&format!("CapEff:\t{effective}\n")).unwrap();
+            let of = capabilities(rights, first_free).into_iter();
+            of.map(|one| (one.name, one.held, one.without.unwrap_or_default())).collect::<Vec<_>>()
+        };
+        let [bpf, perfmon, ports] = &told("0000008000000000", 1024)[..] else { panic!("three") };
+        assert_eq!(*bpf, ("CAP_BPF", true, String::new()));
+        assert!(!perfmon.1 && perfmon.2.contains("none: probes unavailable, tcp_info"), "{perfmon:?}");
+        assert!(!ports.1 && ports.2.starts_with("ports below 1024 "), "{ports:?}");
+        assert_eq!(told("0000000000000400", 1024)[2], ("CAP_NET_BIND_SERVICE", true, String::new()));
+        assert_eq!(told("0000000000000000", 0)[2], ("CAP_NET_BIND_SERVICE", false, String::new()));
+        assert!(told("0000000000000000", 80)[2].2.starts_with("ports below 80 "));
     }
 }

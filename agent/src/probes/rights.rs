@@ -2,19 +2,25 @@
 
 use std::fs;
 
-/// A capability that loading needs.
+/// A capability that something here needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Capability {
     /// As in capabilities(7).
     pub name: &'static str,
     bit: u32,
+    /// CAP_SYS_ADMIN includes it.
+    by_admin: bool,
 }
 
 // include/uapi/linux/capability.h, v6.12.
 const SYS_ADMIN_BIT: u32 = 21;
-/// Both, or CAP_SYS_ADMIN, which includes them.
-pub(super) const NEEDED: [Capability; 2] =
-    [Capability { name: "CAP_BPF", bit: 39 }, Capability { name: "CAP_PERFMON", bit: 38 }];
+/// What loading needs: both, or CAP_SYS_ADMIN, which includes them.
+pub(super) const NEEDED: [Capability; 2] = [
+    Capability { name: "CAP_BPF", bit: 39, by_admin: true },
+    Capability { name: "CAP_PERFMON", bit: 38, by_admin: true },
+];
+/// What ports below [`unprivileged_ports`] need.
+pub(super) const LOW_PORTS: Capability = Capability { name: "CAP_NET_BIND_SERVICE", bit: 10, by_admin: false };
 
 /// The effective capabilities of the process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,7 +34,7 @@ impl Rights {
     }
 
     /// Reads the `CapEff` line of /proc/self/status.
-    fn parse(status: &str) -> Option<Self> {
+    pub(super) fn parse(status: &str) -> Option<Self> {
         let hex = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
         u64::from_str_radix(hex.trim(), 16).ok().map(Self)
     }
@@ -36,7 +42,7 @@ impl Rights {
     /// Whether the process has it.
     #[must_use]
     pub(super) fn has(self, capability: Capability) -> bool {
-        self.0 >> capability.bit & 1 == 1 || self.0 >> SYS_ADMIN_BIT & 1 == 1
+        self.0 >> capability.bit & 1 == 1 || capability.by_admin && self.0 >> SYS_ADMIN_BIT & 1 == 1
     }
 
     /// The needed ones that it has not got.
@@ -44,6 +50,15 @@ impl Rights {
     pub(super) fn missing(self) -> Vec<&'static str> {
         NEEDED.iter().filter(|needed| !self.has(**needed)).map(|needed| needed.name).collect()
     }
+}
+
+/// The first port that needs no capability in this network namespace (ip(7)).
+#[must_use]
+pub(super) fn unprivileged_ports() -> u16 {
+    // PROT_SOCK in include/net/sock.h.
+    const USUAL: u16 = 1024;
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(USUAL)
 }
 
 /// The kernel's release, as `uname -r` says it.
@@ -79,6 +94,14 @@ mod tests {
         check("CapEff:\t0000000000200000", &[]);
         check("CapEff:\tnonsense", &["CAP_BPF", "CAP_PERFMON"]);
         check("", &["CAP_BPF", "CAP_PERFMON"]);
+    }
+
+    #[test]
+    fn ports_below_1024_need_a_capability_of_their_own() {
+        for (effective, held) in [(1 << 10, true), (1 << SYS_ADMIN_BIT, false), (0, false)] {
+            assert_eq!(Rights(effective).has(LOW_PORTS), held, "{effective:x}");
+        }
+        assert_eq!(Rights(1 << 10).missing(), ["CAP_BPF", "CAP_PERFMON"]);
     }
 
     #[test]

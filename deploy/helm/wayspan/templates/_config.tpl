@@ -30,7 +30,7 @@
 {{- with include "wayspan.ingressEndpoint" $root | fromYaml -}}{{- $_ := set $provider "ingressEndpoint" . -}}{{- end -}}
 {{- end -}}
 {{- if eq $key "kubernetesGateway" -}}
-{{- if kindIs "invalid" $given.openPorts -}}{{- $_ := set $provider "openPorts" (eq (include "wayspan.hostNetwork" $root) "true") -}}{{- end -}}
+{{- $_ := set $provider "openPorts" (eq (include "wayspan.openPorts" $root) "true") -}}
 {{- with include "wayspan.statusAddress" $root | fromYaml -}}{{- $_ := set $provider "statusAddress" . -}}{{- end -}}
 {{- end -}}
 {{- if $values.rbac.namespaced -}}

@@ -246,25 +246,37 @@ node cannot hold one port of it. */}}
 {{- end -}}
 {{- end -}}
 
-{{/* Whether a port below 1024 is listened on by the pod itself. */}}
+{{/* Whether listeners of Gateways may open ports of their own. */}}
+{{- define "wayspan.openPorts" -}}
+{{- $gateway := .Values.providers.kubernetesGateway -}}
+{{- if and $gateway.enabled (ternary (eq (include "wayspan.hostNetwork" .) "true") (eq $gateway.openPorts true) (kindIs "invalid" $gateway.openPorts)) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Whether the pod itself listens on ports below 1024, or may come to: Gateways name mostly 80 and 443. */}}
 {{- define "wayspan.low" -}}
 {{- $root := . -}}
+{{- $low := include "wayspan.openPorts" . -}}
 {{- range $name, $port := .Values.ports -}}
-{{- if lt (include "wayspan.listen" (list $root $port) | int) 1024 -}}true{{- end -}}
+{{- if lt (include "wayspan.listen" (list $root $port) | int) 1024 -}}{{- $low = "true" -}}{{- end -}}
 {{- end -}}
+{{- $low -}}
+{{- end -}}
+
+{{/* What the container may do; docs/capabilities.md says for what. */}}
+{{- define "wayspan.capabilities" -}}
+{{- $add := list -}}
+{{- if .Values.ebpf.enabled -}}{{- $add = list "BPF" "PERFMON" -}}{{- end -}}
+{{- if include "wayspan.low" . -}}{{- $add = append $add "NET_BIND_SERVICE" -}}{{- end -}}
+{{- concat $add .Values.ebpf.extraCapabilities | uniq | toJson -}}
 {{- end -}}
 
 {{- define "wayspan.securityContext" -}}
-{{- $add := list -}}
-{{- if .Values.ebpf.enabled -}}
-{{- $add = concat (list "BPF" "PERFMON") .Values.ebpf.extraCapabilities -}}
-{{- end -}}
-{{- if include "wayspan.low" . -}}{{- $add = append $add "NET_BIND_SERVICE" -}}{{- end -}}
+{{- $add := include "wayspan.capabilities" . | fromJsonArray -}}
 {{- $capabilities := dict "drop" (list "ALL") -}}
 {{- if $add -}}{{- $_ := set $capabilities "add" $add -}}{{- end -}}
 {{- $context := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" $capabilities -}}
 {{- $_ := set $context "seccompProfile" (dict "type" "RuntimeDefault") -}}
-{{- if or .Values.ebpf.enabled (include "wayspan.low" .) -}}
+{{- if $add -}}
 {{/* Kubernetes gives capabilities to no other user. */}}
 {{- $_ := set $context "runAsUser" 0 -}}{{- $_ := set $context "runAsGroup" 0 -}}{{- $_ := set $context "runAsNonRoot" false -}}
 {{- else -}}
