@@ -1,13 +1,13 @@
 //! What the running container may do, and what is left of the spans without each of it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::super::place::Place;
-use super::super::tools::{kubectl, processes};
+use super::super::tools::{self, kubectl, processes};
 use super::lab::{self, TARGETS};
 use super::{Stage, ask};
 
@@ -29,9 +29,23 @@ pub(super) fn network_of(pod: &Value) -> Result<PathBuf> {
     Ok(fs::read_link(format!("/proc/{}/ns/net", process_of(pod)?))?)
 }
 
-/// Ours.
-pub(super) fn own_network() -> Result<PathBuf> {
-    Ok(fs::read_link("/proc/self/ns/net")?)
+/// Whether a pod's network is neither its node's nor that of the agent there. Not ours: a node's is another in any case.
+pub(super) fn is_apart(stage: &Stage<'_>, pod: &Value) -> Result<()> {
+    let name = ask::text(pod, "spec.nodeName");
+    let number = name.trim_start_matches("node").parse().with_context(|| format!("{name} is no node of ours"))?;
+    let holder = tools::holder(stage.place, number).with_context(|| format!("{name} is gone"))?;
+    let node = fs::read_link(format!("/proc/{holder}/ns/net"))?;
+    let agent = network_of(&ask::pod(stage.place, "app.kubernetes.io/name=wayspan", Some(name))?)?;
+    judge_networks(&network_of(pod)?, &node, &agent)
+}
+
+fn judge_networks(pod: &Path, node: &Path, agent: &Path) -> Result<()> {
+    for (whose, other) in [("its node's", node), ("the agent's", agent)] {
+        if pod == other {
+            bail!("the backend's network namespace, {}, is {whose}", pod.display());
+        }
+    }
+    Ok(())
 }
 
 /// The agent's processes in this cluster's containers.
@@ -140,6 +154,16 @@ mod tests {
             assert!(judge_status(&status(other)).unwrap_err().to_string().contains("CapEff"));
         }
         assert!(judge_status("").is_err());
+    }
+
+    #[test]
+    fn a_backend_in_the_network_of_its_node_or_of_the_agent_is_told() {
+        let judge = |pod: &str, node: &str, agent: &str| {
+            judge_networks(Path::new(pod), Path::new(node), Path::new(agent)).map_err(|error| error.to_string())
+        };
+        assert_eq!(judge("net:[1]", "net:[2]", "net:[3]"), Ok(()));
+        assert!(judge("net:[1]", "net:[1]", "net:[3]").unwrap_err().ends_with("is its node's"));
+        assert!(judge("net:[1]", "net:[2]", "net:[1]").unwrap_err().ends_with("is the agent's"));
     }
 
     #[test]
