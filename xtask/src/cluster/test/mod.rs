@@ -5,6 +5,7 @@
 mod ask;
 mod chart;
 mod lab;
+mod near;
 mod pods;
 mod rights;
 mod routes;
@@ -52,38 +53,59 @@ impl Stage<'_> {
 struct Step {
     name: &'static str,
     base: bool,
+    /// On fewer nodes it has nothing to show, and is no part of the run.
+    nodes: u8,
     run: fn(&mut Stage<'_>) -> Result<String>,
 }
 
-const STEPS: [Step; 18] = [
+const STEPS: [Step; 19] = [
     Step {
         name: "the API server takes what the chart renders, over a matrix of values",
         base: false,
+        nodes: 1,
         run: chart::dry_run,
     },
-    Step { name: "Jaeger and Hot R.O.D. run as pods", base: true, run: lab::start },
-    Step { name: "helm install in default, every probe on", base: true, run: lab::install_in_default },
-    Step { name: "the lab's curls, on the node and through its port 8000", base: true, run: lab::curls },
-    Step { name: "kubectl get services -l app=jaeger lists the lab's Services", base: false, run: lab::services },
-    Step { name: "port-forward to the pod, 9000: dashboard and api", base: false, run: lab::dashboard },
-    Step { name: "what Jaeger was told, as in the demo's checks", base: false, run: lab::jaeger },
-    Step { name: "spans name the pods at both ends, and our own", base: false, run: pods::both_ends },
-    Step { name: "the same route as an Ingress", base: false, run: routes::ingress },
-    Step { name: "the same route as an HTTPRoute, and back", base: false, run: routes::http_route },
-    Step { name: "the container's capabilities are BPF and PERFMON", base: false, run: rights::capabilities },
-    Step { name: "without either it runs, and says what it lacks", base: false, run: rights::without_each },
+    Step { name: "Jaeger and Hot R.O.D. run as pods", base: true, nodes: 1, run: lab::start },
+    Step { name: "helm install in default, every probe on", base: true, nodes: 1, run: lab::install_in_default },
+    Step { name: "the lab's curls, on the node and through its port 8000", base: true, nodes: 1, run: lab::curls },
+    Step {
+        name: "kubectl get services -l app=jaeger lists the lab's Services",
+        base: false,
+        nodes: 1,
+        run: lab::services,
+    },
+    Step { name: "port-forward to the pod, 9000: dashboard and api", base: false, nodes: 1, run: lab::dashboard },
+    Step { name: "what Jaeger was told, as in the demo's checks", base: false, nodes: 1, run: lab::jaeger },
+    Step { name: "spans name the pods at both ends, and our own", base: false, nodes: 1, run: pods::both_ends },
+    Step { name: "the same route as an Ingress", base: false, nodes: 1, run: routes::ingress },
+    Step { name: "the same route as an HTTPRoute, and back", base: false, nodes: 1, run: routes::http_route },
+    Step { name: "the container's capabilities are BPF and PERFMON", base: false, nodes: 1, run: rights::capabilities },
+    Step { name: "without either it runs, and says what it lacks", base: false, nodes: 1, run: rights::without_each },
     Step {
         name: "with backends watched, a pod's own socket is seen in its namespace",
         base: false,
+        nodes: 1,
         run: lab::backend_points,
     },
-    Step { name: "a backend is updated under load, no request fails", base: false, run: update::backend },
-    Step { name: "the agent is updated under load, no request fails", base: false, run: update::agent },
-    Step { name: "helm uninstall leaves nothing", base: true, run: lab::uninstall_from_default },
-    Step { name: "helm install in kube-system, the lab's curls again", base: false, run: lab::install_in_kube_system },
+    Step { name: "a backend is updated under load, no request fails", base: false, nodes: 1, run: update::backend },
+    Step { name: "the agent is updated under load, no request fails", base: false, nodes: 1, run: update::agent },
+    Step {
+        name: "a Service that prefers the same node is answered by the pod of the node that is asked",
+        base: false,
+        nodes: 2,
+        run: near::same_node,
+    },
+    Step { name: "helm uninstall leaves nothing", base: true, nodes: 1, run: lab::uninstall_from_default },
+    Step {
+        name: "helm install in kube-system, the lab's curls again",
+        base: false,
+        nodes: 1,
+        run: lab::install_in_kube_system,
+    },
     Step {
         name: "the restricted pod passes the namespace's Restricted policy, and serves one namespace with rights there alone",
         base: false,
+        nodes: 1,
         run: chart::restricted,
     },
 ];
@@ -100,7 +122,8 @@ pub fn run(root: &Path, place: &Place, as_json: bool) -> Result<ExitCode> {
     let holder = tools::holder(place, 1).context("the first node is gone: `cargo xtask cluster down`, then `up`")?;
     let mut stage = Stage { root, place, record, holder, sent: Vec::new() };
     let mut rows = Vec::new();
-    for step in STEPS {
+    let steps: Vec<Step> = STEPS.into_iter().filter(|step| step.nodes <= stage.record.nodes).collect();
+    for step in &steps {
         let watch = Stopwatch::start();
         let outcome = progress::step(step.name, || (step.run)(&mut stage));
         let failed = outcome.is_err();
@@ -126,7 +149,7 @@ pub fn run(root: &Path, place: &Place, as_json: bool) -> Result<ExitCode> {
     for (name, passed, detail, took) in &rows {
         println!("{:<6} {:>7}  {name}: {detail}", if *passed { "ok" } else { "FAILED" }, progress::seconds(*took));
     }
-    let skipped = STEPS.len() - rows.len();
+    let skipped = steps.len() - rows.len();
     let skipped = if skipped == 0 { String::new() } else { format!(", {skipped} skipped") };
     println!("{} passed, {failed} failed{skipped}", rows.len() - failed);
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
