@@ -46,7 +46,7 @@
 {{- if $providers -}}{{- $_ := set $config "providers" $providers -}}{{- end -}}
 
 {{- $tracing := dict "serviceName" $values.tracing.serviceName "addInternals" $values.tracing.addInternals -}}
-{{- if not (kindIs "invalid" $values.tracing.sampleRate) -}}{{- $_ := set $tracing "sampleRate" (float64 $values.tracing.sampleRate) -}}{{- end -}}
+{{- with include "wayspan.sampleRate" . -}}{{- $_ := set $tracing "sampleRate" (float64 .) -}}{{- end -}}
 {{- range $key := list "resourceAttributes" "capturedRequestHeaders" "capturedResponseHeaders" "safeQueryParams" -}}
 {{- with index $values.tracing $key -}}{{- $_ := set $tracing $key . -}}{{- end -}}
 {{- end -}}

@@ -203,6 +203,39 @@ stand beside each other. */}}
 {{- end -}}
 {{- end -}}
 
+{{/* The share of requests that is traced: ours, else from Jaeger's values of Traefik v2; nothing: as the agent has it. */}}
+{{- define "wayspan.sampleRate" -}}
+{{- $jaeger := .Values.tracing.jaeger -}}
+{{- $type := default "const" $jaeger.samplingType -}}
+{{- if not (kindIs "invalid" .Values.tracing.sampleRate) -}}
+{{- float64 .Values.tracing.sampleRate -}}
+{{- else if or (kindIs "invalid" $jaeger.samplingParam) (eq $type "rateLimiting") -}}
+{{- else -}}
+{{- $param := float64 $jaeger.samplingParam -}}
+{{- if eq $type "const" -}}
+{{- ternary 0 1 (eq $param 0.0) -}}
+{{- else if or (lt $param 0.0) (gt $param 1.0) -}}
+{{- fail (printf "tracing.jaeger.samplingParam: with samplingType %s it is a share between 0 and 1" $type) -}}
+{{- else -}}
+{{- $param -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Jaeger's values of Traefik v2 that are given and have no effect. */}}
+{{- define "wayspan.jaegerUnused" -}}
+{{- $jaeger := .Values.tracing.jaeger -}}
+{{- $unused := list -}}
+{{- if eq $jaeger.samplingType "rateLimiting" -}}{{- $unused = append $unused "samplingType: rateLimiting" -}}{{- end -}}
+{{- range $key := list "propagation" "gen128Bit" "traceContextHeaderName" "disableAttemptReconnecting" -}}
+{{- if not (has (index $jaeger $key) (list "" nil)) -}}{{- $unused = append $unused $key -}}{{- end -}}
+{{- end -}}
+{{- range $key := list "user" "password" -}}
+{{- if index $jaeger.collector $key -}}{{- $unused = append $unused (printf "collector.%s" $key) -}}{{- end -}}
+{{- end -}}
+{{- join ", " $unused -}}
+{{- end -}}
+
 {{/* Whole seconds, rounded up, of a duration such as 1h30m or 500ms, or of a number of them. */}}
 {{- define "wayspan.seconds" -}}
 {{- $text := ternary (toString (int64 .)) (toString .) (kindIs "float64" .) -}}
