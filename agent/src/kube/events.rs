@@ -47,7 +47,8 @@ const NAME_BYTES: usize = 200;
 pub struct Told {
     /// The event's own name.
     name: String,
-    note: String,
+    /// What it says.
+    pub(super) note: String,
     about: ObjectReference,
 }
 
@@ -122,7 +123,7 @@ impl Known {
     }
 }
 
-/// Writes events, for one who leads.
+/// Writes events: of all problems for one who leads, of its own node's for any.
 pub struct Teller {
     client: Client,
     told: watch::Receiver<Arc<[Told]>>,

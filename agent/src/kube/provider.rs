@@ -14,7 +14,7 @@ use super::events::{self, Teller, Told};
 use super::lease::{self, Lead, Leading};
 use super::nodes::{self, Addresses, Agents};
 use super::objects::{Key, Objects};
-use super::parts::Parts;
+use super::parts::{Parts, Problem};
 use super::status::{self, Lacking, Write, Writer};
 use super::translate::{Around, Translator};
 use super::watch::{self as watches, Health, News, Wanted};
@@ -85,6 +85,7 @@ impl Provider {
             writes,
             events,
             told_of: None,
+            unopened: Vec::new(),
             lacking: Lacking::default(),
             published: false,
             litter: Litter::new(memory::give_back),
@@ -136,8 +137,10 @@ struct Task {
     lead: Lead,
     writes: watch::Sender<Arc<[Arc<Write>]>>,
     events: watch::Sender<Arc<[Told]>>,
-    /// What the events are of.
-    told_of: Option<Arc<Parts>>,
+    /// What the events are of, and whether of all.
+    told_of: Option<(Arc<Parts>, bool)>,
+    /// Why ports cannot be opened, as the parts have it: on this node, of which no other agent knows.
+    unopened: Vec<String>,
     lacking: Lacking,
     published: bool,
     litter: Litter,
@@ -203,30 +206,50 @@ impl Task {
         if !leads || is_early {
             // What could not be written is no longer ours to write.
             self.writes.send_if_modified(|writes| !std::mem::replace(writes, Arc::from([])).is_empty());
-            self.events.send_if_modified(|told| !std::mem::replace(told, Arc::from([])).is_empty());
+            self.tell(false);
             return;
         }
         let parts = Arc::clone(&self.publish.borrow());
         let writes = self.lacking.renew(&self.objects, &parts.statuses, &status::wall_time());
-        if self.told_of.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &parts)) {
-            let problems: Vec<_> = parts.all_problems().cloned().collect();
-            let told = events::told(&self.objects, &problems);
-            self.events.send_if_modified(|before| {
-                let changed = **before != *told;
-                if changed {
-                    *before = told.into();
-                }
-                changed
-            });
-            self.told_of = Some(parts);
-        }
+        self.tell(true);
         if let Some(writes) = writes {
             self.writes.send_replace(writes);
         }
     }
 
+    /// Gives the teller all problems, or those that this node alone has.
+    fn tell(&mut self, all: bool) {
+        let parts = Arc::clone(&self.publish.borrow());
+        if self.told_of.as_ref().is_some_and(|(before, had)| *had == all && Arc::ptr_eq(before, &parts)) {
+            return;
+        }
+        let one = |problem: &Problem| match self.of_this_node(problem) {
+            None if all => Some(problem.clone()),
+            local => local,
+        };
+        let problems: Vec<_> = parts.all_problems().filter_map(one).collect();
+        let told = events::told(&self.objects, &problems);
+        self.events.send_if_modified(|before| {
+            let changed = **before != *told;
+            if changed {
+                *before = told.into();
+            }
+            changed
+        });
+        self.told_of = Some((parts, all));
+    }
+
+    /// The problem with the node's name, where it is a listener's whose port cannot be opened here: others may have it open.
+    fn of_this_node(&self, problem: &Problem) -> Option<Problem> {
+        let is_ours =
+            matches!(problem.object.kind, "Gateway" | "ListenerSet") && self.unopened.contains(&problem.message);
+        let node = self.node.as_deref().unwrap_or("the node of this agent");
+        is_ours.then(|| Problem { message: format!("on {node}: {}", problem.message), ..problem.clone() })
+    }
+
     fn translate(&mut self) {
         let mut around = self.around.borrow_and_update().clone();
+        self.unopened = around.unopened.iter().map(|(_, message)| message.clone()).collect();
         let nodes = self.nodes.as_mut().and_then(|nodes| nodes.borrow_and_update().clone());
         around.addresses = nodes.map(|nodes| nodes.to_vec()).unwrap_or_default();
         let parts = self.translator.translate(&self.objects, &self.settings, self.node.as_deref(), &around);
@@ -259,7 +282,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::kube::parts::{Object, Problem, Status};
+    use crate::config::model::KubernetesProvider;
+    use crate::kube::parts::{Object, Status};
+    use crate::kube::translate::tests::objects;
 
     /// The task without the tasks around it, and an Ingress whose status lacks what it should say, with a problem.
     fn task() -> (Task, watch::Sender<bool>) {
@@ -287,6 +312,7 @@ mod tests {
             writes: watch::channel(Arc::from([])).0,
             events: watch::channel(Arc::from([])).0,
             told_of: None,
+            unopened: Vec::new(),
             lacking: Lacking::default(),
             published: true,
             litter: Litter::new(|| true),
@@ -330,5 +356,38 @@ mod tests {
         task.nodes.as_mut().unwrap().mark_unchanged();
         task.write_back();
         assert_eq!((task.writes.borrow().len(), task.events.borrow().len()), (1, 1));
+    }
+
+    // In a runtime, since what was translated before is given back by a timer.
+    #[tokio::test]
+    async fn every_agent_tells_of_a_port_that_its_own_node_cannot_open_and_the_leader_of_all() {
+        let (mut task, leads) = task();
+        task.objects = objects(
+            "kind: GatewayClass\nmetadata: {name: w}\nspec: {controllerName: wayspan.io/gateway-controller}\n---\n\
+             kind: Gateway\nmetadata: {name: g, namespace: default}\nspec: {gatewayClassName: w, listeners: [\
+             {name: a, port: 81, protocol: HTTP}, {name: b, port: 82, protocol: TCP}]}\n",
+        );
+        task.settings.gateway = Some(KubernetesProvider { open_ports: true, ..KubernetesProvider::default() });
+        let (stand_in, around) = watch::channel(Around::default());
+        task.around = around;
+        let mut step = |node: &str, leading: bool, unopened: &[(&str, &str)]| {
+            let unopened = unopened.iter().map(|(name, why)| ((*name).to_owned(), (*why).to_owned()));
+            stand_in.send_replace(Around { unopened: unopened.collect(), ..Around::default() });
+            leads.send_replace(leading);
+            task.node = Some(node.to_owned());
+            task.translate();
+            task.write_back();
+            let told = task.events.borrow();
+            let mut notes: Vec<String> = told.iter().map(|told| told.note.clone()).collect();
+            notes.sort();
+            (notes, task.writes.borrow().len())
+        };
+        let in_use = [("gateway-81", "cannot listen on [::]:81: in use")];
+        let own = |node: &str| format!("spec.listeners[a]: on {node}: cannot listen on [::]:81: in use");
+        assert_eq!(step("one", false, &[]), (vec![], 0));
+        assert_eq!(step("one", false, &in_use), (vec![own("one")], 0));
+        let (notes, writes) = step("one", true, &in_use);
+        assert_eq!((notes.len(), notes.first(), writes > 0), (2, Some(&own("one")), true));
+        assert_eq!(step("one", false, &[]), (vec![], 0));
     }
 }
