@@ -118,8 +118,10 @@ impl Findings<'_> {
 
     fn problem(&mut self, problem: &Problem) {
         let Problem { object, path, message } = problem;
-        // The route is served, by another certificate; the options are, to fewer.
-        let of_certificate = path.ends_with(".secretName") || path == "spec.tls.secretName";
+        // The route is served, by another certificate; the options are, to fewer; without a certificate for servers, those that want
+        // TLS get no request anyway.
+        let of_certificate =
+            path.ends_with(".secretName") || path == "spec.tls.secretName" || path == "spec.tls.backend";
         let of_one_namespace = object.kind == "TLSOption" && path == "spec.clientAuth";
         let effect = if of_certificate || of_one_namespace { Effect::Differs } else { Effect::NotServed };
         let (message, remedy) = split(message);

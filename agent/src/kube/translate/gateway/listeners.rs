@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use gateway_api::apis::standard::gateways::{
     GatewayListeners, GatewayListenersAllowedRoutes, GatewayListenersAllowedRoutesNamespacesFrom,
-    GatewayListenersAllowedRoutesNamespacesSelector, GatewayListenersTlsMode,
+    GatewayListenersAllowedRoutesNamespacesSelector, GatewayListenersTlsMode, GatewaySpec, GatewayTlsFrontend,
 };
 use serde_json::{Value, json};
 
@@ -115,6 +115,37 @@ pub(super) struct Owner<'k> {
     pub key: &'k Key,
     /// Which of the Gateway's sets.
     pub set: Option<usize>,
+    pub clients: &'k Clients<'k>,
+}
+
+/// What a Gateway asks of its clients.
+pub(super) struct Clients<'g> {
+    frontend: Option<&'g GatewayTlsFrontend>,
+    /// Its own listeners that ask for themselves, as definitions before 1.4 had it.
+    listeners: Vec<&'g str>,
+}
+
+impl<'g> Clients<'g> {
+    /// Of its spec, as it is read and as it came.
+    pub(super) fn of(spec: &'g GatewaySpec, came: &'g Value) -> Self {
+        let all = came.pointer("/spec/listeners").and_then(Value::as_array).into_iter().flatten();
+        let asking = all.filter(|one| one.pointer("/tls/frontendValidation").is_some_and(|asked| !asked.is_null()));
+        let listeners = asking.filter_map(|one| one["name"].as_str()).collect();
+        Self { frontend: spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref()), listeners }
+    }
+
+    /// The field by which a listener with TLS asks for client certificates. What is said of a port goes before what is said of all.
+    fn asked(&self, owner: &Owner<'_>, spec: &GatewayListeners) -> Option<&'static str> {
+        if owner.set.is_none() && self.listeners.contains(&spec.name.as_str()) {
+            return Some("tls.frontendValidation");
+        }
+        let frontend = self.frontend?;
+        let mut ports = frontend.per_port.iter().flatten();
+        match ports.find(|one| one.port == spec.port) {
+            Some(port) => port.tls.validation.is_some().then_some("the Gateway's spec.tls.frontend.perPort"),
+            None => frontend.default.validation.is_some().then_some("the Gateway's spec.tls.frontend.default"),
+        }
+    }
 }
 
 /// One listener, with what is known of it so far.
@@ -143,6 +174,8 @@ pub(super) struct Listener {
     has_others: bool,
     conflicted: Option<(&'static str, String)>,
     unopened: Option<String>,
+    /// Why no route is put onto it, although it takes some of this kind: it would let in whom it is to turn away.
+    pub closed: Option<String>,
 }
 
 enum Namespaces {
@@ -309,6 +342,7 @@ fn listener(
         has_others: false,
         conflicted: None,
         unopened: None,
+        closed: None,
     };
     match spec.protocol.as_str() {
         "HTTP" => {}
@@ -318,6 +352,12 @@ fn listener(
             let mode = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref());
             if matches!(mode, Some(GatewayListenersTlsMode::Passthrough)) {
                 listener.accepted = Err(("UnsupportedProtocol", "HTTPS is not passed through".to_owned()));
+            }
+            if let Some(place) = owner.clients.asked(owner, spec) {
+                let message = format!("{place} asks for client certificates, which is not supported yet");
+                let remedy = "leave it out, or serve it by an IngressRoute with a TLSOption that has clientAuth";
+                listener.accepted = Err(("UnsupportedValue", format!("{message}; {remedy}")));
+                listener.closed = Some(format!("listener {}: {message}", spec.name));
             }
         }
         other => {

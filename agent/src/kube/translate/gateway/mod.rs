@@ -19,7 +19,7 @@ use gateway_api::apis::standard::referencegrants::ReferenceGrantSpec;
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
-use self::listeners::{Listener, Listening, Owner};
+use self::listeners::{Clients, Listener, Listening, Owner};
 use self::policies::{Policies, PolicySpec};
 use self::sets::{ListenerSetSpec, Set};
 use super::backends::Backends;
@@ -170,7 +170,11 @@ pub(super) fn translate<'t>(
         let spec = known.gateways.typed(key, gateway);
         match &*spec {
             Ok(spec) => {
-                let owner = Owner { kind: "Gateway", key, set: None };
+                let clients = Clients::of(spec, &gateway.data);
+                let owner = Owner { kind: "Gateway", key, set: None, clients: &clients };
+                if spec.tls.as_ref().is_some_and(|tls| tls.backend.is_some()) {
+                    out.problem(&object, "spec.tls.backend", "TLS to servers is not supported yet; leave it out");
+                }
                 // Who has an address of its own has no other.
                 let own = given.get(key).map(|own| vec![(ADDRESS.to_owned(), own.to_string())]);
                 let ours = own.as_deref().unwrap_or(&around.addresses);
@@ -178,7 +182,7 @@ pub(super) fn translate<'t>(
                 let listeners = listeners::read(out, &mut listening, &grants, &owner, &spec.listeners);
                 let (wanting, addresses) = (wanting(spec, ours), addresses(spec, ours));
                 let mut gateway = Gateway { object, generation, wanting, addresses, listeners, sets: Vec::new() };
-                sets::attach(out, &mut listening, &grants, &asking, spec, &mut gateway);
+                sets::attach(out, &mut listening, &grants, &asking, (spec, &clients), &mut gateway);
                 listeners::settle(&mut gateway.listeners);
                 gateways.push(gateway);
             }

@@ -220,6 +220,12 @@ impl One<'_, '_> {
                 }
                 continue;
             };
+            if let Some(closed) = &listener.closed {
+                if !attached {
+                    why = ("NotAllowedByListeners", closed.clone());
+                }
+                continue;
+            }
             // Counted also where the listener itself cannot be served.
             listener.attached += usize::from(prepared.accepted.is_ok());
             attached = true;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::{Object, Out};
-use super::listeners::{self, Listening, Owner};
+use super::listeners::{self, Clients, Listening, Owner};
 use super::{GROUP, Gateway, Grants, Known};
 use crate::config::model::KubernetesProvider;
 use crate::kube::objects::{Key, Objects};
@@ -80,7 +80,7 @@ pub(super) fn attach(
     listening: &mut Listening<'_>,
     grants: &Grants,
     asking: &[Asking],
-    spec: &GatewaySpec,
+    (spec, clients): (&GatewaySpec, &Clients<'_>),
     gateway: &mut Gateway,
 ) {
     for Asking { key, generation, spec: set, .. } in asking.iter().filter(|one| one.gateway == gateway.object.key) {
@@ -88,7 +88,7 @@ pub(super) fn attach(
         let allowed = allows(spec, out.objects, &gateway.object.key.namespace, &key.namespace);
         let object = Object { kind: "ListenerSet", key: key.clone() };
         if allowed {
-            let owner = Owner { kind: "ListenerSet", key, set: Some(gateway.sets.len()) };
+            let owner = Owner { kind: "ListenerSet", key, set: Some(gateway.sets.len()), clients };
             gateway.listeners.extend(listeners::read(out, listening, grants, &owner, &set.listeners));
         }
         gateway.sets.push(Set { object, generation: *generation, allowed });

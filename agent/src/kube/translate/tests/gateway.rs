@@ -1,5 +1,6 @@
 //! The Gateway API.
 
+mod clients;
 mod filters;
 mod policies;
 mod sets;

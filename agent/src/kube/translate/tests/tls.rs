@@ -325,7 +325,7 @@ fn a_plain_route_of_another_namespace_opens_no_host_that_asks_for_client_certifi
 }
 
 /// A Secret with a certificate for some names.
-fn certified(namespace: &str, name: &str, names: &[&str]) -> Secret {
+pub(super) fn certified(namespace: &str, name: &str, names: &[&str]) -> Secret {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let made = rcgen::generate_simple_self_signed(names).unwrap();
     let data = [("tls.crt", &*made.cert.pem()), ("tls.key", &*made.signing_key.serialize_pem())];
