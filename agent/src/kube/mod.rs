@@ -10,6 +10,7 @@ pub mod client;
 mod contests;
 pub mod events;
 pub mod lease;
+mod light;
 pub mod nodes;
 pub mod objects;
 pub mod parts;

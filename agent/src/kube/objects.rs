@@ -94,7 +94,7 @@ impl<K> Set<K> {
     }
 }
 
-impl<K: Resource> Set<K> {
+impl<K: Resource + PartialEq> Set<K> {
     /// Takes what a watch of a namespace, or of all, says; whether anything is another than before. Until a list is
     /// whole, what was known stays.
     pub fn apply(&mut self, scope: Option<&str>, event: Event<K>) -> bool {
@@ -143,7 +143,7 @@ impl<K: Resource> Set<K> {
         let held = Arc::make_mut(&mut self.held);
         match held.get_mut(&key) {
             // A status, of which no route is made, is no change.
-            Some(old) if same(&**old, &*object) => {
+            Some(old) if same(&**old, &*object) || **old == *object => {
                 *old = object;
                 self.touches.note(key);
                 false

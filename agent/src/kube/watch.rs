@@ -3,7 +3,6 @@
 //! and then. A server that is away costs nothing but news.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,15 +13,15 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, Resource};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::client::{is_silence, reason};
+use super::light::Light;
 use super::objects::{Key, Objects, Set};
 use crate::config::model::{Kubernetes, KubernetesProvider};
 
@@ -264,13 +263,7 @@ impl Watches {
 
     fn typed<K>(&mut self, selection: &Selection, config: watcher::Config, place: Place<K>)
     where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Debug
-            + Send
-            + Sync
-            + 'static,
+        K: Light + Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
         let client = self.client.clone();
         self.each(selection, config, place, |namespace| match namespace {
@@ -289,13 +282,7 @@ impl Watches {
 
     fn cluster<K>(&mut self, config: watcher::Config, place: Place<K>)
     where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Debug
-            + Send
-            + Sync
-            + 'static,
+        K: Light + Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>,
     {
         let api = Api::<K>::all(self.client.clone());
         self.one(K::kind(&()).into_owned(), None, api, config, place);
@@ -347,7 +334,7 @@ impl Watches {
         place: Place<K>,
         api: impl Fn(Option<&str>) -> Api<K>,
     ) where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K: Light + Resource<DynamicType = ()>,
     {
         self.each_named(&K::kind(&()), selection, config, place, api);
     }
@@ -360,7 +347,7 @@ impl Watches {
         place: Place<K>,
         api: impl Fn(Option<&str>) -> Api<K>,
     ) where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K: Light,
     {
         if selection.namespaces.is_empty() {
             self.one(kind.to_owned(), None, api(None), config, place);
@@ -373,7 +360,7 @@ impl Watches {
 
     fn one<K>(&mut self, kind: String, scope: Option<String>, api: Api<K>, config: watcher::Config, place: Place<K>)
     where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K: Light,
     {
         if let Some(unread) = &self.once {
             let (news, unread) = (self.news.clone(), unread.clone());
@@ -406,7 +393,7 @@ async fn list<K>(
     place: Place<K>,
 ) -> Result<(), kube::Error>
 where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Light,
 {
     let mut asked = ListParams::default().limit(PAGE);
     (asked.label_selector, asked.field_selector) = (config.label_selector.clone(), config.field_selector.clone());
@@ -416,7 +403,7 @@ where
             page => page?,
         };
         for mut object in page.items {
-            lighten(&mut object);
+            object.lighten();
             let scope = scope.map(str::to_owned);
             let told: News = Box::new(move |objects| place(objects).apply(scope.as_deref(), Event::Apply(object)));
             // A reader that is gone needs no news.
@@ -455,7 +442,7 @@ impl Watch {
     /// Until nobody reads any more.
     async fn run<K>(mut self, api: Api<K>, config: watcher::Config, place: Place<K>)
     where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K: Light,
     {
         // Lists as a stream cost the server and us the memory of one object at a time.
         let mut stream = watcher(api.clone(), config.clone().streaming_lists()).boxed();
@@ -464,7 +451,7 @@ impl Watch {
                 Ok(event) => {
                     let done = matches!(event, Event::InitDone);
                     self.works();
-                    let (scope, event) = (self.scope.clone(), event.modify(lighten));
+                    let (scope, event) = (self.scope.clone(), event.modify(Light::lighten));
                     let news: News = Box::new(move |objects| place(objects).apply(scope.as_deref(), event));
                     if self.news.send(news).await.is_err() {
                         return;
@@ -546,12 +533,6 @@ impl Watch {
         // Not all at once when the server is back.
         wait.mul_f64(0.75 + fastrand::f64() / 2.0)
     }
-}
-
-/// Nobody reads who wrote which field.
-fn lighten<K: Resource>(object: &mut K) {
-    object.managed_fields_mut().clear();
-    object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
 }
 
 fn status(error: &watcher::Error) -> Option<u16> {

@@ -28,9 +28,9 @@ pub use self::gateway::{Around, Entry};
 use self::partial::{Last, Read};
 use self::rules::Rules;
 use self::transports::Transports;
-use super::nodes;
 use super::objects::{Key, Objects};
 use super::parts::{Certificate, Object, Parts, Problem, no_entry_point};
+use super::{light, nodes};
 use crate::config::model::{self, Kubernetes, Router, StatusAddress};
 
 /// Idle connections kept per server and worker: the file's default.
@@ -220,8 +220,7 @@ impl Out<'_> {
 
 /// The certificate of a Secret. Its texts are never taken for paths.
 fn certificate(secret: &Secret) -> Result<model::Certificate, String> {
-    let data = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
-    let (Some(chain), Some(key)) = (data("tls.crt"), data("tls.key")) else {
+    let (Some(chain), Some(key)) = (light::entry(secret, "tls.crt")?, light::entry(secret, "tls.key")?) else {
         return Err("has no tls.crt and tls.key".to_owned());
     };
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();

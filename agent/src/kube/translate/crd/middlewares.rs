@@ -11,6 +11,7 @@ use super::schema::Reference;
 use super::{MIDDLEWARE, called, referred};
 use crate::config::fragment;
 use crate::config::model::{KubernetesProvider, Middleware, MiddlewareKind};
+use crate::kube::light;
 
 /// What was read of them.
 #[derive(Debug, Default)]
@@ -103,18 +104,17 @@ fn users(out: &Out<'_>, namespace: &str, name: &str) -> Result<Vec<String>, Stri
     let secret: &Secret =
         secret.ok_or_else(|| format!("spec.basicAuth.secret: there is no Secret {namespace}/{name}"))?;
     let wrong = |what: &str| format!("spec.basicAuth.secret: Secret {namespace}/{name} {what}");
-    let entry = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
+    let entry = |name: &str| light::entry(secret, name).map_err(|message| wrong(&message));
     if secret.type_.as_deref() == Some("kubernetes.io/basic-auth") {
-        let (Some(user), Some(password)) = (entry("username"), entry("password")) else {
+        let (Some(user), Some(password)) = (entry("username")?, entry("password")?) else {
             return Err(wrong("has no username and password"));
         };
         let user = std::str::from_utf8(user).ok().filter(|user| !user.is_empty() && !user.contains([':', '\n']));
         let user = user.ok_or_else(|| wrong("has no username without a colon"))?;
         return Ok(vec![User::line(user, password)]);
     }
-    let all = secret.data.iter().flatten().next().filter(|_| secret.data.as_ref().is_some_and(|data| data.len() == 1));
-    let (_, bytes) = all.ok_or_else(|| wrong("has not one entry"))?;
-    let text = String::from_utf8_lossy(&bytes.0);
+    entry("users")?;
+    let text = String::from_utf8_lossy(light::only_entry(secret).ok_or_else(|| wrong("has not one entry"))?);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let lines: Vec<String> = lines.map(str::to_owned).collect();
     if lines.is_empty() { Err(wrong("names no users")) } else { Ok(lines) }

@@ -12,6 +12,7 @@ use super::schema::StoreSpec;
 use super::{OPTION, called};
 use crate::config::fragment;
 use crate::config::model::{KubernetesProvider, TlsOptions};
+use crate::kube::light;
 use crate::kube::objects::{Key, Set};
 
 const DEFAULT: &str = "default";
@@ -178,9 +179,8 @@ fn read(out: &Out<'_>, id: &Object, spec: &Value) -> Result<TlsOptions, Wrong> {
 fn roots(out: &Out<'_>, namespace: &str, name: &str) -> Result<String, String> {
     let key = Key::new(namespace, name);
     let secret = out.objects.secrets.get(namespace, name).ok_or_else(|| format!("there is no Secret {key}"))?;
-    let data = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
-    let pem =
-        data("tls.ca").or_else(|| data("ca.crt")).ok_or_else(|| format!("Secret {key} has no tls.ca or ca.crt"))?;
+    let entry = |name: &str| light::entry(secret, name).map_err(|message| format!("Secret {key} {message}"));
+    let pem = entry("tls.ca")?.or(entry("ca.crt")?).ok_or_else(|| format!("Secret {key} has no tls.ca or ca.crt"))?;
     let text = String::from_utf8_lossy(pem);
     // What stands before it would make it a path.
     let text = text.find("-----BEGIN").and_then(|at| text.get(at..));

@@ -119,7 +119,7 @@ spec: {gatewayClassName: c, listeners: [{name: http, port: 80, protocol: HTTP}]}
 ";
 
 fn change(world: &mut Objects, (what, which, how): Change) {
-    fn gone<K: kube::Resource + Clone>(set: &mut Set<K>, name: String) {
+    fn gone<K: kube::Resource + Clone + PartialEq>(set: &mut Set<K>, name: String) {
         let object = set.get("default", &name).map(|object| K::clone(object));
         if let Some(object) = object {
             set.apply(None, kube::runtime::watcher::Event::Delete(object));
