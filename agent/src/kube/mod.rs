@@ -16,6 +16,7 @@ pub mod objects;
 pub mod parts;
 pub mod pods;
 pub mod provider;
+mod refusals;
 pub mod status;
 pub mod translate;
 pub mod watch;

@@ -14,6 +14,7 @@ use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 
 use super::parts::Object;
+use super::refusals::Refused;
 
 /// Namespace and name; the namespace of a cluster's object is empty.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -258,10 +259,12 @@ pub struct Objects {
     pub http_routes: Set<DynamicObject>,
     pub reference_grants: Set<DynamicObject>,
     pub backend_tls_policies: Set<DynamicObject>,
+    /// Kinds that may not be read.
+    pub(super) refused: Refused,
 }
 
 impl Objects {
-    /// The marks of all sets but Services and EndpointSlices.
+    /// The marks of all sets but Services and EndpointSlices. What is refused has none, and is compared.
     pub(super) fn marks_of_others(&self) -> Vec<Mark> {
         // Each field by its name: a new one must be thought of.
         let Self {
@@ -284,6 +287,7 @@ impl Objects {
             http_routes,
             reference_grants,
             backend_tls_policies,
+            refused: _,
         } = self;
         let typed =
             [&ingresses.changes, &ingress_classes.changes, &secrets.changes, &namespaces.changes, &nodes.changes];

@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 use super::client::{is_silence, reason};
 use super::light::Light;
 use super::objects::{Key, Objects, Set};
+use super::refusals;
 use crate::config::model::{Kubernetes, KubernetesProvider};
 
 /// News that wait for the owner; beyond, watches wait, and the server keeps what they have not read.
@@ -376,6 +377,7 @@ impl Watches {
         let watch = Watch {
             kind,
             scope: scope.map(Arc::from),
+            place: refusals::Place { client: self.client.clone(), url: api.resource_url().to_owned() },
             health: Arc::clone(&self.health),
             news: self.news.clone(),
             state: State::default(),
@@ -424,6 +426,7 @@ fn config(selection: &Selection) -> watcher::Config {
 struct Watch {
     kind: String,
     scope: Option<Arc<str>>,
+    place: refusals::Place,
     health: Arc<Health>,
     news: mpsc::Sender<News>,
     state: State,
@@ -432,7 +435,11 @@ struct Watch {
 #[derive(Debug, Default)]
 struct State {
     ready: bool,
+    /// It has told all that there is at least once: what it told stays.
+    told: bool,
     absent: bool,
+    /// It is there, and may not be read.
+    refused: bool,
     /// Whole lists instead of streams.
     listing: bool,
     failures: u32,
@@ -457,6 +464,8 @@ impl Watch {
                         return;
                     }
                     if done {
+                        self.state.told = true;
+                        self.refused(false).await;
                         self.ready().await;
                     }
                 }
@@ -501,6 +510,15 @@ impl Watch {
         }
     }
 
+    async fn refused(&mut self, is_refused: bool) {
+        if std::mem::replace(&mut self.state.refused, is_refused) != is_refused {
+            let (kind, scope) = (self.kind.clone(), self.scope.as_deref().map(Arc::from));
+            let told: News = Box::new(move |objects| objects.refused.note(kind, scope, is_refused));
+            // A reader that is gone needs no news.
+            let _ = self.news.send(told).await;
+        }
+    }
+
     async fn failed(&mut self, error: &watcher::Error) -> Duration {
         if is_absent(error) {
             if !std::mem::replace(&mut self.state.absent, true) {
@@ -510,6 +528,7 @@ impl Watch {
                 self.health.failing.fetch_sub(1, Ordering::Relaxed);
                 self.state.failures = 0;
             }
+            self.refused(false).await;
             if self.state.ready {
                 // Its definition was deleted, and so were its objects; the watcher starts anew when it is back.
                 return ABSENT;
@@ -522,10 +541,13 @@ impl Watch {
             self.health.failing.fetch_add(1, Ordering::Relaxed);
             warn!(kind = self.kind, %error, "a watch failed; what is known stays");
         }
-        if !self.state.ready && is_forbidden(error) && self.state.failures >= REFUSALS_MAX {
-            // One right that is lacking must not keep all routes from being served.
-            let kind = self.kind.as_str();
-            warn!(kind, "it may not be read: served as if there were none; the role lacks `list` and `watch` of it");
+        if !self.state.told && is_forbidden(error) && self.state.failures >= REFUSALS_MAX {
+            // One right that is lacking must not keep all routes from being served, but for those that it is about.
+            let (kind, is_served) = (self.kind.as_str(), self.place.is_served().await);
+            if !self.state.ready {
+                warn!(kind, is_served, "it may not be read; the role lacks `list` and `watch` of it");
+            }
+            self.refused(is_served).await;
             self.ready().await;
         }
         let wait = BACKOFF.saturating_mul(1 << self.state.failures.min(5)).min(BACKOFF_MAX);
@@ -654,25 +676,51 @@ mod tests {
         assert!(health.is_ready(), "what was told stays");
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_kind_that_may_not_be_read_counts_as_known_after_some_refusals_and_one_that_cannot_be_read_never_does() {
-        for (code, is_known) in [(403, true), (503, false)] {
+        let server = Upstream::start(|request| match request.target.as_str() {
+            "/apis/traefik.io/v1alpha1" => Reply::ok(
+                r#"{"kind":"APIResourceList","groupVersion":"traefik.io/v1alpha1","resources":[{"name":"tlsoptions",
+                "singularName":"","namespaced":true,"kind":"TLSOption","verbs":["list"]}]}"#,
+            ),
+            _ => Reply::raw(b"HTTP/1.1 404 Not Found\r\ncontent-length: 18\r\n\r\n404 page not found"),
+        });
+        let server = server.unwrap();
+        let config = kube::Config::new(format!("http://{}", server.address()).parse().unwrap());
+        let limits = Limits { connect: 2_000 * MS, answer: 2_000 * MS, silence: 2_000 * MS };
+        let client = limited(config, limits).unwrap();
+        for (code, url, is_known, is_refused) in [
+            (403, "/apis/traefik.io/v1alpha1/namespaces/shop/tlsoptions", true, true),
+            // Who has no right to a kind is refused also where there is no such kind.
+            (403, "/apis/traefik.io/v1alpha1/namespaces/shop/others", true, false),
+            (403, "/apis/gone.io/v1/tlsoptions", true, false),
+            (403, "/api/v1/secrets", true, true),
+            (503, "/apis/traefik.io/v1alpha1/tlsoptions", false, false),
+        ] {
             let health = Arc::new(Health { watches: AtomicU64::new(1), ..Health::default() });
             let (news, mut told) = mpsc::channel(QUEUE);
             let (state, kind) = (State::default(), "TLSOption".to_owned());
-            let mut watch = Watch { kind, scope: None, health: Arc::clone(&health), news, state };
+            let place = refusals::Place { client: client.clone(), url: url.to_owned() };
+            let mut watch = Watch { kind, scope: None, place, health: Arc::clone(&health), news, state };
+            let mut objects = Objects::default();
             let mut refused = 0;
             while !health.is_ready() && refused < 10 {
                 let status = Status { code, ..Status::default() };
                 let error = watcher::Error::InitialListFailed(kube::Error::Api(status.boxed()));
                 assert!(watch.failed(&error).await > Duration::ZERO);
                 refused += 1;
-                if let Ok(told) = told.try_recv() {
-                    told(&mut Objects::default());
+                while let Ok(told) = told.try_recv() {
+                    told(&mut objects);
                 }
             }
-            assert_eq!((health.is_ready(), health.read().failing), (is_known, 1), "{code}");
+            assert_eq!((health.is_ready(), health.read().failing), (is_known, 1), "{code} {url}");
             assert!(refused > 1, "a role may be bound a moment later");
+            assert_eq!(objects.refused.any("TLSOption", |_| true), is_refused, "{code} {url}");
+            watch.refused(false).await;
+            while let Ok(told) = told.try_recv() {
+                assert!(told(&mut objects), "it is news");
+            }
+            assert!(!objects.refused.any("TLSOption", |_| true), "{code} {url}");
         }
     }
 }

@@ -108,6 +108,7 @@ impl Translator {
         let under_policy = std::mem::take(&mut out.parts.under_policy);
         let (mut parts, names) = out.parts.finish(objects, names);
         parts.problems.extend(unreached(&parts, around));
+        parts.problems.extend(objects.refused.problems());
         Read { parts, names, readers: backends.into_readers(), under_policy }
     }
 }

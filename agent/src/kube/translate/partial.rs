@@ -11,6 +11,7 @@ use super::gateway::Around;
 use crate::config::model::{Kubernetes, Router};
 use crate::kube::objects::{Key, Mark, Objects};
 use crate::kube::parts::{Object, Parts};
+use crate::kube::refusals::Refused;
 
 /// What the last translation gave, and what it was made of.
 #[derive(Debug, Default)]
@@ -28,6 +29,7 @@ pub(super) struct Last {
     settings: Kubernetes,
     here: Here,
     around: Around,
+    refused: Refused,
 }
 
 /// What translation makes of objects.
@@ -67,7 +69,8 @@ impl Last {
         around: &Around,
         mut all: impl FnMut(&Objects, &Slices, Option<&Names>) -> Read,
     ) -> (Parts, bool) {
-        let is_framed_alike = (&self.settings, &self.here, &self.around) == (settings, here, around);
+        let is_framed_alike =
+            (&self.settings, &self.here, &self.around) == (settings, here, around) && self.refused == objects.refused;
         let services = self.changed_services(objects);
         if let Some(services) = services.filter(|_| is_framed_alike)
             && self.renew_services(objects, &services, &mut all).is_some()
@@ -82,6 +85,7 @@ impl Last {
         (self.readers, self.under_policy) = (readers, under_policy);
         self.take_stock();
         (self.settings, self.here, self.around) = (settings.clone(), here.clone(), around.clone());
+        self.refused = objects.refused.clone();
         (self.parts.clone(), true)
     }
 

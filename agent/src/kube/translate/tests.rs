@@ -6,6 +6,7 @@ mod ingress;
 mod names;
 mod odd;
 mod partial;
+mod refused;
 mod tls;
 mod traefik;
 

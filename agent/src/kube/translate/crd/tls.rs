@@ -30,6 +30,8 @@ pub(super) fn translate(out: &mut Out<'_>, settings: &KubernetesProvider) {
 fn options(out: &mut Out<'_>, settings: &KubernetesProvider) {
     let objects = out.objects;
     let serves = |(key, _): &(&Key, _)| settings.serves(&key.namespace);
+    // Whether there is one that asks clients for certificates, if only those of its own namespace, nobody knows.
+    out.parts.default_options_lost |= objects.refused.any(OPTION, |namespace| settings.serves(namespace));
     let may_be_alls =
         |key: &Key, one: &DynamicObject| !asks_clients(spec(one)) || settings.names_for_defaults(&key.namespace);
     let first = first(&objects.tls_options, settings, may_be_alls);

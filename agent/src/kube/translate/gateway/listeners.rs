@@ -422,9 +422,10 @@ pub(super) fn selects<'e>(
             let value = own(key);
             match operator {
                 "In" => value.is_some_and(|value| values.contains(value)),
-                "NotIn" => value.is_none_or(|value| !values.contains(value)),
                 "Exists" => value.is_some(),
-                "DoesNotExist" => value.is_none(),
+                // Of a namespace that may not be read nobody knows what it does not have.
+                "NotIn" => object.is_some() && value.is_none_or(|value| !values.contains(value)),
+                "DoesNotExist" => object.is_some() && value.is_none(),
                 _ => false,
             }
         })

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::{Object, Out};
 use super::{CONTROLLER, GROUP, Known};
-use crate::kube::objects::Key;
+use crate::kube::objects::{Key, Objects};
 use crate::kube::parts::{Condition, Status};
 
 const KIND: &str = "BackendTLSPolicy";
@@ -29,6 +29,15 @@ struct Target {
     name: String,
     /// A port's name; none: all ports.
     section_name: Option<String>,
+}
+
+/// Whether it is known that a Service is under none but those that there are.
+pub(super) fn unread(objects: &Objects, service: &Key) -> Result<(), (&'static str, String)> {
+    if !objects.refused.any(KIND, |namespace| *namespace == *service.namespace) {
+        return Ok(());
+    }
+    let message = "a BackendTLSPolicy may ask for TLS, and none may be read; let the role `list` and `watch` them";
+    Err(("UnsupportedProtocol", format!("Service {service}: {message}")))
 }
 
 /// All policies, by the Services that they are about.

@@ -19,7 +19,7 @@ use super::super::names::{self, GATEWAY, normalized};
 use super::super::{IDLE_MAX, Object, Out};
 use super::filters::{self, Filter};
 use super::matches::{self, TIES};
-use super::policies::Policies;
+use super::policies::{self, Policies};
 use super::times::{retry, timeouts};
 use super::{GROUP, Gateway, Grants, Known};
 use crate::config::model::{
@@ -380,6 +380,7 @@ impl One<'_, '_> {
             let message = format!("Service {key}: BackendTLSPolicy {policy} asks for TLS, which is not supported yet");
             return Err(("UnsupportedProtocol", message));
         }
+        policies::unread(self.out.objects, &key)?;
         match port.app_protocol.as_deref() {
             None | Some("" | "http" | "kubernetes.io/ws") => {}
             Some(other) => {
