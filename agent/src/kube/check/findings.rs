@@ -218,7 +218,7 @@ impl Findings<'_> {
             if let Some(rest) = name.strip_prefix(nginx::PREFIX) {
                 if let Some(asked) = nginx::asked(rest, value) {
                     let remedy = nginx::in_full(asked.remedy);
-                    self.add(("Ingress", key), Effect::Differs, &path, asked.message, remedy);
+                    self.add(("Ingress", key), asked.effect, &path, asked.message, remedy);
                 }
             } else if OTHERS.iter().any(|prefix| name.starts_with(prefix)) {
                 let remedy = "say what it does with a Middleware in traefik.ingress.kubernetes.io/router.middlewares";

@@ -1,12 +1,16 @@
 //! What ingress-nginx's annotations ask for, and how to have it here. They are read by nobody but it: an object that says
 //! nothing else is served without what they ask for.
 
+use super::report::Effect;
+
 /// Where they begin.
 pub(super) const PREFIX: &str = "nginx.ingress.kubernetes.io/";
 
 /// What an annotation would have changed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Asked {
+    /// Whether its requests are answered all the same.
+    pub(super) effect: Effect,
     /// What is other than there.
     pub(super) message: String,
     /// What to do.
@@ -28,6 +32,7 @@ enum Idle {
 struct Row {
     names: &'static [&'static str],
     idle: Idle,
+    effect: Effect,
     message: &'static str,
     remedy: &'static str,
 }
@@ -37,7 +42,12 @@ const NOT_YET: &str = "leave it out, or leave the object to ingress-nginx until 
 const MIDDLEWARE: &str = "traefik.ingress.kubernetes.io/router.middlewares";
 
 const fn row(names: &'static [&'static str], idle: Idle, message: &'static str, remedy: &'static str) -> Row {
-    Row { names, idle, message, remedy }
+    Row { names, idle, effect: Effect::Differs, message, remedy }
+}
+
+/// Servers that are not reached by what is spoken here.
+const fn unreached(names: &'static [&'static str], idle: Idle, message: &'static str) -> Row {
+    Row { names, idle, effect: Effect::NotServed, message, remedy: NOT_YET }
 }
 
 /// The first row that has a name counts.
@@ -128,11 +138,10 @@ const ROWS: &[Row] = &[
         "name a Middleware with basicAuth in router.middlewares",
     ),
     row(&["satisfy"], Idle::When(&["all"]), "every condition must hold, not any of them", NOT_YET),
-    row(
+    unreached(
         &["backend-protocol"],
         Idle::When(&["http", "auto_http", ""]),
-        "servers are spoken to in HTTP/1.1",
-        "for https write traefik.ingress.kubernetes.io/service.serversscheme on the Service; others are not supported yet",
+        "servers are spoken to in HTTP/1.1 without TLS",
     ),
     row(
         &["canary*"],
@@ -167,12 +176,7 @@ const ROWS: &[Row] = &[
         NOT_YET,
     ),
     row(&["proxy-cookie-*", "proxy-redirect-*"], Idle::When(&["off"]), "answers pass as they are", NOT_YET),
-    row(
-        &["proxy-ssl-*"],
-        OFF,
-        "it says nothing of TLS to servers here",
-        "name a ServersTransport in traefik.ingress.kubernetes.io/service.serverstransport on the Service",
-    ),
+    unreached(&["proxy-ssl-*"], OFF, "servers are spoken to without TLS"),
     row(
         &["enable-cors", "cors-*"],
         OFF,
@@ -245,7 +249,8 @@ pub(super) fn asked(name: &str, value: &str) -> Option<Asked> {
         None => name == **known,
     };
     let Some(row) = ROWS.iter().find(|row| row.names.iter().any(|known| is_named(&known))) else {
-        return Some(Asked { message: "is not known: it is ignored".to_owned(), remedy: NOT_YET });
+        let message = "is not known: it is ignored".to_owned();
+        return Some(Asked { effect: Effect::Differs, message, remedy: NOT_YET });
     };
     let value = value.trim().to_ascii_lowercase();
     let is_idle = match row.idle {
@@ -254,7 +259,8 @@ pub(super) fn asked(name: &str, value: &str) -> Option<Asked> {
         Idle::Always => true,
     };
     // The annotation's own name is long enough.
-    (!is_idle).then(|| Asked { message: format!("is ignored: {}", row.message), remedy: row.remedy })
+    let message = || format!("is ignored: {}", row.message);
+    (!is_idle).then(|| Asked { effect: row.effect, message: message(), remedy: row.remedy })
 }
 
 /// Where middlewares are named, for remedies that speak of `router.middlewares`.
@@ -265,6 +271,12 @@ pub(super) fn in_full(remedy: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::model::Dynamic;
+    use crate::kube::parts::UNUSABLE;
+    use crate::kube::translate::tests::{backend, objects};
+    use crate::kube::translate::{Around, Translator};
+
+    const TRAEFIK: &str = "traefik.ingress.kubernetes.io/";
 
     #[test]
     fn an_annotation_that_changes_nothing_is_no_difference() {
@@ -273,7 +285,7 @@ mod tests {
             ("ssl-redirect", "true", Some("is ignored: plain requests are not redirected")),
             ("ssl-redirect", "False", None),
             ("backend-protocol", "HTTP", None),
-            ("backend-protocol", "GRPC", Some("is ignored: servers are spoken to in HTTP/1.1")),
+            ("backend-protocol", "GRPC", Some("is ignored: servers are spoken to in HTTP/1.1 without TLS")),
             ("proxy-buffering", "off", None),
             (
                 "canary-weight",
@@ -286,6 +298,62 @@ mod tests {
         ] {
             let asked = asked(name, value);
             assert_eq!(asked.as_ref().map(|asked| asked.message.as_str()), wanted, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn what_its_servers_do_not_understand_is_not_served() {
+        for (name, value, effect) in [
+            ("backend-protocol", "HTTPS", Effect::NotServed),
+            ("backend-protocol", "GRPCS", Effect::NotServed),
+            ("proxy-ssl-secret", "a/b", Effect::NotServed),
+            ("proxy-ssl-verify", "on", Effect::NotServed),
+            ("rewrite-target", "/", Effect::Differs),
+        ] {
+            let asked = asked(name, value).unwrap();
+            assert_eq!((asked.effect, asked.remedy == NOT_YET), (effect, effect == Effect::NotServed), "{name}");
+        }
+    }
+
+    /// Whoever does as he is told gets no 500 for it.
+    #[test]
+    fn what_remedies_name_is_read_and_served() {
+        const KINDS: &str = "kind: Middleware\nmetadata: {name: m}\nspec: {addPrefix: {prefix: /x}}\n---\nkind: TLSOption\nmetadata: \
+                             {name: o}\nspec: {minVersion: VersionTLS13}\n---\nkind: ServersTransport\nmetadata: {name: t}\nspec: \
+                             {forwardingTimeouts: {dialTimeout: 1s}}\n";
+        let remedies: String = ROWS.iter().map(|row| in_full(row.remedy) + " ").collect();
+        let mut named: Vec<&str> =
+            remedies.split([' ', ':', ',']).filter_map(|word| word.strip_prefix(TRAEFIK)).collect();
+        named.sort_unstable();
+        named.dedup();
+        assert!(named.len() > 4, "{named:?}");
+        for name in named {
+            let (value, on_service) = match name {
+                "router.middlewares" => ("default-m@kubernetescrd", false),
+                "router.tls.options" => ("default-o@kubernetescrd", false),
+                "router.pathmatcher" => ("PathRegexp", false),
+                "router.observability.tracing" => ("false", false),
+                "service.serversscheme" => ("https", true),
+                "service.serverstransport" => ("default-t@kubernetescrd", true),
+                other => panic!("what is written there? {other}"),
+            };
+            let annotation = format!(", annotations: {{{TRAEFIK}{name}: \"{value}\"}}");
+            let [of_service, of_ingress] =
+                [on_service, !on_service].map(|is| if is { annotation.as_str() } else { "" });
+            let text = format!(
+                "kind: Ingress\nmetadata: {{name: i{of_ingress}}}\nspec: {{rules: [{{host: a.example, http: {{paths: [{{path: /x, \
+                 pathType: ImplementationSpecific, backend: {{service: {{name: shop, port: {{number: 80}}}}}}}}]}}}}]}}\n"
+            );
+            let service =
+                backend("shop", 80, &["10.0.0.1"]).replacen("name: shop", &format!("name: shop{of_service}"), 1);
+            let objects = objects(&format!("{text}{service}{KINDS}"));
+            let settings = crate::config::kubernetes_defaults();
+            let parts = Translator::default().translate(&objects, &settings, None, &Around::default());
+            let told: Vec<String> = parts.problems.iter().map(ToString::to_string).collect();
+            assert_eq!(told, Vec::<String>::new(), "{name}");
+            let (merged, missing) = parts.merged(&Dynamic::default());
+            assert!(missing.is_empty() && merged.routers.len() == 1, "{name}: {missing:?}");
+            assert!(merged.routers.iter().all(|router| router.service != UNUSABLE), "{name}");
         }
     }
 
