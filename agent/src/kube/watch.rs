@@ -187,6 +187,8 @@ pub struct Unread {
     pub namespace: Option<String>,
     /// What the server said.
     pub why: String,
+    /// We have no right to them.
+    pub is_refused: bool,
 }
 
 /// Reads all that there is once, without a watch.
@@ -368,7 +370,8 @@ impl Watches {
             self.tasks.spawn(async move {
                 if let Err(error) = list(&api, &config, scope.as_deref(), &news, place).await {
                     // As many as there are kinds and namespaces: beyond a thousand nobody reads on.
-                    drop(unread.try_send(Unread { kind, namespace: scope, why: reason(&error) }));
+                    let is_refused = matches!(&error, kube::Error::Api(status) if status.code == 403);
+                    drop(unread.try_send(Unread { kind, namespace: scope, why: reason(&error), is_refused }));
                 }
             });
             return;

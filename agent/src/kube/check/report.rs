@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::kube::watch::Unread;
+
 /// What becomes of what a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -59,6 +61,13 @@ pub struct NotRead {
     pub why: String,
     /// Without them nothing can be said of the others.
     pub is_needed: bool,
+}
+
+impl NotRead {
+    pub(super) fn of(unread: Unread, is_needed: bool) -> Self {
+        let Unread { kind, namespace, why, is_refused: _ } = unread;
+        Self { kind, namespace: namespace.unwrap_or_default(), why, is_needed }
+    }
 }
 
 /// Objects of one kind.
