@@ -104,10 +104,11 @@ pub(super) fn translate<'t>(
     let objects = out.objects;
     let classes = Classes::new(objects, settings);
     let mut defaults = None;
-    for (key, ingress) in objects.ingresses.iter().filter(|(_, ingress)| classes.takes(ingress)) {
-        if !settings.serves(&key.namespace) {
-            continue;
-        }
+    let ours = objects.ingresses.iter().filter(|(key, one)| classes.takes(one) && settings.serves(&key.namespace));
+    let mut ours: Vec<_> = ours.collect();
+    // What there is one of has the oldest, as a host does.
+    ours.sort_by_cached_key(|(key, one)| (one.metadata.creation_timestamp.as_ref().map(|time| time.0), *key));
+    for (key, ingress) in ours {
         let object = Object { kind: "Ingress", key: key.clone() };
         let _reading = backends.read_by(&object);
         if !addresses.is_empty() {
@@ -232,7 +233,8 @@ impl One<'_, '_> {
         let name = match defaults {
             None if is_first => names::of(INGRESS, "default-router"),
             Some(other) if is_first => {
-                let message = format!("Ingress {other} has the default backend already; of two the first counts");
+                let message =
+                    format!("Ingress {other} has the default backend and is older, or of equals the first; remove one");
                 return self.problem(PLACE, message);
             }
             // Of an Ingress with rules it stands for what its own hosts' rules do not take.

@@ -247,6 +247,31 @@ fn a_path_that_is_no_expression_is_refused_below_the_others_of_its_host() {
 }
 
 #[test]
+fn of_default_backends_the_oldest_takes_what_nobody_else_does() {
+    let one = |namespace: &str, year: u16| {
+        format!(
+            "kind: Ingress\nmetadata: {{name: i, namespace: {namespace}, creationTimestamp: \"{year}-01-01T00:00:00Z\"}}\nspec: \
+             {{defaultBackend: {{service: {{name: rest, port: {{number: 80}}}}}}}}\n---\n"
+        ) + &backend("rest", 80, &["10.0.0.1"]).replace("metadata: {", &format!("metadata: {{namespace: {namespace}, "))
+    };
+    let settings = Kubernetes { ingress: Some(provider()), ..Kubernetes::default() };
+    for (years, first, other) in [([2021, 2020], "team-z", "team-a"), ([2020, 2020], "team-a", "team-z")] {
+        let text = one("team-a", years[0]) + &one("team-z", years[1]);
+        let parts = Translator::default().translate(&objects(&text), &settings, None, &Around::default());
+        let routers: Vec<_> = parts.routers.iter().map(|one| (one.name.as_str(), one.service.as_str())).collect();
+        assert_eq!(routers, [("default-router@kubernetes", format!("{first}-rest-80@kubernetes").as_str())]);
+        let told: Vec<String> = parts.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [format!(
+                "Ingress {other}/i: spec.defaultBackend: Ingress {first}/i has the default backend and is older, or of equals the \
+                 first; remove one"
+            )]
+        );
+    }
+}
+
+#[test]
 fn a_default_backend_that_is_refused_leaves_its_place_to_one_that_is_not() {
     let one = |name: &str, annotation: &str| {
         format!(
