@@ -14,9 +14,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, header};
 use wayspan_proxy::clock::MonoNs;
-use wayspan_proxy::middleware::{AuthServer, HeaderModifier, Middleware, Mirror};
+use wayspan_proxy::middleware::{AuthServer, Middleware, Mirror};
 use wayspan_proxy::route::RouteTable;
 use wayspan_proxy::snapshot::{self, Fixed, Route, Snapshot, Target};
 use wayspan_proxy::tls::{Tls, hosts};
@@ -25,7 +24,7 @@ use self::frame::Frame;
 use self::ids::Ids;
 use self::middlewares::{built, kind_name};
 use self::same::{kept, same_entry_point, same_route};
-use self::services::{Places, Served, ServerKey};
+use self::services::{Places, Served, ServerKey, forwarded};
 use super::bridge;
 use super::disputes::{self, Dispute};
 use super::middleware::{by_name, expand};
@@ -463,9 +462,6 @@ impl<'b> Build<'b> {
     /// The api as a service with one server: so the dashboard works through an entry point too.
     fn api(&mut self) -> u32 {
         let address = self.inputs.api.map(reachable);
-        // Whatever middlewares make of the request: the api tells it from one of this machine's own by this (RFC 7239, section 4).
-        let through = (header::FORWARDED, HeaderValue::from_static("by=_wayspan"));
-        let forwarded = Arc::new(HeaderModifier { set: vec![through], ..HeaderModifier::default() });
         let servers = address.map(|address| model::Server {
             url: format!("http://{address}"),
             host: address.ip().to_string(),
@@ -473,7 +469,7 @@ impl<'b> Build<'b> {
             path_prefix: String::new(),
             weight: 1,
             service: None,
-            request_headers: Some(Arc::clone(&forwarded)),
+            request_headers: Some(forwarded()),
         });
         self.service(&Arc::new(model::Service {
             name: API.to_owned(),

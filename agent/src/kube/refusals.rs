@@ -49,6 +49,11 @@ impl Refused {
         self.0.iter().any(|(other, scope)| other == kind && scope.as_deref().is_none_or(&counts))
     }
 
+    /// Where objects of a kind are unseen; `None`: in all namespaces.
+    pub(super) fn scopes(&self, kind: &str) -> impl Iterator<Item = Option<&Arc<str>>> {
+        self.0.iter().filter(move |(other, _)| other == kind).map(|(_, scope)| scope.as_ref())
+    }
+
     /// What to say of it.
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
         self.0.iter().filter_map(|(kind, scope)| {

@@ -118,6 +118,31 @@ impl<const N: usize> Part<N> {
         self.u16(cipher);
         self.u8(u8::from(resumed));
     }
+    #[inline(always)]
+    fn clock(&mut self, clock: BodyClock) {
+        let BodyClock {
+            upstream_body,
+            upstream_read_wait,
+            client_drain,
+            proxy_response,
+            client_body,
+            read_wait,
+            upstream_drain,
+            proxy_request,
+        } = clock;
+        for value in [
+            upstream_body,
+            upstream_read_wait,
+            client_drain,
+            proxy_response,
+            client_body,
+            read_wait,
+            upstream_drain,
+            proxy_request,
+        ] {
+            self.u64(value);
+        }
+    }
     /// All of it was written.
     fn whole(&self) -> &[u8; N] {
         debug_assert_eq!(self.at, N, "the part's length is out of date");
@@ -192,16 +217,6 @@ impl Writer<'_> {
         part.u64(head.connection_id);
         part.u32(head.request_index);
         part.token(head.token);
-        let BodyClock {
-            upstream_body,
-            upstream_read_wait,
-            client_drain,
-            proxy_response,
-            client_body,
-            read_wait,
-            upstream_drain,
-            proxy_request,
-        } = head.body;
         for value in [
             head.request_start,
             head.request_head_end,
@@ -223,19 +238,12 @@ impl Writer<'_> {
             head.middleware_wait_ns,
             head.head_written.0,
             head.ended.0,
-            upstream_body,
-            upstream_read_wait,
-            client_drain,
-            proxy_response,
-            client_body,
-            read_wait,
-            upstream_drain,
-            proxy_request,
-            head.request_body_bytes,
-            head.response_body_bytes,
         ] {
             part.u64(value);
         }
+        part.clock(head.body);
+        part.u64(head.request_body_bytes);
+        part.u64(head.response_body_bytes);
         part.u32(head.srtt_us);
         part.u32(head.rttvar_us);
         part.u8(u8::from(head.asked_at_end));

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use http::{HeaderValue, header};
 use wayspan_proxy::cap::Cap;
 use wayspan_proxy::clock::MonoNs;
+use wayspan_proxy::middleware::HeaderModifier;
 use wayspan_proxy::snapshot::{self, Server, Services, Snapshot};
 
 use super::same::{kept, same_server, same_service};
@@ -176,6 +178,13 @@ fn keys(service: &model::Service) -> impl Iterator<Item = (ServerKey, &model::Se
         *nth += 1;
         (key, server)
     })
+}
+
+/// What the api tells a request that comes through an entry point from one of this machine's own by, whatever middlewares make of it
+/// (RFC 7239, section 4).
+pub(super) fn forwarded() -> Arc<HeaderModifier> {
+    let by = (header::FORWARDED, HeaderValue::from_static("by=_wayspan"));
+    Arc::new(HeaderModifier { set: vec![by], ..HeaderModifier::default() })
 }
 
 /// A server's cap; the one of last time where it is as large, since connections hold places under it.

@@ -30,8 +30,17 @@ pub(super) fn translate(out: &mut Out<'_>, settings: &KubernetesProvider) {
 fn options(out: &mut Out<'_>, settings: &KubernetesProvider) {
     let objects = out.objects;
     let serves = |(key, _): &(&Key, _)| settings.serves(&key.namespace);
-    // Whether there is one that asks clients for certificates, if only those of its own namespace, nobody knows.
-    out.parts.default_options_lost |= objects.refused.any(OPTION, |namespace| settings.serves(namespace));
+    // Whether there is one that asks clients for certificates nobody knows: all of them, or those of its own namespace.
+    for scope in objects.refused.scopes(OPTION) {
+        match scope {
+            Some(namespace) if !settings.serves(namespace) => {}
+            Some(namespace) if !settings.names_for_defaults(namespace) => {
+                let name = called(OPTION, namespace, DEFAULT);
+                out.parts.own_defaults.insert(namespace.as_ref().into(), name);
+            }
+            None | Some(_) => out.parts.default_options_lost = true,
+        }
+    }
     let may_be_alls =
         |key: &Key, one: &DynamicObject| !asks_clients(spec(one)) || settings.names_for_defaults(&key.namespace);
     let first = first(&objects.tls_options, settings, may_be_alls);

@@ -51,7 +51,9 @@ fn what_a_kind_that_may_not_be_read_could_ask_for_is_not_served_without() {
     for (kind, namespace, want) in [
         ("IngressClass", None, vec![]),
         ("TLSOption", None, vec![route]),
-        ("TLSOption", Some("other"), vec![route]),
+        ("TLSOption", Some("default"), vec![route]),
+        // It could ask only its own namespace's clients.
+        ("TLSOption", Some("other"), vec![]),
         ("BackendTLSPolicy", None, vec![http]),
         ("BackendTLSPolicy", Some("default"), vec![http]),
         ("BackendTLSPolicy", Some("other"), vec![]),
