@@ -3,6 +3,7 @@
 
 mod kubernetes;
 mod middlewares;
+mod probes;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -95,7 +96,7 @@ const CONNS_MEANING: &str = "Connections to a server at once, idle ones too, in 
 
 /// All known keys; those of a section of the reference page in its order.
 pub(super) fn keys() -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().chain(tls::KEYS).chain(MIDDLEWARES).chain(KUBERNETES)
+    KEYS.iter().chain(probes::KEYS).chain(tls::KEYS).chain(MIDDLEWARES).chain(KUBERNETES)
 }
 
 /// Those but for the parts with a table of their own.
@@ -403,34 +404,6 @@ const KEYS: &[Key] = &[
         "`error`, `warn`, `info`, `debug`, `trace`, `off`, or a filter such as `info,wayspan_agent=debug`.",
     ),
     key("log.format", Kind::Choice(&["common", "json"]), "common", "How log lines look."),
-    ours("probes", Kind::Section, "", "The kernel probes; `probes: off` goes without."),
-    ours("probes.required", Kind::Bool, "false", "Refuse to start where they cannot be loaded."),
-    ours(
-        "probes.slots",
-        Kind::Integer(64, 1_048_576),
-        "8192",
-        "Connections watched at once, 1,216 bytes of kernel memory each. The slot of one that closed rests for 2 s: where many \
-         are short, add twice the number that close in a second.",
-    ),
-    ours(
-        "probes.backends",
-        Kind::Bool,
-        "false",
-        "Also watch the other ends of connections to backends on this node; every read and write on the node pays a look-up.",
-    ),
-    ours(
-        "probes.ack",
-        Kind::Bool,
-        "false",
-        "Also watch what clients acknowledge; every segment that arrives on the node pays a look-up.",
-    ),
-    ours(
-        "probes.timestamps",
-        Kind::Bool,
-        "false",
-        "Where no probe can run: have the kernel stamp what arrives, and tell by that when bytes came; it stamps every packet of the \
-         node then.",
-    ),
     ours(
         "attribution.spans",
         Kind::Choice(&["attributes", "notable", "all"]),
