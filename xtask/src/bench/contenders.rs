@@ -118,13 +118,17 @@ pub(super) fn all(site: &Site) -> Result<(Vec<Contender>, Vec<String>)> {
         Contender { count_syscalls: true, ..contender("haproxy", haproxy) },
         contender("nginx", nginx_proxy),
         UNTRACED,
-        contender("wayspan untraced, plain build", wayspan_plain),
         contender("wayspan traced 1%", wayspan_one_percent),
         TRACED,
         ALL_PROBES,
         contender("wayspan 100%, no probes", wayspan_no_probes),
     ];
     let mut missing = Vec::new();
+    if plain_binary().is_file() {
+        all.push(contender("wayspan untraced, plain build", wayspan_plain));
+    } else {
+        missing.push("wayspan untraced, plain build: `cargo build --release -p wayspan-agent` makes it".to_owned());
+    }
     if envoy_binary(site).is_some() {
         all.push(contender("envoy", envoy));
         all.push(contender("envoy traced 100%", envoy_traced));
@@ -217,9 +221,13 @@ fn wayspan_untraced(site: &Site, dir: &Path, port: u16) -> Result<Command> {
 /// What `cargo build --release` gives.
 fn wayspan_plain(site: &Site, dir: &Path, port: u16) -> Result<Command> {
     let told = wayspan_untraced(site, dir, port)?;
-    let mut command = Command::new(wayspan_tests::target_dir().join("release/wayspan"));
+    let mut command = Command::new(plain_binary());
     command.args(told.get_args());
     Ok(command)
+}
+
+fn plain_binary() -> PathBuf {
+    wayspan_tests::target_dir().join("release/wayspan")
 }
 
 fn wayspan_one_percent(site: &Site, dir: &Path, port: u16) -> Result<Command> {
