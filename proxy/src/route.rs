@@ -4,6 +4,7 @@
 mod index;
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::rule::{Canonical, Expr, HostName, Literal, Matcher, Rule, Subject};
@@ -16,13 +17,37 @@ use index::{Index, Key};
 /// its router's name.
 pub const BRANCHES_MAX: usize = 64;
 
+/// Which of several routes that take a request gets it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Precedence {
+    /// The highest; 0: that of the rule.
+    pub priority: i64,
+    /// Among equals the lesser, before names.
+    pub turn: Option<Arc<str>>,
+}
+
+impl From<i64> for Precedence {
+    fn from(priority: i64) -> Self {
+        Self { priority, turn: None }
+    }
+}
+
 /// The routes of one entry point, immutable once built.
 #[derive(Debug, Default)]
 pub struct RouteTable {
     /// In the order of precedence; the index refers to them by position.
     entries: Vec<Entry>,
     index: Index,
-    names: Vec<Names>,
+    apart: Vec<Arc<Apart>>,
+}
+
+/// A route with its rule taken apart.
+#[derive(Debug)]
+struct Apart {
+    route: Arc<Route>,
+    expr: Arc<Expr>,
+    names: Names,
+    branches: Box<[(Key, Rest)]>,
 }
 
 /// What the branches of a route's rule are called.
@@ -64,11 +89,8 @@ impl<'t> Found<'t> {
 /// One branch of one rule.
 #[derive(Debug)]
 struct Entry {
-    route: Arc<Route>,
+    of: Arc<Apart>,
     branch: u16,
-    operation: Arc<str>,
-    pattern: Arc<str>,
-    rest: Rest,
 }
 
 /// What is left to ask when the index led to an entry.
@@ -82,33 +104,44 @@ enum Rest {
 
 impl Entry {
     fn holds(&self, subject: &Subject<'_>) -> bool {
-        match &self.rest {
-            Rest::Literals(literals) => literals.iter().all(|literal| literal.holds(subject)),
-            Rest::Whole(expr) => expr.holds(subject),
+        match self.of.branches.get(usize::from(self.branch)) {
+            Some((_, Rest::Literals(literals))) => literals.iter().all(|literal| literal.holds(subject)),
+            Some((_, Rest::Whole(expr))) => expr.holds(subject),
+            None => false,
         }
     }
 }
 
 impl RouteTable {
     /// Builds a table. As in Traefik, the highest priority wins and 0 means the rule's own
-    /// ([`Rule::default_priority`]); among equals the first name wins.
+    /// ([`Rule::default_priority`]); among equals the lesser turn wins, then the first name.
     #[must_use]
-    pub fn build(routes: Vec<(Rule, i64, Arc<Route>)>) -> Self {
+    pub fn build(routes: Vec<(Rule, Precedence, Arc<Route>)>) -> Self {
+        Self::default().renewed(routes)
+    }
+
+    /// As [`Self::build`]; the rules of routes that are in this table too are not taken apart again.
+    #[must_use]
+    pub fn renewed(&self, routes: Vec<(Rule, Precedence, Arc<Route>)>) -> Self {
+        let known: HashMap<*const Route, &Arc<Apart>> =
+            self.apart.iter().map(|one| (Arc::as_ptr(&one.route), one)).collect();
         let mut routes: Vec<_> = routes
             .into_iter()
-            .map(|(rule, priority, route)| {
+            .map(|(rule, Precedence { priority, turn }, route)| {
                 let priority = if priority == 0 { rule.default_priority() } else { priority };
-                (rule, priority, route)
+                (rule, (Reverse(priority), turn), route)
             })
             .collect();
-        routes.sort_by(|(_, a, left), (_, b, right)| (Reverse(a), &left.name).cmp(&(Reverse(b), &right.name)));
-        let mut table = Self::default();
-        let mut keys = Vec::new();
-        for (rule, _, route) in &routes {
-            table.add(rule, route, &mut keys);
-        }
-        table.index = Index::build(keys);
-        table
+        routes.sort_by(|(_, a, left), (_, b, right)| (a, &left.name).cmp(&(b, &right.name)));
+        let apart = routes.into_iter().map(|(rule, _, route)| {
+            let known = known.get(&Arc::as_ptr(&route)).filter(|known| Arc::ptr_eq(&known.expr, rule.expr()));
+            known.map_or_else(|| Arc::new(Apart::new(&rule, route)), |known| Arc::clone(known))
+        });
+        let apart: Vec<Arc<Apart>> = apart.collect();
+        let each = apart.iter().flat_map(|of| (0..).zip(&of.branches).map(move |(branch, (key, _))| (of, branch, key)));
+        let entries = each.clone().map(|(of, branch, _)| Entry { of: Arc::clone(of), branch }).collect();
+        let index = Index::build(each.map(|(.., key)| key));
+        Self { entries, index, apart }
     }
 
     /// The route of the highest priority whose rule the request satisfies, and the first of its branches that does.
@@ -117,37 +150,33 @@ impl RouteTable {
         let canonical = Canonical::new(request);
         let subject = canonical.subject(request);
         let holds = |entry| self.entries.get(entry).is_some_and(|entry: &Entry| entry.holds(&subject));
-        let entry = self.entries.get(self.index.first(&subject, holds)?)?;
-        Some(Found { route: &entry.route, branch: entry.branch, operation: &entry.operation, pattern: &entry.pattern })
+        let Entry { of, branch } = self.entries.get(self.index.first(&subject, holds)?)?;
+        let place = usize::from(*branch);
+        let (operation, pattern) = (of.names.operations.get(place)?, of.names.patterns.get(place)?);
+        Some(Found { route: &of.route, branch: *branch, operation, pattern })
     }
 
     /// The names of every route's branches: all that [`Found`] can ever say.
     pub fn names(&self) -> impl Iterator<Item = &Names> {
-        self.names.iter()
+        self.apart.iter().map(|one| &one.names)
     }
+}
 
-    /// Adds a rule's branches, in order, to the entries and what they can be found by to `keys`.
-    fn add(&mut self, rule: &Rule, route: &Arc<Route>, keys: &mut Vec<Key>) {
+impl Apart {
+    fn new(rule: &Rule, route: Arc<Route>) -> Self {
         let mut names = Names { route: route.id, operations: Vec::new(), patterns: Vec::new() };
         let branches = match rule.expr().branches(BRANCHES_MAX) {
             Some(branches) => branches.into_iter().map(Branch::of).collect(),
             None => vec![Branch { key: Key::default(), rest: Rest::Whole(Arc::clone(rule.expr())), name: None }],
         };
-        for (number, branch) in (0_u16..).zip(branches) {
-            let (operation, pattern) = branch.name.unwrap_or_else(|| (route.name.to_string(), String::new()));
-            let (operation, pattern): (Arc<str>, Arc<str>) = (operation.into(), pattern.into());
-            names.operations.push(Arc::clone(&operation));
-            names.patterns.push(Arc::clone(&pattern));
-            keys.push(branch.key);
-            self.entries.push(Entry {
-                route: Arc::clone(route),
-                branch: number,
-                operation,
-                pattern,
-                rest: branch.rest,
-            });
-        }
-        self.names.push(names);
+        let branches = branches.into_iter().map(|Branch { key, rest, name }| {
+            let (operation, pattern) = name.unwrap_or_else(|| (route.name.to_string(), String::new()));
+            names.operations.push(operation.into());
+            names.patterns.push(pattern.into());
+            (key, rest)
+        });
+        let branches = branches.collect();
+        Self { expr: Arc::clone(rule.expr()), route, names, branches }
     }
 }
 

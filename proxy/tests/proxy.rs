@@ -128,7 +128,7 @@ impl Setup {
             target: Target::Service(0),
         });
         let rule = Rule::parse(self.rule).unwrap();
-        let routes = Arc::new(RouteTable::build(vec![(rule, 0, route)]));
+        let routes = Arc::new(RouteTable::build(vec![(rule, 0.into(), route)]));
         Snapshot {
             entry_points: vec![Arc::new(EntryPoint {
                 id: 1,

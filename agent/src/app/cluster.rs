@@ -97,10 +97,9 @@ impl Cluster {
         let Some(provider) = &self.provider else { return (file.clone(), disputes(file)) };
         let parts = provider.parts();
         let (dynamic, missing) = parts.merged(file);
-        let origin =
-            |router: &str| parts.origins.get(router).map_or_else(|| "Kubernetes".to_owned(), ToString::to_string);
+        let origin = |router: &str| parts.origin(router).map_or_else(|| "Kubernetes".to_owned(), ToString::to_string);
         let missing = missing.into_iter().filter_map(|(router, what)| {
-            let object = parts.origins.get(&router);
+            let object = parts.origin(&router);
             let told = |problem: &Problem| Some(&problem.object) == object && problem.message.starts_with(&what);
             if parts.problems.iter().any(told) {
                 return None;

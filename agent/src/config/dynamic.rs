@@ -283,6 +283,7 @@ impl<'s> Read<'_, 's> {
             name: part.item.name.clone(),
             rule: rule.ok()?,
             priority: place.integer("priority"),
+            turn: None,
             entry_points: place.texts("entryPoints"),
             middlewares,
             service: service?,

@@ -154,6 +154,8 @@ pub struct Router {
     pub rule: Rule,
     /// `priority`; 0: the rule's length.
     pub priority: i64,
+    /// Who comes first among equals, before names: the lesser.
+    pub turn: Option<Arc<str>>,
     /// `entryPoints`; empty: all of the file's.
     pub entry_points: Vec<String>,
     /// `middlewares`.

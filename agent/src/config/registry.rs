@@ -5,6 +5,7 @@
 mod frame;
 mod ids;
 mod middlewares;
+mod rows;
 mod same;
 mod services;
 mod tls;
@@ -23,6 +24,7 @@ use wayspan_proxy::tls::{Tls, hosts};
 use self::frame::Frame;
 use self::ids::Ids;
 use self::middlewares::{built, kind_name};
+use self::rows::{Row, precedence, table};
 use self::same::{kept, same_entry_point, same_route};
 use self::services::{Places, Served, ServerKey, forwarded};
 use super::bridge;
@@ -124,24 +126,6 @@ impl Routed {
 
 /// What tells a router's routes at different entry points apart: what is observed, and the options of TLS.
 type Variant<'o> = (Observed, Option<&'o str>);
-
-/// One route in a table.
-#[derive(Debug, Clone)]
-struct Row {
-    rule: wayspan_proxy::rule::Rule,
-    priority: i64,
-    route: Arc<Route>,
-    /// It is for requests that come by TLS, on connections of these options.
-    tls: Option<Option<String>>,
-}
-
-impl PartialEq for Row {
-    fn eq(&self, other: &Self) -> bool {
-        let (rule, other_rule) = (&self.rule.text, &other.rule.text);
-        (rule, self.priority, &self.tls) == (other_rule, other.priority, &other.tls)
-            && Arc::ptr_eq(&self.route, &other.route)
-    }
-}
 
 impl Registry {
     /// Builds both. What is not in `dynamic` any more stays in the catalog for [`STAY`].
@@ -331,7 +315,8 @@ impl<'b> Build<'b> {
             if let Some(Some(route)) = routed.routes.get(variant) {
                 let (rule, route) = (router.rule.clone(), Arc::clone(route));
                 let tls = tls.map(|options| options.map(str::to_owned));
-                routed.rows.push((at, Arc::new(Row { rule, priority: router.priority, route, tls })));
+                let precedence = precedence(router);
+                routed.rows.push((at, Arc::new(Row { rule, precedence, route, tls })));
             }
         }
         routed
@@ -349,8 +334,8 @@ impl<'b> Build<'b> {
         let route = self.route(&mut routed, observed, None);
         let takes_tls = entry_point.tls.is_some() || rows.iter().any(|row| row.tls.is_some());
         for tls in [None, Some(None)].into_iter().take(if takes_tls { 2 } else { 1 }) {
-            let (rule, priority) = (router.rule.clone(), router.priority);
-            rows.extend(route.clone().map(|route| Arc::new(Row { rule, priority, route, tls })));
+            let (rule, precedence) = (router.rule.clone(), precedence(&router));
+            rows.extend(route.clone().map(|route| Arc::new(Row { rule, precedence, route, tls })));
         }
         routed.routes.push(route);
         self.now.routers.insert(router.name.clone(), routed);
@@ -542,26 +527,12 @@ impl<'b> Build<'b> {
     }
 }
 
-/// The table of these rows; the one of last time where they are the same.
-fn table(last: Option<(&Vec<Arc<Row>>, &Arc<RouteTable>)>, rows: &[Arc<Row>]) -> Arc<RouteTable> {
-    match last {
-        Some((old, table))
-            if old.len() == rows.len() && old.iter().zip(rows).all(|(a, b)| Arc::ptr_eq(a, b) || a == b) =>
-        {
-            Arc::clone(table)
-        }
-        _ => {
-            let rows = rows.iter().map(|row| (row.rule.clone(), row.priority, Arc::clone(&row.route)));
-            Arc::new(RouteTable::build(rows.collect()))
-        }
-    }
-}
-
 fn ping_router(rule: wayspan_proxy::rule::Rule) -> model::Router {
     model::Router {
         name: PING.to_owned(),
         rule,
         priority: i64::MAX,
+        turn: None,
         entry_points: Vec::new(),
         middlewares: Vec::new(),
         service: PING.to_owned(),

@@ -1,7 +1,7 @@
 //! The objects of the cluster as the watches last told of them: what translation reads. A plain store with one owner, so
 //! that a translation sees one moment of it. Where objects come from is [`super::watch`]'s.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -73,13 +73,6 @@ impl<K> Set<K> {
     /// All.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Arc<K>)> {
         self.held.iter()
-    }
-
-    /// Only some of it; what is not there is left out.
-    #[must_use]
-    pub fn only<'k>(&self, keys: impl IntoIterator<Item = &'k Key>) -> Self {
-        let held = keys.into_iter().filter_map(|key| Some((key.clone(), Arc::clone(self.held.get(key)?))));
-        Self { held: Arc::new(held.collect()), ..Self::default() }
     }
 
     /// How many.
@@ -234,6 +227,10 @@ fn same<K: Resource>(old: &K, new: &K) -> bool {
         && (&old.labels, &old.annotations) == (&new.labels, &new.annotations)
 }
 
+/// How far all sets were read.
+#[derive(Debug, Default)]
+pub(super) struct Marks([Mark; 19]);
+
 /// All that routes are made from. What has a schema of someone else's is kept as it came: one object that cannot be
 /// read must not hide the others.
 #[derive(Debug, Clone, Default)]
@@ -264,14 +261,15 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// The marks of all sets but Services and EndpointSlices. What is refused has none, and is compared.
-    pub(super) fn marks_of_others(&self) -> Vec<Mark> {
+    /// The objects that are others since the marks, which move to the end; some may come twice. `None`: too much to be told. What is
+    /// refused has none, and is compared.
+    pub(super) fn changed(&self, marks: &mut Marks) -> Option<Vec<Object>> {
         // Each field by its name: a new one must be thought of.
         let Self {
             ingresses,
             ingress_classes,
-            services: _,
-            slices: _,
+            services,
+            slices,
             secrets,
             namespaces,
             nodes,
@@ -289,28 +287,47 @@ impl Objects {
             backend_tls_policies,
             refused: _,
         } = self;
-        let typed =
-            [&ingresses.changes, &ingress_classes.changes, &secrets.changes, &namespaces.changes, &nodes.changes];
-        let dynamic = [
-            ingress_routes,
-            middlewares,
-            traefik_services,
-            servers_transports,
-            tls_options,
-            tls_stores,
-            gateway_classes,
-            gateways,
-            listener_sets,
-            http_routes,
-            reference_grants,
-            backend_tls_policies,
+        let logs = [
+            ("Ingress", &ingresses.changes),
+            ("IngressClass", &ingress_classes.changes),
+            ("Service", &services.changes),
+            ("EndpointSlice", &slices.changes),
+            ("Secret", &secrets.changes),
+            ("Namespace", &namespaces.changes),
+            ("Node", &nodes.changes),
+            ("IngressRoute", &ingress_routes.changes),
+            ("Middleware", &middlewares.changes),
+            ("TraefikService", &traefik_services.changes),
+            ("ServersTransport", &servers_transports.changes),
+            ("TLSOption", &tls_options.changes),
+            ("TLSStore", &tls_stores.changes),
+            ("GatewayClass", &gateway_classes.changes),
+            ("Gateway", &gateways.changes),
+            ("ListenerSet", &listener_sets.changes),
+            ("HTTPRoute", &http_routes.changes),
+            ("ReferenceGrant", &reference_grants.changes),
+            ("BackendTLSPolicy", &backend_tls_policies.changes),
         ];
-        typed.into_iter().chain(dynamic.map(|set| &set.changes)).map(Log::mark).collect()
+        let mut all = Some(Vec::new());
+        for ((kind, log), mark) in logs.into_iter().zip(&mut marks.0) {
+            // Each log is read to its end, whatever the others say.
+            let keys = log.since(mark);
+            all = all.zip(keys).map(|(mut all, keys): (Vec<Object>, _)| {
+                all.extend(keys.into_iter().map(|key| Object { kind, key }));
+                all
+            });
+        }
+        all
     }
 
     /// An object of a kind that has no type here.
     pub(super) fn dynamic(&self, kind: &str, namespace: &str, name: &str) -> Option<&Arc<DynamicObject>> {
-        let set = match kind {
+        self.all(kind)?.get(namespace, name)
+    }
+
+    /// All of a kind that has no type here.
+    pub(super) fn all(&self, kind: &str) -> Option<&Set<DynamicObject>> {
+        Some(match kind {
             "GatewayClass" => &self.gateway_classes,
             "Gateway" => &self.gateways,
             "ListenerSet" => &self.listener_sets,
@@ -324,8 +341,7 @@ impl Objects {
             "ReferenceGrant" => &self.reference_grants,
             "BackendTLSPolicy" => &self.backend_tls_policies,
             _ => return None,
-        };
-        set.get(namespace, name)
+        })
     }
 
     /// When an object was made whose parts have names.
@@ -336,18 +352,6 @@ impl Objects {
             _ => self.dynamic(kind, namespace, name)?.meta(),
         };
         metadata.creation_timestamp.clone()
-    }
-
-    /// The cluster with only these of the objects that route. `None`: one of them is of another kind.
-    pub(super) fn with_only(&self, routes: &BTreeSet<Object>) -> Option<Self> {
-        let of = |kind: &'static str| routes.iter().filter(move |object| object.kind == kind).map(|object| &object.key);
-        let some = Self {
-            ingresses: self.ingresses.only(of("Ingress")),
-            ingress_routes: self.ingress_routes.only(of("IngressRoute")),
-            http_routes: self.http_routes.only(of("HTTPRoute")),
-            ..self.clone()
-        };
-        (some.ingresses.len() + some.ingress_routes.len() + some.http_routes.len() == routes.len()).then_some(some)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What translation gives: parts of the configuration, certificates, and what is wrong with which object. Whom a part
 //! comes from is in its name, as in Traefik: `default-shop-80@kubernetes`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -96,8 +96,8 @@ pub struct Parts {
     pub disputes: Vec<Problem>,
     /// What statuses should say.
     pub statuses: Vec<Arc<Status>>,
-    /// Whom a router comes from, by its name.
-    pub origins: Arc<BTreeMap<String, Object>>,
+    /// Whom routers come from, in their order.
+    pub origins: Vec<Arc<Object>>,
     /// For server names that no certificate is for, where the file has none.
     pub default_certificate: Option<model::Certificate>,
     /// Of TLSOption objects.
@@ -159,6 +159,13 @@ impl Parts {
         (all, missing)
     }
 
+    /// Whom a router comes from.
+    #[must_use]
+    pub fn origin(&self, router: &str) -> Option<&Object> {
+        let place = self.routers.binary_search_by(|one| one.name.as_str().cmp(router)).ok()?;
+        self.origins.get(place).map(|object| &**object)
+    }
+
     /// All that is wrong.
     pub fn all_problems(&self) -> impl Iterator<Item = &Problem> {
         self.problems.iter().chain(&self.disputes)
@@ -181,37 +188,8 @@ impl Parts {
     /// Routers of the cluster's objects that want other TLS options for a host than another router, each once.
     pub fn disputed<'d>(&self, all: &'d [Dispute]) -> impl Iterator<Item = &'d Dispute> {
         let mut told = HashSet::new();
-        let ours = all.iter().filter(|one| self.origins.contains_key(&one.router));
+        let ours = all.iter().filter(|one| self.origin(&one.router).is_some());
         ours.filter(move |one| told.insert(one.router.as_str()))
-    }
-
-    /// Takes the `Arc`s of before for what is the same.
-    pub(super) fn keep(&mut self, before: Self) {
-        if self.host_owners == before.host_owners {
-            self.host_owners = before.host_owners;
-        }
-        fn keep<T: PartialEq, K: Ord + ?Sized>(new: &mut [Arc<T>], before: Vec<Arc<T>>, name: impl Fn(&T) -> &K) {
-            let mut before = before.into_iter().peekable();
-            for one in new {
-                while before.next_if(|old| name(old) < name(one)).is_some() {}
-                if let Some(old) = before.next_if(|old| name(old) == name(one))
-                    && old == *one
-                {
-                    *one = old;
-                }
-            }
-        }
-        keep(&mut self.routers, before.routers, |one| &one.name);
-        keep(&mut self.services, before.services, |one| &one.name);
-        keep(&mut self.middlewares, before.middlewares, |one| &one.name);
-        keep(&mut self.certificates, before.certificates, |one| &one.secret);
-        let statuses = before.statuses.into_iter().map(|status| (status.object.clone(), status));
-        let statuses: HashMap<Object, Arc<Status>> = statuses.collect();
-        for status in &mut self.statuses {
-            if let Some(old) = statuses.get(&status.object).filter(|old| *old == status) {
-                *status = Arc::clone(old);
-            }
-        }
     }
 
     /// Whether nothing is another than in `before`.

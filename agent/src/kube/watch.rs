@@ -49,7 +49,7 @@ pub struct Health {
     ready: AtomicU64,
     failing: AtomicU64,
     failures: AtomicU64,
-    /// Translations of all objects, and of those that a change of endpoints concerns.
+    /// Translations of all objects, and of those that a change concerns.
     whole: AtomicU64,
     partial: AtomicU64,
     events_refused: AtomicU64,
@@ -70,7 +70,7 @@ pub struct Reading {
     pub failures: u64,
     /// Translations of all objects.
     pub whole_translations: u64,
-    /// Translations of those objects alone that a change of endpoints concerns.
+    /// Translations of those objects alone that a change concerns.
     pub partial_translations: u64,
     /// Events about bad objects that the server refused until they were given up.
     pub events_refused: u64,

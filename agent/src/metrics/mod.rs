@@ -397,7 +397,7 @@ fn providers(page: &mut Page, reading: &watch::Reading) {
     let help = "Those that wait to try again; what they told last is served.";
     gauge(page, "wayspan_provider_watches_failing", help, failing);
     counter(page, "wayspan_provider_watch_failures_total", "Failures of these watches.", failures);
-    let help = "Translations of objects into routes: of all, or of those that a change of endpoints concerns.";
+    let help = "Translations of objects into routes: of all, or of those that a change concerns.";
     page.family("wayspan_provider_translations_total", Kind::Counter, help);
     for (scope, count) in [("all", whole_translations), ("part", partial_translations)] {
         page.sample(&[("scope", scope)], count);

@@ -55,13 +55,13 @@ struct Node {
 
 impl Index {
     /// `keys` in the order of precedence.
-    pub(super) fn build(keys: Vec<Key>) -> Self {
-        let mut exact: HashMap<Box<str>, PathsBuilder> = HashMap::new();
-        let mut wild: HashMap<Box<str>, PathsBuilder> = HashMap::new();
+    pub(super) fn build<'k>(keys: impl Iterator<Item = &'k Key>) -> Self {
+        let mut exact: HashMap<&str, PathsBuilder<'_>> = HashMap::new();
+        let mut wild: HashMap<&str, PathsBuilder<'_>> = HashMap::new();
         let mut any = PathsBuilder::default();
         let mut wild_labels_max = 0;
         for (entry, key) in (0_u32..).zip(keys) {
-            let paths = match key.host {
+            let paths = match &key.host {
                 Some(HostName::Exact(host)) => exact.entry(host).or_default(),
                 Some(HostName::Wild(suffix) | HostName::Deep(suffix)) if !suffix.is_empty() => {
                     wild_labels_max = wild_labels_max.max(suffix.split('.').count());
@@ -69,10 +69,10 @@ impl Index {
                 }
                 _ => &mut any,
             };
-            paths.add(entry, key.path);
+            paths.add(entry, key.path.as_ref());
         }
-        let finish = |map: HashMap<Box<str>, PathsBuilder>| {
-            map.into_iter().map(|(host, paths)| (host, paths.finish())).collect()
+        let finish = |map: HashMap<&str, PathsBuilder<'_>>| {
+            map.into_iter().map(|(host, paths)| (host.into(), paths.finish())).collect()
         };
         Self { exact: finish(exact), wild: finish(wild), wild_labels_max, any: any.finish() }
     }
@@ -129,8 +129,8 @@ fn improve(entries: &[u32], holds: &impl Fn(u32) -> bool, best: &mut u32) {
 
 /// Entries come in ascending order, so the lists are sorted by themselves.
 #[derive(Debug, Default)]
-struct PathsBuilder {
-    nodes: HashMap<Box<[u8]>, Entries>,
+struct PathsBuilder<'k> {
+    nodes: HashMap<&'k [u8], Entries>,
     rest: Vec<u32>,
 }
 
@@ -140,20 +140,20 @@ struct Entries {
     below: Vec<u32>,
 }
 
-impl PathsBuilder {
-    fn add(&mut self, entry: u32, path: Option<(Box<[u8]>, bool)>) {
+impl<'k> PathsBuilder<'k> {
+    fn add(&mut self, entry: u32, path: Option<&'k (Box<[u8]>, bool)>) {
         match path {
             None => self.rest.push(entry),
             Some((text, whole)) => {
                 let lists = self.nodes.entry(text).or_default();
-                if whole { lists.whole.push(entry) } else { lists.below.push(entry) }
+                if *whole { lists.whole.push(entry) } else { lists.below.push(entry) }
             }
         }
     }
 
     fn finish(self) -> Paths {
         let mut sorted: Vec<_> = self.nodes.into_iter().collect();
-        sorted.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        sorted.sort_unstable_by_key(|(text, _)| *text);
         let mut nodes: Vec<Node> = Vec::with_capacity(sorted.len());
         // The chain of texts that the last one begins with: in sorted order a text's parent is always on it.
         let mut chain: Vec<u32> = Vec::new();
@@ -166,7 +166,7 @@ impl PathsBuilder {
             let inherited = node_at(&parent).map_or(NONE, |node| node.least);
             let own = whole.first().into_iter().chain(below.first()).copied().min().unwrap_or(NONE);
             let least = own.min(inherited);
-            nodes.push(Node { text, parent, least, whole: whole.into(), below: below.into() });
+            nodes.push(Node { text: text.into(), parent, least, whole: whole.into(), below: below.into() });
             chain.push(index);
         }
         Paths { nodes: nodes.into(), rest: self.rest.into() }

@@ -20,7 +20,7 @@ fn table(rules: &[(&str, i64, &str)]) -> RouteTable {
     RouteTable::build(
         (0..)
             .zip(rules)
-            .map(|(id, (name, priority, text))| (Rule::parse(text).unwrap(), *priority, route(id, name)))
+            .map(|(id, (name, priority, text))| (Rule::parse(text).unwrap(), (*priority).into(), route(id, name)))
             .collect(),
     )
 }
@@ -147,6 +147,19 @@ fn matcher() -> impl Strategy<Value = String> {
     .prop_map(str::to_owned)
 }
 
+#[test]
+fn among_equals_the_lesser_turn_comes_first_and_then_the_first_name() {
+    let (rule, headers) = (Rule::parse("Host(`a.b`)").unwrap(), HeaderMap::new());
+    for (turns, want) in [([Some("2"), Some("1")], 1), ([None, Some("1")], 0), ([Some("1"), Some("1")], 0)] {
+        let routes = (0..).zip(turns).map(|(id, turn)| {
+            let precedence = Precedence { priority: 5, turn: turn.map(Arc::from) };
+            (rule.clone(), precedence, route(id, &format!("r{id}")))
+        });
+        let table = RouteTable::build(routes.collect());
+        assert_eq!(table.find(&view("a.b", "/", &headers)).unwrap().route.id, want, "{turns:?}");
+    }
+}
+
 fn rule_text() -> impl Strategy<Value = String> {
     matcher().prop_recursive(3, 12, 3, |inner| {
         prop_oneof![
@@ -174,16 +187,21 @@ proptest! {
     ) {
         let routes: Vec<_> = (0_u32..)
             .zip(&rules)
-            .map(|(id, (text, priority))| (Rule::parse(text).unwrap(), *priority, route(id, &format!("r{:02}", id * 7 % 24))))
+            .map(|(id, (text, priority))| (Rule::parse(text).unwrap(), Precedence::from(*priority), route(id, &format!("r{:02}", id * 7 % 24))))
             .collect();
         let mut plain: Vec<_> = routes
             .iter()
-            .map(|(rule, priority, route)| {
+            .map(|(rule, Precedence { priority, .. }, route)| {
                 (Reverse(if *priority == 0 { rule.default_priority() } else { *priority }), route.name.clone(), rule, route.id)
             })
             .collect();
         plain.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
-        let table = RouteTable::build(routes.clone());
+        // A part of them, and then all: what was taken apart before is used again.
+        let before = RouteTable::build(routes.iter().skip(1).step_by(2).cloned().collect());
+        let table = before.renewed(routes.clone());
+        for known in &before.apart {
+            prop_assert!(table.apart.iter().any(|one| Arc::ptr_eq(one, known)));
+        }
         for (host, path, header) in requests {
             let mut headers = HeaderMap::new();
             if header {
@@ -227,7 +245,7 @@ fn ten_thousand_routes_cost_hardly_more_than_one() {
     let build = |count: usize, host: fn(usize) -> String, path: fn(usize) -> String| {
         let rules = (0..count).map(|i| {
             let text = format!("Host(`{}`) && PathPrefix(`{}`)", host(i), path(i));
-            (Rule::parse(&text).unwrap(), 0, route(u32::try_from(i).unwrap(), &i.to_string()))
+            (Rule::parse(&text).unwrap(), 0.into(), route(u32::try_from(i).unwrap(), &i.to_string()))
         });
         let table = RouteTable::build(rules.collect());
         // A stride through all of them, so that caches do not flatter.

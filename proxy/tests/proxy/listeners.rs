@@ -32,7 +32,7 @@ fn entry(id: u32, name: &'static str, addresses: &[SocketAddr]) -> Arc<EntryPoin
         sanitize_path: true,
         traced: false,
         metered: true,
-        routes: Arc::new(RouteTable::build(vec![(rule, 0, Arc::new(route))])),
+        routes: Arc::new(RouteTable::build(vec![(rule, 0.into(), Arc::new(route))])),
         tls: None,
     })
 }

@@ -202,7 +202,7 @@ fn the_agents_own_routes_are_internal_and_traced_only_when_asked() {
         assert_eq!((pong.status, &*pong.body), (200, &b"OK"[..]));
         let (_, (rows, _)) = world.registry.last.tables.iter().next().unwrap();
         let ping = rows.iter().find(|row| &*row.route.name == "ping@internal").unwrap();
-        assert_eq!((ping.priority, &*ping.rule.text), (i64::MAX, "Path(`/ping`)"));
+        assert_eq!((ping.precedence.priority, &*ping.rule.text), (i64::MAX, "Path(`/ping`)"));
     }
 }
 

@@ -132,14 +132,14 @@ impl Findings<'_> {
     fn missing(&mut self, file: &Dynamic) {
         let (merged, missing) = self.parts.merged(file);
         for dispute in self.parts.disputed(&disputes(&merged)) {
-            let Some(object) = self.parts.origins.get(&dispute.router) else { continue };
+            let Some(object) = self.parts.origin(&dispute.router) else { continue };
             let effect = if dispute.insists.is_some() { Effect::NotServed } else { Effect::Differs };
             let what = dispute.message();
             let (message, remedy) = split(&what);
             self.add((object.kind, &object.key), effect, "", message, remedy);
         }
         for (router, what) in missing {
-            let Some(object) = self.parts.origins.get(&router) else { continue };
+            let Some(object) = self.parts.origin(&router) else { continue };
             let told = |problem: &Problem| problem.object == *object && problem.message.starts_with(&what);
             // What the file may hold is not missed where nobody named it.
             let of_file = self.file.is_none() && !what.contains('@');
@@ -159,7 +159,7 @@ impl Findings<'_> {
         };
         let mut found: BTreeMap<(&Object, &str), bool> = BTreeMap::new();
         for router in &self.parts.routers {
-            let Some(object) = self.parts.origins.get(&router.name) else { continue };
+            let Some(object) = self.parts.origin(&router.name) else { continue };
             let is_reached = router.entry_points.iter().any(known);
             for name in router.entry_points.iter().filter(|name| !known(name)) {
                 found.insert((object, name), is_reached);
@@ -180,7 +180,7 @@ impl Findings<'_> {
     }
 
     fn ingresses(&mut self, objects: &Objects, settings: &KubernetesProvider) {
-        let classes = Classes::new(objects, settings);
+        let classes = Classes::new(&objects.ingress_classes, settings);
         let controllers: HashMap<&str, &str> = objects
             .ingress_classes
             .iter()
@@ -339,7 +339,7 @@ impl Findings<'_> {
 fn by_object(parts: &Parts) -> HashMap<&Object, Vec<&Router>> {
     let mut all: HashMap<&Object, Vec<&Router>> = HashMap::new();
     for router in &parts.routers {
-        if let Some(object) = parts.origins.get(&router.name) {
+        if let Some(object) = parts.origin(&router.name) {
             all.entry(object).or_default().push(router);
         }
     }

@@ -4,6 +4,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::names;
 use crate::kube::objects::Objects;
@@ -18,6 +19,11 @@ pub(super) fn key(name: &str, object: &Object, local: &str) -> String {
     format!("{name}{WHOSE}{kind}{WHOSE}{}{WHOSE}{}{WHOSE}{local}", key.namespace, key.name)
 }
 
+/// What all keys that want a name begin with, but for what was a name from the start.
+pub(super) fn wanting(name: &str) -> String {
+    format!("{name}{WHOSE}")
+}
+
 /// What a key would be called if nobody else wanted the name.
 pub(super) fn plain(key: &str) -> &str {
     key.split_once(WHOSE).map_or(key, |(plain, _)| plain)
@@ -29,35 +35,33 @@ pub(super) fn is_key(name: &str) -> bool {
 }
 
 /// Names that more than one part wants, by what each of these is called.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Shared(BTreeMap<String, BTreeMap<String, String>>);
 
-/// Of each sort of parts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Names {
-    pub routers: Shared,
-    pub services: Shared,
-    pub middlewares: Shared,
-    pub options: Shared,
-}
-
 impl Shared {
-    /// Of all parts of a sort. The oldest object's part has the name, of equals the first by namespace and name.
-    pub(super) fn among<'k>(objects: &Objects, keys: impl Iterator<Item = &'k String>) -> Self {
-        let mut all: Vec<&str> = keys.map(String::as_str).collect();
-        all.sort_unstable();
-        all.dedup();
-        let mut shared = BTreeMap::new();
-        for keys in all.chunk_by(|a, b| plain(a) == plain(b)).filter(|keys| keys.len() > 1) {
-            let name = plain(keys.first().copied().unwrap_or_default());
-            let first = keys.iter().min_by(|a, b| order(objects, a, b)).copied();
+    /// Looks again at who wants a name: the oldest object's part has it, of equals the first by namespace and name. Gives
+    /// whether anybody is called otherwise than before.
+    pub(super) fn renew(&mut self, objects: &Objects, name: &str, keys: &[Arc<str>]) -> bool {
+        let called = (keys.len() > 1).then(|| {
+            let first = keys.iter().min_by(|a, b| order(objects, a, b));
             let called = keys.iter().map(|key| {
-                let own = if Some(*key) == first { name.to_owned() } else { own(key) };
-                ((*key).to_owned(), own)
+                let own = if Some(key) == first { name.to_owned() } else { own(key) };
+                (key.to_string(), own)
             });
-            shared.insert(name.to_owned(), called.collect());
+            called.collect::<BTreeMap<_, _>>()
+        });
+        if self.0.get(name) == called.as_ref() {
+            return false;
         }
-        Self(shared)
+        match called {
+            Some(called) => self.0.insert(name.to_owned(), called),
+            None => self.0.remove(name),
+        };
+        true
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// What a key is called. Where others share its name and it is none of them it gets a name that nobody has.
@@ -100,20 +104,6 @@ pub(super) enum Has {
     Another,
 }
 
-impl Has {
-    /// Among sorted keys.
-    pub(super) fn among<V>(all: &BTreeMap<String, V>, key: &str) -> Self {
-        let from = format!("{}{WHOSE}", plain(key));
-        match all.contains_key(key) {
-            true => Self::Itself,
-            false if all.range(from.clone()..).next().is_some_and(|(other, _)| other.starts_with(&from)) => {
-                Self::Another
-            }
-            false => Self::Nobody,
-        }
-    }
-}
-
 /// The name of a part whose plain one is another's. Plain names never have two `-` beside each other.
 fn own(key: &str) -> String {
     let (plain, whose) = key.split_once(WHOSE).unwrap_or((key, ""));
@@ -145,6 +135,7 @@ fn order(objects: &Objects, a: &str, b: &str) -> Ordering {
 
 #[cfg(test)]
 mod tests {
+    use super::super::shelf::Shelf;
     use super::*;
     use crate::kube::objects::Key;
 
@@ -153,30 +144,34 @@ mod tests {
         key(&names::of(names::CRD, &names::normalized(&format!("{namespace}-{name}"))), &object, "")
     }
 
+    fn shelf<'k>(keys: impl Iterator<Item = &'k String>) -> Shelf<()> {
+        let (mut shelf, by) = (Shelf::default(), Arc::new(Object { kind: "Middleware", key: Key::new("", "") }));
+        keys.for_each(|key| drop(shelf.want(key, &by)));
+        shelf.renew(&Objects::default());
+        shelf
+    }
+
     #[test]
     fn a_name_that_several_want_is_the_firsts_and_each_other_has_one_of_its_own() {
         let keys = [of("team-a", "auth"), of("team", "a-auth"), of("team", "a.auth"), of("team", "b")];
-        let shared = Shared::among(&Objects::default(), keys.iter());
+        let shared = shelf(keys.iter());
         let names: BTreeSet<String> = keys.iter().map(|key| shared.name(key)).collect();
         assert_eq!(names.len(), 4);
         assert_eq!(shared.name(&keys[1]), "team-a-auth@kubernetescrd");
         assert_eq!(shared.name(&keys[3]), "team-b@kubernetescrd");
         assert!(shared.name(&keys[0]).starts_with("team-a-auth--"), "{}", shared.name(&keys[0]));
-        let reversed = Shared::among(&Objects::default(), keys.iter().rev());
-        assert_eq!(shared, reversed);
-        let error = shared.referred("team-a-auth@kubernetescrd", |_| Has::Nobody).unwrap_err();
+        let reversed = shelf(keys.iter().rev());
+        assert!(keys.iter().all(|key| shared.name(key) == reversed.name(key)));
+        let error = shared.referred("team-a-auth@kubernetescrd").unwrap_err();
         assert!(error.contains("Middleware team-a/auth, Middleware team/a-auth, Middleware team/a.auth"), "{error}");
-        assert_eq!(shared.referred("team-b@kubernetescrd", |_| Has::Nobody), Ok("team-b@kubernetescrd".to_owned()));
+        assert_eq!(shared.referred("team-b@kubernetescrd"), Ok("team-b@kubernetescrd".to_owned()));
     }
 
     #[test]
     fn who_is_not_there_has_nobodys_name() {
-        let all = BTreeMap::from([(of("team", "a-auth"), ())]);
-        let missing = of("team-a", "auth");
-        let shared = Shared::default();
-        let name = shared.referred(&missing, |key| Has::among(&all, key)).unwrap();
+        let shared = shelf([of("team", "a-auth")].iter());
+        let name = shared.referred(&of("team-a", "auth")).unwrap();
         assert_ne!(name, "team-a-auth@kubernetescrd");
-        let other = of("team-a", "other");
-        assert_eq!(shared.referred(&other, |key| Has::among(&all, key)), Ok("team-a-other@kubernetescrd".to_owned()));
+        assert_eq!(shared.referred(&of("team-a", "other")), Ok("team-a-other@kubernetescrd".to_owned()));
     }
 }

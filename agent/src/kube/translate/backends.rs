@@ -1,15 +1,14 @@
 //! From a Service's port to servers: straight to the pods of its EndpointSlices, the near ones first where the Service
 //! asks for it.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
 use super::super::objects::{Key, Objects};
-use super::super::parts::Object;
+use super::view::View;
 use crate::config::model::Server;
 
 /// The Service of a slice.
@@ -42,7 +41,7 @@ pub(super) struct Slices {
 
 impl Slices {
     /// Those of a Service, in the order of their names.
-    fn of(&self, service: &Key) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+    pub(super) fn of<'s>(&'s self, service: &Key) -> impl Iterator<Item = &'s Arc<EndpointSlice>> + use<'s> {
         self.by_service.get(service).into_iter().flat_map(BTreeMap::values)
     }
 
@@ -77,43 +76,15 @@ impl Slices {
 
 /// All backends, found by their Service.
 pub(super) struct Backends<'o> {
-    objects: &'o Objects,
-    slices: &'o Slices,
-    here: Here,
+    view: &'o View<'o>,
+    here: &'o Here,
     /// Names of other clusters' or the internet's servers may be used.
-    pub external_names: bool,
-    reader: RefCell<Option<Object>>,
-    readers: RefCell<Readers>,
-}
-
-/// Who asked for which Service; `None`: somebody who did not say so.
-pub(super) type Readers = HashMap<Key, BTreeSet<Option<Object>>>;
-
-/// While it lives, what is asked for is asked for by an object.
-pub(super) struct Reading<'b>(&'b RefCell<Option<Object>>);
-
-impl Drop for Reading<'_> {
-    fn drop(&mut self) {
-        self.0.replace(None);
-    }
+    external_names: bool,
 }
 
 impl<'o> Backends<'o> {
-    pub(super) fn new(objects: &'o Objects, slices: &'o Slices, here: Here) -> Self {
-        let (reader, readers) = Default::default();
-        Self { objects, slices, here, external_names: false, reader, readers }
-    }
-
-    /// Notes that an object is translated: when a Service changes, those who asked for it are translated anew.
-    #[must_use]
-    pub(super) fn read_by(&self, object: &Object) -> Reading<'_> {
-        self.reader.replace(Some(object.clone()));
-        Reading(&self.reader)
-    }
-
-    /// Who asked for which Service.
-    pub(super) fn into_readers(self) -> Readers {
-        self.readers.into_inner()
+    pub(super) fn new(view: &'o View<'o>, here: &'o Here, external_names: bool) -> Self {
+        Self { view, here, external_names }
     }
 
     /// The Service and its port.
@@ -123,9 +94,7 @@ impl<'o> Backends<'o> {
         name: &str,
         port: Port<'_>,
     ) -> Result<(&'o Service, ServicePort), String> {
-        let readers = &mut self.readers.borrow_mut();
-        readers.entry(Key::new(namespace, name)).or_default().insert(self.reader.borrow().clone());
-        let service = self.objects.services.get(namespace, name);
+        let service = self.view.service(namespace, name);
         let service = service.ok_or_else(|| format!("there is no Service {namespace}/{name}"))?;
         let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
         let found = ports.iter().find(|candidate| match port {
@@ -170,7 +139,7 @@ impl<'o> Backends<'o> {
         let mut leaving = BTreeMap::new();
         // Names would lead wherever they are said to lead, as an ExternalName does. kube-proxy takes no such slices either.
         let is_allowed = |slice: &&Arc<EndpointSlice>| self.external_names || slice.address_type != "FQDN";
-        for slice in self.slices.of(&Key::new(namespace, name)).filter(is_allowed) {
+        for slice in self.view.slices(&Key::new(namespace, name)).filter(is_allowed) {
             let ports = slice.ports.as_deref().unwrap_or_default();
             let wanted = port.name.as_deref().unwrap_or_default();
             let named = ports.iter().find(|candidate| candidate.name.as_deref().unwrap_or_default() == wanted);

@@ -1,6 +1,6 @@
 //! Ingress objects: their classes, rules, paths, default backends and certificates.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressClass, IngressServiceBackend};
@@ -12,9 +12,10 @@ use super::annotations::{self, OfRouter};
 use super::backends::{Backends, Port};
 use super::names::{self, INGRESS, normalized, quoted};
 use super::transports::Transports;
+use super::view::Read;
 use super::{Object, Out};
 use crate::config::model::{KubernetesProvider, Router, RouterTls, Service};
-use crate::kube::objects::{Key, Objects};
+use crate::kube::objects::{Key, Set};
 use crate::kube::parts::{GET_500, Status, UNUSABLE};
 
 /// `spec.controller` of the classes that are ours.
@@ -23,6 +24,8 @@ const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
 /// The class that an annotation names where the configuration names none.
 const OWN_CLASS: &str = "wayspan";
+/// A field of an Ingress.
+pub(super) const DEFAULT_BACKEND: &str = "spec.defaultBackend";
 /// What a Service's port says of its servers, in Kubernetes' words.
 const WSS: &str = "kubernetes.io/wss";
 const H2C: &str = "kubernetes.io/h2c";
@@ -32,23 +35,23 @@ const LAST: i64 = i32::MIN as i64;
 const HOST_STEP: i64 = 10_000;
 
 /// Which Ingress objects are ours.
-pub(in crate::kube) struct Classes<'o> {
-    wanted: &'o str,
-    ours: HashSet<&'o str>,
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::kube) struct Classes {
+    wanted: String,
+    ours: BTreeSet<Box<str>>,
     /// Another controller's class is the cluster's default.
     other_default: bool,
     /// No class is known at all.
     none: bool,
 }
 
-impl<'o> Classes<'o> {
-    pub(in crate::kube) fn new(objects: &'o Objects, settings: &'o KubernetesProvider) -> Self {
-        let wanted = settings.ingress_class.as_str();
-        let none = objects.ingress_classes.iter().next().is_none();
-        let mut classes = Self { wanted, ours: HashSet::new(), other_default: false, none };
-        for (key, class) in objects.ingress_classes.iter() {
+impl Classes {
+    pub(in crate::kube) fn new(all: &Set<IngressClass>, settings: &KubernetesProvider) -> Self {
+        let wanted = settings.ingress_class.clone();
+        let mut classes = Self { wanted, ours: BTreeSet::new(), other_default: false, none: all.is_empty() };
+        for (key, class) in all.iter() {
             if classes.is_ours(&key.name, class) {
-                classes.ours.insert(&key.name);
+                classes.ours.insert(key.name.clone());
             } else if is_default(class) {
                 classes.other_default = true;
             }
@@ -93,32 +96,31 @@ fn is_default(class: &IngressClass) -> bool {
     annotations.and_then(|all| all.get(DEFAULT_CLASS)).is_some_and(|value| value == "true")
 }
 
-/// All Ingress objects that are ours.
+/// An Ingress, if it is ours.
 pub(super) fn translate<'t>(
     out: &mut Out<'t>,
     transports: &mut Transports,
     backends: &Backends<'t>,
     settings: &KubernetesProvider,
     addresses: &[(String, String)],
+    (key, ingress): (&Key, &Ingress),
 ) {
-    let objects = out.objects;
-    let classes = Classes::new(objects, settings);
-    let mut defaults = None;
-    let ours = objects.ingresses.iter().filter(|(key, one)| classes.takes(one) && settings.serves(&key.namespace));
-    let mut ours: Vec<_> = ours.collect();
-    // What there is one of has the oldest, as a host does.
-    ours.sort_by_cached_key(|(key, one)| (one.metadata.creation_timestamp.as_ref().map(|time| time.0), *key));
-    for (key, ingress) in ours {
-        let object = Object { kind: "Ingress", key: key.clone() };
-        let _reading = backends.read_by(&object);
-        if !addresses.is_empty() {
-            out.parts.statuses.push(status(&object, addresses));
-        }
-        let annotated = annotations::of_router(ingress.metadata.annotations.as_ref());
-        let mut one = One { out, transports, backends, settings, object, ingress };
-        let annotated = one.judged(annotated);
-        one.translate(&annotated, &mut defaults);
+    if !out.view.classes().takes(ingress) {
+        return;
     }
+    let object = Object { kind: "Ingress", key: key.clone() };
+    if !addresses.is_empty() {
+        out.parts.statuses.push(status(&object, addresses));
+    }
+    let annotated = annotations::of_router(ingress.metadata.annotations.as_ref());
+    let mut one = One { out, transports, backends, settings, object, ingress };
+    let annotated = one.judged(annotated);
+    one.translate(&annotated);
+}
+
+/// What is said of a default backend behind another's.
+pub(super) fn not_first(other: &Key) -> String {
+    format!("Ingress {other} has the default backend and is older, or of equals the first; remove one")
 }
 
 fn status(object: &Object, addresses: &[(String, String)]) -> Status {
@@ -170,7 +172,7 @@ impl One<'_, '_> {
         all.find_map(|name| self.settings.may_name(&self.object.key.namespace, name).err())
     }
 
-    fn translate(&mut self, annotated: &OfRouter, defaults: &mut Option<Key>) {
+    fn translate(&mut self, annotated: &OfRouter) {
         let Some(spec) = &self.ingress.spec else { return };
         let namespace = self.object.key.namespace.clone();
         for (index, tls) in spec.tls.iter().flatten().enumerate() {
@@ -182,7 +184,7 @@ impl One<'_, '_> {
             }
         }
         if let Some(backend) = &spec.default_backend {
-            self.default_backend(backend, annotated, spec.rules.as_ref().is_none_or(Vec::is_empty), defaults);
+            self.default_backend(backend, annotated, spec.rules.as_ref().is_none_or(Vec::is_empty));
         }
         let mut routers: BTreeMap<String, Vec<Router>> = BTreeMap::new();
         for (number, rule) in spec.rules.iter().flatten().enumerate() {
@@ -213,39 +215,27 @@ impl One<'_, '_> {
         if annotated.is_tls_unknown {
             let secured =
                 Router { name: named(&format!("{local} tls")), tls: Some(RouterTls::default()), ..router.clone() };
-            self.out.router(&self.object, secured);
+            self.out.router(secured);
         }
-        self.out.router(&self.object, Router { name: named(local), ..router });
+        self.out.router(Router { name: named(local), ..router });
     }
 
-    fn default_backend(
-        &mut self,
-        backend: &IngressBackend,
-        annotated: &OfRouter,
-        alone: bool,
-        defaults: &mut Option<Key>,
-    ) {
-        const PLACE: &str = "spec.defaultBackend";
-        let Some(target) = self.service(backend, annotated, PLACE) else { return };
+    fn default_backend(&mut self, backend: &IngressBackend, annotated: &OfRouter, alone: bool) {
+        let Some(target) = self.service(backend, annotated, DEFAULT_BACKEND) else { return };
         // What is refused does not keep the place from another's.
-        let is_first = alone && !annotated.is_refused();
+        let is_default = alone && !annotated.is_refused();
         let Ok(rule) = self.out.rules.parse("PathPrefix(\"/\")") else { return };
-        let name = match defaults {
-            None if is_first => names::of(INGRESS, "default-router"),
-            Some(other) if is_first => {
-                let message =
-                    format!("Ingress {other} has the default backend and is older, or of equals the first; remove one");
-                return self.problem(PLACE, message);
-            }
-            // Of an Ingress with rules it stands for what its own hosts' rules do not take.
-            _ => names::of(
-                INGRESS,
-                &normalized(&format!("{}-{}-default", self.object.key.namespace, self.object.key.name)),
-            ),
-        };
-        if is_first {
-            *defaults = Some(self.object.key.clone());
+        // Whether it is the oldest of all is seen when all are known: it has no other routers.
+        self.out.parts.is_default = is_default;
+        if is_default {
+            self.out.view.note(Read::Default);
         }
+        let name = match is_default {
+            true => "default-router".to_owned(),
+            // Of an Ingress with rules it stands for what its own hosts' rules do not take.
+            false => normalized(&format!("{}-{}-default", self.object.key.namespace, self.object.key.name)),
+        };
+        let name = names::of(INGRESS, &name);
         let rules = if alone { vec![rule] } else { self.host_rules() };
         for (index, rule) in rules.into_iter().enumerate() {
             let name = if index == 0 { name.clone() } else { name.replacen('@', &format!("-{index}@"), 1) };
@@ -332,8 +322,8 @@ impl One<'_, '_> {
         if let Some(name) = &annotated.transport {
             self.settings.may_name(namespace, name).map_err(of_service)?;
         }
-        let objects = self.out.objects;
-        let transport = annotated.transport.as_deref().map(|name| self.transports.named(objects, name));
+        let view = self.out.view;
+        let transport = annotated.transport.as_deref().map(|name| self.transports.named(view, name));
         let (timeouts, idle_max) =
             transport.transpose().map_err(of_service)?.unwrap_or((Timeouts::default(), super::IDLE_MAX));
         let shown = named.map_or_else(|| port_spec.port.to_string(), str::to_owned);
@@ -378,6 +368,7 @@ fn router(rule: wayspan_proxy::rule::Rule, service: String, annotated: &OfRouter
         name: String::new(),
         rule,
         priority: annotated.priority,
+        turn: None,
         entry_points: annotated.entry_points.clone(),
         middlewares: annotated.middlewares.iter().map(|name| names::referred(INGRESS, name)).collect(),
         service,

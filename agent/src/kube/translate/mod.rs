@@ -1,5 +1,5 @@
-//! From the cluster's objects to [`Parts`]: pure. Objects in, configuration and problems out; what is read once of a rule
-//! or an object is kept for as long as it stays the same.
+//! From the cluster's objects to [`super::parts::Parts`]: pure. Objects in, configuration and problems out; what is made of an object is
+//! kept for as long as all that was looked at for it stays the same.
 
 mod allocation;
 mod annotations;
@@ -10,132 +10,31 @@ pub(in crate::kube) mod gateway;
 pub(in crate::kube) mod ingress;
 pub(in crate::kube) mod names;
 pub(in crate::kube) mod owners;
-mod partial;
 mod rules;
+mod settle;
+mod shelf;
 mod specs;
 mod transports;
-
-use std::collections::BTreeSet;
+mod units;
+mod view;
+mod whole;
 
 use k8s_openapi::api::core::v1::Secret;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use self::allocation::Names;
-use self::backends::{Backends, Here, Slices};
 use self::collected::Collected;
 pub use self::gateway::{Around, Entry};
-use self::partial::{Last, Read};
 use self::rules::Rules;
-use self::transports::Transports;
+pub use self::units::Translator;
+use self::view::View;
 use super::objects::{Key, Objects};
-use super::parts::{Certificate, Object, Parts, Problem, no_entry_point};
+use super::parts::{Certificate, Object, Problem};
 use super::{light, nodes};
-use crate::config::model::{self, Kubernetes, Router, StatusAddress};
+use crate::config::model::{self, Router, StatusAddress};
 
 /// Idle connections kept per server and worker: the file's default.
 const IDLE_MAX: usize = 200;
-
-/// Reads objects again and again; what did not change costs little.
-#[derive(Debug, Default)]
-pub struct Translator {
-    rules: Rules,
-    crd: crd::Known,
-    gateway: gateway::Known,
-    last: Option<Last>,
-    was_whole: bool,
-    transports: Transports,
-}
-
-impl Translator {
-    /// All parts that the objects ask for, in the order of their names. What is as it was the last time is the same `Arc`.
-    pub fn translate(
-        &mut self,
-        objects: &Objects,
-        settings: &Kubernetes,
-        node: Option<&str>,
-        around: &Around,
-    ) -> Parts {
-        let here = Here { node: node.map(str::to_owned), zone: node.and_then(|node| zone(objects, node)) };
-        let mut last = self.last.take().unwrap_or_default();
-        let (parts, whole) = last.renew(objects, settings, &here, around, |objects, slices, names| {
-            self.all(objects, slices, names, settings, &here, around)
-        });
-        self.last = Some(last);
-        self.was_whole = whole;
-        if whole {
-            self.rules.forget_unused();
-            self.crd.forget_unused();
-            self.transports.forget_unused();
-            self.gateway.forget_unused();
-        }
-        parts
-    }
-
-    /// Whether the last translation read all objects.
-    #[must_use]
-    pub fn was_whole(&self) -> bool {
-        self.was_whole
-    }
-
-    /// Each object that there is, and who asked for which Service. Where `names` are given, shared names are whose they were.
-    fn all(
-        &mut self,
-        objects: &Objects,
-        slices: &Slices,
-        names: Option<&Names>,
-        settings: &Kubernetes,
-        here: &Here,
-        around: &Around,
-    ) -> Read {
-        let mut out = Out { objects, rules: &mut self.rules, parts: Collected::default() };
-        let mut backends = Backends::new(objects, slices, here.clone());
-        if let Some(ingress) = &settings.ingress {
-            backends.external_names = ingress.allow_external_names;
-            let addresses = addresses(objects, &ingress.address, around, here.node.as_deref());
-            ingress::translate(&mut out, &mut self.transports, &backends, ingress, &addresses);
-        }
-        if let Some(crd) = &settings.crd {
-            backends.external_names = crd.allow_external_names;
-            crd::translate(&mut out, &mut self.crd, &mut self.transports, &backends, crd);
-        }
-        if let Some(gateway) = &settings.gateway {
-            backends.external_names = gateway.allow_external_names;
-            let addresses = addresses(objects, &gateway.address, around, here.node.as_deref());
-            let around = Around { addresses, pool: gateway.address_pool.clone(), ..around.clone() };
-            gateway::translate(&mut out, &mut self.gateway, &backends, gateway, &around);
-        }
-        let under_policy = std::mem::take(&mut out.parts.under_policy);
-        let (mut parts, names) = out.parts.finish(objects, names);
-        parts.problems.extend(unreached(&parts, around));
-        parts.problems.extend(objects.refused.problems());
-        Read { parts, names, readers: backends.into_readers(), under_policy }
-    }
-}
-
-/// Routers that no port leads to, where it is known which there are.
-fn unreached(parts: &Parts, around: &Around) -> Vec<Problem> {
-    let known: BTreeSet<&str> = around
-        .entry_points
-        .iter()
-        .map(|one| one.name.as_str())
-        .chain(parts.entry_points.iter().map(|one| one.name.as_str()))
-        .collect();
-    let mut told = BTreeSet::new();
-    for router in parts.routers.iter().filter(|_| !around.entry_points.is_empty()) {
-        let is_reached =
-            router.entry_points.is_empty() || router.entry_points.iter().any(|name| known.contains(&**name));
-        if let (false, Some(object)) = (is_reached, parts.origins.get(&router.name)) {
-            told.extend(router.entry_points.iter().map(|name| (object, name)));
-        }
-    }
-    let problem = |(object, name): (&Object, &String)| {
-        let path = if object.kind == "IngressRoute" { "spec.entryPoints" } else { "" };
-        let message = format!("{}; add it to entryPoints, or name another", no_entry_point(name));
-        Problem { object: object.clone(), path: path.to_owned(), message }
-    };
-    told.into_iter().map(problem).collect()
-}
 
 /// Where clients reach us, for statuses, as type and value: what the configuration says, else the addresses of all nodes with one
 /// of us, or of our own where no other is known.
@@ -181,9 +80,9 @@ fn zone(objects: &Objects, node: &str) -> Option<String> {
     all.filter(|endpoint| endpoint.node_name.as_deref() == Some(node)).find_map(|endpoint| endpoint.zone.clone())
 }
 
-/// What translation writes to.
+/// What translation reads from and writes to.
 struct Out<'t> {
-    objects: &'t Objects,
+    view: &'t View<'t>,
     rules: &'t mut Rules,
     parts: Collected,
 }
@@ -194,8 +93,7 @@ impl Out<'_> {
         self.parts.problems.push(problem);
     }
 
-    fn router(&mut self, object: &Object, router: Router) {
-        self.parts.origins.insert(router.name.clone(), object.clone());
+    fn router(&mut self, router: Router) {
         self.parts.routers.insert(router.name.clone(), router);
     }
 
@@ -213,7 +111,7 @@ impl Out<'_> {
     /// A Secret's certificate, which nobody gets yet.
     fn one_certificate(&self, namespace: &str, name: &str) -> Result<Certificate, String> {
         let key = Key::new(namespace, name);
-        let secret = self.objects.secrets.get(namespace, name).ok_or_else(|| format!("there is no Secret {key}"))?;
+        let secret = self.view.secret(namespace, name).ok_or_else(|| format!("there is no Secret {key}"))?;
         let certificate = certificate(secret).map_err(|message| format!("Secret {key} {message}"))?;
         Ok(Certificate { secret: key, certificate })
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use wayspan_proxy::rule::Rule;
 
@@ -9,13 +10,9 @@ use crate::kube::parts::GET_500;
 
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    known: HashMap<Box<str>, Entry>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    rule: Result<Rule, Unreadable>,
-    used: bool,
+    known: HashMap<Box<str>, Result<Rule, Unreadable>>,
+    /// How many there were when it was looked last which are still of use.
+    looked: usize,
 }
 
 /// Why a rule cannot be read, and what of it can.
@@ -53,18 +50,24 @@ impl Unreadable {
 impl Rules {
     /// Reads a rule, or finds it.
     pub(super) fn parse(&mut self, text: &str) -> Result<Rule, Unreadable> {
-        if let Some(entry) = self.known.get_mut(text) {
-            entry.used = true;
-            return entry.rule.clone();
+        if let Some(rule) = self.known.get(text) {
+            return rule.clone();
         }
         let rule = Rule::parse(text);
         let rule = rule.map_err(|error| Unreadable { why: error.to_string(), left: Rule::readable(text) });
-        self.known.insert(text.into(), Entry { rule: rule.clone(), used: true });
+        self.known.insert(text.into(), rule.clone());
         rule
     }
 
-    /// Ends a translation: rules that nobody asked for are forgotten.
+    /// Ends a translation: rules that nobody has any more are forgotten, where there may be many.
     pub(super) fn forget_unused(&mut self) {
-        self.known.retain(|_, entry| std::mem::replace(&mut entry.used, false));
+        let is_used = |rule: &Rule| Arc::strong_count(&rule.text) > 1;
+        if self.known.len() > 2 * self.looked {
+            self.known.retain(|_, rule| match rule {
+                Ok(rule) | Err(Unreadable { left: Some(rule), .. }) => is_used(rule),
+                Err(Unreadable { left: None, .. }) => false,
+            });
+            self.looked = self.known.len();
+        }
     }
 }

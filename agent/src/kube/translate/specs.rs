@@ -12,18 +12,19 @@ use super::super::objects::Key;
 #[derive(Debug)]
 pub(super) struct Specs<T> {
     known: BTreeMap<Key, Entry<T>>,
+    /// How many there were when it was looked last which are still of use.
+    looked: usize,
 }
 
 #[derive(Debug)]
 struct Entry<T> {
     of: Arc<DynamicObject>,
     spec: Arc<Result<T, String>>,
-    used: bool,
 }
 
 impl<T> Default for Specs<T> {
     fn default() -> Self {
-        Self { known: BTreeMap::new() }
+        Self { known: BTreeMap::new(), looked: 0 }
     }
 }
 
@@ -35,19 +36,21 @@ impl<T> Specs<T> {
         object: &Arc<DynamicObject>,
         read: impl FnOnce(&serde_json::Value) -> Result<T, String>,
     ) -> Arc<Result<T, String>> {
-        if let Some(entry) = self.known.get_mut(key).filter(|entry| Arc::ptr_eq(&entry.of, object)) {
-            entry.used = true;
+        if let Some(entry) = self.known.get(key).filter(|entry| Arc::ptr_eq(&entry.of, object)) {
             return Arc::clone(&entry.spec);
         }
         let spec = Arc::new(read(object.data.get("spec").unwrap_or(&serde_json::Value::Null)));
-        let entry = Entry { of: Arc::clone(object), spec: Arc::clone(&spec), used: true };
+        let entry = Entry { of: Arc::clone(object), spec: Arc::clone(&spec) };
         self.known.insert(key.clone(), entry);
         spec
     }
 
-    /// Ends a translation.
+    /// Ends a translation: what was read of objects that are gone is forgotten, where there may be much of it.
     pub(super) fn forget_unused(&mut self) {
-        self.known.retain(|_, entry| std::mem::replace(&mut entry.used, false));
+        if self.known.len() > 2 * self.looked {
+            self.known.retain(|_, entry| Arc::strong_count(&entry.of) > 1);
+            self.looked = self.known.len();
+        }
     }
 }
 

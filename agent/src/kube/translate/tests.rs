@@ -1,5 +1,6 @@
 //! Objects in small YAML, and what becomes of them.
 
+mod again;
 mod crd;
 mod gateway;
 mod ingress;
@@ -7,6 +8,7 @@ mod names;
 mod odd;
 mod partial;
 mod refused;
+mod scale;
 mod tls;
 mod traefik;
 
@@ -16,8 +18,8 @@ use kube::core::DynamicObject;
 use serde::de::DeserializeOwned;
 
 use super::*;
-use crate::config::model::KubernetesProvider;
-use crate::kube::parts::UNUSABLE;
+use crate::config::model::{Kubernetes, KubernetesProvider};
+use crate::kube::parts::{Parts, UNUSABLE};
 
 /// The objects of a text of YAML documents.
 pub(in crate::kube) fn objects(text: &str) -> Objects {

@@ -5,8 +5,9 @@ use wayspan_proxy::snapshot::Timeouts;
 use super::allocation;
 use super::names::{self, CRD, normalized};
 use super::specs::Specs;
+use super::view::View;
 use crate::config::fragment;
-use crate::kube::objects::{Key, Objects};
+use crate::kube::objects::Key;
 
 /// Timeouts, and idle connections.
 pub(super) type Transport = (Timeouts, usize);
@@ -19,8 +20,8 @@ pub(super) struct Transports {
 
 impl Transports {
     /// An object's.
-    pub(super) fn of(&mut self, objects: &Objects, key: &Key) -> Result<Transport, String> {
-        let object = objects.servers_transports.get(&key.namespace, &key.name);
+    pub(super) fn of(&mut self, view: &View<'_>, key: &Key) -> Result<Transport, String> {
+        let object = view.servers_transport(key);
         let object = object.ok_or_else(|| format!("there is no ServersTransport {key}"))?;
         let read = self.known.read(key, object, |spec| {
             let (transport, faults) = fragment::transport(&format!("ServersTransport {key}"), spec);
@@ -33,15 +34,15 @@ impl Transports {
     }
 
     /// By the name that other providers' objects call it by: `default-slow@kubernetescrd`.
-    pub(super) fn named(&mut self, objects: &Objects, name: &str) -> Result<Transport, String> {
+    pub(super) fn named(&mut self, view: &View<'_>, name: &str) -> Result<Transport, String> {
         if !name.ends_with("@kubernetescrd") {
             return Err(format!("`{name}` is no name such as default-slow@kubernetescrd"));
         }
         let is_it = |key: &&Key| names::of(CRD, &normalized(&format!("{}-{}", key.namespace, key.name))) == name;
-        let all: Vec<&Key> = objects.servers_transports.iter().map(|(key, _)| key).filter(is_it).collect();
+        let all: Vec<&Key> = view.all("ServersTransport").map(|(key, _)| key).filter(is_it).collect();
         match all.as_slice() {
             [] => Err(format!("there is no ServersTransport `{name}`")),
-            [key] => self.of(objects, key),
+            [key] => self.of(view, key),
             [one, other, ..] => {
                 Err(allocation::ambiguous(name, &[one, other].map(|key| format!("ServersTransport {key}"))))
             }

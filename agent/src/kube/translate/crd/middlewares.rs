@@ -1,7 +1,10 @@
 //! Middleware objects. Their specs are written in the words of the file, and read by the file's reader: what it does not
 //! support yet, it refuses here too, and routers that name such a middleware are not served without it.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::Secret;
+use kube::core::DynamicObject;
 use serde_json::Value;
 use wayspan_proxy::middleware::User;
 
@@ -12,10 +15,11 @@ use super::{MIDDLEWARE, called, referred};
 use crate::config::fragment;
 use crate::config::model::{KubernetesProvider, Middleware, MiddlewareKind};
 use crate::kube::light;
+use crate::kube::objects::Key;
 
 /// What was read of them.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(in super::super) struct Known {
     kinds: Specs<Read>,
 }
 
@@ -34,39 +38,42 @@ enum Read {
     Users(Value, String),
 }
 
-pub(super) fn translate(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesProvider) {
-    let objects = out.objects;
-    for (key, object) in objects.middlewares.iter().filter(|(key, _)| settings.serves(&key.namespace)) {
-        let id = Object { kind: MIDDLEWARE, key: key.clone() };
-        let name = called(MIDDLEWARE, &key.namespace, &key.name);
-        out.parts.middleware_keys.insert(name.clone(), id.clone());
-        let read = known.kinds.read(key, object, |spec| read(&id, spec));
-        let kind = match &*read {
-            Ok(Read::Kind(kind)) => Ok(kind.clone()),
-            Ok(Read::Chain(members)) => {
-                let names: Result<Vec<_>, _> =
-                    members.iter().map(|member| referred(settings, MIDDLEWARE, &key.namespace, member)).collect();
-                match names {
-                    Ok(names) => {
-                        out.parts.chains.insert(name, names);
-                    }
-                    Err(message) => out.problem(&id, "spec.chain.middlewares", message),
+/// A Middleware.
+pub(in super::super) fn translate(
+    out: &mut Out<'_>,
+    known: &mut Known,
+    settings: &KubernetesProvider,
+    (key, object): (&Key, &Arc<DynamicObject>),
+) {
+    let id = Object { kind: MIDDLEWARE, key: key.clone() };
+    let name = called(MIDDLEWARE, &key.namespace, &key.name);
+    out.parts.middleware_keys.insert(name.clone(), id.clone());
+    let read = known.kinds.read(key, object, |spec| read(&id, spec));
+    let kind = match &*read {
+        Ok(Read::Kind(kind)) => Ok(kind.clone()),
+        Ok(Read::Chain(members)) => {
+            let names: Result<Vec<_>, _> =
+                members.iter().map(|member| referred(settings, MIDDLEWARE, &key.namespace, member)).collect();
+            match names {
+                Ok(names) => {
+                    out.parts.chains.insert(name, names);
                 }
-                continue;
+                Err(message) => out.problem(&id, "spec.chain.middlewares", message),
             }
-            Ok(Read::Users(spec, secret)) => users(out, &key.namespace, secret).and_then(|users| {
-                let mut spec = spec.clone();
-                spec["basicAuth"]["users"] = users.into();
-                kind(&id, &spec)
-            }),
-            Err(message) => Err(message.clone()),
-        };
-        match kind {
-            Ok(kind) => {
-                out.parts.middlewares.insert(name.clone(), Middleware { name, kind });
-            }
-            Err(message) => out.problem(&id, "", message),
+            return;
         }
+        Ok(Read::Users(spec, secret)) => users(out, &key.namespace, secret).and_then(|users| {
+            let mut spec = spec.clone();
+            spec["basicAuth"]["users"] = users.into();
+            self::kind(&id, &spec)
+        }),
+        Err(message) => Err(message.clone()),
+    };
+    match kind {
+        Ok(kind) => {
+            out.parts.middlewares.insert(name.clone(), Middleware { name, kind });
+        }
+        Err(message) => out.problem(&id, "", message),
     }
 }
 
@@ -100,7 +107,7 @@ fn kind(id: &Object, spec: &Value) -> Result<MiddlewareKind, String> {
 
 /// A Secret's users as `htpasswd` writes them: its only entry, or a name and a password of the type that has these.
 fn users(out: &Out<'_>, namespace: &str, name: &str) -> Result<Vec<String>, String> {
-    let secret = out.objects.secrets.get(namespace, name);
+    let secret = out.view.secret(namespace, name);
     let secret: &Secret =
         secret.ok_or_else(|| format!("spec.basicAuth.secret: there is no Secret {namespace}/{name}"))?;
     let wrong = |what: &str| format!("spec.basicAuth.secret: Secret {namespace}/{name} {what}");

@@ -1,12 +1,13 @@
 //! Traefik's own kinds: IngressRoute here, what it refers to in the leaves. Names, defaults and who may refer to whom are
 //! Traefik's.
 
-mod middlewares;
+pub(super) mod middlewares;
 mod schema;
 mod services;
-mod tls;
+pub(super) mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use kube::core::DynamicObject;
 use wayspan_proxy::rule::Rule;
@@ -35,7 +36,7 @@ const OWN_CLASSES: [&str; 3] = ["", "wayspan", "traefik"];
 pub(super) struct Known {
     routes: Specs<RouteSpec>,
     services: Specs<ServiceSpec>,
-    middlewares: middlewares::Known,
+    pub(super) middlewares: middlewares::Known,
 }
 
 impl Known {
@@ -46,33 +47,25 @@ impl Known {
     }
 }
 
-/// All objects of Traefik's kinds.
+/// An IngressRoute, if it is ours.
 pub(super) fn translate<'t>(
     out: &mut Out<'t>,
     known: &mut Known,
     transports: &mut Transports,
     backends: &Backends<'t>,
     settings: &KubernetesProvider,
+    (key, route): (&Key, &Arc<DynamicObject>),
 ) {
-    let objects = out.objects;
-    middlewares::translate(out, &mut known.middlewares, settings);
-    tls::translate(out, settings);
-    for (key, route) in objects.ingress_routes.iter().filter(|(key, _)| settings.serves(&key.namespace)) {
-        let object = Object { kind: "IngressRoute", key: key.clone() };
-        let _reading = backends.read_by(&object);
-        let spec = known.routes.read(key, route, RouteSpec::read);
-        let spec = match &*spec {
-            Ok(spec) => spec,
-            Err(message) => {
-                out.problem(&object, "spec", message.clone());
-                continue;
-            }
-        };
-        if takes(settings, class(spec.ingress_class_name.as_deref(), route)) {
-            let services = &mut known.services;
-            let loader = Loader { out, services, transports, backends, settings, seen: 0 };
-            One { loader, object }.translate(spec);
-        }
+    let object = Object { kind: "IngressRoute", key: key.clone() };
+    let spec = known.routes.read(key, route, RouteSpec::read);
+    let spec = match &*spec {
+        Ok(spec) => spec,
+        Err(message) => return out.problem(&object, "spec", message.clone()),
+    };
+    if takes(settings, class(spec.ingress_class_name.as_deref(), route)) {
+        let services = &mut known.services;
+        let loader = Loader { out, services, transports, backends, settings, seen: 0 };
+        One { loader, object }.translate(spec);
     }
 }
 
@@ -114,7 +107,7 @@ impl One<'_, '_> {
         for (index, route) in spec.routes.iter().flatten().enumerate() {
             let place = format!("spec.routes[{index}]");
             if let Some(router) = self.route(spec, route, &place) {
-                self.loader.out.router(&self.object, router);
+                self.loader.out.router(router);
             }
         }
     }
@@ -146,6 +139,7 @@ impl One<'_, '_> {
             name,
             rule,
             priority,
+            turn: None,
             entry_points: spec.entry_points.clone().unwrap_or_default(),
             middlewares,
             service,
@@ -201,8 +195,8 @@ impl One<'_, '_> {
         if tls.store.as_ref().is_some_and(|store| store["name"] != "default") {
             return Err("another store than `default` is not supported".to_owned());
         }
-        let own_defaults = &self.loader.out.parts.own_defaults;
-        let is_anothers = |named: &&str| *named != namespace && own_defaults.contains_key(*named);
+        let view = self.loader.out.view;
+        let is_anothers = |named: &&str| *named != namespace && view.own_default(named).is_some();
         let options = match &tls.options {
             None => None,
             // Wherever they are, they are for whoever names none; but for those of another namespace alone.
@@ -295,9 +289,10 @@ const MIDDLEWARES_MAX: usize = 64;
 /// Chains and middlewares looked at for one router: chains of chains double.
 const LOOKS_MAX: usize = 16 * MIDDLEWARES_MAX;
 
-/// A router's middlewares with chains taken apart; a chain within itself ends at its second time. `None`: too many.
-pub(super) fn expanded(chains: &Chains, wanted: &[String]) -> Option<Vec<String>> {
-    let mut expansion = Expansion { chains, above: BTreeSet::new(), looks: 0, all: Vec::new() };
+/// A router's middlewares with chains taken apart; a chain within itself ends at its second time. `None`: too many. Tells of each
+/// name that it looks for among the chains.
+pub(super) fn expanded(chains: &Chains, wanted: &[String], looks_for: &dyn Fn(&str)) -> Option<Vec<String>> {
+    let mut expansion = Expansion { chains, looks_for, above: BTreeSet::new(), looks: 0, all: Vec::new() };
     wanted.iter().try_for_each(|name| expansion.add(name))?;
     Some(expansion.all)
 }
@@ -309,6 +304,7 @@ pub(super) fn too_many() -> String {
 
 struct Expansion<'c> {
     chains: &'c Chains,
+    looks_for: &'c dyn Fn(&str),
     above: BTreeSet<&'c str>,
     looks: usize,
     all: Vec<String>,
@@ -320,6 +316,7 @@ impl<'c> Expansion<'c> {
         if self.looks > LOOKS_MAX {
             return None;
         }
+        (self.looks_for)(name);
         let chains: &'c Chains = self.chains;
         match chains.get_key_value(name) {
             Some((chain, members)) if self.above.insert(chain) => {
@@ -347,13 +344,14 @@ mod tests {
         let mut chains: Chains = (0..40).map(|at| (format!("c{at}"), twice(format!("c{}", at + 1)))).collect();
         for last in [None, Some(("c40".to_owned(), Vec::new()))] {
             chains.extend(last);
-            let mut expansion = Expansion { chains: &chains, above: BTreeSet::new(), looks: 0, all: Vec::new() };
+            let mut expansion =
+                Expansion { chains: &chains, looks_for: &|_| {}, above: BTreeSet::new(), looks: 0, all: Vec::new() };
             assert_eq!(expansion.add("c0"), None);
             assert!(expansion.looks <= LOOKS_MAX + 1, "{}", expansion.looks);
         }
-        assert_eq!(expanded(&chains, &["c35".to_owned()]), Some(Vec::new()));
+        assert_eq!(expanded(&chains, &["c35".to_owned()], &|_| {}), Some(Vec::new()));
         let most: Vec<String> = (0..MIDDLEWARES_MAX).map(|at| format!("m{at}")).collect();
-        assert_eq!(expanded(&Chains::new(), &most).as_ref(), Some(&most));
-        assert_eq!(expanded(&Chains::new(), &[most, vec!["m".to_owned()]].concat()), None);
+        assert_eq!(expanded(&Chains::new(), &most, &|_| {}).as_ref(), Some(&most));
+        assert_eq!(expanded(&Chains::new(), &[most, vec!["m".to_owned()]].concat(), &|_| {}), None);
     }
 }

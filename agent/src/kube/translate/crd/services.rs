@@ -65,10 +65,8 @@ impl Loader<'_, '_> {
         }
         let within = within(self.settings, namespace, reference.namespace.as_deref(), &reference.name)?;
         let name = called("TraefikService", within, &reference.name);
-        if !self.out.parts.services.contains_key(&name) {
-            let group = self.group(namespace, reference, 0)?;
-            self.add(name.clone(), group);
-        }
+        let group = self.group(namespace, reference, 0)?;
+        self.add(name.clone(), group);
         Ok(name)
     }
 
@@ -136,7 +134,7 @@ impl Loader<'_, '_> {
         if name.contains('@') {
             return Err(format!("serversTransport `{name}`: another provider's is not supported yet"));
         }
-        self.transports.of(self.out.objects, &key(namespace, name))
+        self.transports.of(self.out.view, &key(namespace, name))
     }
 
     fn nested(&mut self, namespace: &str, one: &LoadBalancer, depth: usize) -> Result<Group, String> {
@@ -147,7 +145,7 @@ impl Loader<'_, '_> {
                 "TraefikService {key}: more than {NESTING_MAX} inside each other, or one within itself"
             ));
         }
-        let object = self.out.objects.traefik_services.get(namespace, &one.name);
+        let object = self.out.view.traefik_service(&key);
         let spec = self.services.typed(&key, object.ok_or_else(|| format!("there is no TraefikService {key}"))?);
         let spec = (*spec).as_ref().map_err(|message| format!("TraefikService {key}: {message}"))?;
         for (what, there) in [

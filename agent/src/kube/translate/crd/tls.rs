@@ -3,6 +3,8 @@
 //! nobody takes away by a second one what the first says, or its certificate. One that asks for client certificates is for its
 //! own namespace, or whoever may write it could shut everybody's doors.
 
+use std::sync::Arc;
+
 use kube::core::DynamicObject;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
@@ -13,7 +15,7 @@ use super::{OPTION, called};
 use crate::config::fragment;
 use crate::config::model::{KubernetesProvider, TlsOptions};
 use crate::kube::light;
-use crate::kube::objects::{Key, Set};
+use crate::kube::objects::Key;
 
 const DEFAULT: &str = "default";
 const STORE: &str = "TLSStore";
@@ -22,16 +24,16 @@ const STORE: &str = "TLSStore";
 type Wrong = (&'static str, String);
 
 /// All of them.
-pub(super) fn translate(out: &mut Out<'_>, settings: &KubernetesProvider) {
+pub(in super::super) fn translate(out: &mut Out<'_>, settings: &KubernetesProvider) {
     options(out, settings);
     stores(out, settings);
 }
 
 fn options(out: &mut Out<'_>, settings: &KubernetesProvider) {
-    let objects = out.objects;
+    let view = out.view;
     let serves = |(key, _): &(&Key, _)| settings.serves(&key.namespace);
     // Whether there is one that asks clients for certificates nobody knows: all of them, or those of its own namespace.
-    for scope in objects.refused.scopes(OPTION) {
+    for scope in view.refused().scopes(OPTION) {
         match scope {
             Some(namespace) if !settings.serves(namespace) => {}
             Some(namespace) if !settings.names_for_defaults(namespace) => {
@@ -43,8 +45,8 @@ fn options(out: &mut Out<'_>, settings: &KubernetesProvider) {
     }
     let may_be_alls =
         |key: &Key, one: &DynamicObject| !asks_clients(spec(one)) || settings.names_for_defaults(&key.namespace);
-    let first = first(&objects.tls_options, settings, may_be_alls);
-    for (key, object) in objects.tls_options.iter().filter(serves) {
+    let first = first(view.all(OPTION), settings, may_be_alls);
+    for (key, object) in view.all(OPTION).filter(serves) {
         let id = Object { kind: OPTION, key: key.clone() };
         let (spec, is_called_default) = (spec(object), &*key.name == DEFAULT);
         let is_default = is_called_default && first == Some(key);
@@ -84,10 +86,10 @@ fn options(out: &mut Out<'_>, settings: &KubernetesProvider) {
 }
 
 fn stores(out: &mut Out<'_>, settings: &KubernetesProvider) {
-    let objects = out.objects;
+    let view = out.view;
     let serves = |(key, _): &(&Key, _)| settings.serves(&key.namespace);
-    let first = first(&objects.tls_stores, settings, |_, _| true);
-    for (key, object) in objects.tls_stores.iter().filter(serves) {
+    let first = first(view.all(STORE), settings, |_, _| true);
+    for (key, object) in view.all(STORE).filter(serves) {
         let id = Object { kind: STORE, key: key.clone() };
         if &*key.name != DEFAULT {
             out.problem(&id, "", "there is one store; call it `default`");
@@ -105,14 +107,14 @@ fn spec(object: &DynamicObject) -> &Value {
 
 /// The `default` that counts for all: of those that may be one the oldest, of equals the first by namespace.
 fn first<'o>(
-    set: &'o Set<DynamicObject>,
+    all: impl Iterator<Item = (&'o Key, &'o Arc<DynamicObject>)>,
     settings: &KubernetesProvider,
     may_be: impl Fn(&Key, &DynamicObject) -> bool,
 ) -> Option<&'o Key> {
     let may = |key: &Key| {
         &*key.name == DEFAULT && settings.serves(&key.namespace) && settings.may_set_defaults(&key.namespace)
     };
-    let all = set.iter().filter(|(key, one)| may(key) && may_be(key, one));
+    let all = all.filter(|(key, one)| may(key) && may_be(key, one));
     all.min_by_key(|(key, one)| (one.metadata.creation_timestamp.as_ref().map(|time| time.0), *key)).map(|(key, _)| key)
 }
 
@@ -189,7 +191,7 @@ fn read(out: &Out<'_>, id: &Object, spec: &Value) -> Result<TlsOptions, Wrong> {
 /// Whom a Secret certifies, in PEM. Its text is never taken for a path.
 fn roots(out: &Out<'_>, namespace: &str, name: &str) -> Result<String, String> {
     let key = Key::new(namespace, name);
-    let secret = out.objects.secrets.get(namespace, name).ok_or_else(|| format!("there is no Secret {key}"))?;
+    let secret = out.view.secret(namespace, name).ok_or_else(|| format!("there is no Secret {key}"))?;
     let entry = |name: &str| light::entry(secret, name).map_err(|message| format!("Secret {key} {message}"));
     let pem = entry("tls.ca")?.or(entry("ca.crt")?).ok_or_else(|| format!("Secret {key} has no tls.ca or ca.crt"))?;
     let text = String::from_utf8_lossy(pem);

@@ -10,11 +10,12 @@ use gateway_api::apis::standard::gateways::{
 use serde_json::{Value, json};
 
 use super::super::names::{self, normalized};
+use super::super::view::View;
 use super::super::{Object, Out};
 use super::{Around, Entry, GROUP, Grants};
 use crate::config::fragment;
 use crate::config::model::EntryPoint;
-use crate::kube::objects::{Key, Objects};
+use crate::kube::objects::Key;
 use crate::kube::parts::Condition;
 
 /// Ports that Gateways may open beside the file's entry points.
@@ -148,7 +149,8 @@ impl<'g> Clients<'g> {
     }
 }
 
-/// One listener, with what is known of it so far.
+/// One listener.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Listener {
     pub name: String,
     /// Which of the Gateway's sets it is of; `None`: the Gateway's own.
@@ -161,8 +163,6 @@ pub(super) struct Listener {
     pub secure: bool,
     /// Whose certificates it names.
     pub secrets: Vec<Key>,
-    /// Routes that are attached.
-    pub attached: usize,
     namespaces: Namespaces,
     takes_routes: bool,
     kinds: Vec<Value>,
@@ -178,6 +178,7 @@ pub(super) struct Listener {
     pub closed: Option<String>,
 }
 
+#[derive(Debug, Clone, PartialEq)]
 enum Namespaces {
     All,
     Same(Box<str>),
@@ -199,7 +200,7 @@ impl Listener {
     }
 
     /// Whether it takes HTTPRoutes of a namespace.
-    pub(super) fn allows(&self, objects: &Objects, namespace: &str) -> bool {
+    pub(super) fn allows(&self, view: &View<'_>, namespace: &str) -> bool {
         self.takes_routes
             && match &self.namespaces {
                 Namespaces::All => true,
@@ -207,7 +208,7 @@ impl Listener {
                 Namespaces::Selected(selector) => {
                     let all = selector.match_expressions.iter().flatten();
                     let all = all.map(|one| (&*one.key, &*one.operator, one.values.as_deref().unwrap_or_default()));
-                    selects(objects, namespace, selector.match_labels.as_ref(), all)
+                    selects(view, namespace, selector.match_labels.as_ref(), all)
                 }
             }
     }
@@ -223,8 +224,8 @@ impl Listener {
         all.into_iter().flatten().map(|message| (format!("spec.listeners[{}]", self.name), message)).collect()
     }
 
-    /// In the words of the API.
-    pub(super) fn status(&self, generation: i64) -> Value {
+    /// In the words of the API, with so many routes.
+    pub(super) fn status(&self, generation: i64, attached: usize) -> Value {
         let accepted = match (&self.accepted, &self.conflicted, &self.unopened) {
             (_, Some((reason, message)), _) | (Err((reason, message)), ..) => {
                 Condition::new("Accepted", false, reason, message)
@@ -250,7 +251,7 @@ impl Listener {
         let conditions: Vec<Value> = conditions.iter().map(|condition| condition.json(generation)).collect();
         json!({
             "name": self.name,
-            "attachedRoutes": self.attached,
+            "attachedRoutes": attached,
             "supportedKinds": self.kinds,
             "conditions": conditions,
         })
@@ -332,7 +333,6 @@ fn listener(
         entry_point: String::new(),
         secure: false,
         secrets: Vec::new(),
-        attached: 0,
         namespaces: namespaces(spec.allowed_routes.as_ref(), owner.key),
         takes_routes: false,
         kinds: Vec::new(),
@@ -410,12 +410,12 @@ fn namespaces(allowed: Option<&GatewayListenersAllowedRoutes>, owner: &Key) -> N
 
 /// Whether a namespace has all these labels, and is as all these expressions want: key, operator and values.
 pub(super) fn selects<'e>(
-    objects: &Objects,
+    view: &View<'_>,
     namespace: &str,
     labels: Option<&BTreeMap<String, String>>,
     mut expressions: impl Iterator<Item = (&'e str, &'e str, &'e [String])>,
 ) -> bool {
-    let object = objects.namespaces.get("", namespace);
+    let object = view.namespace(namespace);
     let own = |key: &str| object.and_then(|object| object.metadata.labels.as_ref()?.get(key));
     labels.into_iter().flatten().all(|(key, value)| own(key) == Some(value))
         && expressions.all(|(key, operator, values)| {

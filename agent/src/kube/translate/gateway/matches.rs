@@ -157,8 +157,8 @@ struct Rank {
     params: usize,
 }
 
-/// Room below a rank for the order of routes by age.
-pub(super) const TIES: i64 = 1 << 24;
+/// From one rank to the next, so that all are above what routes of other kinds count.
+const STEP: i64 = 1 << 24;
 
 impl Rank {
     fn host(&mut self, name: &str) {
@@ -186,7 +186,7 @@ impl Rank {
         ];
         let number = fields.into_iter().fold(0, |number, (value, bits)| (number << bits) | value);
         // Zero means a rule's length.
-        (number + 1) * TIES
+        (number + 1) * STEP
     }
 }
 

@@ -5,7 +5,7 @@ mod filters;
 mod listeners;
 mod matches;
 mod policies;
-mod routes;
+pub(super) mod routes;
 mod sets;
 mod times;
 
@@ -20,14 +20,14 @@ use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
 use self::listeners::{Clients, Listener, Listening, Owner};
-use self::policies::{Policies, PolicySpec};
+pub(super) use self::policies::Policies;
+use self::policies::PolicySpec;
 use self::sets::{ListenerSetSpec, Set};
-use super::backends::Backends;
 use super::specs::Specs;
 use super::{Object, Out};
 use crate::config::model::{EntryPoint, KubernetesProvider};
 use crate::kube::objects::Key;
-use crate::kube::parts::{Condition, Status};
+use crate::kube::parts::{Condition, Problem, Status};
 
 /// `spec.controllerName` of the classes that are ours.
 pub(in crate::kube) const CONTROLLER: &str = "wayspan.io/gateway-controller";
@@ -131,7 +131,8 @@ impl From<&EntryPoint> for Entry {
 }
 
 /// A Gateway of ours.
-struct Gateway {
+#[derive(Debug, Clone)]
+pub(super) struct Gateway {
     object: Object,
     generation: i64,
     /// What it asks for that we do not have: the condition that says so.
@@ -143,15 +144,19 @@ struct Gateway {
     sets: Vec<Set>,
 }
 
-/// All objects of the Gateway API.
-pub(super) fn translate<'t>(
-    out: &mut Out<'t>,
-    known: &mut Known,
-    backends: &Backends<'t>,
-    settings: &KubernetesProvider,
-    around: &Around,
-) {
-    let objects = out.objects;
+impl Gateway {
+    /// Whether routes find the same in both.
+    pub(super) fn leads_alike(&self, other: &Self) -> bool {
+        (&self.object, &self.listeners, &self.sets) == (&other.object, &other.listeners, &other.sets)
+    }
+}
+
+/// What there is for routes: Gateways, who may refer to what, and policies.
+pub(super) type Frame = (Vec<Gateway>, Grants, Policies);
+
+/// All objects of the Gateway API that are no routes.
+pub(super) fn frame(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesProvider, around: &Around) -> Frame {
+    let view = out.view;
     let classes = classes(out);
     let grants = grants(out, known);
     let mut listening = Listening::new(around, settings.open_ports);
@@ -161,7 +166,7 @@ pub(super) fn translate<'t>(
         let class = gateway.data.pointer("/spec/gatewayClassName").and_then(Value::as_str).unwrap_or_default();
         classes.iter().any(|ours| ours == class)
     };
-    let served = objects.gateways.iter().filter(|(key, gateway)| settings.serves(&key.namespace) && is_ours(gateway));
+    let served = view.all("Gateway").filter(|(key, gateway)| settings.serves(&key.namespace) && is_ours(gateway));
     let served: Vec<_> = served.collect();
     let given = given(&around.pool, &served);
     for (key, gateway) in served {
@@ -193,19 +198,32 @@ pub(super) fn translate<'t>(
         }
     }
     out.parts.entry_points = listening.opened();
-    let mut policies = Policies::read(out, known);
-    routes::translate(out, known, backends, settings, (&grants, &mut policies), &mut gateways);
-    policies.tell(out);
-    for gateway in gateways {
+    for gateway in &gateways {
         for listener in &gateway.listeners {
             let owner = listener.set.and_then(|set| gateway.sets.get(set)).map_or(&gateway.object, |set| &set.object);
             for (place, message) in listener.problems() {
                 out.problem(owner, place, message);
             }
         }
-        out.parts.statuses.extend(sets::statuses(&gateway));
-        out.parts.statuses.push(status(&gateway));
     }
+    (gateways, grants, Policies::read(out, known))
+}
+
+/// What Gateways, their sets and policies should say, with so many routes on each listener of each Gateway, by their places, and
+/// these Gateways that would have to follow a policy.
+pub(super) fn statuses(
+    gateways: &[Gateway],
+    policies: &Policies,
+    attached: &dyn Fn(usize, usize) -> usize,
+    followers: &dyn Fn(&Key) -> Vec<Key>,
+) -> (Vec<Status>, Vec<Problem>) {
+    let (mut all, problems) = policies.tell(followers);
+    for (place, gateway) in gateways.iter().enumerate() {
+        let attached = |listener| attached(place, listener);
+        all.extend(sets::statuses(gateway, &attached));
+        all.push(status(gateway, &attached));
+    }
+    (all, problems)
 }
 
 /// The status of a Gateway that cannot be read: nothing of what it said before holds any more, but for its addresses, by which it
@@ -218,9 +236,8 @@ fn unread(object: Object, generation: i64, message: &str) -> Status {
 
 /// The classes that are ours.
 fn classes(out: &mut Out<'_>) -> Vec<String> {
-    let objects = out.objects;
     let mut ours = Vec::new();
-    for (key, class) in objects.gateway_classes.iter() {
+    for (key, class) in out.view.all("GatewayClass") {
         if class.data.pointer("/spec/controllerName").and_then(Value::as_str) != Some(CONTROLLER) {
             continue;
         }
@@ -299,7 +316,7 @@ fn addresses(spec: &GatewaySpec, ours: &[(String, String)]) -> Vec<Value> {
         .collect()
 }
 
-fn status(gateway: &Gateway) -> Status {
+fn status(gateway: &Gateway, attached: &dyn Fn(usize) -> usize) -> Status {
     let own = || gateway.listeners.iter().filter(|listener| listener.set.is_none());
     let generation = gateway.generation;
     let accepted = own().filter(|listener| listener.is_accepted()).count();
@@ -323,7 +340,8 @@ fn status(gateway: &Gateway) -> Status {
             conditions.push(wanting.clone());
         }
     }
-    let listeners: Vec<Value> = own().map(|listener| listener.status(generation)).collect();
+    let all = gateway.listeners.iter().enumerate().filter(|(_, listener)| listener.set.is_none());
+    let listeners: Vec<Value> = all.map(|(at, listener)| listener.status(generation, attached(at))).collect();
     let mut body = json!({"addresses": gateway.addresses, "listeners": listeners});
     // Older definitions of Gateways do not know it, and would say so with every write.
     if !gateway.sets.is_empty() {
@@ -333,17 +351,18 @@ fn status(gateway: &Gateway) -> Status {
 }
 
 /// Who may refer from where to what.
+#[derive(Debug, Default)]
 pub(super) struct Grants(Vec<Grant>);
 
+#[derive(Debug)]
 struct Grant {
     namespace: Box<str>,
     spec: Arc<Result<ReferenceGrantSpec, String>>,
 }
 
 fn grants(out: &mut Out<'_>, known: &mut Known) -> Grants {
-    let objects = out.objects;
     let mut all = Vec::new();
-    for (key, grant) in objects.reference_grants.iter() {
+    for (key, grant) in out.view.all("ReferenceGrant") {
         let spec = known.grants.typed(key, grant);
         if let Err(message) = &*spec {
             out.problem(&Object { kind: "ReferenceGrant", key: key.clone() }, "spec", message.clone());
@@ -351,6 +370,14 @@ fn grants(out: &mut Out<'_>, known: &mut Known) -> Grants {
         all.push(Grant { namespace: key.namespace.clone(), spec });
     }
     Grants(all)
+}
+
+impl PartialEq for Grants {
+    /// What was read of an object is the same value for as long as it stays the same.
+    fn eq(&self, other: &Self) -> bool {
+        let is_same = |(a, b): (&Grant, &Grant)| a.namespace == b.namespace && Arc::ptr_eq(&a.spec, &b.spec);
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(is_same)
+    }
 }
 
 impl Grants {

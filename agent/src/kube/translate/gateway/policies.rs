@@ -1,15 +1,16 @@
 //! BackendTLSPolicies: which Services are to be spoken to by TLS. Wayspan cannot do that yet, and must not send in the clear what
 //! was to be encrypted: who leads there is told so by [`super::routes`], and the policy by its status.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::super::view::View;
 use super::super::{Object, Out};
 use super::{CONTROLLER, GROUP, Known};
-use crate::kube::objects::{Key, Objects};
-use crate::kube::parts::{Condition, Status};
+use crate::kube::objects::Key;
+use crate::kube::parts::{Condition, Problem, Status};
 
 const KIND: &str = "BackendTLSPolicy";
 const NOT_YET: &str = "TLS to servers is not supported yet: requests to what it is about are answered with 500";
@@ -32,8 +33,8 @@ struct Target {
 }
 
 /// Whether it is known that a Service is under none but those that there are.
-pub(super) fn unread(objects: &Objects, service: &Key) -> Result<(), (&'static str, String)> {
-    if !objects.refused.any(KIND, |namespace| *namespace == *service.namespace) {
+pub(super) fn unread(view: &View<'_>, service: &Key) -> Result<(), (&'static str, String)> {
+    if !view.refused().any(KIND, |namespace| *namespace == *service.namespace) {
         return Ok(());
     }
     let message = "a BackendTLSPolicy may ask for TLS, and none may be read; let the role `list` and `watch` them";
@@ -41,18 +42,18 @@ pub(super) fn unread(objects: &Objects, service: &Key) -> Result<(), (&'static s
 }
 
 /// All policies, by the Services that they are about.
-pub(super) struct Policies {
-    by_service: HashMap<Key, Vec<(Option<String>, Key)>>,
-    /// By policy: its version, and the Gateways that would have to follow it.
-    all: BTreeMap<Key, (i64, BTreeSet<Key>)>,
+#[derive(Debug, Default)]
+pub(in super::super) struct Policies {
+    by_service: BTreeMap<Key, Vec<(Option<String>, Key)>>,
+    /// Each one's version.
+    all: BTreeMap<Key, i64>,
 }
 
 impl Policies {
     /// Those of the cluster.
     pub(super) fn read(out: &mut Out<'_>, known: &mut Known) -> Self {
-        let objects = out.objects;
-        let mut policies = Self { by_service: HashMap::new(), all: BTreeMap::new() };
-        for (key, policy) in objects.backend_tls_policies.iter() {
+        let mut policies = Self::default();
+        for (key, policy) in out.view.all(KIND) {
             let spec = known.policies.typed(key, policy);
             let spec = match &*spec {
                 Ok(spec) => spec,
@@ -69,35 +70,34 @@ impl Policies {
                 let service = Key::new(&key.namespace, &target.name);
                 policies.by_service.entry(service).or_default().push((section, key.clone()));
             }
-            policies.all.insert(key.clone(), (policy.metadata.generation.unwrap_or(0), BTreeSet::new()));
+            policies.all.insert(key.clone(), policy.metadata.generation.unwrap_or(0));
         }
         policies
     }
 
     /// The policy that a Service's port is under.
-    pub(super) fn of(&self, service: &Key, port: Option<&str>) -> Option<&Key> {
+    pub(in super::super) fn of(&self, service: &Key, port: Option<&str>) -> Option<&Key> {
         let mut all = self.by_service.get(service)?.iter();
         all.find(|(section, _)| section.is_none() || section.as_deref() == port).map(|(_, policy)| policy)
     }
 
-    /// Notes that a Gateway has a route to what is under these policies.
-    pub(super) fn refused(&mut self, policies: &BTreeSet<Key>, gateway: &Key) {
-        for policy in policies {
-            if let Some((_, gateways)) = self.all.get_mut(policy) {
-                gateways.insert(gateway.clone());
-            }
-        }
+    /// The Services of which not the same is said as in `other`.
+    pub(in super::super) fn differing<'p>(&'p self, other: &'p Self) -> impl Iterator<Item = &'p Key> {
+        let both = self.by_service.keys().chain(other.by_service.keys());
+        both.filter(|service| self.by_service.get(*service) != other.by_service.get(*service))
     }
 
     /// Says of each policy which Gateways of ours do not follow it; where there is none, what we said before is taken back.
-    pub(super) fn tell(self, out: &mut Out<'_>) {
-        out.parts.under_policy = self.by_service.into_keys().collect();
-        for (key, (generation, gateways)) in self.all {
-            let object = Object { kind: KIND, key };
+    pub(super) fn tell(&self, followers: &dyn Fn(&Key) -> Vec<Key>) -> (Vec<Status>, Vec<Problem>) {
+        let (mut statuses, mut problems) = (Vec::new(), Vec::new());
+        for (key, generation) in &self.all {
+            let gateways = followers(key);
+            let object = Object { kind: KIND, key: key.clone() };
             if !gateways.is_empty() {
-                out.problem(&object, "spec", NOT_YET);
+                let (object, path) = (object.clone(), "spec".to_owned());
+                problems.push(Problem { object, path, message: NOT_YET.to_owned() });
             }
-            let refused = Condition::new("Accepted", false, "Unsupported", NOT_YET).json(generation);
+            let refused = Condition::new("Accepted", false, "Unsupported", NOT_YET).json(*generation);
             let ancestor = |gateway: &Key| {
                 json!({
                     "ancestorRef":
@@ -108,7 +108,8 @@ impl Policies {
             };
             let ancestors: Vec<Value> = gateways.iter().map(ancestor).collect();
             let body = json!({ "ancestors": ancestors });
-            out.parts.statuses.push(Status { object, generation, conditions: Vec::new(), body });
+            statuses.push(Status { object, generation: *generation, conditions: Vec::new(), body });
         }
+        (statuses, problems)
     }
 }

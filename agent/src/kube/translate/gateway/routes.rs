@@ -18,49 +18,43 @@ use super::super::backends::{Backends, Port, flattened};
 use super::super::names::{self, GATEWAY, normalized};
 use super::super::{IDLE_MAX, Object, Out};
 use super::filters::{self, Filter};
-use super::matches::{self, TIES};
-use super::policies::{self, Policies};
 use super::times::{retry, timeouts};
-use super::{GROUP, Gateway, Grants, Known};
-use crate::config::model::{
-    KubernetesProvider, Middleware, MiddlewareKind, Mirror, Observability, Router, RouterTls, Server, Service,
-};
+use super::{GROUP, Gateway, Known};
+use super::{matches, policies};
+use crate::config::model::{Middleware, MiddlewareKind, Mirror, Observability, Router, RouterTls, Server, Service};
 use crate::kube::objects::Key;
 use crate::kube::parts::{Condition, GET_500, Status, UNUSABLE};
 
 /// What is wrong with a reference: the API's reason, and more.
 type Unresolved = (&'static str, String);
 
-pub(super) fn translate<'t>(
+/// An HTTPRoute.
+pub(in super::super) fn translate<'t>(
     out: &mut Out<'t>,
     known: &mut Known,
     backends: &Backends<'t>,
-    settings: &KubernetesProvider,
-    (grants, policies): (&Grants, &mut Policies),
-    gateways: &mut [Gateway],
+    (key, route): (&Key, &Arc<DynamicObject>),
 ) {
-    let objects = out.objects;
-    let mut routes: Vec<_> = objects.http_routes.iter().filter(|(key, _)| settings.serves(&key.namespace)).collect();
+    let object = Object { kind: "HTTPRoute", key: key.clone() };
+    let spec = known.routes.typed(key, route);
+    let spec = match &*spec {
+        Ok(spec) => spec,
+        Err(message) => {
+            out.problem(&object, "spec", message.clone());
+            let status = unread(&object, route, out.view.gateways(), message);
+            out.parts.statuses.push(status);
+            return;
+        }
+    };
     // Of equals the oldest comes first, then the first by name.
-    routes.sort_by_cached_key(|(key, route)| (route.metadata.creation_timestamp.as_ref().map(|time| time.0), *key));
-    let mut order = TIES;
-    for (key, route) in routes {
-        let object = Object { kind: "HTTPRoute", key: key.clone() };
-        let _reading = backends.read_by(&object);
-        let spec = known.routes.typed(key, route);
-        let spec = match &*spec {
-            Ok(spec) => spec,
-            Err(message) => {
-                out.problem(&object, "spec", message.clone());
-                let status = unread(&object, route, gateways, message);
-                out.parts.statuses.push(status);
-                continue;
-            }
-        };
-        let mut one = One { out, backends, grants, policies, refused: BTreeSet::new(), object, order: &mut order };
-        let generation = route.metadata.generation.unwrap_or(0);
-        one.attach(spec, gateways, generation);
-    }
+    let age = route
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or_else(String::new, |time| format!("{:020}", time.0.as_nanosecond()));
+    let age = format!("{age} {} {} ", key.namespace, key.name);
+    let mut one = One { out, backends, refused: BTreeSet::new(), object, age, place: 0 };
+    one.attach(spec, route.metadata.generation.unwrap_or(0));
 }
 
 /// The status of a route that cannot be read: for its parents as far as they can be, else for those that we told of before.
@@ -94,13 +88,13 @@ fn unread(object: &Object, route: &DynamicObject, gateways: &[Gateway], message:
 struct One<'a, 't> {
     out: &'a mut Out<'t>,
     backends: &'a Backends<'t>,
-    grants: &'a Grants,
-    policies: &'a mut Policies,
     /// The policies because of which backends are not spoken to.
     refused: BTreeSet<Key>,
     object: Object,
-    /// Counts down: the place among equals.
-    order: &'a mut i64,
+    /// Its place among equals of all routes, as a text.
+    age: String,
+    /// The place among its own equals.
+    place: usize,
 }
 
 /// What of a route is the same for all its parents.
@@ -124,16 +118,18 @@ struct Rule<'s> {
 }
 
 impl One<'_, '_> {
-    fn attach(&mut self, spec: &HttpRouteSpec, gateways: &mut [Gateway], generation: i64) {
+    fn attach(&mut self, spec: &HttpRouteSpec, generation: i64) {
+        let gateways = self.out.view.gateways();
         let mut parents = Vec::new();
         let mut prepared = None;
         for parent in spec.parent_refs.iter().flatten() {
-            let Some((gateway, set)) = self.parent_of(parent, gateways) else { continue };
+            let Some((at, set)) = self.parent_of(parent, gateways) else { continue };
+            let Some(gateway) = gateways.get(at) else { continue };
             let prepared = prepared.get_or_insert_with(|| self.prepare(spec));
-            let of = gateway.object.key.clone();
-            let attached = self.parent(spec, prepared, parent, (gateway, set));
+            let attached = self.parent(spec, prepared, parent, (gateway, at, set));
             if attached.is_ok() {
-                self.policies.refused(&self.refused, &of);
+                let of = |policy: &Key| (policy.clone(), gateway.object.key.clone());
+                self.out.parts.refused.extend(self.refused.iter().map(of));
             }
             let accepted = match (&prepared.accepted, attached) {
                 (Err((reason, message)), _) => Condition::new("Accepted", false, reason, message),
@@ -170,21 +166,17 @@ impl One<'_, '_> {
         });
     }
 
-    /// The Gateway of ours that a parent reference means, or the one of the set that it means, with the set's place.
-    fn parent_of<'g>(
-        &self,
-        parent: &HttpRouteParentRefs,
-        gateways: &'g mut [Gateway],
-    ) -> Option<(&'g mut Gateway, Option<usize>)> {
+    /// The place of the Gateway of ours that a parent reference means, or of the one of the set that it means, with the set's.
+    fn parent_of(&self, parent: &HttpRouteParentRefs, gateways: &[Gateway]) -> Option<(usize, Option<usize>)> {
         if parent.group.as_deref().is_some_and(|group| group != GROUP) {
             return None;
         }
         let key = Key::new(parent.namespace.as_deref().unwrap_or(&self.object.key.namespace), &parent.name);
         match parent.kind.as_deref().unwrap_or("Gateway") {
-            "Gateway" => gateways.iter_mut().find(|one| one.object.key == key).map(|gateway| (gateway, None)),
-            "ListenerSet" => gateways.iter_mut().find_map(|gateway| {
+            "Gateway" => gateways.iter().position(|one| one.object.key == key).map(|gateway| (gateway, None)),
+            "ListenerSet" => gateways.iter().enumerate().find_map(|(at, gateway)| {
                 let set = gateway.sets.iter().position(|set| set.object.key == key)?;
-                Some((gateway, Some(set)))
+                Some((at, Some(set)))
             }),
             _ => None,
         }
@@ -196,19 +188,19 @@ impl One<'_, '_> {
         spec: &HttpRouteSpec,
         prepared: &Prepared<'_>,
         parent: &HttpRouteParentRefs,
-        (gateway, set): (&mut Gateway, Option<usize>),
+        (gateway, at, set): (&Gateway, usize, Option<usize>),
     ) -> Result<(), Unresolved> {
-        let objects = self.out.objects;
+        let view = self.out.view;
         let mut why = ("NoMatchingParent", "the parent has no such listener".to_owned());
         let mut attached = false;
         let hostnames = spec.hostnames.as_deref().unwrap_or_default();
-        for listener in gateway.listeners.iter_mut().filter(|listener| listener.set == set) {
+        for (number, listener) in gateway.listeners.iter().enumerate().filter(|(_, listener)| listener.set == set) {
             let meant = parent.section_name.as_deref().is_none_or(|name| name.is_empty() || name == listener.name)
                 && parent.port.is_none_or(|port| port == listener.port);
             if !meant {
                 continue;
             }
-            if !listener.allows(objects, &self.object.key.namespace) {
+            if !listener.allows(view, &self.object.key.namespace) {
                 if !attached {
                     why = ("NotAllowedByListeners", "no listener takes routes of this namespace and kind".to_owned());
                 }
@@ -227,7 +219,9 @@ impl One<'_, '_> {
                 continue;
             }
             // Counted also where the listener itself cannot be served.
-            listener.attached += usize::from(prepared.accepted.is_ok());
+            if prepared.accepted.is_ok() {
+                self.out.parts.attached.push((at, number));
+            }
             attached = true;
             if listener.serves() {
                 // What is shown for a route's hosts is what its listeners name.
@@ -284,7 +278,7 @@ impl One<'_, '_> {
                     Ok(servers) => drop(mirrors.insert(number, (servers, share))),
                     Err(unresolved) => *resolved = Err(unresolved),
                 },
-                Ok(Filter::Named(name)) if !self.out.parts.has_middleware(&name) => {
+                Ok(Filter::Named(name)) if !self.out.view.is_usable(&name) => {
                     let named = filter.extension_ref.as_ref().map(|one| one.name.as_str()).unwrap_or_default();
                     let key = Key::new(&self.object.key.namespace, named);
                     let message = format!("there is no Middleware {key} that can be used");
@@ -367,7 +361,7 @@ impl One<'_, '_> {
         }
         let own = self.object.key.namespace.clone();
         let key = Key::new(backend.namespace.unwrap_or(&own), backend.name);
-        if !self.grants.allow("HTTPRoute", &own, "Service", &key) {
+        if *key.namespace != *own && !self.out.view.grants().allow("HTTPRoute", &own, "Service", &key) {
             return Err(("RefNotPermitted", format!("Service {key}: no ReferenceGrant allows it")));
         }
         let not_found = |message| ("BackendNotFound", message);
@@ -375,12 +369,12 @@ impl One<'_, '_> {
         let (service, port) = self.backends.find(&key.namespace, &key.name, Port::Number(port)).map_err(not_found)?;
         annotations::for_gateways(service.metadata.annotations.as_ref())
             .map_err(|(place, message)| ("Unsupported", format!("Service {key}: {place}: {message}")))?;
-        if let Some(policy) = self.policies.of(&key, port.name.as_deref()) {
+        if let Some(policy) = self.out.view.policy(&key, port.name.as_deref()) {
             self.refused.insert(policy.clone());
             let message = format!("Service {key}: BackendTLSPolicy {policy} asks for TLS, which is not supported yet");
             return Err(("UnsupportedProtocol", message));
         }
-        policies::unread(self.out.objects, &key)?;
+        policies::unread(self.out.view, &key)?;
         match port.app_protocol.as_deref() {
             None | Some("" | "http" | "kubernetes.io/ws") => {}
             Some(other) => {
@@ -396,7 +390,7 @@ impl One<'_, '_> {
         for (index, rule) in prepared.rules.iter().enumerate() {
             let matches = rule.spec.matches.as_deref().filter(|all| !all.is_empty()).unwrap_or(&any);
             for (number, one) in matches.iter().enumerate() {
-                *self.order -= 1;
+                self.place += 1;
                 for hostname in hostnames.iter().filter(|hostname| !narrower.contains(hostname)) {
                     if let Err(message) = self.router(rule, index, one, (hostname, narrower), at) {
                         let place = format!("spec.rules[{index}].matches[{number}]");
@@ -480,7 +474,8 @@ impl One<'_, '_> {
         let router = Router {
             name,
             rule: parsed,
-            priority: matched.rank.saturating_add((*self.order).max(0)),
+            priority: matched.rank,
+            turn: Some(format!("{}{:08}", self.age, self.place).into()),
             entry_points: vec![entry_point.to_owned()],
             middlewares,
             service,
@@ -489,7 +484,7 @@ impl One<'_, '_> {
             default_options: None,
             holder: None,
         };
-        self.out.router(&self.object, router);
+        self.out.router(router);
         Ok(())
     }
 }

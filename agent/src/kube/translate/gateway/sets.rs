@@ -8,11 +8,12 @@ use gateway_api::apis::standard::gateways::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::super::view::View;
 use super::super::{Object, Out};
 use super::listeners::{self, Clients, Listening, Owner};
 use super::{GROUP, Gateway, Grants, Known};
 use crate::config::model::KubernetesProvider;
-use crate::kube::objects::{Key, Objects};
+use crate::kube::objects::Key;
 use crate::kube::parts::{Condition, Status};
 
 /// A ListenerSet's spec: its listeners are written like a Gateway's.
@@ -41,6 +42,7 @@ pub(super) struct Asking {
 }
 
 /// One of a Gateway's.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Set {
     pub object: Object,
     generation: i64,
@@ -50,8 +52,7 @@ pub(super) struct Set {
 
 /// All, in the order in which they come first: the oldest, then the first by name.
 pub(super) fn all(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesProvider) -> Vec<Asking> {
-    let objects = out.objects;
-    let mut all: Vec<_> = objects.listener_sets.iter().filter(|(key, _)| settings.serves(&key.namespace)).collect();
+    let mut all: Vec<_> = out.view.all("ListenerSet").filter(|(key, _)| settings.serves(&key.namespace)).collect();
     all.sort_by_cached_key(|(key, set)| (set.metadata.creation_timestamp.as_ref().map(|time| time.0), *key));
     let mut asking = Vec::new();
     for (key, set) in all {
@@ -85,7 +86,7 @@ pub(super) fn attach(
 ) {
     for Asking { key, generation, spec: set, .. } in asking.iter().filter(|one| one.gateway == gateway.object.key) {
         let Ok(set) = &**set else { continue };
-        let allowed = allows(spec, out.objects, &gateway.object.key.namespace, &key.namespace);
+        let allowed = allows(spec, out.view, &gateway.object.key.namespace, &key.namespace);
         let object = Object { kind: "ListenerSet", key: key.clone() };
         if allowed {
             let owner = Owner { kind: "ListenerSet", key, set: Some(gateway.sets.len()), clients };
@@ -96,23 +97,23 @@ pub(super) fn attach(
 }
 
 /// Whether a Gateway takes sets of a namespace: unless it says so, of none.
-fn allows(spec: &GatewaySpec, objects: &Objects, own: &str, namespace: &str) -> bool {
+fn allows(spec: &GatewaySpec, view: &View<'_>, own: &str, namespace: &str) -> bool {
     let namespaces = spec.allowed_listeners.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
     match namespaces.and_then(|namespaces| namespaces.from.as_ref()) {
         Some(GatewayAllowedListenersNamespacesFrom::All) => true,
         Some(GatewayAllowedListenersNamespacesFrom::Same) => own == namespace,
         Some(GatewayAllowedListenersNamespacesFrom::Selector) => {
             let selector = namespaces.and_then(|one| one.selector.as_ref());
-            selector.is_some_and(|selector| selects(selector, objects, namespace))
+            selector.is_some_and(|selector| selects(selector, view, namespace))
         }
         Some(GatewayAllowedListenersNamespacesFrom::None) | None => false,
     }
 }
 
-fn selects(selector: &GatewayAllowedListenersNamespacesSelector, objects: &Objects, namespace: &str) -> bool {
+fn selects(selector: &GatewayAllowedListenersNamespacesSelector, view: &View<'_>, namespace: &str) -> bool {
     let expressions = selector.match_expressions.iter().flatten();
     let expressions = expressions.map(|one| (&*one.key, &*one.operator, one.values.as_deref().unwrap_or_default()));
-    listeners::selects(objects, namespace, selector.match_labels.as_ref(), expressions)
+    listeners::selects(view, namespace, selector.match_labels.as_ref(), expressions)
 }
 
 /// How many of its sets a Gateway serves something of.
@@ -124,8 +125,8 @@ fn of(gateway: &Gateway, set: usize) -> impl Iterator<Item = &listeners::Listene
     gateway.listeners.iter().filter(move |listener| listener.set == Some(set))
 }
 
-/// What the sets of a Gateway should say.
-pub(super) fn statuses(gateway: &Gateway) -> Vec<Status> {
+/// What the sets of a Gateway should say, with so many routes on each listener.
+pub(super) fn statuses(gateway: &Gateway, attached: &dyn Fn(usize) -> usize) -> Vec<Status> {
     let status = |(index, set): (usize, &Set)| {
         let served = of(gateway, index).filter(|listener| listener.is_programmed()).count();
         let (holds, accepted, programmed, message) = if !set.allowed {
@@ -141,7 +142,8 @@ pub(super) fn statuses(gateway: &Gateway) -> Vec<Status> {
             Condition::new("Accepted", holds, accepted, message),
             Condition::new("Programmed", holds, programmed, message),
         ];
-        let listeners: Vec<Value> = of(gateway, index).map(|listener| listener.status(set.generation)).collect();
+        let all = gateway.listeners.iter().enumerate().filter(|(_, listener)| listener.set == Some(index));
+        let listeners: Vec<Value> = all.map(|(at, one)| one.status(set.generation, attached(at))).collect();
         Status {
             object: set.object.clone(),
             generation: set.generation,

@@ -213,6 +213,7 @@ fn the_file_s_routers_do_not_move_to_a_port_that_a_gateway_opened() {
         name: "all".to_owned(),
         rule: wayspan_proxy::rule::Rule::parse("Path(`/`)").unwrap(),
         priority: 0,
+        turn: None,
         entry_points: Vec::new(),
         middlewares: Vec::new(),
         service: "api@internal".to_owned(),
@@ -325,7 +326,7 @@ fn matches_come_in_the_order_of_the_api() {
     rules.reverse();
     let text = gateway(HTTP) + &route(&format!("hostnames: [a.example, \"*.example\"], rules: [{}]", rules.join(", ")));
     let mut routers = translated(&text, &around()).routers;
-    routers.sort_by_key(|router| std::cmp::Reverse(router.priority));
+    routers.sort_by_key(|router| (std::cmp::Reverse(router.priority), router.turn.clone()));
     let order: Vec<(bool, usize)> = routers
         .iter()
         .map(|router| {
@@ -344,7 +345,7 @@ fn of_equal_matches_the_older_route_and_the_first_rule_come_first() {
     let old = route("rules: [{}, {}]").replace("name: r,", "name: z, creationTimestamp: \"2020-01-01T00:00:00Z\",");
     let young = route("rules: [{}]").replace("name: r,", "name: a, creationTimestamp: \"2021-01-01T00:00:00Z\",");
     let mut routers = translated(&(gateway(HTTP) + &old + &young), &around()).routers;
-    routers.sort_by_key(|router| std::cmp::Reverse(router.priority));
+    routers.sort_by_key(|router| (std::cmp::Reverse(router.priority), router.turn.clone()));
     let order: Vec<String> =
         routers.iter().map(|router| router.name.split("-ep-web").next().unwrap().to_owned()).collect();
     assert_eq!(

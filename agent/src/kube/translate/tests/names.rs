@@ -112,7 +112,7 @@ fn outcomes(words: &Words, parts: &Parts) -> BTreeMap<String, Vec<String>> {
     let place = |all: &[&str], one: &str| all.iter().position(|word| *word == one).unwrap();
     let mut outcomes: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for router in &all.routers {
-        let Object { kind, key } = &parts.origins[&router.name];
+        let Object { kind, key } = parts.origin(&router.name).unwrap();
         let (namespace, name) = (place(&words.namespaces, &key.namespace), place(&words.names, &key.name));
         let middlewares = router.middlewares.iter().map(|name| {
             let all: Vec<_> = all.middlewares.iter().filter(|one| one.name == *name).collect();

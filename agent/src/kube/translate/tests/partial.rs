@@ -2,8 +2,6 @@
 
 use proptest::prelude::*;
 
-use super::super::backends::Here;
-use super::super::partial::Last;
 use super::*;
 use crate::config::model::EntryPoint;
 use crate::kube::objects::Set;
@@ -176,49 +174,6 @@ proptest! {
             before = parts;
         }
     }
-}
-
-#[test]
-fn an_endpoint_is_a_matter_of_those_who_lead_to_its_service() {
-    let settings = settings(false);
-    let around = Around::default();
-    let mut world = objects(REST);
-    for which in 0..4 {
-        [0, 2, 3, 4].into_iter().for_each(|what| change(&mut world, (what, which * 2, 2)));
-        [2, 3].into_iter().for_each(|what| change(&mut world, (what, which, 2)));
-    }
-    let mut translator = Translator::default();
-    let mut last = Last::default();
-    let mut read = Vec::new();
-    let mut translate = |world: &Objects| {
-        read.clear();
-        let (here, read) = (Here::default(), &mut read);
-        let (parts, whole) = last.renew(world, &settings, &here, &around, |objects, slices, names| {
-            read.push([objects.ingresses.len(), objects.ingress_routes.len()]);
-            translator.all(objects, slices, names, &settings, &here, &around)
-        });
-        (parts, whole, read.clone())
-    };
-    let (first, whole, read) = translate(&world);
-    assert!(whole && read == [[world.ingresses.len(), world.ingress_routes.len()]], "{read:?}");
-    // The second Service's first slice: of an Ingress, and of nobody else.
-    change(&mut world, (0, 2, 1));
-    let (second, whole, read) = translate(&world);
-    assert!(!whole && read.len() == 1 && read[0][0] < 3 && read[0][1] < 3, "{read:?}");
-    let same = |a: &Parts, b: &Parts| {
-        let all = a.services.iter().zip(&b.services);
-        all.filter(|(a, b)| !Arc::ptr_eq(a, b)).map(|(_, b)| b.name.clone()).collect::<Vec<_>>()
-    };
-    let changed = same(&first, &second);
-    assert!(!changed.is_empty() && changed.len() < second.services.len(), "{changed:?}");
-    assert_eq!(second.other_services(&first).unwrap().len(), changed.len());
-    assert!(first.routers.iter().zip(&second.routers).all(|(a, b)| Arc::ptr_eq(a, b)));
-    // Nobody leads to it: nothing is read.
-    put(&mut world, serde_saphyr::from_str(&service(9, 1)).unwrap()).unwrap();
-    assert_eq!(translate(&world).2.len(), 0);
-    // Another route is a matter of all of them.
-    change(&mut world, (3, 1, 4));
-    assert!(translate(&world).1);
 }
 
 /// An entry point's routes are those of before where only services are others.

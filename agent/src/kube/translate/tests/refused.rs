@@ -42,7 +42,7 @@ fn world(refused: &[(&str, Option<&str>)]) -> Objects {
 fn lost(parts: &Parts, file: &Dynamic) -> Vec<String> {
     let (merged, _) = parts.merged(file);
     let lost = merged.routers.iter().filter(|router| router.service == UNUSABLE);
-    lost.map(|router| parts.origins[&router.name].to_string()).collect()
+    lost.map(|router| parts.origin(&router.name).unwrap().to_string()).collect()
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn of_a_namespace_that_may_not_be_read_nobody_knows_what_it_does_not_have() {
         let routers = |more: &str| {
             let objects = objects(&(text.clone() + more));
             let parts = Translator::default().translate(&objects, &settings(), None, &Around::default());
-            parts.origins.values().filter(|one| one.kind == "HTTPRoute").count()
+            parts.origins.iter().filter(|one| one.kind == "HTTPRoute").count()
         };
         assert_eq!((routers(""), routers("kind: Namespace\nmetadata: {name: default}\n")), (0, 1), "{operator}");
     }

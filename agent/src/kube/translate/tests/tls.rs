@@ -317,7 +317,7 @@ fn a_plain_route_of_another_namespace_opens_no_host_that_asks_for_client_certifi
         let (merged, _) = parts.merged(&secure_entry_point());
         let all = crate::config::disputes(&merged);
         let told_of: Vec<_> =
-            parts.disputed(&all).map(|one| parts.origins[&one.router].key.namespace.to_string()).collect();
+            parts.disputed(&all).map(|one| parts.origin(&one.router).unwrap().key.namespace.to_string()).collect();
         assert_eq!((told_of, all[0].held.as_deref()), (vec![told.to_owned()], held), "{year}");
         // It is served under the owner's options, or where it asks for client certificates itself not without.
         assert_eq!(all[0].insists.as_deref(), (told == "shop").then_some("shop-strict@kubernetescrd"));

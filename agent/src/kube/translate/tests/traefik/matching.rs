@@ -54,7 +54,7 @@ impl Case {
                 said.push(format!("provider {}", route.provider));
             }
             match Rule::parse(&route.rule) {
-                Ok(rule) if !route.refused => rows.push((rule, route.priority, row(number))),
+                Ok(rule) if !route.refused => rows.push((rule, route.priority.into(), row(number))),
                 Ok(_) => differences.push(format!("{}: Traefik refuses it", route.rule)),
                 Err(_) if route.refused => {}
                 Err(error) => differences.push(format!("{}: {error}", route.rule)),

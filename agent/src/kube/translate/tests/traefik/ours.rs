@@ -7,13 +7,13 @@ use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 use wayspan_proxy::middleware::HeaderModifier;
 
-use super::super::super::{Parts, certificate, gateway, ingress, names};
+use super::super::super::{certificate, gateway, ingress, names};
 use super::super::put;
 use super::Provider;
 use super::seen::{Router, Seen, Served, Servers, Share, Step, Way, refused, spoken};
 use crate::config::model::{self, MiddlewareKind};
 use crate::kube::objects::{Key, Objects};
-use crate::kube::parts::UNUSABLE;
+use crate::kube::parts::{Parts, UNUSABLE};
 
 /// The certificates of Secrets, by what the fixtures hold in their places.
 pub(super) type Texts = BTreeMap<Key, String>;
