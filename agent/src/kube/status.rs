@@ -1,7 +1,7 @@
 //! What we say in the status of objects. Working out what differs is pure; writing is the [`Writer`]'s, who
 //! is one of all agents at a time ([`super::lease`]) and keeps a pace that the API server bears.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,9 +49,8 @@ pub struct Write {
 /// What statuses lack. It is kept up to date by looking only at what is new.
 #[derive(Debug, Default)]
 pub struct Lacking {
-    wanted: HashMap<Object, Arc<Status>>,
-    /// As they were last given: the same are not looked at.
-    list: Vec<Arc<Status>>,
+    /// As they were last given, in the order of their objects: the same are not looked at.
+    wanted: Vec<Arc<Status>>,
     marks: [Mark; 6],
     writes: BTreeMap<Object, Arc<Write>>,
 }
@@ -60,20 +59,23 @@ impl Lacking {
     /// What there is to write by now; `None`: the same as the last time.
     pub fn renew(&mut self, objects: &Objects, wanted: &[Arc<Status>], now: &str) -> Option<Arc<[Arc<Write>]>> {
         let mut due = self.touched(objects);
-        let is_same = self.list.len() == wanted.len() && self.list.iter().zip(wanted).all(|(a, b)| Arc::ptr_eq(a, b));
-        if !is_same || due.is_none() {
-            let all: HashMap<_, _> = wanted.iter().map(|one| (one.object.clone(), Arc::clone(one))).collect();
+        let is_same = || self.wanted.iter().zip(wanted).all(|(a, b)| Arc::ptr_eq(a, b));
+        if self.wanted.len() != wanted.len() || !is_same() {
+            let mut wanted = wanted.to_vec();
+            wanted.sort_by(|a, b| a.object.cmp(&b.object));
             if let Some(due) = &mut due {
-                let is_known =
-                    |one: &Arc<Status>| self.wanted.get(&one.object).is_some_and(|old| Arc::ptr_eq(old, one));
-                due.extend(wanted.iter().filter(|one| !is_known(one)).map(|one| one.object.clone()));
-                due.extend(self.wanted.keys().filter(|object| !all.contains_key(object)).cloned());
+                differing(&self.wanted, &wanted, due);
             }
-            (self.wanted, self.list) = (all, wanted.to_vec());
+            self.wanted = wanted;
         }
+        let wanted = |object: &Object| {
+            let place = self.wanted.binary_search_by(|one| one.object.cmp(object)).ok()?;
+            self.wanted.get(place)
+        };
+        let all = || self.wanted.iter().map(|one| &one.object).chain(self.writes.keys()).cloned().collect();
         let mut changed = false;
-        for object in due.unwrap_or_else(|| self.wanted.keys().chain(self.writes.keys()).cloned().collect()) {
-            let write = self.wanted.get(&object).and_then(|status| lack(objects, status, now)).map(Arc::new);
+        for object in due.unwrap_or_else(all) {
+            let write = wanted(&object).and_then(|status| lack(objects, status, now)).map(Arc::new);
             changed |= match write {
                 Some(write) => self.writes.insert(object, Arc::clone(&write)) != Some(write),
                 None => self.writes.remove(&object).is_some(),
@@ -100,6 +102,20 @@ impl Lacking {
         }
         Some(all)
     }
+}
+
+/// Adds the objects whose status is another value in one list than in the other; both are in the order of objects.
+fn differing(before: &[Arc<Status>], now: &[Arc<Status>], into: &mut BTreeSet<Object>) {
+    let mut before = before.iter().peekable();
+    for new in now {
+        while let Some(gone) = before.next_if(|old| old.object < new.object) {
+            into.insert(gone.object.clone());
+        }
+        if !before.next_if(|old| old.object == new.object).is_some_and(|old| Arc::ptr_eq(old, new)) {
+            into.insert(new.object.clone());
+        }
+    }
+    into.extend(before.map(|gone| gone.object.clone()));
 }
 
 /// The difference between what a status says and what it should say.
