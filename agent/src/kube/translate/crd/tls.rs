@@ -37,8 +37,10 @@ fn options(out: &mut Out<'_>, settings: &KubernetesProvider) {
         match scope {
             Some(namespace) if !settings.serves(namespace) => {}
             Some(namespace) if !settings.names_for_defaults(namespace) => {
-                let name = called(OPTION, namespace, DEFAULT);
-                out.parts.own_defaults.insert(namespace.as_ref().into(), name);
+                // No object's name has a slash: nobody else's options are taken for those that are not seen.
+                out.parts
+                    .own_defaults
+                    .insert(namespace.as_ref().into(), format!("{namespace}/{DEFAULT}@kubernetescrd"));
             }
             None | Some(_) => out.parts.default_options_lost = true,
         }

@@ -70,6 +70,19 @@ fn what_a_kind_that_may_not_be_read_could_ask_for_is_not_served_without() {
 }
 
 #[test]
+fn whose_own_default_is_unseen_is_not_served_by_anothers_options_of_the_same_plain_name() {
+    let there =
+        format!("{ROUTES}{}", backend("shop", 80, &["10.0.0.1"])).replace("{name:", "{namespace: team-a, name:");
+    let other = "kind: TLSOption\nmetadata: {name: a-default, namespace: team}\nspec: {}\n";
+    let mut objects = objects(&(there + other));
+    let served = Translator::default().translate(&objects, &settings(), None, &Around::default());
+    assert_eq!(lost(&served, &Dynamic::default()), Vec::<String>::new());
+    assert!(objects.refused.note("TLSOption".to_owned(), Some("team-a".into()), true));
+    let parts = Translator::default().translate(&objects, &settings(), None, &Around::default());
+    assert_eq!(lost(&parts, &Dynamic::default()), ["IngressRoute team-a/r"]);
+}
+
+#[test]
 fn who_says_himself_what_clients_are_asked_for_needs_no_right_to_the_objects() {
     let (mut file, faults) = fragment::part("default", "tls.options", &serde_json::json!({}));
     assert!(faults.is_empty());
