@@ -177,10 +177,10 @@ impl Missing {
     pub const NOT_SOUGHT: Self = Self(1 << 9);
     /// No times; the kernel's own account of the connection is all there is.
     pub const TCP_INFO: Self = Self(1 << 10);
-    /// It was not known yet, and nobody waited for it.
-    pub const NOT_WAITED: Self = Self(1 << 11);
     /// The same, and of each read when its last segment came.
     pub const TIMESTAMPS: Self = Self(1 << 12);
+    /// It was not known yet, and nobody waited for it.
+    pub const NOT_WAITED: Self = Self(1 << 11);
 
     /// The union.
     #[must_use]

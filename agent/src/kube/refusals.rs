@@ -44,14 +44,14 @@ impl Refused {
         if is_refused { self.0.insert((kind, scope)) } else { self.0.remove(&(kind, scope)) }
     }
 
-    /// Whether objects of a kind are unseen in some namespace that counts.
-    pub(super) fn any(&self, kind: &str, counts: impl Fn(&str) -> bool) -> bool {
-        self.0.iter().any(|(other, scope)| other == kind && scope.as_deref().is_none_or(&counts))
-    }
-
     /// Where objects of a kind are unseen; `None`: in all namespaces.
     pub(super) fn scopes(&self, kind: &str) -> impl Iterator<Item = Option<&Arc<str>>> {
         self.0.iter().filter(move |(other, _)| other == kind).map(|(_, scope)| scope.as_ref())
+    }
+
+    /// Whether objects of a kind are unseen in some namespace that counts.
+    pub(super) fn any(&self, kind: &str, counts: impl Fn(&str) -> bool) -> bool {
+        self.scopes(kind).any(|scope| scope.is_none_or(|namespace| counts(namespace)))
     }
 
     /// What to say of it.

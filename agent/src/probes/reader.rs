@@ -141,20 +141,22 @@ impl Reader {
 
     /// See [`wayspan_proxy::observer::SocketObserver::answers`].
     pub(crate) fn answers(&self, token: Token, start: u64) {
-        if let Some((slot, trail)) = self.own(token).filter(|_| self.is_on(Set::Ack))
-            && slot.is_still(token.generation)
-        {
+        if let Some(trail) = self.written(token) {
             trail.message_starts(start);
         }
     }
 
     /// See [`wayspan_proxy::observer::SocketObserver::under_way`].
     pub(crate) fn under_way(&self, token: Token, since: MonoNs) {
-        if let Some((slot, trail)) = self.own(token).filter(|_| self.is_on(Set::Ack))
-            && slot.is_still(token.generation)
-        {
+        if let Some(trail) = self.written(token) {
             trail.nothing_before(since);
         }
+    }
+
+    /// What is told of the bytes written to a connection, while acknowledgements are watched.
+    fn written(&self, token: Token) -> Option<&SharedTrail> {
+        let (slot, trail) = self.own(token).filter(|_| self.is_on(Set::Ack))?;
+        slot.is_still(token.generation).then_some(trail)
     }
 
     /// See [`wayspan_proxy::observer::SocketObserver::acknowledged`].

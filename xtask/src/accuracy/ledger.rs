@@ -34,22 +34,27 @@ pub(super) struct Truth {
 impl Done {
     /// Overlapping intervals count once.
     pub(super) fn truth(&self) -> Truth {
-        let mut sorted = self.intervals.clone();
-        sorted.sort_unstable();
-        let (mut sum, mut stretches, mut end) = (0, 0, 0);
-        for (from, to) in sorted {
-            if from > end || stretches == 0 {
-                stretches += 1;
-            }
-            sum += to.saturating_sub(from.max(end));
-            end = end.max(to);
-        }
+        let (sum, stretches) = covered(self.intervals.clone());
         Truth {
             least_ns: sum.saturating_sub(self.at_most_less_ns),
             most_ns: sum.saturating_add(self.at_most_more_ns),
             stretches,
         }
     }
+}
+
+/// How much time intervals cover, in how many stretches: what several cover counts once.
+pub(super) fn covered(mut intervals: Vec<(u64, u64)>) -> (u64, u64) {
+    intervals.sort_unstable();
+    let (mut sum, mut stretches, mut end) = (0, 0, 0);
+    for (from, to) in intervals {
+        if from > end || stretches == 0 {
+            stretches += 1;
+        }
+        sum += to.saturating_sub(from.max(end));
+        end = end.max(to);
+    }
+    (sum, stretches)
 }
 
 /// The account of a row.

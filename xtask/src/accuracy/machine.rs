@@ -133,40 +133,46 @@ impl Drop for Crowd {
     }
 }
 
-/// Keeps all cores awake: an idle one of a virtual machine takes tens to hundreds of microseconds to come back, and all that wake
-/// up on it look late. Below every other thread; what /dev/cpu_dma_latency does for cyclictest, and no virtual machine has.
-pub(super) struct Awake {
+/// A thread on each core that this process may use, until it goes.
+pub(super) struct OnEachCore {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Awake {
-    /// One for each core that this process may use.
-    pub(super) fn start() -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
+impl OnEachCore {
+    /// Those that `ready` lets do their work, which ends when it is told to stop.
+    pub(super) fn start(ready: fn() -> bool, work: impl Fn(&AtomicBool) + Send + Sync + 'static) -> Result<Self> {
+        let (stop, work) = (Arc::new(AtomicBool::new(false)), Arc::new(work));
         let allowed = sched_getaffinity(None)?;
         let cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
         let threads = cores.map(|core| {
-            let stop = Arc::clone(&stop);
+            let (stop, work) = (Arc::clone(&stop), Arc::clone(&work));
             std::thread::spawn(move || {
                 let mut set = CpuSet::new();
                 set.set(core);
-                // Only where it is below all others: else it would be in their way.
-                let ready = sched_setaffinity(None, &set).is_ok() && idle();
-                while ready && !stop.load(Ordering::Relaxed) {}
+                if sched_setaffinity(None, &set).is_ok() && ready() {
+                    work(&stop);
+                }
             })
         });
         Ok(Self { threads: threads.collect(), stop })
     }
 }
 
-impl Drop for Awake {
+impl Drop for OnEachCore {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             let _joined = thread.join();
         }
     }
+}
+
+/// Keeps all cores awake: an idle one of a virtual machine takes tens to hundreds of microseconds to come back, and all that wake
+/// up on it look late. Below every other thread; what /dev/cpu_dma_latency does for cyclictest, and no virtual machine has.
+pub(super) fn awake() -> Result<OnEachCore> {
+    // Only where it is below all others: else it would be in their way.
+    OnEachCore::start(idle, |stop| while !stop.load(Ordering::Relaxed) {})
 }
 
 /// The agent's workers, as the kernel sees them.

@@ -110,7 +110,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         signal_hook::flag::register_conditional_default(signal, Arc::clone(&ending))?;
         signal_hook::flag::register(signal, Arc::clone(&ending))?;
     }
-    let _awake = if options.emulated { None } else { Some(machine::Awake::start()?) };
+    let _awake = if options.emulated { None } else { Some(machine::awake()?) };
     // On an emulated machine all is late, as the injectors see.
     let pauses = if options.emulated { None } else { Some(Pauses::watch()?) };
     let mut world = World::new().context("the world of the table needs root, iproute2 and /dev/net/tun")?;

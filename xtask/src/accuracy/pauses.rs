@@ -3,14 +3,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Result;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
 
-use super::ledger::now_ns;
+use super::ledger::{covered, now_ns};
+use super::machine::OnEachCore;
 use super::space::{Urgency, urgent};
 
 /// How often it looks: a pause is known but for so long.
@@ -23,9 +22,8 @@ type Stretches = Arc<Mutex<Vec<(u64, u64)>>>;
 
 /// Watches all cores that this process may use, until it goes.
 pub(super) struct Pauses {
-    stop: Arc<AtomicBool>,
+    _watch: OnEachCore,
     stretches: Stretches,
-    threads: Vec<JoinHandle<()>>,
 }
 
 /// What was seen of it.
@@ -39,21 +37,11 @@ pub(super) struct Stood {
 
 impl Pauses {
     pub(super) fn watch() -> Result<Self> {
-        let (stop, stretches) = (Arc::new(AtomicBool::new(false)), Stretches::default());
-        let allowed = sched_getaffinity(None)?;
-        let cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
-        let threads = cores.map(|core| {
-            let (stop, stretches) = (Arc::clone(&stop), Arc::clone(&stretches));
-            std::thread::spawn(move || {
-                let mut set = CpuSet::new();
-                set.set(core);
-                // Only above all others: else it would be late by them.
-                if sched_setaffinity(None, &set).is_ok() && urgent(Urgency::Watch) {
-                    look(&stop, &stretches);
-                }
-            })
-        });
-        Ok(Self { threads: threads.collect(), stop, stretches })
+        let stretches = Stretches::default();
+        let noted = Arc::clone(&stretches);
+        // Only above all others: else it would be late by them.
+        let watch = OnEachCore::start(|| urgent(Urgency::Watch), move |stop| look(stop, &noted))?;
+        Ok(Self { _watch: watch, stretches })
     }
 
     /// For how long some core stood between these, at most.
@@ -66,15 +54,6 @@ impl Pauses {
         let stretches = self.stretches.lock().unwrap_or_else(PoisonError::into_inner);
         let most_ns = stretches.iter().map(|(from_ns, to_ns)| to_ns - from_ns).max().unwrap_or(0);
         Stood { times: u64::try_from(stretches.len()).unwrap_or(0), most_us: most_ns / 1000 }
-    }
-}
-
-impl Drop for Pauses {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _joined = thread.join();
-        }
     }
 }
 
@@ -96,13 +75,7 @@ fn look(stop: &AtomicBool, stretches: &Mutex<Vec<(u64, u64)>>) {
 fn overlap(stretches: &[(u64, u64)], from_ns: u64, to_ns: u64) -> u64 {
     let mut cut: Vec<_> = stretches.iter().map(|(from, to)| ((*from).max(from_ns), (*to).min(to_ns))).collect();
     cut.retain(|(from, to)| from < to);
-    cut.sort_unstable();
-    let (mut sum, mut end) = (0, 0);
-    for (from, to) in cut {
-        sum += to.saturating_sub(from.max(end));
-        end = end.max(to);
-    }
-    sum
+    covered(cut).0
 }
 
 #[cfg(test)]

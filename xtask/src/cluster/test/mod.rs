@@ -58,56 +58,36 @@ struct Step {
     run: fn(&mut Stage<'_>) -> Result<String>,
 }
 
+const fn step(name: &'static str, run: fn(&mut Stage<'_>) -> Result<String>) -> Step {
+    Step { name, base: false, nodes: 1, run }
+}
+
 const STEPS: [Step; 19] = [
+    step("the API server takes what the chart renders, over a matrix of values", chart::dry_run),
+    Step { base: true, ..step("Jaeger and Hot R.O.D. run as pods", lab::start) },
+    Step { base: true, ..step("helm install in default, every probe on", lab::install_in_default) },
+    Step { base: true, ..step("the lab's curls, on the node and through its port 8000", lab::curls) },
+    step("kubectl get services -l app=jaeger lists the lab's Services", lab::services),
+    step("port-forward to the pod, 9000: dashboard and api", lab::dashboard),
+    step("what Jaeger was told, as in the demo's checks", lab::jaeger),
+    step("spans name the pods at both ends, and our own", pods::both_ends),
+    step("the same route as an Ingress", routes::ingress),
+    step("the same route as an HTTPRoute, and back", routes::http_route),
+    step("the container's capabilities are BPF and PERFMON", rights::capabilities),
+    step("without either it runs, and says what it lacks", rights::without_each),
+    step("with backends watched, a pod's own socket is seen in its namespace", lab::backend_points),
+    step("a backend is updated under load, no request fails", update::backend),
+    step("the agent is updated under load, no request fails", update::agent),
     Step {
-        name: "the API server takes what the chart renders, over a matrix of values",
-        base: false,
-        nodes: 1,
-        run: chart::dry_run,
-    },
-    Step { name: "Jaeger and Hot R.O.D. run as pods", base: true, nodes: 1, run: lab::start },
-    Step { name: "helm install in default, every probe on", base: true, nodes: 1, run: lab::install_in_default },
-    Step { name: "the lab's curls, on the node and through its port 8000", base: true, nodes: 1, run: lab::curls },
-    Step {
-        name: "kubectl get services -l app=jaeger lists the lab's Services",
-        base: false,
-        nodes: 1,
-        run: lab::services,
-    },
-    Step { name: "port-forward to the pod, 9000: dashboard and api", base: false, nodes: 1, run: lab::dashboard },
-    Step { name: "what Jaeger was told, as in the demo's checks", base: false, nodes: 1, run: lab::jaeger },
-    Step { name: "spans name the pods at both ends, and our own", base: false, nodes: 1, run: pods::both_ends },
-    Step { name: "the same route as an Ingress", base: false, nodes: 1, run: routes::ingress },
-    Step { name: "the same route as an HTTPRoute, and back", base: false, nodes: 1, run: routes::http_route },
-    Step { name: "the container's capabilities are BPF and PERFMON", base: false, nodes: 1, run: rights::capabilities },
-    Step { name: "without either it runs, and says what it lacks", base: false, nodes: 1, run: rights::without_each },
-    Step {
-        name: "with backends watched, a pod's own socket is seen in its namespace",
-        base: false,
-        nodes: 1,
-        run: lab::backend_points,
-    },
-    Step { name: "a backend is updated under load, no request fails", base: false, nodes: 1, run: update::backend },
-    Step { name: "the agent is updated under load, no request fails", base: false, nodes: 1, run: update::agent },
-    Step {
-        name: "a Service that prefers the same node is answered by the pod of the node that is asked",
-        base: false,
         nodes: 2,
-        run: near::same_node,
+        ..step("a Service that prefers the same node is answered by the pod of the node that is asked", near::same_node)
     },
-    Step { name: "helm uninstall leaves nothing", base: true, nodes: 1, run: lab::uninstall_from_default },
-    Step {
-        name: "helm install in kube-system, the lab's curls again",
-        base: false,
-        nodes: 1,
-        run: lab::install_in_kube_system,
-    },
-    Step {
-        name: "the restricted pod passes the namespace's Restricted policy, and serves one namespace with rights there alone",
-        base: false,
-        nodes: 1,
-        run: chart::restricted,
-    },
+    Step { base: true, ..step("helm uninstall leaves nothing", lab::uninstall_from_default) },
+    step("helm install in kube-system, the lab's curls again", lab::install_in_kube_system),
+    step(
+        "the restricted pod passes the namespace's Restricted policy, and serves one namespace with rights there alone",
+        chart::restricted,
+    ),
 ];
 
 /// Runs all steps and prints what became of each.
