@@ -116,14 +116,34 @@ impl Live {
         // The upload may have gone on between the interim response's first byte and its last.
         if self.uploaded_at.known().is_some() {
             self.relay(Relay::ProxyRequest, self.uploaded_at);
-            if self.uploading && self.starved {
-                self.relay(Relay::ClientBody, self.uploaded_at);
-            }
+            self.upload_goes_on(self.uploaded_at);
         }
+    }
+
+    /// The upstream takes more of the request's body again. Where the client had sent no more of it by then, it is waited for: nobody
+    /// reads a second time to say so.
+    pub(crate) fn upload_goes_on(&mut self, at: MonoNs) {
+        let awaited = if self.uploading && self.starved { Relay::ClientBody } else { Relay::ProxyRequest };
+        self.relay(awaited, at);
+    }
+
+    /// A connection is wanted for an attempt: since when.
+    pub(crate) fn wants_attempt(&mut self) -> MonoNs {
+        if self.attempts.made() == 0 {
+            return self.head.upstream_wanted;
+        }
+        (self.head.again, self.head.paused) = (MonoNs::now(), false);
+        self.head.again
+    }
+
+    /// Another attempt comes after a pause.
+    pub(crate) fn pauses(&mut self) {
+        (self.head.again, self.head.paused) = (MonoNs::now(), true);
     }
 
     /// An attempt begins. The body's clock is the last one's.
     pub(crate) fn begin_attempt(&mut self, attempt: Attempt) {
+        self.head.again = MonoNs::UNKNOWN;
         if self.attempts.made() > 0 {
             self.clock.start_over(&mut self.head.body);
         }
@@ -132,10 +152,8 @@ impl Live {
 
     /// The request's head is with the upstream: from here on the body's clock runs, if a body comes.
     pub(crate) fn request_begun(&mut self, at: MonoNs) {
-        if self.uploading && self.starved {
-            self.relay(Relay::ClientBody, at);
-        } else if self.uploading || self.head.request_body_bytes != 0 {
-            self.relay(Relay::ProxyRequest, at);
+        if self.uploading || self.head.request_body_bytes != 0 {
+            self.upload_goes_on(at);
         }
     }
 

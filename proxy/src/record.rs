@@ -112,6 +112,10 @@ pub struct Head {
     pub previous: Previous,
     /// p5: route chosen and middlewares done, an upstream is wanted.
     pub upstream_wanted: MonoNs,
+    /// After the last attempt another one was to come since then, and none did.
+    pub again: MonoNs,
+    /// What was waited for then was its turn to try (`retry`'s pause), not a connection.
+    pub paused: bool,
     /// Time that middlewares let the request wait (ForwardAuth's call, a password's check, a rate limit's pace), nanoseconds.
     pub middleware_wait_ns: u64,
     /// Which of the route's middlewares answered, from 1; 0: none did.
@@ -500,6 +504,8 @@ impl Default for Head {
             previous_write: MonoNs::UNKNOWN,
             previous: Previous::default(),
             upstream_wanted: MonoNs::UNKNOWN,
+            again: MonoNs::UNKNOWN,
+            paused: false,
             middleware_wait_ns: 0,
             answered_by: 0,
             head_written: MonoNs::UNKNOWN,

@@ -17,6 +17,7 @@ use hyper::client::conn::http1;
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::coop::has_budget_remaining;
 
 use crate::asks::{Asks, First};
 use crate::body::RequestBody;
@@ -403,14 +404,17 @@ impl<O: SocketObserver> Seen<O> {
             if first {
                 live.request_begun(at);
             } else if live.relay_state() == Relay::UpstreamDrain {
-                live.relay(Relay::ProxyRequest, at);
+                live.upload_goes_on(at);
             }
         }
     }
 
     fn blocked(&self) {
         self.blocked.set(true);
-        if let Some(live) = self.live.borrow().as_ref() {
+        // Without a budget tokio asks no socket: other tasks have their turn, and this one is late.
+        if has_budget_remaining()
+            && let Some(live) = self.live.borrow().as_ref()
+        {
             let mut live = live.borrow_mut();
             // Of an early answer the clock tells from its first byte on, also while its head is not whole yet.
             if !self.has_answered() && !live.responded && self.head_written.get().0 != 0 {

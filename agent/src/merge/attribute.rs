@@ -34,6 +34,7 @@ pub fn attribute<'a>(record: &'a Record<'a>) -> Attributed<'a> {
                     walk.to(last.begun, Phase::RetryWait);
                 }
                 upstream_side(&mut walk, head, last, &mut clock);
+                no_other(&mut walk, head);
             }
             _ => without_upstream(&mut walk, head),
         }
@@ -50,7 +51,7 @@ pub fn attribute<'a>(record: &'a Record<'a>) -> Attributed<'a> {
         stretches: walk.stretches,
         blame,
         dominant,
-        coverage: coverage(head, record.attempts.last()),
+        coverage: coverage(record),
         late: Late::default(),
     }
 }
@@ -128,6 +129,15 @@ fn upstream_side(walk: &mut Walk, head: &Head, attempt: &Attempt, clock: &mut Bo
             walk.to(given_up, Phase::UpstreamReadWait);
         }
         None => walk.wait(attempt, given_up, Until::GivenUp, clock),
+    }
+}
+
+/// From the last attempt's end on, where another one was to come and did not.
+fn no_other(walk: &mut Walk, head: &Head) {
+    if head.again.known().is_some() {
+        walk.to(head.again, Phase::RetryWait);
+        let open = if head.paused { Phase::RetryWait } else { Phase::PoolWait };
+        walk.to(head.head_written.known().unwrap_or(walk.end), open);
     }
 }
 
@@ -244,6 +254,7 @@ impl Walk {
     fn wait(&mut self, attempt: &Attempt, to: MonoNs, until: Until, clock: &mut BodyClock) {
         let Some(to) = self.clamped(to) else { return };
         let written = self.clamped(backend::taken_whole(attempt)).unwrap_or(to).min(to);
+        clock.upstream_drain = clock.upstream_drain.saturating_sub(self.drained_late(attempt, written, clock));
         let upload = [clock.client_body, clock.read_wait, clock.upstream_drain, clock.proxy_request];
         let has_upload = upload.iter().any(|ns| *ns != 0);
         if has_upload {
@@ -255,6 +266,15 @@ impl Walk {
             self.to(written, Phase::UpstreamWait);
         }
         self.divided(attempt, to, until);
+    }
+
+    /// For how long the clock took the socket for full after the backend could read all of it: while the worker, whose write that was,
+    /// did not run.
+    fn drained_late(&self, attempt: &Attempt, written: MonoNs, clock: &BodyClock) -> u64 {
+        let taken = clock.client_body.saturating_add(clock.read_wait).saturating_add(clock.upstream_drain);
+        let late = taken.saturating_sub(written.since(self.at));
+        let is_of_write = late <= attempt.request_written.since(written).min(clock.upstream_drain);
+        if is_of_write { late } else { 0 }
     }
 
     /// The part of an upload before the response. Says whether waiting for the response was apart from it.

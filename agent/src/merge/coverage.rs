@@ -2,7 +2,7 @@
 
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::Missing;
-use wayspan_proxy::record::{Attempt, Head};
+use wayspan_proxy::record::{Attempt, Record};
 
 use super::backend;
 use super::phase::Coverage;
@@ -45,24 +45,38 @@ impl Side {
         let lacks = seen < expected || missing != Missing::NOTHING;
         Self { seen, lacks, why: if lacks { missing } else { Missing::NOTHING } }
     }
+
+    /// Both.
+    fn with(self, other: Self) -> Self {
+        Self { seen: self.seen + other.seen, lacks: self.lacks || other.lacks, why: self.why.with(other.why) }
+    }
 }
 
 /// Which of the kernel's points that this request can have are known, and why others are not.
-pub(super) fn coverage(head: &Head, attempt: Option<&Attempt>) -> Coverage {
+pub(super) fn coverage(record: &Record<'_>) -> Coverage {
+    let (head, attempt) = (&record.head, record.attempts.last());
     let count = |points: &[MonoNs]| points.iter().filter(|point| point.known().is_some()).count();
     // The last byte of a head that never was whole has no point, nor has a response that never came.
     let last = if head.head_read.known().is_some() { head.head_readable } else { MonoNs::UNKNOWN };
     let client = Side::of(count(&[head.first_readable, last]), 1 + count(&[head.head_read]), head.client_missing);
-    let answered = attempt.filter(|attempt| attempt.first_read.known().is_some());
-    let upstream =
-        answered.map_or(Side::of(0, 0, Missing::NOTHING), |a| Side::of(count(&[a.first_readable]), 1, a.missing));
+    let upstream = attempt.map_or(Side::of(0, 0, Missing::NOTHING), upstream_side);
     let backend = attempt.map_or(Side::of(0, 0, Missing::NOTHING), |attempt| backend_side(attempt, upstream.why));
     let sides = [client, upstream, backend];
-    if sides.iter().all(|side| !side.lacks) {
+    // For how long an answer to a middleware lay unread is known by its mark.
+    let calls = record.calls.iter().map(upstream_side).fold(Side::of(0, 0, Missing::NOTHING), Side::with);
+    if sides.iter().all(|side| !side.lacks) && !calls.lacks {
         return Coverage::Full;
     }
-    let text = reasons(&sides, attempt.is_some_and(backend::is_early));
+    let text = reasons(&sides, calls, attempt.is_some_and(backend::is_early));
     if sides.iter().all(|side| side.seen == 0) { Coverage::None(text) } else { Coverage::Partial(text) }
+}
+
+/// A server's answer has its first byte's point, where one came.
+fn upstream_side(attempt: &Attempt) -> Side {
+    match (attempt.first_read.known(), attempt.first_readable.known()) {
+        (None, _) => Side::of(0, 0, Missing::NOTHING),
+        (Some(_), readable) => Side::of(usize::from(readable.is_some()), 1, attempt.missing),
+    }
 }
 
 /// The backend's side has all its points, or says why not; both may be true of its accept.
@@ -106,7 +120,7 @@ pub(crate) fn unacknowledged(missing: Missing) -> Option<&'static str> {
     })
 }
 
-fn reasons([client, upstream, backend]: &[Side; 3], is_early: bool) -> String {
+fn reasons([client, upstream, backend]: &[Side; 3], calls: Side, is_early: bool) -> String {
     let mut text = String::new();
     let mut say = |reason: &str| {
         if !text.contains(reason) {
@@ -121,11 +135,22 @@ fn reasons([client, upstream, backend]: &[Side; 3], is_early: bool) -> String {
             }
         }
     }
+    for (reason, _, of_upstream, _) in REASONS {
+        // What holds for the others too is said.
+        if calls.why.has(reason) && ![client, upstream, backend].iter().any(|side| side.why.has(reason)) {
+            say(&format!("middleware's call: {of_upstream}"));
+        }
+    }
     if backend.why.has(Missing::ACCEPT) {
         say("accept not visible");
     }
     let of_backend = if is_early { "backend answered before the whole request" } else { "backend marks missing" };
-    let unexplained = [(client, "client marks missing"), (upstream, "upstream marks missing"), (backend, of_backend)];
+    let unexplained = [
+        (client, "client marks missing"),
+        (upstream, "upstream marks missing"),
+        (backend, of_backend),
+        (&calls, "middleware's call: upstream marks missing"),
+    ];
     for (side, told) in unexplained {
         if side.lacks && side.why == Missing::NOTHING {
             say(told);

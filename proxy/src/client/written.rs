@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::task::Poll;
 
+use tokio::task::coop::has_budget_remaining;
+
 use super::{ClientConn, after};
 use crate::clock::MonoNs;
 use crate::live::Live;
@@ -96,6 +98,10 @@ impl<O: SocketObserver> ClientConn<O> {
 
     /// The socket takes nothing more for now.
     pub(super) fn blocked(&self) {
+        if !has_budget_remaining() {
+            // tokio asks no socket then: other tasks have their turn, and this one is late.
+            return;
+        }
         let lives = self.lives.borrow();
         if let Some(live) = lives.front() {
             let mut live = live.borrow_mut();

@@ -44,8 +44,7 @@ pub(super) async fn attempt<O: SocketObserver>(
     let mut error = ErrorKind::ConnectFailed;
     let mut is_resent = false;
     while live.borrow().attempts.made() < ATTEMPTS_MAX {
-        let wanted =
-            if live.borrow().attempts.made() == 0 { live.borrow().head.upstream_wanted } else { MonoNs::now() };
+        let wanted = live.borrow_mut().wants_attempt();
         let (pooled, place) = match room(conn, service, server, is_resent, whole).await? {
             Room::Pooled(upstream) => (Some(upstream), None),
             Room::New(place) => (None, place),

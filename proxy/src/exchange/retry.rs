@@ -72,6 +72,7 @@ pub(super) async fn forward<O: SocketObserver>(
         (parts.method, parts.headers) = (method, headers);
         left -= 1;
         if !retry.backoff.is_zero() {
+            live.borrow_mut().pauses();
             tokio::time::sleep(retry.backoff).await;
         }
     }

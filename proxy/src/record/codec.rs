@@ -58,7 +58,7 @@ impl<'a> Record<'a> {
 }
 
 /// Length of an encoded head, without the truncated flag before it.
-const HEAD_BYTES: usize = 395;
+const HEAD_BYTES: usize = 404;
 /// Length of an encoded attempt.
 const ATTEMPT_BYTES: usize = 238;
 
@@ -208,8 +208,8 @@ impl Writer<'_> {
         part.u32(head.route);
         part.u16(head.branch);
         part.u32(head.service);
-        let (https, early) = (u8::from(head.https), u8::from(head.early));
-        part.put([head.method as u8, head.version, https, early, head.end as u8, head.error as u8]);
+        let [https, early, paused] = [head.https, head.early, head.paused].map(u8::from);
+        part.put([head.method as u8, head.version, https, early, paused, head.end as u8, head.error as u8]);
         part.u16(head.status);
         part.tls(head.tls);
         part.address(head.peer);
@@ -235,6 +235,7 @@ impl Writer<'_> {
             head.previous.acked.0,
             head.previous.left.0,
             head.upstream_wanted.0,
+            head.again.0,
             head.middleware_wait_ns,
             head.head_written.0,
             head.ended.0,
@@ -439,6 +440,7 @@ impl<'a> Reader<'a> {
             version: self.u8()?,
             https: self.bool()?,
             early: self.bool()?,
+            paused: self.bool()?,
             end: self.code(&End::ALL)?,
             error: self.code(&ErrorKind::ALL)?,
             status: self.u16()?,
@@ -464,6 +466,7 @@ impl<'a> Reader<'a> {
             previous_write: self.at()?,
             previous: Previous { end: self.u64()?, acked: self.at()?, left: self.at()? },
             upstream_wanted: self.at()?,
+            again: self.at()?,
             middleware_wait_ns: self.u64()?,
             head_written: self.at()?,
             ended: self.at()?,

@@ -213,6 +213,41 @@ fn what_comes_behind_an_early_answer_is_not_the_uploads_time() {
 }
 
 #[test]
+fn a_client_that_stops_while_the_server_is_behind_is_waited_for() {
+    const SIZE: usize = 8 << 20;
+    let (reading, caught_up) = std::sync::mpsc::channel();
+    // It reads more slowly than the client sends, so that the client's last bytes wait for the server's socket.
+    let server = upstream(move |_, stream| {
+        let mut part = vec![0; 64 << 10];
+        let mut left = SIZE;
+        while left > 0 {
+            let room = part.len().min(left);
+            left -= stream.read(&mut part[..room]).unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        reading.send(()).unwrap();
+        stream.read_exact(&mut part[..1]).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").is_ok()
+    });
+    let mut world = Setup::to(server).start();
+    // Whether the end of that or the client's silence is noticed first differs from time to time.
+    let mut was_behind = false;
+    for round in 0..8 {
+        let mut client = world.connect();
+        client.write_all(post("/slow", &format!("content-length: {}", SIZE + 1)).as_bytes()).unwrap();
+        client.write_all(&vec![b'x'; SIZE]).unwrap();
+        caught_up.recv().unwrap();
+        std::thread::sleep(2 * PAUSE);
+        client.write_all(b"x").unwrap();
+        assert!(response(&mut client).0.starts_with("HTTP/1.1 200"));
+        let body = world.records(1)[0].head.body;
+        was_behind |= body.upstream_drain > 0;
+        assert!(body.client_body >= 2 * PAUSE_NS && body.proxy_request < PAUSE_NS, "round {round}: {body:?}");
+    }
+    assert!(was_behind, "the server read as fast as the client sent");
+}
+
+#[test]
 fn the_servers_time_for_its_head_begins_when_it_has_the_request() {
     let mut setup = Setup::to(reading_upstream());
     setup.timeouts.response_head = Duration::from_millis(600);

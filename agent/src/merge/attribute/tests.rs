@@ -473,6 +473,70 @@ fn coverage_says_what_is_missing_and_why() {
 }
 
 #[test]
+fn an_answer_to_a_middleware_without_a_mark_lowers_the_coverage() {
+    let check = |first_read: MonoNs, first_readable: MonoNs, missing: Missing, client: Missing, expected: &str| {
+        let (head, attempt) = ordinary();
+        let mut record = record(Head { client_missing: client, ..head }, vec![attempt]);
+        record.calls = vec![Attempt { first_read, first_readable, missing, ..Attempt::default() }];
+        assert_eq!(attribute(&record).coverage.to_string(), expected);
+    };
+    let (none, late) = (Missing::NOTHING, Missing::JOINED_LATE);
+    check(at(38), at(35), none, none, "full");
+    check(MonoNs::UNKNOWN, MonoNs::UNKNOWN, late, none, "full");
+    check(at(38), MonoNs::UNKNOWN, late, none, "partial: middleware's call: upstream connection older than the probes");
+    check(at(38), MonoNs::UNKNOWN, none, none, "partial: middleware's call: upstream marks missing");
+    // What holds for everything is said once.
+    check(at(38), MonoNs::UNKNOWN, Missing::OFF, Missing::OFF, "partial: probes off");
+}
+
+#[test]
+fn a_wait_for_another_attempt_that_never_came_is_no_response() {
+    for (paused, dead, open) in [
+        (false, true, Phase::PoolWait),
+        (true, true, Phase::RetryWait),
+        (false, false, Phase::PoolWait),
+        (true, false, Phase::RetryWait),
+    ] {
+        let change = |head: &mut Head, attempt: &mut Attempt| {
+            // A connection that was dead, or an answer that is not to be passed on.
+            if dead {
+                (attempt.first_readable, attempt.first_read) = (MonoNs::UNKNOWN, MonoNs::UNKNOWN);
+                attempt.ended = at(90);
+            }
+            (head.again, head.paused) = (at(105), paused);
+            (head.head_written, head.ended) = (at(900), at(910));
+        };
+        let rest = [(Phase::RetryWait, if dead { 15 } else { 5 }), (Phase::ProxyResponse, 10)];
+        let mut expected = but(&rest);
+        if dead {
+            expected.retain(|(phase, _)| *phase != Phase::UpstreamReadWait);
+        }
+        match expected.iter_mut().find(|(phase, _)| *phase == open) {
+            Some((_, us)) => *us += 795,
+            None => expected.push((open, 795)),
+        }
+        check(&format!("paused {paused}, dead {dead}"), change, &expected);
+    }
+}
+
+#[test]
+fn the_backend_may_read_an_uploads_end_before_the_write_returns() {
+    let (mut head, mut attempt) = ordinary();
+    // 300 us of drain, the last 100 of them within a write during which the backend worked on the worker's core.
+    head.body = BodyClock { client_body: 200 * US, upstream_drain: 300 * US, ..BodyClock::default() };
+    (attempt.request_written, attempt.request_head_end, attempt.request_end) = (at(580), 10, 100);
+    (attempt.backend_readable, attempt.backend_read, attempt.backend_sent) = (at(480), at(490), at(690));
+    (attempt.last_write_begun, attempt.first_readable, attempt.first_read) = (at(470), at(700), at(710));
+    (head.head_written, head.ended) = (at(720), at(730));
+    let record = record(head, vec![attempt]);
+    let a = attribute(&record);
+    check_sound(&a);
+    let of = |phase: Phase| a.phases[phase as usize];
+    assert_eq!((of(Phase::ClientBody), of(Phase::UpstreamDrain)), (200, 200), "{a:?}");
+    assert_eq!((of(Phase::BackendPickup), of(Phase::BackendApp), of(Phase::UpstreamPathBack)), (10, 200, 10), "{a:?}");
+}
+
+#[test]
 fn a_response_that_never_came_lowers_no_coverage() {
     let (head, mut attempt) = ordinary();
     (attempt.first_readable, attempt.first_read) = (MonoNs(0), MonoNs(0));
