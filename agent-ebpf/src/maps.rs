@@ -44,6 +44,33 @@ pub static SYNACKS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0)
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
 
+/// The socket whose bytes `sk_data_ready` has seen on this CPU, until `again_sk_data_ready` has seen that.
+#[map]
+static SEEN: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Says that a socket was seen.
+#[inline(always)]
+pub fn set_seen(sk: *mut c_void) {
+    if let Some(seen) = SEEN.get_ptr_mut(0) {
+        // SAFETY: a live map value of this CPU; one word.
+        unsafe { ptr::write_volatile(seen, sk as u64) };
+    }
+}
+
+/// Whether it was this socket that was seen last; it counts once.
+#[inline(always)]
+pub fn take_seen(sk: *mut c_void) -> bool {
+    let Some(seen) = SEEN.get_ptr_mut(0) else { return false };
+    // SAFETY: as above.
+    unsafe {
+        let is_seen = ptr::read_volatile(seen) == sk as u64;
+        if is_seen {
+            ptr::write_volatile(seen, 0);
+        }
+        is_seen
+    }
+}
+
 /// aya's own `SkStorage` has no BPF_F_CLONE, by which a listener's children inherit its tag, and takes no tracepoint
 /// context; this is its layout with our flags.
 #[repr(C)]

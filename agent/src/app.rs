@@ -269,7 +269,7 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
         pump: Arc::new(PumpCounts::default()),
         phases: vec![phases.reader()],
         spans: traces.exporter.as_ref().map(Exporter::counts),
-        probes: Arc::new(probes),
+        probes,
         pods: pods.counts(),
         watches: fixed.kubernetes.as_ref().map(|_| Arc::default()),
         recent: Arc::new(Recent::default()),
@@ -387,7 +387,7 @@ fn variable(name: &str) -> Option<String> {
 /// How long the last spans may take to reach the collector: Traefik's.
 const EXPORT_GRACE: Duration = Duration::from_secs(5);
 
-fn load_probes(fixed: &Static, tasks: &mut JoinSet<()>) -> Result<Probes> {
+fn load_probes(fixed: &Static, tasks: &mut JoinSet<()>) -> Result<Arc<Probes>> {
     let mut probes = Probes::load(&fixed.probes);
     if let Some(reason) = probes.reason() {
         if fixed.probes.required {
@@ -402,6 +402,9 @@ fn load_probes(fixed: &Static, tasks: &mut JoinSet<()>) -> Result<Probes> {
             }
         });
     }
+    let probes = Arc::new(probes);
+    let watched = Arc::clone(&probes);
+    tasks.spawn(async move { watched.make_up_where_needed().await });
     Ok(probes)
 }
 

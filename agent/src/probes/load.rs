@@ -33,6 +33,8 @@ pub(super) fn is_built() -> bool {
 pub(super) struct Programs {
     ebpf: Ebpf,
     rows: Vec<State>,
+    /// A run was left out.
+    makes_up: bool,
 }
 
 /// Why a row's program cannot run, or its link while it is attached.
@@ -60,10 +62,9 @@ impl<'e> Attachable<'e> {
     }
 
     fn load(self, row: &Row, btf: &AyaBtf) -> Result<(), ProgramError> {
-        match (self, row.hook) {
-            (Self::Tracepoint(program), _) => program.load(row.tracepoint, btf),
-            (Self::Entry(program), Hook::Entry(function)) => program.load(function, btf),
-            (Self::Entry(program), Hook::Tracepoint) => program.load(row.tracepoint, btf),
+        match self {
+            Self::Tracepoint(program) => program.load(row.hooked(), btf),
+            Self::Entry(program) => program.load(row.hooked(), btf),
         }
     }
 
@@ -102,7 +103,7 @@ pub(super) fn load(slots: u32, rest: Duration, absent: &[&str]) -> Result<Progra
     let lacking = ROWS.iter().zip(&rows).find_map(|(row, loaded)| loaded.as_ref().err().filter(|_| row.is_needed));
     match lacking {
         Some(reason) => Err(reason.clone()),
-        None => Ok(Programs { ebpf, rows }),
+        None => Ok(Programs { ebpf, rows, makes_up: false }),
     }
 }
 
@@ -132,9 +133,30 @@ impl Programs {
         }
         let on = on && self.is_attached(GIVES_BACK);
         for (index, row) in of_set().filter(|(_, row)| row.tracepoint != GIVES_BACK) {
-            let wanted = on && better(row, &self.rows).is_none();
+            let wanted = on && better(row, &self.rows).is_none() && self.is_needed(row);
             self.turn(index, row, wanted);
         }
+    }
+
+    /// From now on with the programs that make up for what the kernel leaves out of others' runs, where those others run.
+    pub(super) fn make_up(&mut self) {
+        self.makes_up = true;
+        for set in Set::ALL {
+            let is_on = ROWS
+                .iter()
+                .zip(&self.rows)
+                .any(|(row, state)| row.set == set && row.tracepoint != GIVES_BACK && matches!(state, Ok(Some(_))));
+            if is_on {
+                self.switch(set, true);
+            }
+        }
+    }
+
+    /// A program that makes up for another's runs, only where some were left out, or all are.
+    fn is_needed(&self, row: &Row) -> bool {
+        let Hook::Again(other) = row.hook else { return true };
+        let runs = |(row, state): (&Row, &State)| row.tracepoint == other && state.is_ok();
+        self.makes_up || !ROWS.iter().zip(&self.rows).any(runs)
     }
 
     fn turn(&mut self, index: usize, row: &Row, wanted: bool) {
@@ -162,7 +184,11 @@ impl Programs {
                     Some(name) => Reason::Replaced(name, reason.to_string()),
                     None => reason.clone(),
                 }),
-                Ok(None) => Some(better(row, &self.rows).map_or(Reason::Switched(row.set.name()), Reason::Spare)),
+                Ok(None) => Some(match (better(row, &self.rows), row.hook) {
+                    (Some(name), _) => Reason::Spare(name),
+                    (None, Hook::Again(name)) if !self.is_needed(row) => Reason::NotNeeded(name),
+                    (None, _) => Reason::Switched(row.set.name()),
+                }),
             };
             Probe { row: *row, off }
         };
@@ -202,10 +228,21 @@ impl Programs {
 
     /// Whether a row's program runs, or one that does its work.
     pub(super) fn is_attached(&self, tracepoint: &str) -> bool {
-        ROWS.iter().zip(&self.rows).any(|(row, state)| {
-            (row.tracepoint == tracepoint || row.instead_of.contains(&tracepoint)) && matches!(state, Ok(Some(_)))
-        })
+        let does = |row: &Row| {
+            row.tracepoint == tracepoint || row.instead_of.contains(&tracepoint) || makes_up_for(row, tracepoint)
+        };
+        ROWS.iter().zip(&self.rows).any(|(row, state)| does(row) && matches!(state, Ok(Some(_))))
     }
+
+    /// Whether another program does what the kernel leaves out of this one's runs.
+    pub(super) fn is_made_up_for(&self, tracepoint: &str) -> bool {
+        ROWS.iter().zip(&self.rows).any(|(row, state)| makes_up_for(row, tracepoint) && matches!(state, Ok(Some(_))))
+    }
+}
+
+/// Whether a row's program does what is left out of that one's runs.
+fn makes_up_for(row: &Row, tracepoint: &str) -> bool {
+    matches!(row.hook, Hook::Again(name) if name == tracepoint)
 }
 
 /// The program that does a row's work better, among those that this kernel takes.
@@ -272,7 +309,7 @@ fn kernel_types() -> Result<(Offsets, AyaBtf), Reason> {
     let offsets = Offsets(MEMBERS.iter().map(offset).collect());
     // The names that aya looks for.
     let names = ROWS.map(|row| match row.hook {
-        Hook::Tracepoint => (btf::Kind::Typedef, format!("btf_trace_{}", row.tracepoint)),
+        Hook::Tracepoint | Hook::Again(_) => (btf::Kind::Typedef, format!("btf_trace_{}", row.hooked())),
         Hook::Entry(function) => (btf::Kind::Function, function.to_owned()),
     });
     let tracepoints = AyaBtf::parse(&btf.only(&names), Endianness::default());
@@ -300,7 +337,7 @@ fn verify(ebpf: &mut Ebpf, row: &Row, btf: &AyaBtf) -> Result<(), Reason> {
 /// What a row's program is attached to, in words.
 fn hook(row: &Row) -> String {
     match row.hook {
-        Hook::Tracepoint => format!("tracepoint {}", row.tracepoint),
+        Hook::Tracepoint | Hook::Again(_) => format!("tracepoint {}", row.hooked()),
         Hook::Entry(function) => format!("function {function}"),
     }
 }

@@ -113,6 +113,28 @@ impl Probes {
         }
     }
 
+    /// Attaches what makes up for the runs that the kernel leaves out once it has left out one. Never returns.
+    pub async fn make_up_where_needed(&self) {
+        match &self.loaded {
+            Ok(loaded) => loop {
+                loaded.watch.left_out().await;
+                self.make_up();
+            },
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Attaches what makes up for the runs that the kernel leaves out.
+    pub fn make_up(&self) {
+        if let Ok(loaded) = &self.loaded {
+            let mut programs = loaded.programs();
+            programs.make_up();
+            let is_made_up_for = programs.is_made_up_for(skips::MADE_UP_FOR);
+            loaded.watch.make_up(is_made_up_for);
+            tracing::info!(target: "wayspan::probes", probe = skips::MADE_UP_FOR, is_made_up_for, "the kernel leaves out runs");
+        }
+    }
+
     /// Whether the configuration names a set.
     #[must_use]
     pub fn configures(&self, set: Set) -> bool {
@@ -216,6 +238,9 @@ impl Loaded {
             Set::Backends => runs("tcp_rcv_space_adjust") && (runs("tcp_sendmsg_locked") || runs("sock_send_length")),
             Set::Ack => runs("tcp_probe"),
         };
+        if set == Set::Core {
+            self.watch.make_up(programs.is_made_up_for(skips::MADE_UP_FOR));
+        }
         if set == Set::Backends {
             self.watch.reader().notes_writes_late(!programs.notes_writes_first());
         }

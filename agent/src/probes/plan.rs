@@ -45,6 +45,9 @@ impl Set {
 pub(super) enum Hook {
     /// The tracepoint with the program's name.
     Tracepoint,
+    /// This tracepoint once more, behind the program that has its name, for runs of that one which the kernel leaves out; the program
+    /// is called `again_<tracepoint>`.
+    Again(&'static str),
     /// A function's entry; the program is called `enter_<function>`.
     Entry(&'static str),
 }
@@ -52,7 +55,7 @@ pub(super) enum Hook {
 /// One eBPF program.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
-    /// Its name: the tracepoint's, or `enter_` and the function's.
+    /// Its name: the tracepoint's, `again_` and that, or `enter_` and the function's.
     pub tracepoint: &'static str,
     /// What it tells.
     pub tells: &'static str,
@@ -69,8 +72,18 @@ pub struct Row {
     pub(super) members: &'static [&'static str],
 }
 
-/// In order of a connection's life; a substitute after the one whose work it does.
-pub(super) const ROWS: [Row; 11] = [
+impl Row {
+    /// The tracepoint, or function, that its program is attached to.
+    pub(super) fn hooked(&self) -> &'static str {
+        match self.hook {
+            Hook::Tracepoint => self.tracepoint,
+            Hook::Again(name) | Hook::Entry(name) => name,
+        }
+    }
+}
+
+/// In order of a connection's life; a substitute, and who makes up for another, after the one whose work it does.
+pub(super) const ROWS: [Row; 12] = [
     Row {
         tracepoint: "inet_sock_set_state",
         tells: "new connections, their handshake and when they were acceptable",
@@ -98,12 +111,28 @@ pub(super) const ROWS: [Row; 11] = [
         ],
     },
     Row {
+        tracepoint: "again_sk_data_ready",
+        tells: "when bytes became readable, where the kernel left out the other's run",
+        since: "6.3",
+        set: Set::Core,
+        is_needed: false,
+        instead_of: &[],
+        hook: Hook::Again("sk_data_ready"),
+        members: &[
+            global::BYTES_RECEIVED_OFFSET,
+            global::CLOCK_OFFSET,
+            global::SRTT_OFFSET,
+            global::MDEV_OFFSET,
+            global::SK_SOCKET_OFFSET,
+        ],
+    },
+    Row {
         tracepoint: "enter_sock_def_readable",
         tells: "when bytes became readable",
         since: "5.5",
         set: Set::Core,
         is_needed: false,
-        instead_of: &["sk_data_ready"],
+        instead_of: &["sk_data_ready", "again_sk_data_ready"],
         hook: Hook::Entry("sock_def_readable"),
         members: &[
             global::BYTES_RECEIVED_OFFSET,
@@ -311,6 +340,9 @@ pub enum Reason {
     /// It could run, and would be of no use without that one.
     #[error("of no use without {0}")]
     Useless(&'static str),
+    /// It makes up for what the kernel leaves out of that one's runs, which has not happened.
+    #[error("not needed before the kernel leaves out a run of {0}")]
+    NotNeeded(&'static str),
     /// Another probe does its work, and better.
     #[error("{0} does its work")]
     Spare(&'static str),
@@ -334,7 +366,7 @@ impl Reason {
             Self::Refused(_) => "see the agent's log for the verifier's words, and report them",
             Self::Switched(_) => "switch it on in `probes`, or through the api while the agent runs",
             Self::Useless(_) => "see to that probe first",
-            Self::Spare(_) | Self::Replaced(..) => "nothing is lacking",
+            Self::NotNeeded(_) | Self::Spare(_) | Self::Replaced(..) => "nothing is lacking",
         }
     }
 }
@@ -343,9 +375,9 @@ impl Probe {
     /// Off, although it was wanted and nothing else does its work.
     #[must_use]
     pub fn is_lacking(&self) -> bool {
-        self.off
-            .as_ref()
-            .is_some_and(|reason| !matches!(reason, Reason::Switched(_) | Reason::Spare(_) | Reason::Replaced(..)))
+        self.off.as_ref().is_some_and(|reason| {
+            !matches!(reason, Reason::Switched(_) | Reason::NotNeeded(_) | Reason::Spare(_) | Reason::Replaced(..))
+        })
     }
 }
 

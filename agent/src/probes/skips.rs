@@ -4,8 +4,9 @@
 use std::fs::File;
 use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use tokio::sync::Notify;
 use wayspan_proxy::clock::MonoNs;
 
 use super::plan::{Row, Set};
@@ -16,7 +17,17 @@ const TEXT_MAX: usize = 1024;
 
 /// The kernel's counts, a system call for each program that is asked about.
 #[derive(Debug, Default)]
-pub(super) struct Skips(Vec<Counted>);
+pub(super) struct Skips {
+    programs: Vec<Counted>,
+    /// What is left out of this one's runs another program does, which never is left out at the same time: interrupts of interrupts
+    /// bring no bytes.
+    made_up_for: AtomicBool,
+    /// Rung where that begins to be needed.
+    left_out: Notify,
+}
+
+/// The program that may be made up for.
+pub(super) const MADE_UP_FOR: &str = "sk_data_ready";
 
 #[derive(Debug)]
 struct Counted {
@@ -31,25 +42,40 @@ impl Skips {
     /// Another program, by its descriptor.
     pub(super) fn add(&mut self, row: &'static Row, descriptor: RawFd) {
         if let Ok(told) = File::open(format!("/proc/self/fdinfo/{descriptor}")) {
-            self.0.push(Counted { row, told, runs: AtomicU64::new(0) });
+            self.programs.push(Counted { row, told, runs: AtomicU64::new(0) });
         }
     }
 
     /// By the program's name; nothing of those of which the kernel does not tell.
     pub(super) fn by_program(&self) -> Vec<(&'static str, u64)> {
-        self.0.iter().filter_map(|counted| Some((counted.row.tracepoint, counted.read()?))).collect()
+        self.programs.iter().filter_map(|counted| Some((counted.row.tracepoint, counted.read()?))).collect()
+    }
+
+    /// Whether another program does what is left out of the runs of [`MADE_UP_FOR`].
+    pub(super) fn make_up(&self, is_made_up_for: bool) {
+        self.made_up_for.store(is_made_up_for, Ordering::Relaxed);
+    }
+
+    /// Waits until a run of [`MADE_UP_FOR`] was left out, and nobody made up for it.
+    pub(super) async fn left_out(&self) {
+        self.left_out.notified().await;
     }
 
     /// Of the programs that give a request its points; nothing where the kernel does not tell. Those of a set that is off do not run, and
     /// are not asked about.
     pub(super) fn of_points(&self, is_on: impl Fn(Set) -> bool) -> Option<Skipped> {
         let mut skipped = None;
-        for counted in self.0.iter().filter(|counted| gives_points(counted.row)) {
+        for counted in self.programs.iter().filter(|counted| gives_points(counted.row)) {
             let Skipped { points, connections, .. } = skipped.get_or_insert_default();
-            if is_on(counted.row.set) {
-                counted.runs.store(counted.read()?, Ordering::Relaxed);
+            if counted.row.tracepoint == MADE_UP_FOR && self.made_up_for.load(Ordering::Relaxed) {
+                continue;
             }
-            let runs = counted.runs.load(Ordering::Relaxed);
+            let before = counted.runs.load(Ordering::Relaxed);
+            let runs = if is_on(counted.row.set) { counted.read()? } else { before };
+            counted.runs.store(runs, Ordering::Relaxed);
+            if counted.row.tracepoint == MADE_UP_FOR && runs != before {
+                self.left_out.notify_one();
+            }
             *points += runs;
             *connections += if counted.row.tracepoint == "inet_sock_set_state" { runs } else { 0 };
         }
@@ -81,7 +107,36 @@ fn recursion_misses(fdinfo: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::ROWS;
     use super::*;
+
+    #[test]
+    fn a_run_that_was_left_out_calls_for_who_makes_up_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fdinfo");
+        let write = |runs: u32| std::fs::write(&path, format!("recursion_misses:\t{runs}\n")).unwrap();
+        write(0);
+        let mut skips = Skips::default();
+        let row = ROWS.iter().find(|row| row.tracepoint == MADE_UP_FOR).unwrap();
+        skips.programs.push(Counted { row, told: File::open(&path).unwrap(), runs: AtomicU64::new(0) });
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let calls = || {
+            runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = skips.left_out() => true,
+                    () = std::future::ready(()) => false,
+                }
+            })
+        };
+        let points = || skips.of_points(|_| true).unwrap().points;
+        assert_eq!((points(), calls()), (0, false));
+        write(1);
+        assert_eq!((points(), calls(), calls()), (1, true, false));
+        skips.make_up(true);
+        write(3);
+        assert_eq!((points(), calls()), (0, false), "nothing is missed");
+    }
 
     #[test]
     fn runs_that_were_left_out_are_read_where_the_kernel_tells() {

@@ -163,6 +163,16 @@ impl Watch {
         self.reader().switched(set, since, missing);
     }
 
+    /// Whether another program does what the kernel leaves out of the runs of [`MADE_UP_FOR`](super::skips::MADE_UP_FOR).
+    pub(super) fn make_up(&self, is_made_up_for: bool) {
+        self.maps.skips.make_up(is_made_up_for);
+    }
+
+    /// See [`Skips::left_out`].
+    pub(super) async fn left_out(&self) {
+        self.maps.skips.left_out().await;
+    }
+
     /// What slots and trails tell.
     pub(super) fn reader(&self) -> &Reader {
         &self.maps.reader

@@ -15,7 +15,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use socket2::{Domain, Socket, Type};
 use wayspan_agent::config::model;
 use wayspan_agent::merge::late::{Ask, Facts, Late};
-use wayspan_agent::probes::{Observer, Probes, Reason, cost, doctor};
+use wayspan_agent::probes::{Observer, Probes, Reason, Set, cost, doctor};
 use wayspan_proxy::clock::MonoNs;
 use wayspan_proxy::observer::{Missing, SocketObserver, Token};
 
@@ -64,6 +64,7 @@ const TESTS: &[(&str, fn())] = &[
         "a_core_that_cannot_be_attached_again_has_reads_stamped_where_that_is_asked_for",
         switches::a_core_that_cannot_be_attached_again_has_reads_stamped_where_that_is_asked_for,
     ),
+    ("what_is_left_out_of_one_programs_runs_another_one_sees", what_is_left_out_of_one_programs_runs_another_one_sees),
     (
         "runs_that_the_kernel_left_out_are_told_of_each_probe_that_is_on",
         runs_that_the_kernel_left_out_are_told_of_each_probe_that_is_on,
@@ -552,7 +553,43 @@ fn sockets_are_asked_without(absent: &[&str], lacking: &'static str) {
 }
 
 fn where_no_probe_tells_of_bytes_the_sockets_themselves_are_asked() {
-    sockets_are_asked_without(&["sk_data_ready", "enter_sock_def_readable"], "sk_data_ready");
+    sockets_are_asked_without(&["sk_data_ready", "again_sk_data_ready", "enter_sock_def_readable"], "sk_data_ready");
+}
+
+fn what_is_left_out_of_one_programs_runs_another_one_sees() {
+    let config = model::Probes { slots: 4, ..model::Probes::default() };
+    let is_on = |probes: &Probes| {
+        let again = probes.states().into_iter().find(|probe| probe.row.tracepoint == "again_sk_data_ready").unwrap();
+        assert!(!again.is_lacking() || matches!(again.off, Some(Reason::NoTracepoint(_))), "{again}");
+        again.off.is_none()
+    };
+    // None of the one's runs come, as if each had come within another; both run; only the usual one does.
+    for (absent, make_up) in [(&["sk_data_ready"][..], false), (&[], true), (&[], false)] {
+        let probes = Probes::load_without(&config, Duration::ZERO, absent);
+        if make_up {
+            probes.make_up();
+            probes.switch(Set::Core, false);
+            probes.switch(Set::Core, true);
+        }
+        // Before 6.3 neither is there.
+        let has_tracepoint =
+            probes.states().iter().any(|probe| probe.row.tracepoint == "sk_data_ready" && probe.off.is_none());
+        assert!(is_on(&probes) == (make_up && has_tracepoint || !absent.is_empty()) || !has_tracepoint, "{absent:?}");
+        let observer = probes.observer();
+        let listener = watched(&observer);
+        let mut client = connect(&listener);
+        let (mut server, token) = accept(&listener, &observer);
+        for round in 0..20_u64 {
+            let sending = MonoNs::now();
+            client.write_all(b"abc").unwrap();
+            server.read_exact(&mut [0; 3]).unwrap();
+            let marks = observer.marks(token, round * 3..round * 3 + 3);
+            assert_eq!(marks.missing, Missing::NOTHING, "{absent:?}, round {round}");
+            assert_order(&[("send", sending), ("first", marks.first), ("now", MonoNs::now())]);
+        }
+        // The acceptable connection, and each message, once.
+        assert_eq!(probes.counters().of("sk_data_ready").hits, 21, "{absent:?}, {make_up}");
+    }
 }
 
 fn runs_that_the_kernel_left_out_are_told_of_each_probe_that_is_on() {
@@ -565,7 +602,8 @@ fn runs_that_the_kernel_left_out_are_told_of_each_probe_that_is_on() {
     let observer = probes.observer();
     let of_points = |skipped: &[(&'static str, u64)]| -> u64 {
         // What else is loaded tells what is beside the phases, or gives slots back.
-        let others = ["tcp_retransmit_skb", "tcp_retransmit_synack", "tcp_destroy_sock", "tcp_probe"];
+        let others =
+            ["tcp_retransmit_skb", "tcp_retransmit_synack", "tcp_destroy_sock", "tcp_probe", "again_sk_data_ready"];
         skipped.iter().filter(|(probe, _)| !others.contains(probe)).map(|(_, runs)| runs).sum()
     };
     let (before, told, after) = (of_points(&skipped), observer.skipped().unwrap(), of_points(&probes.skipped()));
