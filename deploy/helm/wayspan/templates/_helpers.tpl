@@ -188,9 +188,20 @@ stand beside each other. */}}
 {{- uniq $all | sortAlpha | toJson -}}
 {{- end -}}
 
-{{/* The namespaces that rights are held to: with rbac.namespaced alone. */}}
+{{/* The namespaces of whoever names none of its own: with rbac.namespaced alone. */}}
 {{- define "wayspan.namespaces" -}}
 {{- default (list .Release.Namespace) .Values.rbac.namespaces | uniq | toJson -}}
+{{- end -}}
+
+{{/* The namespaces that rights are held to: those that are named for them, and all that somebody watches. */}}
+{{- define "wayspan.roleNamespaces" -}}
+{{- $all := default list .Values.rbac.namespaces -}}
+{{- $others := include "wayspan.namespaces" . | fromJsonArray -}}
+{{- $providers := .Values.providers -}}
+{{- range $watching := list $providers.kubernetesCRD $providers.kubernetesIngress $providers.kubernetesGateway .Values.kubernetesMetadata -}}
+{{- if $watching.enabled -}}{{- $all = concat $all (default $others $watching.namespaces) -}}{{- end -}}
+{{- end -}}
+{{- uniq $all | toJson -}}
 {{- end -}}
 
 {{/* host:port of a collector, from Jaeger's values of Traefik v2. */}}

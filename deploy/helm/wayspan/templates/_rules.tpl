@@ -54,7 +54,7 @@
 # What is yet to be made has no name to be held to.
 - {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create]}
 {{- end }}
-{{- $elsewhere := and .Values.rbac.namespaced (not (has .Release.Namespace (include "wayspan.namespaces" . | fromJsonArray))) }}
+{{- $elsewhere := and .Values.rbac.namespaced (not (has .Release.Namespace (include "wayspan.roleNamespaces" . | fromJsonArray))) }}
 {{- if and $elsewhere .Values.kubernetesMetadata.enabled }}
 # Spans say of the agent's own pod what the API says of it.
 - {apiGroups: [""], resources: [pods], verbs: [get]}
