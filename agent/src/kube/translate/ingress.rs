@@ -11,6 +11,7 @@ use super::allocation;
 use super::annotations::{self, OfRouter};
 use super::backends::{Backends, Port};
 use super::names::{self, INGRESS, normalized, quoted};
+use super::ranks::{Of, PathKind, Rank};
 use super::transports::Transports;
 use super::view::Read;
 use super::{Object, Out};
@@ -31,8 +32,9 @@ const WSS: &str = "kubernetes.io/wss";
 const H2C: &str = "kubernetes.io/h2c";
 /// Below every route of anyone's.
 const LAST: i64 = i32::MIN as i64;
-/// What sets exact hosts above wildcards, and those above no host: longer than a path counts.
-const HOST_STEP: i64 = 10_000;
+/// Behind HTTPRoutes of the same rank, and behind that what cannot be read.
+const BEHIND: &str = "~";
+const UNREAD: &str = "~~";
 
 /// Which Ingress objects are ours.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -262,19 +264,24 @@ impl One<'_, '_> {
     fn router(&mut self, host: &str, path: &HTTPIngressPath, annotated: &OfRouter, place: &str) -> Option<Router> {
         let matched = Matched::new(host, path, annotated, self.settings.strict_prefix);
         let said = Some(annotated.priority).filter(|said| *said != 0);
-        let (rule, target, priority) = match self.out.rules.parse(&matched.rule) {
+        let rank = matched.rank;
+        match self.out.rules.parse(&matched.rule) {
             Ok(rule) => {
                 let target = self.service(&path.backend, annotated, &format!("{place}.backend"))?;
-                (rule, target, said.unwrap_or(matched.priority))
+                let priority = said.unwrap_or(rank.priority());
+                let turn = said.is_none().then(|| rank.turn_behind(BEHIND)).flatten();
+                Some(Router { priority, turn, ..router(rule, target, annotated) })
             }
             Err(unreadable) => {
                 self.problem(place, unreadable.told(&matched.rule));
                 // Below whatever of this host can be read.
-                let most = priority(host, "", false) - 1;
-                (unreadable.left?, UNUSABLE.to_owned(), said.unwrap_or(most).min(most))
+                let rank = Rank::new(Of::Ingress, host);
+                let turn = rank.turn_behind(UNREAD);
+                let most = rank.priority() - i64::from(turn.is_none());
+                let priority = said.unwrap_or(most).min(most);
+                Some(Router { priority, turn, ..router(unreadable.left?, UNUSABLE.to_owned(), annotated) })
             }
-        };
-        Some(Router { priority, ..router(rule, target, annotated) })
+        }
     }
 
     /// The name of a backend's service. One that cannot be served as it is meant answers 500 in its place.
@@ -382,7 +389,7 @@ fn router(rule: wayspan_proxy::rule::Rule, service: String, annotated: &OfRouter
 /// What a path matches, and before whom.
 struct Matched {
     rule: String,
-    priority: i64,
+    rank: Rank,
 }
 
 impl Matched {
@@ -408,22 +415,9 @@ impl Matched {
         let rule = [host_rule, path_rule].into_iter().flatten().collect::<Vec<_>>().join(" && ");
         // A rule of nothing takes everything.
         let rule = if rule.is_empty() { "PathPrefix(\"/\")".to_owned() } else { rule };
-        Self { rule, priority: priority(host, trimmed, matcher == "Path") }
+        let mut rank = Rank::new(Of::Ingress, host);
+        rank.path_kind = if matcher == "Path" { PathKind::Exact } else { PathKind::Prefix };
+        rank.path = trimmed.len();
+        Self { rule, rank }
     }
-}
-
-/// As the API asks: the host that is more exact first, then the longer path, of equals the exact one. Rules with an exact
-/// host have about the priority that Traefik gives them by their length, so that routes of other kinds beside them rank
-/// as they did.
-fn priority(host: &str, path: &str, exact: bool) -> i64 {
-    let length = |text: &str| i64::try_from(text.len()).unwrap_or(HOST_STEP).min(HOST_STEP / 4);
-    let frame = length("Host(\"\") && PathPrefix(\"\")");
-    let below = match host {
-        "" => 2 * HOST_STEP,
-        host if host.starts_with('*') => HOST_STEP,
-        _ => 0,
-    };
-    let priority = frame + length(host) + 2 * length(path) + i64::from(exact) - below;
-    // Zero means something else.
-    if priority == 0 { 1 } else { priority }
 }

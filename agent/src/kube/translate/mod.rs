@@ -10,6 +10,7 @@ pub(in crate::kube) mod gateway;
 pub(in crate::kube) mod ingress;
 pub(in crate::kube) mod names;
 pub(in crate::kube) mod owners;
+mod ranks;
 mod rules;
 mod settle;
 mod shelf;

@@ -7,6 +7,7 @@ mod ingress;
 mod names;
 mod odd;
 mod partial;
+mod ranks;
 mod refused;
 mod scale;
 mod tls;

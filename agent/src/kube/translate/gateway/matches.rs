@@ -1,4 +1,4 @@
-//! Hostnames and matches of HTTPRoutes as rules, and their order: the API's, as one number.
+//! Hostnames and matches of HTTPRoutes as rules, and what their order is made of.
 
 use gateway_api::apis::experimental::httproutes::{
     HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPathType,
@@ -6,6 +6,7 @@ use gateway_api::apis::experimental::httproutes::{
 };
 
 use super::super::names::quoted;
+use super::super::ranks::{Of, PathKind, Rank};
 
 /// Whether `name` is `pattern`, or below it where that is a wildcard: any number of labels, as the API has it.
 pub(super) fn is_below(pattern: &str, name: &str) -> bool {
@@ -62,7 +63,7 @@ fn host(name: &str) -> Option<String> {
 /// A match as a rule and its place in the order.
 pub(super) struct Matched {
     pub rule: String,
-    pub rank: i64,
+    pub rank: Rank,
 }
 
 /// The prefix of a match's path, for filters that replace it.
@@ -73,9 +74,8 @@ pub(super) fn prefix(one: Option<&HttpRouteRulesMatches>) -> String {
 
 /// For one hostname; requests of `narrower` ones that it covers are others'.
 pub(super) fn matched(hostname: &str, narrower: &[String], one: &HttpRouteRulesMatches) -> Result<Matched, String> {
-    let mut rank = Rank::default();
+    let mut rank = Rank::new(Of::HttpRoute, hostname);
     let mut parts: Vec<String> = host(hostname).into_iter().collect();
-    rank.host(hostname);
     let wide = (!hostname.is_empty()).then_some(hostname);
     parts.extend(
         narrower
@@ -87,7 +87,7 @@ pub(super) fn matched(hostname: &str, narrower: &[String], one: &HttpRouteRulesM
     if let Some(method) = &one.method {
         let method = serde_json::to_value(method).map_err(|error| error.to_string())?;
         parts.push(format!("Method({})", quoted(method.as_str().unwrap_or_default())));
-        rank.method = 1;
+        rank.method = true;
     }
     let mut seen = Vec::new();
     for header in one.headers.iter().flatten() {
@@ -117,7 +117,7 @@ pub(super) fn matched(hostname: &str, narrower: &[String], one: &HttpRouteRulesM
         seen.push(&param.name);
     }
     rank.params = seen.len();
-    Ok(Matched { rule: parts.join(" && "), rank: rank.number() })
+    Ok(Matched { rule: parts.join(" && "), rank })
 }
 
 fn path(one: &HttpRouteRulesMatches, rank: &mut Rank) -> String {
@@ -126,11 +126,11 @@ fn path(one: &HttpRouteRulesMatches, rank: &mut Rank) -> String {
     rank.path = value.len();
     match kind {
         Some(HttpRouteRulesMatchesPathType::Exact) => {
-            rank.path_kind = 2;
+            rank.path_kind = PathKind::Exact;
             format!("Path({})", quoted(&value))
         }
         Some(HttpRouteRulesMatchesPathType::RegularExpression) => {
-            rank.path_kind = 1;
+            rank.path_kind = PathKind::Regexp;
             // The whole path, as other implementations have it.
             format!("PathRegexp({})", quoted(&format!("^(?:{value})$")))
         }
@@ -142,51 +142,6 @@ fn path(one: &HttpRouteRulesMatches, rank: &mut Rank) -> String {
             }
             format!("(Path({}) || PathPrefix({}))", quoted(trimmed), quoted(&format!("{trimmed}/")))
         }
-    }
-}
-
-/// The API's order: host, path, method, headers, query parameters. Ties are broken by age and name.
-#[derive(Debug, Default)]
-struct Rank {
-    host_kind: i64,
-    host: usize,
-    path_kind: i64,
-    path: usize,
-    method: i64,
-    headers: usize,
-    params: usize,
-}
-
-/// From one rank to the next, so that all are above what routes of other kinds count.
-const STEP: i64 = 1 << 24;
-
-impl Rank {
-    fn host(&mut self, name: &str) {
-        self.host = name.len();
-        self.host_kind = match name {
-            "" => 0,
-            name if name.starts_with('*') => 1,
-            _ => 2,
-        };
-    }
-
-    fn number(&self) -> i64 {
-        let within = |count: usize, bits: u32| {
-            let most = (1_i64 << bits) - 1;
-            i64::try_from(count).unwrap_or(most).min(most)
-        };
-        let fields = [
-            (self.host_kind, 2),
-            (within(self.host, 8), 8),
-            (self.path_kind, 2),
-            (within(self.path, 11), 11),
-            (self.method, 1),
-            (within(self.headers, 5), 5),
-            (within(self.params, 5), 5),
-        ];
-        let number = fields.into_iter().fold(0, |number, (value, bits)| (number << bits) | value);
-        // Zero means a rule's length.
-        (number + 1) * STEP
     }
 }
 

@@ -474,8 +474,8 @@ impl One<'_, '_> {
         let router = Router {
             name,
             rule: parsed,
-            priority: matched.rank,
-            turn: Some(format!("{}{:08}", self.age, self.place).into()),
+            priority: matched.rank.priority(),
+            turn: Some(format!("{} {}{:08}", matched.rank.turn(), self.age, self.place).into()),
             entry_points: vec![entry_point.to_owned()],
             middlewares,
             service,

@@ -1,5 +1,6 @@
 //! Two configurations side by side: routers by their names, and what becomes of requests.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::probe::{self, Request};
@@ -120,19 +121,20 @@ fn ways(theirs: &Seen, ours: &Seen, requests: &[Request], all: &mut Vec<String>)
     all.extend(told.into_iter().map(|(what, request)| format!("{request} goes to {what}")));
 }
 
-/// The routers that a request may go to: several where they are equal in priority.
+/// The routers that a request may go to: several where none is before the others.
 fn taken<'s>(seen: &'s Seen, entry_point: &str, request: &Request) -> Vec<(&'s str, &'s Way)> {
-    let mut best = i64::MIN;
+    let mut best = (Reverse(i64::MIN), None);
     let mut all = Vec::new();
     for (name, router) in &seen.routers {
         let on = router.entry_points.is_empty() || router.entry_points.iter().any(|one| one == entry_point);
         let Some(rule) = router.rule.as_ref().ok().filter(|rule| on && request.satisfies(rule)) else { continue };
         let priority = if router.priority == 0 { rule.default_priority() } else { router.priority };
-        if priority > best {
+        let order = (Reverse(priority), router.turn.clone());
+        if order < best {
             all.clear();
-            best = priority;
+            best = order.clone();
         }
-        if priority == best {
+        if order == best {
             all.push((name.as_str(), &router.way));
         }
     }

@@ -111,6 +111,8 @@ pub(super) fn seen(provider: Provider, parts: &Parts, texts: &Texts) -> Seen {
                 rule: Ok(router.rule.clone()),
                 text: router.rule.text.to_string(),
                 priority: router.priority,
+                // Without the age behind the rank: there, who comes first of equals is not said.
+                turn: router.turn.as_deref().and_then(|turn| turn.get(..9)).map(Into::into),
                 entry_points,
                 way: Way {
                     steps: router.middlewares.iter().map(named).collect(),

@@ -1,6 +1,7 @@
 //! What is compared: routes by what requests to them become, whoever names and nests them how.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use wayspan_proxy::rule::Rule;
 use wayspan_proxy::snapshot::Timeouts;
@@ -27,6 +28,8 @@ pub(super) struct Router {
     pub text: String,
     /// 0: the rule's own.
     pub priority: i64,
+    /// Among equals the lesser.
+    pub turn: Option<Arc<str>>,
     /// Sorted; empty: all.
     pub entry_points: Vec<String>,
     pub way: Way,

@@ -115,6 +115,7 @@ impl Theirs<'_> {
             },
             text: written.to_owned(),
             priority: router["priority"].as_i64().unwrap_or(0),
+            turn: None,
             entry_points,
             way: Way {
                 steps,
