@@ -166,7 +166,7 @@ pub(super) struct Listener {
     namespaces: Namespaces,
     takes_routes: bool,
     kinds: Vec<Value>,
-    /// Hosts of other listeners on its port that are more exact than its own: their requests are not its.
+    /// Hosts of other listeners on its port, of those that have any, that are more exact than its own: their requests are not its.
     pub narrower: Vec<String>,
     accepted: Result<(), (&'static str, String)>,
     resolved: Result<(), (&'static str, String)>,
@@ -197,6 +197,11 @@ impl Listener {
     /// Whether routes are served by it: also while some of what it refers to is missing.
     pub(super) fn serves(&self) -> bool {
         self.is_accepted() && self.takes_routes
+    }
+
+    /// Whether its hosts are its own. One that is refused has none, unless it is closed: then nobody is to be let in by a wider one.
+    fn has_hosts(&self) -> bool {
+        self.conflicted.is_none() && (self.accepted.is_ok() || self.closed.is_some())
     }
 
     /// Whether it takes HTTPRoutes of a namespace.
@@ -279,12 +284,15 @@ pub(super) fn settle(listeners: &mut [Listener]) {
         // Of two of the Gateway itself nobody can say which one is meant.
         let equals = before.iter().chain(behind).filter(|one| own.set.is_none() && one.set.is_none());
         let conflicted = first.chain(equals).find_map(|other| conflict(own, other));
-        let others = before.iter().chain(behind).filter(|other| other.port == own.port);
-        let narrower = others.filter_map(|other| other.hostname.as_deref());
-        let narrower = narrower.filter(|other| covers(own.hostname.as_deref(), other)).map(str::to_owned).collect();
         if let Some(own) = listeners.get_mut(index) {
-            (own.conflicted, own.narrower) = (conflicted, narrower);
+            own.conflicted = conflicted;
         }
+    }
+    let hosts = listeners.iter().filter(|one| one.has_hosts());
+    let hosts: Vec<(i32, String)> = hosts.filter_map(|one| Some((one.port, one.hostname.clone()?))).collect();
+    for own in listeners {
+        let others = hosts.iter().filter(|(port, host)| *port == own.port && covers(own.hostname.as_deref(), host));
+        own.narrower = others.map(|(_, host)| host.clone()).collect();
     }
 }
 

@@ -206,3 +206,41 @@ fn what_a_gateway_asks_for_as_a_whole_is_ours_or_says_so() {
         assert_eq!(gateway.body["addresses"].as_array().unwrap().len(), shown, "{asks}");
     }
 }
+
+#[test]
+fn a_listener_that_is_refused_takes_no_host_from_those_that_are_served() {
+    let route = route("hostnames: [shop.example, \"*.shop.example\"], rules: [{}]");
+    let all = HTTP.replace("name: http", "name: all");
+    let world = |more: &str, listeners: &str| {
+        let own = gateway(listeners).replace("gatewayClassName: w,", &format!("gatewayClassName: w, {FROM_ALL}"));
+        translated(&(own + more + &route), &around())
+    };
+    let rules = |parts: &Parts| {
+        let mut rules: Vec<String> = parts.routers.iter().map(|router| router.rule.text.to_string()).collect();
+        rules.sort();
+        rules
+    };
+    let both = ["Host(\"**.shop.example\") && PathPrefix(\"/\")", "Host(\"shop.example\") && PathPrefix(\"/\")"];
+    for (host, protocol) in [("shop.example", "TLS"), ("a.shop.example", "HTTPS"), ("*.shop.example", "TCP")] {
+        let refused = set("x", 1, &format!("{{name: x, port: 80, protocol: {protocol}, hostname: \"{host}\"}}"));
+        let parts = world(&refused, &all);
+        assert_eq!(said(&parts, "x")[2], "Accepted=False ProtocolConflict", "{host}");
+        assert_eq!(rules(&parts), both, "{host}");
+    }
+    // The second of two for one host is refused, and the first has it all the same.
+    let one = "{name: x, port: 80, protocol: HTTP, hostname: shop.example}";
+    let parts = world(&(set("x", 1, one) + &set("z", 2, one)), &all);
+    assert_eq!(said(&parts, "z")[3], "Conflicted=True HostnameConflict");
+    assert_eq!(rules(&parts), both[..1]);
+    // What is not supported has no hosts either.
+    let secure = |more: &str| format!("port: 443, protocol: HTTPS, tls: {{{more}certificateRefs: [{{name: c}}]}}");
+    let listeners = format!(
+        "{{name: all, {}}}, {{name: x, hostname: shop.example, {}}}",
+        secure(""),
+        secure("mode: Passthrough, ")
+    );
+    assert_eq!(rules(&world("", &listeners)), both);
+    // One that is closed has: by the wider one clients without a certificate would get in.
+    let closed = listeners.replace("mode: Passthrough", "frontendValidation: {caCertificateRefs: [{name: ca}]}");
+    assert_eq!(rules(&world("", &closed)), both[..1]);
+}
