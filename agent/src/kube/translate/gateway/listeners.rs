@@ -170,7 +170,7 @@ pub(super) struct Listener {
     pub narrower: Vec<String>,
     accepted: Result<(), (&'static str, String)>,
     resolved: Result<(), (&'static str, String)>,
-    /// What is not resolved is some of its certificates, and it is served with the others.
+    /// What is not resolved is some of its certificates or kinds of routes, and it is served with the others.
     has_others: bool,
     conflicted: Option<(&'static str, String)>,
     unopened: Option<String>,
@@ -400,8 +400,9 @@ fn kinds(allowed: Option<&GatewayListenersAllowedRoutes>, listener: &mut Listene
     }
     if let Some(other) = named.iter().find(|one| !is_ours(&one.kind, one.group.as_deref())) {
         let message = format!("routes of the kind {} are not supported yet", other.kind);
+        let has_all_else = listener.resolved.is_ok() || listener.has_others;
+        listener.has_others = listener.takes_routes && has_all_else;
         listener.resolved = Err(("InvalidRouteKinds", message));
-        listener.has_others = false;
     }
 }
 

@@ -162,6 +162,26 @@ fn what_cannot_be_listened_to_says_why() {
 }
 
 #[test]
+fn a_listener_says_that_it_is_served_with_the_kinds_that_there_are() {
+    let of = |listener: &str, kinds: &str| {
+        let listener = listener.replace("port:", &format!("allowedRoutes: {{kinds: [{kinds}]}}, port:"));
+        let parts = translated(&(gateway(&listener) + &route("rules: [{}]")), &around());
+        let said = conditions(&parts, "Gateway");
+        let status = parts.statuses.iter().find(|status| status.object.kind == "Gateway").unwrap();
+        let kinds = status.body["listeners"][0]["supportedKinds"].as_array().unwrap().len();
+        assert_eq!(said[4], "ResolvedRefs=False InvalidRouteKinds");
+        (said[1].clone(), said[5].clone(), kinds, parts.routers.len())
+    };
+    let (yes, no) = ("Programmed=True Programmed".to_owned(), "Programmed=False Invalid".to_owned());
+    let (both, foreign) = ("{kind: GRPCRoute}, {kind: HTTPRoute}", "{kind: GRPCRoute}");
+    assert_eq!(of(HTTP, both), (yes.clone(), yes, 1, 1));
+    assert_eq!(of(HTTP, foreign), (no.clone(), no.clone(), 0, 0));
+    // Without any of its certificates nobody is served as it is meant.
+    let secure = "{name: s, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: gone}]}}";
+    assert_eq!(of(secure, both), (no.clone(), no, 1, 1));
+}
+
+#[test]
 fn a_gateway_that_cannot_be_read_says_so_of_its_present_spec() {
     let text = gateway("7, {name: a}").replace("generation: 5", "generation: 6") + &route("rules: [{}]");
     let parts = translated(&text, &around());
