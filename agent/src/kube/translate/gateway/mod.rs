@@ -231,7 +231,8 @@ pub(super) fn statuses(
 fn unread(object: Object, generation: i64, message: &str) -> Status {
     let conditions = ["Accepted", "Programmed"];
     let conditions = conditions.map(|kind| Condition::new(kind, false, "Invalid", &format!("the spec {message}")));
-    Status { object, generation, conditions: conditions.into(), body: json!({ "listeners": [] }) }
+    let body = json!({ "listeners": [], "attachedListenerSets": null });
+    Status { object, generation, conditions: conditions.into(), body }
 }
 
 /// The classes that are ours.
@@ -342,11 +343,9 @@ fn status(gateway: &Gateway, attached: &dyn Fn(usize) -> usize) -> Status {
     }
     let all = gateway.listeners.iter().enumerate().filter(|(_, listener)| listener.set.is_none());
     let listeners: Vec<Value> = all.map(|(at, listener)| listener.status(generation, attached(at))).collect();
-    let mut body = json!({"addresses": gateway.addresses, "listeners": listeners});
-    // Older definitions of Gateways do not know it, and would say so with every write.
-    if !gateway.sets.is_empty() {
-        body["attachedListenerSets"] = sets::attached(gateway).into();
-    }
+    // Older definitions of Gateways do not know sets, and would say so with every write of a number; null takes away what was said.
+    let sets = Some(sets::attached(gateway)).filter(|_| !gateway.sets.is_empty());
+    let body = json!({"addresses": gateway.addresses, "listeners": listeners, "attachedListenerSets": sets});
     Status { object: gateway.object.clone(), generation, conditions, body }
 }
 

@@ -187,7 +187,10 @@ fn a_gateway_that_cannot_be_read_says_so_of_its_present_spec() {
     let parts = translated(&text, &around());
     assert_eq!(conditions(&parts, "Gateway"), ["Accepted=False Invalid", "Programmed=False Invalid"]);
     let status = parts.statuses.iter().find(|status| status.object.kind == "Gateway").unwrap();
-    assert_eq!((status.generation, &status.body), (6, &serde_json::json!({"listeners": []})));
+    assert_eq!(
+        (status.generation, &status.body),
+        (6, &serde_json::json!({"listeners": [], "attachedListenerSets": null}))
+    );
     assert!(status.conditions[0].message.starts_with("the spec cannot be read: "), "{status:?}");
     // Another controller's is none of ours.
     let parts = translated(&text.replace("gatewayClassName: w", "gatewayClassName: other"), &around());

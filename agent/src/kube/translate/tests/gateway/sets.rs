@@ -244,3 +244,34 @@ fn a_listener_that_is_refused_takes_no_host_from_those_that_are_served() {
     let closed = listeners.replace("mode: Passthrough", "frontendValidation: {caCertificateRefs: [{name: ca}]}");
     assert_eq!(rules(&world("", &closed)), both[..1]);
 }
+
+/// What is to be written into the status of an object of this kind.
+fn written(world: &Objects, parts: &Parts, kind: &str) -> Option<serde_json::Value> {
+    let writes = crate::kube::status::Lacking::default().renew(world, &parts.statuses, "NOW")?;
+    writes.iter().find(|write| write.object.kind == kind).map(|write| write.status.clone())
+}
+
+/// The objects of a text, one kind's with this status.
+fn with_status(text: &str, kind: &str, status: &serde_json::Value) -> Objects {
+    let text = text.split("\n---").map(|one| {
+        let is_it = one.contains(&format!("kind: {kind}\n"));
+        if is_it { format!("{one}\nstatus: {status}") } else { one.to_owned() }
+    });
+    objects(&text.collect::<Vec<_>>().join("\n---"))
+}
+
+#[test]
+fn without_sets_a_gateway_says_no_more_how_many_it_has() {
+    let settings = Kubernetes { gateway: Some(provider()), ..Kubernetes::default() };
+    for text in [taking(FROM_ALL), gateway("7")] {
+        let world = with_status(&text, "Gateway", &serde_json::json!({"attachedListenerSets": 1}));
+        let parts = Translator::default().translate(&world, &settings, None, &around());
+        let status = written(&world, &parts, "Gateway").unwrap();
+        assert_eq!(status.get("attachedListenerSets"), Some(&serde_json::Value::Null), "{text}");
+        // A merge patch takes the field away.
+        let mut status = status;
+        status.as_object_mut().unwrap().remove("attachedListenerSets");
+        let world = with_status(&text, "Gateway", &status);
+        assert_eq!(written(&world, &parts, "Gateway"), None, "{text}");
+    }
+}
