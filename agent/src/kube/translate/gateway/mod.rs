@@ -194,9 +194,11 @@ pub(super) fn frame(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesP
             Err(message) => {
                 out.problem(&object, "spec", message.clone());
                 out.parts.statuses.push(unread(object, generation, message));
+                out.parts.statuses.extend(sets::unserved(&asking, key));
             }
         }
     }
+    out.parts.statuses.extend(sets::orphans(&asking, view));
     out.parts.entry_points = listening.opened();
     for gateway in &gateways {
         for listener in &gateway.listeners {

@@ -275,3 +275,34 @@ fn without_sets_a_gateway_says_no_more_how_many_it_has() {
         assert_eq!(written(&world, &parts, "Gateway"), None, "{text}");
     }
 }
+
+#[test]
+fn a_set_whose_gateway_is_gone_says_so_where_it_was_served() {
+    let settings = Kubernetes { gateway: Some(provider()), ..Kubernetes::default() };
+    let one = set("s", 0, "{name: more, port: 80, protocol: HTTP, hostname: more.example}");
+    let lost = ["Accepted=False ParentNotAccepted", "Programmed=False ParentNotProgrammed"];
+    // A Gateway that cannot be read serves none of its sets.
+    let unreadable = gateway("7");
+    let parts = translated(&(unreadable.clone() + &one), &around());
+    assert_eq!(said(&parts, "s"), lost);
+    let another = unreadable.replace("gatewayClassName: w", "gatewayClassName: other");
+    let parts = translated(&(another.clone() + &one), &around());
+    assert!(parts.statuses.iter().all(|status| status.object.kind != "ListenerSet"));
+    // One that is deleted: where the last word is ours.
+    let served = translated(&(taking(FROM_ALL) + &one), &around());
+    let world = objects(&(taking(FROM_ALL) + &one));
+    let status = written(&world, &served, "ListenerSet").unwrap();
+    let gone = CLASS.to_owned() + &one;
+    let world = with_status(&gone, "ListenerSet", &status);
+    let parts = Translator::default().translate(&world, &settings, None, &around());
+    assert_eq!(said(&parts, "s"), lost);
+    let status = written(&world, &parts, "ListenerSet").unwrap();
+    assert_eq!(status["listeners"], serde_json::json!([]));
+    // Then nothing more is said, nor of those of other controllers' Gateways, or of those that are there.
+    let theirs = serde_json::json!({"conditions": [{"type": "Programmed", "status": "True", "reason": "Programmed", "message": ""}]});
+    for (text, status) in [(&gone, &status), (&gone, &theirs), (&(another + &one), &theirs)] {
+        let world = with_status(text, "ListenerSet", status);
+        let parts = Translator::default().translate(&world, &settings, None, &around());
+        assert!(parts.statuses.iter().all(|status| status.object.kind != "ListenerSet"), "{text}");
+    }
+}
