@@ -19,6 +19,9 @@ const REST: Duration = Duration::from_secs(300);
 /// For how long after a watch broke it is believed that nothing has changed: networks rest an address for about as long
 /// before another pod gets it.
 const TRUST: Duration = Duration::from_secs(30);
+/// A server that a watch is back with tells first what the watch missed, as fast as it can: for so long after its first word it is not
+/// believed that all of that has come.
+const REPLAY: Duration = Duration::from_secs(10);
 /// Before a watch breaks, what it tells takes less than this to arrive.
 const WAY_NS: u64 = 1_000_000_000;
 /// Places that are known of one pod: two families of addresses, their ports on the node, and where it was before.
@@ -123,23 +126,49 @@ struct Tenure {
 struct Source {
     list: u64,
     is_listing: bool,
-    /// The last thing it told.
+    /// The last thing it told while it missed nothing.
     heard: MonoNs,
-    /// The last thing it told before the list.
+    /// The same, before the list.
     heard_before: MonoNs,
     /// Since when, and when last, it failed.
     broken: Option<(MonoNs, MonoNs)>,
+    /// The first and the last that it has told since.
+    back: Option<(MonoNs, MonoNs)>,
 }
 
 impl Source {
     fn heard(&mut self, at: MonoNs) {
-        self.heard = at;
-        self.broken = None;
+        if self.broken.is_none() {
+            self.heard = at;
+            return;
+        }
+        self.back = Some((self.back.map_or(at, |(first, _)| first), at));
+        self.settle(at);
+    }
+
+    fn failed(&mut self, at: MonoNs) {
+        self.broken = Some((self.broken.map_or(at, |(since, _)| since), at));
+        self.back = None;
+    }
+
+    /// Ends a doubt, once what was missed must have come: a list says itself when it is whole.
+    fn settle(&mut self, now: MonoNs) {
+        let Some((_, last)) = self.broken.filter(|_| !self.is_listing) else { return };
+        match self.back {
+            Some((first, told)) if now >= first + REPLAY => self.recovered(told),
+            None if now > last + QUIET => self.broken = None,
+            _ => {}
+        }
+    }
+
+    fn recovered(&mut self, told: MonoNs) {
+        (self.heard, self.broken, self.back) = (told, None, None);
     }
 
     /// Whether it would have told by now what happened until then.
     fn is_trusted(&self, at: MonoNs) -> bool {
-        self.broken.is_none_or(|(since, last)| since == last || at <= since + TRUST || at > last + QUIET)
+        let is_back = |since, last| !self.is_listing && (since == last || at > last + QUIET);
+        self.broken.is_none_or(|(since, last)| at <= since + TRUST || is_back(since, last))
     }
 }
 
@@ -167,10 +196,7 @@ impl Cache {
             Change::Listed(source, facts) | Change::Applied(source, facts) => self.state(source, facts, false, at),
             Change::Deleted(source, facts) => self.state(source, facts, true, at),
             Change::Complete(source) => self.end_list(source, at),
-            Change::Broken(source) => {
-                let broken = &mut self.sources.entry(source).or_default().broken;
-                *broken = Some((broken.map_or(at, |(since, _)| since), at));
-            }
+            Change::Broken(source) => self.sources.entry(source).or_default().failed(at),
             // As many as the cluster has nodes; each takes less than a pod.
             Change::Node(name, zone) if self.zones.len() < self.most || self.zones.contains_key(&name) => {
                 self.zones.insert(name, zone);
@@ -180,8 +206,9 @@ impl Cache {
         }
     }
 
-    /// Forgets whom nobody asks for any more.
+    /// Forgets whom nobody asks for any more, and believes watches that are back.
     pub fn tick(&mut self, now: MonoNs) {
+        self.sources.values_mut().for_each(|source| source.settle(now));
         while let Some((_, pod)) = self.resting.front().copied().filter(|(due, _)| *due <= now) {
             self.resting.pop_front();
             self.forget(pod);
@@ -242,7 +269,7 @@ impl Cache {
 
     fn end_list(&mut self, number: u16, at: MonoNs) {
         let source = self.sources.entry(number).or_default();
-        source.heard(at);
+        source.recovered(at);
         source.is_listing = false;
         let (list, heard_before) = (source.list, MonoNs(source.heard_before.0.saturating_sub(WAY_NS)));
         for pod in 0..u32::try_from(self.pods.len()).unwrap_or(u32::MAX) {

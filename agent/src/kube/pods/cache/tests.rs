@@ -214,8 +214,75 @@ fn a_watch_that_stays_broken_is_not_believed_about_later() {
     assert_eq!(name(&cache, 1, 50), "a", "one failure may be a change of the server");
     cache.apply(Change::Broken(0), s(30));
     assert_eq!([10, 40, 41, 135, 136].map(|at| name(&cache, 1, at)), ["a", "a", "", "", "a"]);
+    // It is back, and has had the time to tell what it missed.
     cache.apply(Change::Applied(0, facts("b", 1, &[whole(2)])), s(50));
-    assert_eq!(name(&cache, 1, 60), "a");
+    cache.apply(Change::Applied(0, facts("b", 2, &[whole(2)])), s(60));
+    assert_eq!([45, 60].map(|at| name(&cache, 1, at)), ["a", "a"]);
+}
+
+#[test]
+fn until_a_list_is_whole_it_ends_no_doubt() {
+    let mut cache = told(
+        9,
+        [
+            (1, Change::Applied(0, facts("a", 1, &[whole(1)]))),
+            (10, Change::Broken(0)),
+            (100, Change::Broken(0)),
+            (150, Change::Listing(0)),
+            (151, Change::Listed(0, facts("c", 5, &[whole(3)]))),
+        ],
+    );
+    // Another pod may have the address, of which the list tells later.
+    assert_eq!([40, 41, 151, 300].map(|at| name(&cache, 1, at)), ["a", "", "", ""]);
+    cache.tick(s(300));
+    assert_eq!(name(&cache, 1, 300), "");
+    cache.apply(Change::Listed(0, facts("b", 6, &[whole(1)])), s(301));
+    cache.apply(Change::Complete(0), s(302));
+    assert_eq!([1, 151, 301].map(|at| name(&cache, 1, at)), ["", "", "b"]);
+    // One failure, after which it has to list anew, is no less of one.
+    for (at, change) in [(310, Change::Broken(0)), (320, Change::Listing(0))] {
+        cache.apply(change, s(at));
+    }
+    assert_eq!([340, 341].map(|at| name(&cache, 1, at)), ["b", ""]);
+}
+
+#[test]
+fn a_watch_that_is_back_first_tells_what_it_missed() {
+    let gone = Facts { until: Some(s(60)), ..facts("a", 9, &[whole(1)]) };
+    let mut cache = told(
+        9,
+        [
+            (1, Change::Applied(0, facts("a", 1, &[whole(1)]))),
+            (10, Change::Broken(0)),
+            (100, Change::Broken(0)),
+            (110, Change::Applied(0, facts("c", 5, &[whole(3)]))),
+        ],
+    );
+    assert_eq!([40, 41, 110].map(|at| name(&cache, 1, at)), ["a", "", ""]);
+    cache.apply(Change::Deleted(0, gone), s(111));
+    cache.apply(Change::Applied(0, Facts { since: Some(s(70)), ..facts("b", 10, &[whole(1)]) }), s(112));
+    assert_eq!([40, 65, 111].map(|at| name(&cache, 1, at)), ["a", "", ""]);
+    // Nothing new comes, but time passes.
+    cache.tick(s(119));
+    assert_eq!(name(&cache, 1, 119), "");
+    cache.tick(s(120));
+    assert_eq!([40, 60, 61, 70, 120].map(|at| name(&cache, 1, at)), ["a", "a", "", "b", "b"]);
+    // It fails again before that: then it is not back.
+    for (at, change) in [
+        (200, Change::Broken(0)),
+        (260, Change::Broken(0)),
+        (270, Change::Applied(0, facts("c", 6, &[whole(3)]))),
+        (271, Change::Broken(0)),
+    ] {
+        cache.apply(change, s(at));
+    }
+    cache.tick(s(290));
+    assert_eq!([230, 231, 290].map(|at| name(&cache, 1, at)), ["b", "", ""]);
+    // Whom it no longer names went after the last that it told before it failed.
+    for (at, change) in [(300, Change::Listing(0)), (301, Change::Complete(0))] {
+        cache.apply(change, s(at));
+    }
+    assert_eq!([111, 112, 260].map(|at| name(&cache, 1, at)), ["b", "", ""]);
 }
 
 /// A pod's way through the world, which the cache does not know but by what is told of it.
