@@ -46,6 +46,8 @@ pub enum Change {
     Deleted(u16, Facts),
     /// The watch has failed.
     Broken(u16),
+    /// Nothing has come over the watch since then, and it is renewed.
+    Silent(u16, MonoNs),
     /// The zone of a node, encoded.
     Node(Box<str>, Encoded),
     /// A node has gone.
@@ -134,10 +136,15 @@ struct Source {
     broken: Option<(MonoNs, MonoNs)>,
     /// The first and the last that it has told since.
     back: Option<(MonoNs, MonoNs)>,
+    /// Since when it has told nothing, where that was for long and it did not fail.
+    silent: Option<MonoNs>,
+    /// That is its server's way, which sends no bookmarks.
+    is_quiet: bool,
 }
 
 impl Source {
     fn heard(&mut self, at: MonoNs) {
+        self.silent = None;
         if self.broken.is_none() {
             self.heard = at;
             return;
@@ -147,7 +154,24 @@ impl Source {
     }
 
     fn failed(&mut self, at: MonoNs) {
-        self.broken = Some((self.broken.map_or(at, |(since, _)| since), at));
+        let since = self.silent.take().unwrap_or(at);
+        self.fails(since, at);
+    }
+
+    /// A server that is well sends bookmarks, and one that is not does not answer when the watch is renewed. Who is silent again and
+    /// has not failed in between has been answered, and its server sends none: there, silence is nothing until a failure follows.
+    fn silent(&mut self, since: MonoNs, at: MonoNs) {
+        if self.silent.replace(since).is_some() && !self.is_listing {
+            self.is_quiet = true;
+            (self.broken, self.back) = (None, None);
+        }
+        if !self.is_quiet {
+            self.fails(since, at);
+        }
+    }
+
+    fn fails(&mut self, since: MonoNs, at: MonoNs) {
+        self.broken = Some((self.broken.map_or(since, |(before, _)| before.min(since)), at));
         self.back = None;
     }
 
@@ -197,6 +221,7 @@ impl Cache {
             Change::Deleted(source, facts) => self.state(source, facts, true, at),
             Change::Complete(source) => self.end_list(source, at),
             Change::Broken(source) => self.sources.entry(source).or_default().failed(at),
+            Change::Silent(source, since) => self.sources.entry(source).or_default().silent(since, at),
             // As many as the cluster has nodes; each takes less than a pod.
             Change::Node(name, zone) if self.zones.len() < self.most || self.zones.contains_key(&name) => {
                 self.zones.insert(name, zone);

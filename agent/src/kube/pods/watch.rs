@@ -24,7 +24,7 @@ use super::{Counts, TRIES_APART, Told, Watch};
 use crate::config::model::Metadata;
 use crate::export::clock::WallClock;
 use crate::export::peer::Writer;
-use crate::kube::client::causes;
+use crate::kube::client::{LIMITS, causes};
 use crate::kube::watch::is_silent;
 
 /// A node's zone, in the words of Kubernetes.
@@ -125,7 +125,7 @@ async fn follow(
             Ok(Event::Init) => Some(Change::Listing(source)),
             Err(error) if are_streams && mouth.has_no_list() && is_no_stream(&error) => return Way::NoStreams,
             // It is renewed from where it was; a server that is gone does not answer that.
-            Err(error) if !mouth.has_no_list() && is_silent(&error) => None,
+            Err(error) if !mouth.has_no_list() && is_silent(&error) => Some(Change::Silent(source, before_silence(at))),
             Err(error) => {
                 mouth.has_failed(&error, at);
                 Some(Change::Broken(source))
@@ -151,6 +151,12 @@ async fn follow(
         }
     }
     Way::Over
+}
+
+/// When the last byte came, at the latest, of a watch that is given up for its silence.
+fn before_silence(at: MonoNs) -> MonoNs {
+    let silence = u64::try_from(LIMITS.silence.as_nanos()).unwrap_or(u64::MAX);
+    MonoNs(at.0.saturating_sub(silence))
 }
 
 /// Zones. What is known of a node that has gone harms nobody, but it takes room.
@@ -228,5 +234,36 @@ impl Mouth {
         }
         watch.failed.store(at.0, Ordering::Relaxed);
         watch.failure.store(Some(Arc::new(format!("{}: {text}", watch.what))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_silence_is_told_with_its_beginning() {
+        let (told, mut changes) = mpsc::channel(9);
+        let watches = Box::new([Watch { is_of_pods: true, ..Watch::default() }]);
+        let counts = Arc::new(Counts { watches, ..Counts::default() });
+        let mouth = Mouth { told, counts, source: 0 };
+        let silent = Error::WatchFailed(kube::Error::ReadEvents(std::io::ErrorKind::TimedOut.into()));
+        let events = stream::iter([Ok(Event::Init), Ok(Event::InitDone), Err(silent)]);
+        let mut reader = Reader::new(Allowed::default());
+        let mut all = Vec::new();
+        let hears = async {
+            for _ in 0..3 {
+                let (at, change) = changes.recv().await.unwrap();
+                let since = MonoNs(at.0.saturating_sub(u64::try_from(LIMITS.silence.as_nanos()).unwrap()));
+                all.push(format!("{change:?}").replace(&format!("{since:?}"), "SINCE"));
+            }
+        };
+        tokio::select! {
+            _ = follow(events, true, &mut reader, &mouth) => {}
+            () = hears => {}
+        }
+        assert_eq!(all, ["Listing(0)", "Complete(0)", "Silent(0, SINCE)"]);
     }
 }

@@ -285,6 +285,34 @@ fn a_watch_that_is_back_first_tells_what_it_missed() {
     assert_eq!([111, 112, 260].map(|at| name(&cache, 1, at)), ["b", "", ""]);
 }
 
+#[test]
+fn a_silent_watch_is_believed_until_it_fell_silent() {
+    let silent = |since, at| (at, Change::Silent(0, s(since)));
+    let after = |changes: Vec<(u64, Change)>| {
+        let first = (1, Change::Applied(0, facts("a", 1, &[whole(1)])));
+        told(9, [first].into_iter().chain(changes))
+    };
+    let mut cache = after(vec![silent(100, 175)]);
+    assert_eq!([100, 130, 131, 280, 281].map(|at| name(&cache, 1, at)), ["a", "a", "", "", "a"]);
+    // It did not fail, so it is back.
+    cache.tick(s(281));
+    assert_eq!(name(&cache, 1, 131), "a");
+    // Or it tells something.
+    let mut cache = after(vec![silent(100, 175), (180, Change::Applied(0, facts("b", 2, &[whole(2)])))]);
+    assert_eq!(name(&cache, 1, 180), "");
+    cache.tick(s(190));
+    assert_eq!(name(&cache, 1, 180), "a");
+    // A server without bookmarks is silent by its nature, and a failure behind a silence began with it.
+    let quiet = || vec![silent(100, 175), silent(177, 252), silent(254, 329)];
+    let cache = after(quiet());
+    assert_eq!([131, 300, 329].map(|at| name(&cache, 1, at)), ["a", "a", "a"]);
+    let cache = after(quiet().into_iter().chain([(361, Change::Broken(0))]).collect());
+    assert_eq!([284, 285].map(|at| name(&cache, 1, at)), ["a", ""]);
+    // While it fails nobody has answered.
+    let cache = after(vec![silent(100, 175), (206, Change::Broken(0)), silent(300, 375)]);
+    assert_eq!([130, 131, 375].map(|at| name(&cache, 1, at)), ["a", "", ""]);
+}
+
 /// A pod's way through the world, which the cache does not know but by what is told of it.
 #[derive(Clone, Debug)]
 struct Life {
