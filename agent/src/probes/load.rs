@@ -68,6 +68,13 @@ impl<'e> Attachable<'e> {
         }
     }
 
+    fn is_loaded(&self) -> bool {
+        match self {
+            Self::Tracepoint(program) => program.fd().is_ok(),
+            Self::Entry(program) => program.fd().is_ok(),
+        }
+    }
+
     fn attach(self) -> Result<Link, ProgramError> {
         match self {
             Self::Tracepoint(program) => program.attach().map(Link::Tracepoint),
@@ -163,6 +170,10 @@ impl Programs {
         let (Some(state), Some(program)) = (self.rows.get_mut(index), Attachable::of(&mut self.ebpf, row)) else {
             return;
         };
+        if state.is_err() && wanted && program.is_loaded() {
+            // It was refused when it was to be attached: another time it may not be.
+            *state = Ok(None);
+        }
         let Ok(link) = state else { return };
         match (link.take(), wanted) {
             (None, true) => *state = program.attach().map(Some).map_err(|error| Reason::Refused(chain(&error))),

@@ -54,6 +54,16 @@ pub(super) fn a_core_that_cannot_be_attached_again_leaves_what_a_start_without_i
         let of_slot = observer.late(&of_client(token, 0..0)).client_rtt;
         assert_eq!(of_slot, RoundTrip::default(), "nobody keeps what a slot says");
     }
+
+    // Another time the kernel says yes.
+    probes.switch(Set::Core, true);
+    assert!(!refused("inet_sock_set_state"), "{:?}", probes.states());
+    assert_eq!(observer.absence(), Missing::NOTHING);
+    let mut last = connect(&listener);
+    let (mut newest, token) = accept(&listener, &observer);
+    last.write_all(b"x").unwrap();
+    newest.read_exact(&mut [0]).unwrap();
+    assert_eq!(observer.marks(token, 0..1).missing, Missing::NOTHING);
 }
 
 pub(super) fn a_core_that_cannot_be_attached_again_has_reads_stamped_where_that_is_asked_for() {
