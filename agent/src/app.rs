@@ -42,7 +42,7 @@ use crate::litter::Litter;
 use crate::merge::phase::Attributed;
 use crate::merge::pump::{self, Pump, PumpCounts, Sink};
 use crate::metrics::{self, PhaseReader, PhaseWriter};
-use crate::probes::{Probes, memory};
+use crate::probes::{Observer, Probes, memory};
 use crate::recent::Recent;
 use crate::sampling::client::RemoteSampling;
 
@@ -253,13 +253,13 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
     let faults = told(reloader.reload_now().faults);
     let fixed = Arc::new(reloader.config().fixed.clone());
     let mut tasks = JoinSet::new();
-    let probes = load_probes(&fixed, &mut tasks)?;
+    let (probes, observer) = load_probes(&fixed, &mut tasks)?;
     let share = fixed.tracing.as_ref().map_or(0.0, |tracing| tracing.sample_rate);
     let (policy, client) = (Arc::new(ArcSwap::from_pointee(Policy::ratio(share))), Shared::default());
     let (pods, own) = pods::start(&fixed, variable, &client, &mut tasks).await;
     let mut traces = Traces::start(&fixed, &own, &policy)?;
     let (mut proxy, readers) =
-        Proxy::start(&settings(&fixed), probes.observer(), policy).context("starting the workers")?;
+        Proxy::start(&settings(&fixed), observer.clone(), policy).context("starting the workers")?;
     let phases = PhaseWriter::default();
     let meters = Meters {
         shown: shown.clone(),
@@ -283,7 +283,7 @@ async fn serve(mut reloader: Reloader) -> Result<ExitCode> {
         spans: traces.writer(&fixed),
         pods,
     };
-    let pump = Pump::new(readers, Arc::clone(&meters.pump), meters.probes.observer(), telemetry);
+    let pump = Pump::new(readers, Arc::clone(&meters.pump), observer, telemetry);
     let merge = pump::spawn("merge", pump).context("starting the merge")?;
     let stop = CancellationToken::new();
     let inherited = handover::inherit(&fixed).await?;
@@ -387,7 +387,7 @@ fn variable(name: &str) -> Option<String> {
 /// How long the last spans may take to reach the collector: Traefik's.
 const EXPORT_GRACE: Duration = Duration::from_secs(5);
 
-fn load_probes(fixed: &Static, tasks: &mut JoinSet<()>) -> Result<Arc<Probes>> {
+fn load_probes(fixed: &Static, tasks: &mut JoinSet<()>) -> Result<(Arc<Probes>, Observer)> {
     let mut probes = Probes::load(&fixed.probes);
     if let Some(reason) = probes.reason() {
         if fixed.probes.required {
@@ -405,7 +405,8 @@ fn load_probes(fixed: &Static, tasks: &mut JoinSet<()>) -> Result<Arc<Probes>> {
     let probes = Arc::new(probes);
     let watched = Arc::clone(&probes);
     tasks.spawn(async move { watched.make_up_where_needed().await });
-    Ok(probes)
+    let observer = probes.observer();
+    Ok((probes, observer))
 }
 
 /// What `/metrics` and `/api/status` read.

@@ -14,7 +14,7 @@ use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 use wayspan_proxy::observer::SocketObserver;
 
-use super::plan::{ROWS, Set};
+use super::plan::{Hook, ROWS, Set};
 use super::{Observer, Probes, Reason};
 use crate::config::model;
 
@@ -79,24 +79,40 @@ pub fn measure() -> Result<Vec<Cost>, Error> {
         (Ok(loaded), None) => loaded,
         (Err(super::Unloaded { reason, .. }), _) | (_, Some(reason)) => return Err(Error::Off(reason.clone())),
     };
-    let programs = loaded.programs();
-    let ebpf = programs.ebpf_ref();
+    let times = || run_times(loaded.programs().ebpf_ref());
     let observer = probes.observer();
     // Held until both phases are over: dropping it switches the statistics off.
     let _statistics = enable_stats(Stats::RunTime).map_err(|error| Error::Statistics(super::load::chain(&error)))?;
     let mut costs = Vec::with_capacity(ROWS.len() * 3);
     for whose in [Whose::Own, Whose::Backend, Whose::Foreign] {
-        let before = run_times(ebpf)?;
+        let before = times()?;
         exchange(whose, &observer)?;
-        for ((row, before), after) in ROWS.iter().zip(before).zip(run_times(ebpf)?) {
-            let (runs, time) = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
-            let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-            if let Some(run_ns) = ns.checked_div(runs) {
-                costs.push(Cost { tracepoint: row.tracepoint, set: row.set.name(), whose, runs, run_ns });
-            }
+        costs.extend(of_programs(whose, before, times()?));
+    }
+    // What it costs beside the program that it makes up for, once it has to.
+    probes.make_up();
+    let before = times()?;
+    exchange(Whose::Own, &observer)?;
+    let made_up = of_programs(Whose::Own, before, times()?);
+    costs.extend(made_up.into_iter().filter(|cost| makes_up(cost.tracepoint)));
+    Ok(costs)
+}
+
+/// Whether a program is there only where another one's runs are left out: see [`Probes::make_up`].
+fn makes_up(name: &str) -> bool {
+    ROWS.iter().any(|row| row.tracepoint == name && matches!(row.hook, Hook::Again(_)))
+}
+
+fn of_programs(whose: Whose, before: Times, after: Times) -> Vec<Cost> {
+    let mut costs = Vec::with_capacity(ROWS.len());
+    for ((row, before), after) in ROWS.iter().zip(before).zip(after) {
+        let (runs, time) = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        if let Some(run_ns) = ns.checked_div(runs) {
+            costs.push(Cost { tracepoint: row.tracepoint, set: row.set.name(), whose, runs, run_ns });
         }
     }
-    Ok(costs)
+    costs
 }
 
 /// What a set takes of one request and its answer over a kept connection.
@@ -120,7 +136,9 @@ pub fn prices(costs: &[Cost]) -> Vec<Price> {
     let mut prices = Vec::with_capacity(Set::ALL.len() * 3);
     for whose in [Whose::Own, Whose::Backend, Whose::Foreign] {
         for set in Set::ALL.map(Set::name) {
-            let all = costs.iter().filter(|cost| cost.whose == whose && cost.set == set);
+            // What makes up for left-out runs is not there as a rule.
+            let of_set = |cost: &&Cost| cost.whose == whose && cost.set == set && !makes_up(cost.tracepoint);
+            let all = costs.iter().filter(of_set);
             #[expect(clippy::cast_precision_loss, reason = "counts of a short measurement")]
             let (runs, ns) = all.fold((0.0, 0.0), |(runs, ns), cost| {
                 (runs + cost.runs as f64, ns + cost.runs as f64 * cost.run_ns as f64)
@@ -131,7 +149,10 @@ pub fn prices(costs: &[Cost]) -> Vec<Price> {
     prices
 }
 
-fn run_times(ebpf: &Ebpf) -> Result<[(u64, Duration); ROWS.len()], Error> {
+/// Runs of each program, and how long they took.
+type Times = [(u64, Duration); ROWS.len()];
+
+fn run_times(ebpf: &Ebpf) -> Result<Times, Error> {
     let read = |name: &str| -> Result<(u64, Duration), ProgramError> {
         let (is_loaded, info) = match ebpf.program(name) {
             Some(Program::BtfTracePoint(program)) => (program.fd().is_ok(), program.info()),

@@ -5,12 +5,11 @@ use std::fmt;
 use std::fs;
 
 use serde::Serialize;
-use wayspan_proxy::observer::Missing;
 
 use super::load::{self, BTF_PATH};
 use super::plan::Reason;
 use super::rights::{self, LOW_PORTS, NEEDED, Rights};
-use super::{Probe, Probes, tcp_info};
+use super::{Probe, Probes, timestamps};
 use crate::config::model;
 
 /// What was found.
@@ -117,7 +116,7 @@ pub fn report(config: &model::Probes) -> Report {
         kernel: rights::kernel_release(),
         has_btf: fs::metadata(BTF_PATH).is_ok(),
         is_built: load::is_built(),
-        has_timestamps: tcp_info::degree(Missing::NOTHING, true).has(Missing::TIMESTAMPS),
+        has_timestamps: timestamps::begin().is_some(),
         capabilities: capabilities(rights, rights::unprivileged_ports()),
         probes: probes.states().iter().map(State::from).collect(),
     }

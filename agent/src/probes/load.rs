@@ -68,13 +68,6 @@ impl<'e> Attachable<'e> {
         }
     }
 
-    fn is_loaded(&self) -> bool {
-        match self {
-            Self::Tracepoint(program) => program.fd().is_ok(),
-            Self::Entry(program) => program.fd().is_ok(),
-        }
-    }
-
     fn attach(self) -> Result<Link, ProgramError> {
         match self {
             Self::Tracepoint(program) => program.attach().map(Link::Tracepoint),
@@ -135,13 +128,31 @@ impl Programs {
     /// nothing else is.
     pub(super) fn switch(&mut self, set: Set, on: bool) {
         let of_set = || ROWS.iter().enumerate().filter(move |(_, row)| row.set == set);
+        if on {
+            self.forget_refusals(set);
+        }
         for (index, row) in of_set().filter(|(_, row)| row.tracepoint == GIVES_BACK && on) {
             self.turn(index, row, true);
         }
         let on = on && self.is_attached(GIVES_BACK);
+        for (index, row) in of_set() {
+            // It comes behind the one that it makes up for.
+            if matches!(row.hook, Hook::Again(other) if !self.runs(other)) {
+                self.turn(index, row, false);
+            }
+        }
         for (index, row) in of_set().filter(|(_, row)| row.tracepoint != GIVES_BACK) {
             let wanted = on && better(row, &self.rows).is_none() && self.is_needed(row);
             self.turn(index, row, wanted);
+        }
+    }
+
+    /// What was refused when it was to be attached may not be another time.
+    fn forget_refusals(&mut self, set: Set) {
+        for (row, state) in ROWS.iter().zip(&mut self.rows).filter(|(row, _)| row.set == set) {
+            if state.is_err() && is_loaded(&self.ebpf, row) {
+                *state = Ok(None);
+            }
         }
     }
 
@@ -167,16 +178,16 @@ impl Programs {
     }
 
     fn turn(&mut self, index: usize, row: &Row, wanted: bool) {
+        // One that was not loaded has another to do its work, whatever became of that.
+        let can_run = is_loaded(&self.ebpf, row);
         let (Some(state), Some(program)) = (self.rows.get_mut(index), Attachable::of(&mut self.ebpf, row)) else {
             return;
         };
-        if state.is_err() && wanted && program.is_loaded() {
-            // It was refused when it was to be attached: another time it may not be.
-            *state = Ok(None);
-        }
         let Ok(link) = state else { return };
         match (link.take(), wanted) {
-            (None, true) => *state = program.attach().map(Some).map_err(|error| Reason::Refused(chain(&error))),
+            (None, true) if can_run => {
+                *state = program.attach().map(Some).map_err(|error| Reason::Refused(chain(&error)))
+            }
             (Some(attached), false) => {
                 if let Err(error) = program.detach(attached) {
                     tracing::warn!(target: "wayspan::probes", probe = row.tracepoint, %error, "not detached");
@@ -220,7 +231,9 @@ impl Programs {
     /// The program that does a row's work in its place, if it can.
     fn substitute(&self, row: &Row) -> Option<&'static str> {
         let does = |(other, state): (&Row, &State)| {
-            (state.is_ok() && other.instead_of.contains(&row.tracepoint)).then_some(other.tracepoint)
+            let can = state.is_ok() && other.instead_of.contains(&row.tracepoint) && is_loaded(&self.ebpf, other);
+            let does = makes_up_for(other, row.tracepoint) && matches!(state, Ok(Some(_)));
+            (can || does).then_some(other.tracepoint)
         };
         ROWS.iter().zip(&self.rows).find_map(does)
     }
@@ -247,8 +260,19 @@ impl Programs {
 
     /// Whether another program does what the kernel leaves out of this one's runs.
     pub(super) fn is_made_up_for(&self, tracepoint: &str) -> bool {
-        ROWS.iter().zip(&self.rows).any(|(row, state)| makes_up_for(row, tracepoint) && matches!(state, Ok(Some(_))))
+        let runs = |(row, state): (&Row, &State)| makes_up_for(row, tracepoint) && matches!(state, Ok(Some(_)));
+        self.runs(tracepoint) && ROWS.iter().zip(&self.rows).any(runs)
     }
+
+    /// Whether this very program is attached.
+    fn runs(&self, name: &str) -> bool {
+        ROWS.iter().zip(&self.rows).any(|(row, state)| row.tracepoint == name && matches!(state, Ok(Some(_))))
+    }
+}
+
+/// Whether a row's program is in the kernel.
+fn is_loaded(ebpf: &Ebpf, row: &Row) -> bool {
+    ebpf.program(row.tracepoint).is_some_and(|program| program.fd().is_ok())
 }
 
 /// Whether a row's program does what is left out of that one's runs.

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use wayspan_proxy::clock::MonoNs;
@@ -18,11 +18,8 @@ const TEXT_MAX: usize = 1024;
 /// The kernel's counts, a system call for each program that is asked about.
 #[derive(Debug, Default)]
 pub(super) struct Skips {
-    programs: Vec<Counted>,
-    /// What is left out of this one's runs another program does, which never is left out at the same time: interrupts of interrupts
-    /// bring no bytes.
-    made_up_for: AtomicBool,
-    /// Rung where that begins to be needed.
+    programs: Mutex<Vec<Counted>>,
+    /// Rung where a run of [`MADE_UP_FOR`] was left out, and nobody made up for it.
     left_out: Notify,
 }
 
@@ -35,25 +32,38 @@ struct Counted {
     /// What the kernel tells of the program's descriptor, as long as that is open.
     told: File,
     /// As it was read last.
-    runs: AtomicU64,
+    read: u64,
+    /// Of these, how many were missed by everybody: never less than before.
+    missed: u64,
+    /// What is left out of its runs another program does, and the other way round. Both are never left out at the same time:
+    /// interrupts of interrupts bring no bytes.
+    is_made_up_for: bool,
 }
 
 impl Skips {
     /// Another program, by its descriptor.
     pub(super) fn add(&mut self, row: &'static Row, descriptor: RawFd) {
         if let Ok(told) = File::open(format!("/proc/self/fdinfo/{descriptor}")) {
-            self.programs.push(Counted { row, told, runs: AtomicU64::new(0) });
+            let counted = Counted { row, told, read: 0, missed: 0, is_made_up_for: false };
+            self.programs.get_mut().unwrap_or_else(PoisonError::into_inner).push(counted);
         }
+    }
+
+    fn programs(&self) -> MutexGuard<'_, Vec<Counted>> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// By the program's name; nothing of those of which the kernel does not tell.
     pub(super) fn by_program(&self) -> Vec<(&'static str, u64)> {
-        self.programs.iter().filter_map(|counted| Some((counted.row.tracepoint, counted.read()?))).collect()
+        self.programs().iter().filter_map(|counted| Some((counted.row.tracepoint, counted.told()?))).collect()
     }
 
-    /// Whether another program does what is left out of the runs of [`MADE_UP_FOR`].
+    /// Whether [`MADE_UP_FOR`] and the program behind it make up for each other from now on. What was left out before was missed.
     pub(super) fn make_up(&self, is_made_up_for: bool) {
-        self.made_up_for.store(is_made_up_for, Ordering::Relaxed);
+        for counted in self.programs().iter_mut().filter(|counted| tells_of_bytes(counted.row)) {
+            let _read = counted.look();
+            counted.is_made_up_for = is_made_up_for;
+        }
     }
 
     /// Waits until a run of [`MADE_UP_FOR`] was left out, and nobody made up for it.
@@ -62,22 +72,20 @@ impl Skips {
     }
 
     /// Of the programs that give a request its points; nothing where the kernel does not tell. Those of a set that is off do not run, and
-    /// are not asked about.
+    /// are not asked about, nor are those that make up for each other.
     pub(super) fn of_points(&self, is_on: impl Fn(Set) -> bool) -> Option<Skipped> {
         let mut skipped = None;
-        for counted in self.programs.iter().filter(|counted| gives_points(counted.row)) {
+        for counted in self.programs().iter_mut().filter(|counted| gives_points(counted.row)) {
             let Skipped { points, connections, .. } = skipped.get_or_insert_default();
-            if counted.row.tracepoint == MADE_UP_FOR && self.made_up_for.load(Ordering::Relaxed) {
-                continue;
+            let before = counted.missed;
+            if is_on(counted.row.set) && !counted.is_made_up_for {
+                counted.look()?;
             }
-            let before = counted.runs.load(Ordering::Relaxed);
-            let runs = if is_on(counted.row.set) { counted.read()? } else { before };
-            counted.runs.store(runs, Ordering::Relaxed);
-            if counted.row.tracepoint == MADE_UP_FOR && runs != before {
+            if counted.row.tracepoint == MADE_UP_FOR && counted.missed != before {
                 self.left_out.notify_one();
             }
-            *points += runs;
-            *connections += if counted.row.tracepoint == "inet_sock_set_state" { runs } else { 0 };
+            *points += counted.missed;
+            *connections += if counted.row.tracepoint == "inet_sock_set_state" { counted.missed } else { 0 };
         }
         skipped.map(|skipped| Skipped { by: MonoNs::now(), ..skipped })
     }
@@ -86,14 +94,29 @@ impl Skips {
 /// The others tell what is beside the phases, or give slots back.
 fn gives_points(row: &Row) -> bool {
     match row.set {
-        Set::Core => row.tracepoint == "inet_sock_set_state" || row.tells == "when bytes became readable",
+        Set::Core => row.tracepoint == "inet_sock_set_state" || tells_of_bytes(row),
         Set::Backends => true,
         Set::Ack => false,
     }
 }
 
+fn tells_of_bytes(row: &Row) -> bool {
+    row.tells.starts_with("when bytes became readable")
+}
+
 impl Counted {
-    fn read(&self) -> Option<u64> {
+    /// Reads the count, which is of what everybody missed unless another makes up for it.
+    fn look(&mut self) -> Option<()> {
+        let told = self.told()?;
+        let more = told.saturating_sub(self.read);
+        self.read = told;
+        if !self.is_made_up_for {
+            self.missed += more;
+        }
+        Some(())
+    }
+
+    fn told(&self) -> Option<u64> {
         let mut text = [0; TEXT_MAX];
         let length = self.told.read_at(&mut text, 0).ok()?;
         recursion_misses(std::str::from_utf8(text.get(..length)?).ok()?)
@@ -118,7 +141,8 @@ mod tests {
         write(0);
         let mut skips = Skips::default();
         let row = ROWS.iter().find(|row| row.tracepoint == MADE_UP_FOR).unwrap();
-        skips.programs.push(Counted { row, told: File::open(&path).unwrap(), runs: AtomicU64::new(0) });
+        let told = File::open(&path).unwrap();
+        skips.programs.get_mut().unwrap().push(Counted { row, told, read: 0, missed: 0, is_made_up_for: false });
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let calls = || {
             runtime.block_on(async {
@@ -133,9 +157,17 @@ mod tests {
         assert_eq!((points(), calls()), (0, false));
         write(1);
         assert_eq!((points(), calls(), calls()), (1, true, false));
+        // Until the other is there more are missed, and none from then on, nor for a while later.
+        write(2);
         skips.make_up(true);
-        write(3);
-        assert_eq!((points(), calls()), (0, false), "nothing is missed");
+        assert_eq!(points(), 2);
+        write(4);
+        assert_eq!((points(), calls()), (2, false));
+        write(5);
+        skips.make_up(false);
+        assert_eq!((points(), calls()), (2, false));
+        write(6);
+        assert_eq!((points(), calls()), (3, true));
     }
 
     #[test]

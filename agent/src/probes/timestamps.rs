@@ -76,7 +76,8 @@ pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], disordered: &mu
         let came = steps.ours(stamp_ns, reading);
         STEPS.set(steps);
         came.filter(|came| {
-            reading.after.since(*came) < PROMPT_NS || is_in_order(tcp_info::disordered(socket), disordered)
+            let is_all = count < buffer.len();
+            reading.after.since(*came) < PROMPT_NS || is_in_order(tcp_info::disordered(socket), disordered, is_all)
         })
     });
     Ok((count, came.unwrap_or(MonoNs::UNKNOWN)))
@@ -109,10 +110,14 @@ fn stamp_ns(control: &Control) -> Option<u64> {
 }
 
 /// Where a segment had come before one that belongs in front of it, its stamp is from before it was readable. The kernel only counts
-/// those (since v5.4), so the first stamp after each is not believed.
-fn is_in_order(counted: Option<u32>, known: &mut u32) -> bool {
+/// those (since v5.4), so no stamp after each is believed until a read has taken all that there was.
+fn is_in_order(counted: Option<u32>, known: &mut u32, is_all: bool) -> bool {
     let Some(counted) = counted else { return false };
-    std::mem::replace(known, counted) == counted
+    let is_known = *known == counted;
+    if is_all {
+        *known = counted;
+    }
+    is_known
 }
 
 /// Both clocks, the wall's read in between.
@@ -228,11 +233,19 @@ mod tests {
     }
 
     #[test]
-    fn after_segments_out_of_order_one_stamp_is_not_believed() {
+    fn after_segments_out_of_order_no_stamp_is_believed_until_all_was_read() {
         let mut known = 0;
-        for (counted, expected) in [(Some(0), true), (Some(2), false), (Some(2), true), (Some(3), false), (None, false)]
-        {
-            assert_eq!(is_in_order(counted, &mut known), expected, "{counted:?}");
+        for (counted, is_all, expected) in [
+            (Some(0), false, true),
+            (Some(2), false, false),
+            (Some(2), false, false),
+            (Some(2), true, false),
+            (Some(2), false, true),
+            (Some(3), true, false),
+            (None, true, false),
+            (Some(3), true, true),
+        ] {
+            assert_eq!(is_in_order(counted, &mut known, is_all), expected, "{counted:?} {is_all}");
         }
     }
 

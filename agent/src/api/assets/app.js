@@ -64,9 +64,10 @@ const probeList = (probes) => (Array.isArray(probes) ? probes : (probes?.probes 
 function probesTile(probes) {
   const on = probes.filter((probe) => probe.on).length;
   if (!probes.length) return tile("probes", "Kernel probes", "Off", "quiet", ["none are loaded"]);
-  if (on === probes.length) return tile("probes", "Kernel probes", `${on} of ${on} on`, "good", ["kernel queues are seen"]);
-  const why = probes.find((probe) => !probe.on)?.why ?? "";
-  return tile("probes", "Kernel probes", on ? `${on} of ${probes.length} on` : "Off", "warn", [why]);
+  const lacking = probes.find((probe) => probe.lacking);
+  const text = on ? `${on} of ${probes.length} on` : "Off";
+  if (lacking) return tile("probes", "Kernel probes", text, "warn", [lacking.why ?? ""]);
+  return tile("probes", "Kernel probes", text, on ? "good" : "quiet", [on ? "kernel queues are seen" : probes[0].why ?? ""]);
 }
 
 function jaegerTile(jaeger) {
@@ -121,7 +122,10 @@ function drawNode() {
       ? table("Kernel probes", ["Tracepoint", "Tells", "State"], probes.map((probe) => [
         el("code", {}, probe.tracepoint ?? probe.name ?? ""),
         probe.tells ?? "",
-        probe.on ? badge("good", "on") : [badge("warn", "off"), el("div", { class: "fault" }, [probe.why, probe.remedy].filter(Boolean).join(": "))],
+        probe.on ? badge("good", "on") : [
+          badge(probe.lacking ? "warn" : "quiet", "off"),
+          el("div", { class: "fault" }, [probe.why, probe.remedy].filter(Boolean).join(": ")),
+        ],
       ]))
       : el("p", { class: "empty" }, "None.")),
     el("div", { class: "card", id: "part-spans" }, el("h3", {}, "Spans"),
