@@ -19,7 +19,7 @@ const MASK: u64 = MARKS as u64 - 1;
 pub fn sk_data_ready(ctx: BtfTracePointContext) -> i32 {
     let sk: *mut c_void = ctx.arg(0);
     maps::set_seen(sk);
-    readable(sk)
+    readable::<false>(sk)
 }
 
 /// The same tracepoint, behind the other program. Bytes that were held back while their socket was in use are handed on where
@@ -31,17 +31,18 @@ pub fn again_sk_data_ready(ctx: BtfTracePointContext) -> i32 {
     if maps::take_seen(sk) {
         return 0;
     }
-    readable(sk)
+    readable::<true>(sk)
 }
 
 // net/core/sock.c, v6.1: sock_def_readable(struct sock *sk), which tcp_data_ready() calls there without a tracepoint.
 #[fentry(function = "sock_def_readable")]
 pub fn enter_sock_def_readable(ctx: FEntryContext) -> i32 {
-    readable(ctx.arg(0))
+    readable::<false>(ctx.arg(0))
 }
 
+/// `AGAIN`: the mark may be there already.
 #[inline(always)]
-fn readable(sk: *mut c_void) -> i32 {
+fn readable<const AGAIN: bool>(sk: *mut c_void) -> i32 {
     let Some(tag) = maps::tag(sk) else {
         maps::count(counter::DATA_READY_MISSES);
         return 0;
@@ -61,8 +62,22 @@ fn readable(sk: *mut c_void) -> i32 {
             unsafe { ptr::write_volatile(&raw mut (*slot).unaccepted_end, mark.end) };
         }
     }
-    record(slot, mark);
+    if !(AGAIN && is_newest(slot, mark)) {
+        record(slot, mark);
+    }
     0
+}
+
+/// Whether that is the mark that was appended last.
+#[inline(always)]
+fn is_newest(slot: *mut Slot, mark: Mark) -> bool {
+    // SAFETY: `slot` is a live map value, and masked indices are inside the ring; the socket's lock is held.
+    unsafe {
+        let head = ptr::read_volatile(&raw const (*slot).rx_head);
+        let ring = (&raw const (*slot).rx).cast::<Mark>();
+        let newest = ptr::read_volatile(ring.add((head.wrapping_sub(1) & MASK) as usize));
+        head != 0 && newest.at_ns == mark.at_ns && newest.end == mark.end
+    }
 }
 
 /// Appends to the ring, and to the latch where user space asked for this mark. The socket's lock is held, so there is
@@ -74,11 +89,6 @@ fn record(slot: *mut Slot, mark: Mark) {
         let head = ptr::read_volatile(&raw const (*slot).rx_head);
         let arm_offset = ptr::read_volatile(&raw const (*slot).arm_offset);
         let ring = (&raw mut (*slot).rx).cast::<Mark>();
-        // Only its latest use ever wrote here: before its first mark that was another's, and later.
-        let newest = ptr::read_volatile(ring.add((head.wrapping_sub(1) & MASK) as usize));
-        if newest.at_ns == mark.at_ns && newest.end == mark.end && head != 0 {
-            return;
-        }
         let latch = &raw mut (*slot).latch;
         if mark.end > arm_offset && (*latch).end <= arm_offset {
             set_latch(latch, first_beyond(ring, head, arm_offset, mark));
