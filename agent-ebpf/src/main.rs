@@ -10,6 +10,7 @@ mod ack;
 mod backend;
 mod data_ready;
 mod destroy;
+mod idle;
 mod maps;
 mod resent;
 mod set_state;

@@ -62,8 +62,10 @@ pub struct Cost {
     pub whose: Whose,
     /// How often it ran.
     pub runs: u64,
-    /// Nanoseconds of a run, the kernel's two clock readings around it in part included.
+    /// Nanoseconds of a run, of the kernel's measuring what is in it.
     pub run_ns: u64,
+    /// That: what the kernel says of a program that does nothing. It takes no time while nobody measures.
+    pub measuring_ns: u64,
 }
 
 /// Measures: some 100 ms per phase.
@@ -84,6 +86,7 @@ pub fn measure() -> Result<Vec<Cost>, Error> {
     // Held until both phases are over: dropping it switches the statistics off.
     let _statistics = enable_stats(Stats::RunTime).map_err(|error| Error::Statistics(super::load::chain(&error)))?;
     let mut costs = Vec::with_capacity(ROWS.len() * 3);
+    let idle = loaded.programs().attach_idle().map_err(Error::Off)?;
     for whose in [Whose::Own, Whose::Backend, Whose::Foreign] {
         let before = times()?;
         exchange(whose, &observer)?;
@@ -95,6 +98,9 @@ pub fn measure() -> Result<Vec<Cost>, Error> {
     exchange(Whose::Own, &observer)?;
     let made_up = of_programs(Whose::Own, before, times()?);
     costs.extend(made_up.into_iter().filter(|cost| makes_up(cost.tracepoint)));
+    let (runs, time) = run_time(loaded.programs().ebpf_ref(), idle)?;
+    let measuring_ns = nanos(time).checked_div(runs).unwrap_or(0);
+    costs.iter_mut().for_each(|cost| cost.measuring_ns = measuring_ns);
     Ok(costs)
 }
 
@@ -107,9 +113,9 @@ fn of_programs(whose: Whose, before: Times, after: Times) -> Vec<Cost> {
     let mut costs = Vec::with_capacity(ROWS.len());
     for ((row, before), after) in ROWS.iter().zip(before).zip(after) {
         let (runs, time) = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
-        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        if let Some(run_ns) = ns.checked_div(runs) {
-            costs.push(Cost { tracepoint: row.tracepoint, set: row.set.name(), whose, runs, run_ns });
+        if let Some(run_ns) = nanos(time).checked_div(runs) {
+            let (tracepoint, set) = (row.tracepoint, row.set.name());
+            costs.push(Cost { tracepoint, set, whose, runs, run_ns, measuring_ns: 0 });
         }
     }
     costs
@@ -125,8 +131,10 @@ pub struct Price {
     pub whose: Whose,
     /// How often its programs run.
     pub runs: f64,
-    /// Nanoseconds of all these runs.
+    /// Nanoseconds of all these runs, of the kernel's measuring what is in them.
     pub ns: f64,
+    /// That.
+    pub measuring_ns: f64,
 }
 
 /// The prices that follow from the costs. A connection's begin and end are in them, spread over its hundred requests.
@@ -140,10 +148,11 @@ pub fn prices(costs: &[Cost]) -> Vec<Price> {
             let of_set = |cost: &&Cost| cost.whose == whose && cost.set == set && !makes_up(cost.tracepoint);
             let all = costs.iter().filter(of_set);
             #[expect(clippy::cast_precision_loss, reason = "counts of a short measurement")]
-            let (runs, ns) = all.fold((0.0, 0.0), |(runs, ns), cost| {
-                (runs + cost.runs as f64, ns + cost.runs as f64 * cost.run_ns as f64)
+            let (runs, ns, measuring_ns) = all.fold((0.0, 0.0, 0.0), |(runs, ns, measuring_ns), cost| {
+                let its = cost.runs as f64 / exchanges;
+                (runs + its, ns + its * cost.run_ns as f64, measuring_ns + its * cost.measuring_ns as f64)
             });
-            prices.push(Price { set, whose, runs: runs / exchanges, ns: ns / exchanges });
+            prices.push(Price { set, whose, runs, ns, measuring_ns });
         }
     }
     prices
@@ -153,20 +162,26 @@ pub fn prices(costs: &[Cost]) -> Vec<Price> {
 type Times = [(u64, Duration); ROWS.len()];
 
 fn run_times(ebpf: &Ebpf) -> Result<Times, Error> {
-    let read = |name: &str| -> Result<(u64, Duration), ProgramError> {
-        let (is_loaded, info) = match ebpf.program(name) {
-            Some(Program::BtfTracePoint(program)) => (program.fd().is_ok(), program.info()),
-            Some(Program::FEntry(program)) => (program.fd().is_ok(), program.info()),
-            _ => return Err(ProgramError::NotLoaded),
-        };
-        // Another does its work, or this kernel has not got it.
-        if is_loaded { info.map(|info| (info.run_count(), info.run_time())) } else { Ok((0, Duration::ZERO)) }
-    };
     let mut times = [(0, Duration::ZERO); ROWS.len()];
     for (row, time) in ROWS.iter().zip(&mut times) {
-        *time = read(row.tracepoint).map_err(|error| Error::Statistics(super::load::chain(&error)))?;
+        *time = run_time(ebpf, row.tracepoint)?;
     }
     Ok(times)
+}
+
+fn run_time(ebpf: &Ebpf, name: &str) -> Result<(u64, Duration), Error> {
+    let (is_loaded, info) = match ebpf.program(name) {
+        Some(Program::BtfTracePoint(program)) => (program.fd().is_ok(), program.info()),
+        Some(Program::FEntry(program)) => (program.fd().is_ok(), program.info()),
+        _ => (true, Err(ProgramError::NotLoaded)),
+    };
+    // Another does its work, or this kernel has not got it.
+    let told = if is_loaded { info.map(|info| (info.run_count(), info.run_time())) } else { Ok((0, Duration::ZERO)) };
+    told.map_err(|error| Error::Statistics(super::load::chain(&error)))
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Keep-alive connections that carry requests and answers, both ends on this thread.
@@ -221,6 +236,7 @@ impl fmt::Display for Price {
             Whose::Backend => "an exchange with a server on this node, on both sockets",
             Whose::Foreign => "an exchange between others on this node, on both sockets",
         };
-        write!(f, "{:<9}{:>5.2} us, {:>4.1} runs: {of}", self.set, self.ns / 1000.0, self.runs)
+        let (all, own) = (self.ns / 1000.0, (self.ns - self.measuring_ns).max(0.0) / 1000.0);
+        write!(f, "{:<9}{own:>5.2} us, measured with {all:.2}, {:>4.1} runs: {of}", self.set, self.runs)
     }
 }

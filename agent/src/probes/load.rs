@@ -197,6 +197,17 @@ impl Programs {
         }
     }
 
+    /// Attaches the program that does nothing, by its name in the object.
+    pub(super) fn attach_idle(&mut self) -> Result<&'static str, Reason> {
+        const NAME: &str = "idle";
+        let (_, btf) = kernel_types()?;
+        let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(NAME) else {
+            return Err(Reason::NoTracepoint(NAME.to_owned()));
+        };
+        let attached = program.load("tcp_probe", &btf).and_then(|()| program.attach());
+        attached.map(|_| NAME).map_err(|error| Reason::Refused(chain(&error)))
+    }
+
     /// Each probe's state.
     pub(super) fn states(&self) -> Vec<Probe> {
         let state = |(row, state): (&Row, &State)| {
