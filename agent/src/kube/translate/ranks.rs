@@ -76,9 +76,14 @@ impl Rank {
         match self.host_kind {
             EXACT => FRAME + within(self.host, 8) + path,
             1 => WILDCARD,
-            _ if kind == 0 && self.path == 0 => EVERYTHING,
+            _ if kind == 0 && self.path == 0 && !self.asks_more() => EVERYTHING,
             _ => NO_HOST,
         }
+    }
+
+    /// Beside host and path.
+    fn asks_more(&self) -> bool {
+        self.method || self.headers + self.params > 0
     }
 
     /// The order among those of one priority, as a text of one length.
@@ -111,6 +116,20 @@ fn within(count: usize, bits: u32) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_asks_for_nothing_takes_everything() {
+        let plain = || Rank::new(Of::HttpRoute, "");
+        assert_eq!(plain().priority(), EVERYTHING);
+        for asking in [
+            Rank { method: true, ..plain() },
+            Rank { headers: 1, ..plain() },
+            Rank { params: 1, ..plain() },
+            Rank { path: 1, ..plain() },
+        ] {
+            assert_eq!(asking.priority(), NO_HOST, "{asking:?}");
+        }
+    }
 
     #[test]
     fn priorities_and_turns_are_one_order() {

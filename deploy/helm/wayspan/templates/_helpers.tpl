@@ -204,6 +204,21 @@ stand beside each other. */}}
 {{- uniq $all | toJson -}}
 {{- end -}}
 
+{{/* Those of them in which pods alone are watched. */}}
+{{- define "wayspan.podNamespaces" -}}
+{{- $others := include "wayspan.namespaces" . | fromJsonArray -}}
+{{- $all := default list .Values.rbac.namespaces -}}
+{{- $providers := .Values.providers -}}
+{{- range $watching := list $providers.kubernetesCRD $providers.kubernetesIngress $providers.kubernetesGateway -}}
+{{- if $watching.enabled -}}{{- $all = concat $all (default $others $watching.namespaces) -}}{{- end -}}
+{{- end -}}
+{{- $pods := list -}}
+{{- range $namespace := include "wayspan.roleNamespaces" . | fromJsonArray -}}
+{{- if not (has $namespace $all) -}}{{- $pods = append $pods $namespace -}}{{- end -}}
+{{- end -}}
+{{- $pods | toJson -}}
+{{- end -}}
+
 {{/* host:port of a collector, from Jaeger's values of Traefik v2. */}}
 {{- define "wayspan.jaegerCollector" -}}
 {{- $jaeger := .Values.tracing.jaeger -}}

@@ -199,9 +199,10 @@ impl Listener {
         self.is_accepted() && self.takes_routes
     }
 
-    /// Whether its hosts are its own. One that is refused has none, unless it is closed: then nobody is to be let in by a wider one.
+    /// Whether its hosts are its own. One that is refused, or can take no HTTPRoutes, has none, unless it is closed: then nobody is to be
+    /// let in by a wider one.
     fn has_hosts(&self) -> bool {
-        self.conflicted.is_none() && (self.accepted.is_ok() || self.closed.is_some())
+        self.conflicted.is_none() && ((self.accepted.is_ok() && self.takes_routes) || self.closed.is_some())
     }
 
     /// Whether it takes HTTPRoutes of a namespace.

@@ -198,7 +198,6 @@ pub(super) fn frame(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesP
             }
         }
     }
-    out.parts.statuses.extend(sets::orphans(&asking, view));
     out.parts.entry_points = listening.opened();
     for gateway in &gateways {
         for listener in &gateway.listeners {

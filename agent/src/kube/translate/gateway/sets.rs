@@ -5,14 +5,13 @@ use std::sync::Arc;
 use gateway_api::apis::standard::gateways::{
     GatewayAllowedListenersNamespacesFrom, GatewayAllowedListenersNamespacesSelector, GatewayListeners, GatewaySpec,
 };
-use kube::core::DynamicObject;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::view::View;
 use super::super::{Object, Out};
 use super::listeners::{self, Clients, Listening, Owner};
-use super::{CONTROLLER, GROUP, Gateway, Grants, Known};
+use super::{GROUP, Gateway, Grants, Known};
 use crate::config::model::KubernetesProvider;
 use crate::kube::objects::Key;
 use crate::kube::parts::{Condition, Status};
@@ -40,8 +39,6 @@ pub(super) struct Asking {
     generation: i64,
     gateway: Key,
     spec: Arc<Result<ListenerSetSpec, String>>,
-    /// It says that we serve it.
-    is_ours: bool,
 }
 
 /// One of a Gateway's.
@@ -72,33 +69,15 @@ pub(super) fn all(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesPro
         if is_gateway {
             let gateway = Key::new(parent.namespace.as_deref().unwrap_or(&key.namespace), &parent.name);
             let generation = set.metadata.generation.unwrap_or(0);
-            let (key, is_ours) = (key.clone(), says_ours(set));
-            asking.push(Asking { key, generation, gateway, spec: Arc::clone(&spec), is_ours });
+            asking.push(Asking { key: key.clone(), generation, gateway, spec: Arc::clone(&spec) });
         }
     }
     asking
 }
 
-/// What a set says that we serve: it names no controller otherwise.
-fn ours() -> String {
-    format!("served by {CONTROLLER}")
-}
-
-fn says_ours(set: &DynamicObject) -> bool {
-    let conditions = set.data.pointer("/status/conditions").and_then(Value::as_array);
-    conditions.into_iter().flatten().any(|one| one["message"].as_str() == Some(&*ours()))
-}
-
 /// What the sets of a Gateway of ours that cannot be read should say.
 pub(super) fn unserved<'s>(asking: &'s [Asking], gateway: &'s Key) -> impl Iterator<Item = Status> + 's {
     asking.iter().filter(move |set| set.gateway == *gateway).map(|set| lost(set, "cannot be read"))
-}
-
-/// What those should say that say we serve them, and whose Gateway has gone. Whose it was nobody else can tell.
-pub(super) fn orphans(asking: &[Asking], view: &View<'_>) -> Vec<Status> {
-    let is_there = |gateway: &Key| view.all("Gateway").any(|(key, _)| key == gateway);
-    let orphans = asking.iter().filter(|set| set.is_ours && !is_there(&set.gateway));
-    orphans.map(|set| lost(set, "is not there")).collect()
 }
 
 fn lost(Asking { key, generation, gateway, .. }: &Asking, why: &str) -> Status {
@@ -174,10 +153,9 @@ pub(super) fn statuses(gateway: &Gateway, attached: &dyn Fn(usize) -> usize) -> 
         } else {
             (true, "Accepted", "Programmed", "")
         };
-        let served_by = if holds { ours() } else { message.to_owned() };
         let conditions = vec![
             Condition::new("Accepted", holds, accepted, message),
-            Condition::new("Programmed", holds, programmed, &served_by),
+            Condition::new("Programmed", holds, programmed, message),
         ];
         let all = gateway.listeners.iter().enumerate().filter(|(_, listener)| listener.set == Some(index));
         let listeners: Vec<Value> = all.map(|(at, one)| one.status(set.generation, attached(at))).collect();
