@@ -66,8 +66,8 @@ pub(super) fn begin() -> Option<OwnedFd> {
     None
 }
 
-/// Reads from a socket, and says when the last segment of what was read had come, where that is certain. `disordered`: segments
-/// that are known to have come out of order on that connection.
+/// Reads from a socket, and says when the last segment of what was read had come, where that is certain. `disordered`: see
+/// [`is_in_order`].
 pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], disordered: &mut u32) -> io::Result<(usize, MonoNs)> {
     let (count, control) = receive_message(socket, buffer)?;
     let came = stamp_ns(&control).filter(|_| count > 0).and_then(|stamp_ns| {
@@ -110,14 +110,15 @@ fn stamp_ns(control: &Control) -> Option<u64> {
 }
 
 /// Where a segment had come before one that belongs in front of it, its stamp is from before it was readable. The kernel only counts
-/// those (since v5.4), so no stamp after each is believed until a read has taken all that there was.
-fn is_in_order(counted: Option<u32>, known: &mut u32, is_all: bool) -> bool {
+/// those (since v5.4): each is behind one gap at most, before which a read may take what had come in order, and behind which another
+/// one takes it. So for each of them the stamps of two reads that take all that is there are not believed.
+fn is_in_order(counted: Option<u32>, settled: &mut u32, is_all: bool) -> bool {
     let Some(counted) = counted else { return false };
-    let is_known = *known == counted;
-    if is_all {
-        *known = counted;
+    let is_settled = *settled >= counted.saturating_mul(2);
+    if is_all && !is_settled {
+        *settled += 1;
     }
-    is_known
+    is_settled
 }
 
 /// Both clocks, the wall's read in between.
@@ -233,19 +234,25 @@ mod tests {
     }
 
     #[test]
-    fn after_segments_out_of_order_no_stamp_is_believed_until_all_was_read() {
-        let mut known = 0;
+    fn for_each_segment_out_of_order_two_stamps_are_not_believed() {
+        let mut settled = 0;
         for (counted, is_all, expected) in [
             (Some(0), false, true),
-            (Some(2), false, false),
-            (Some(2), false, false),
-            (Some(2), true, false),
-            (Some(2), false, true),
-            (Some(3), true, false),
+            // What is left behind by a read has the same stamp.
+            (Some(1), false, false),
+            // What had come in order before the gap, and what the gap kept back.
+            (Some(1), true, false),
             (None, true, false),
+            (Some(1), true, false),
+            (Some(1), false, true),
+            // Two gaps, the second before the first is closed.
+            (Some(2), true, false),
+            (Some(3), true, false),
+            (Some(3), true, false),
+            (Some(3), true, false),
             (Some(3), true, true),
         ] {
-            assert_eq!(is_in_order(counted, &mut known, is_all), expected, "{counted:?} {is_all}");
+            assert_eq!(is_in_order(counted, &mut settled, is_all), expected, "{counted:?} {is_all}");
         }
     }
 
