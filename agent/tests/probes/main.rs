@@ -677,6 +677,6 @@ fn the_cost_of_a_hit_is_measured() {
     let prices = cost::prices(&costs);
     prices.iter().for_each(|price| println!("\n    {price}"));
     let core = prices.iter().find(|price| price.set == "core" && price.whose == cost::Whose::Own).unwrap();
-    // Of a hundred requests of a connection one more comes with each event of its life.
-    assert!((2.0..2.5).contains(&core.runs), "a request is readable once on each of its two sockets: {core}");
+    // The programs run for all of the node's sockets, and others may have theirs.
+    assert!(core.runs >= 2.0, "a request is readable once on each of its two sockets: {core}");
 }
