@@ -82,6 +82,15 @@ impl Row {
     }
 }
 
+/// What is read where bytes became readable.
+const OF_BYTES: &[&str] = &[
+    global::BYTES_RECEIVED_OFFSET,
+    global::CLOCK_OFFSET,
+    global::SRTT_OFFSET,
+    global::MDEV_OFFSET,
+    global::SK_SOCKET_OFFSET,
+];
+
 /// In order of a connection's life; a substitute, and who makes up for another, after the one whose work it does.
 pub(super) const ROWS: [Row; 12] = [
     Row {
@@ -102,13 +111,7 @@ pub(super) const ROWS: [Row; 12] = [
         is_needed: false,
         instead_of: &[],
         hook: Hook::Tracepoint,
-        members: &[
-            global::BYTES_RECEIVED_OFFSET,
-            global::CLOCK_OFFSET,
-            global::SRTT_OFFSET,
-            global::MDEV_OFFSET,
-            global::SK_SOCKET_OFFSET,
-        ],
+        members: OF_BYTES,
     },
     Row {
         tracepoint: "again_sk_data_ready",
@@ -118,13 +121,7 @@ pub(super) const ROWS: [Row; 12] = [
         is_needed: false,
         instead_of: &[],
         hook: Hook::Again("sk_data_ready"),
-        members: &[
-            global::BYTES_RECEIVED_OFFSET,
-            global::CLOCK_OFFSET,
-            global::SRTT_OFFSET,
-            global::MDEV_OFFSET,
-            global::SK_SOCKET_OFFSET,
-        ],
+        members: OF_BYTES,
     },
     Row {
         tracepoint: "enter_sock_def_readable",
@@ -134,13 +131,7 @@ pub(super) const ROWS: [Row; 12] = [
         is_needed: false,
         instead_of: &["sk_data_ready", "again_sk_data_ready"],
         hook: Hook::Entry("sock_def_readable"),
-        members: &[
-            global::BYTES_RECEIVED_OFFSET,
-            global::CLOCK_OFFSET,
-            global::SRTT_OFFSET,
-            global::MDEV_OFFSET,
-            global::SK_SOCKET_OFFSET,
-        ],
+        members: OF_BYTES,
     },
     Row {
         tracepoint: "tcp_retransmit_skb",
