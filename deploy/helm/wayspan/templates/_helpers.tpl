@@ -193,30 +193,24 @@ stand beside each other. */}}
 {{- default (list .Release.Namespace) .Values.rbac.namespaces | uniq | toJson -}}
 {{- end -}}
 
-{{/* The namespaces that rights are held to: those that are named for them, and all that somebody watches. */}}
-{{- define "wayspan.roleNamespaces" -}}
+{{/* The namespaces that all rights are held to: those that are named for them, and all in which routes are watched. */}}
+{{- define "wayspan.routeNamespaces" -}}
 {{- $all := default list .Values.rbac.namespaces -}}
 {{- $others := include "wayspan.namespaces" . | fromJsonArray -}}
-{{- $providers := .Values.providers -}}
-{{- range $watching := list $providers.kubernetesCRD $providers.kubernetesIngress $providers.kubernetesGateway .Values.kubernetesMetadata -}}
+{{- range $watching := list .Values.providers.kubernetesCRD .Values.providers.kubernetesIngress .Values.providers.kubernetesGateway -}}
 {{- if $watching.enabled -}}{{- $all = concat $all (default $others $watching.namespaces) -}}{{- end -}}
 {{- end -}}
 {{- uniq $all | toJson -}}
 {{- end -}}
 
-{{/* Those of them in which pods alone are watched. */}}
-{{- define "wayspan.podNamespaces" -}}
+{{/* Those, and all in which pods are watched. */}}
+{{- define "wayspan.roleNamespaces" -}}
+{{- $all := include "wayspan.routeNamespaces" . | fromJsonArray -}}
 {{- $others := include "wayspan.namespaces" . | fromJsonArray -}}
-{{- $all := default list .Values.rbac.namespaces -}}
-{{- $providers := .Values.providers -}}
-{{- range $watching := list $providers.kubernetesCRD $providers.kubernetesIngress $providers.kubernetesGateway -}}
-{{- if $watching.enabled -}}{{- $all = concat $all (default $others $watching.namespaces) -}}{{- end -}}
+{{- with .Values.kubernetesMetadata -}}
+{{- if .enabled -}}{{- $all = concat $all (default $others .namespaces) -}}{{- end -}}
 {{- end -}}
-{{- $pods := list -}}
-{{- range $namespace := include "wayspan.roleNamespaces" . | fromJsonArray -}}
-{{- if not (has $namespace $all) -}}{{- $pods = append $pods $namespace -}}{{- end -}}
-{{- end -}}
-{{- $pods | toJson -}}
+{{- uniq $all | toJson -}}
 {{- end -}}
 
 {{/* host:port of a collector, from Jaeger's values of Traefik v2. */}}

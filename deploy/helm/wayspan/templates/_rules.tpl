@@ -20,11 +20,16 @@
 - {apiGroups: [gateway.networking.k8s.io], resources: [gateways/status, listenersets/status, httproutes/status, backendtlspolicies/status], verbs: [patch]}
 {{- end }}
 {{- if .Values.kubernetesMetadata.enabled }}
-- {apiGroups: [""], resources: [pods], verbs: [get, list, watch]}
+{{ include "wayspan.podRules" . }}
 {{- end }}
 {{- if include "wayspan.routes" . }}
 - {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
 {{- end }}
+{{- end -}}
+
+{{/* What spans say of pods. */}}
+{{- define "wayspan.podRules" -}}
+- {apiGroups: [""], resources: [pods], verbs: [get, list, watch]}
 {{- end -}}
 
 {{/* What belongs to no namespace. */}}
