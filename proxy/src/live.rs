@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use http::HeaderValue;
 use http::uri::PathAndQuery;
+use tokio::task::coop::has_budget_remaining;
 
 use crate::clock::MonoNs;
 use crate::counters::Key;
@@ -115,8 +116,14 @@ impl Live {
         self.clock.go_back(&mut self.head.body, kept);
         // The upload may have gone on between the interim response's first byte and its last.
         if self.uploaded_at.known().is_some() {
-            self.relay(Relay::ProxyRequest, self.uploaded_at);
             self.upload_goes_on(self.uploaded_at);
+        }
+    }
+
+    /// A socket takes nothing more. Where the task's budget is spent tokio asks none: other tasks have their turn, and this one is late.
+    pub(crate) fn blocked(&mut self, drain: Relay) {
+        if has_budget_remaining() {
+            self.relay(drain, MonoNs::now());
         }
     }
 

@@ -17,7 +17,6 @@ use hyper::client::conn::http1;
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::task::coop::has_budget_remaining;
 
 use crate::asks::{Asks, First};
 use crate::body::RequestBody;
@@ -411,14 +410,11 @@ impl<O: SocketObserver> Seen<O> {
 
     fn blocked(&self) {
         self.blocked.set(true);
-        // Without a budget tokio asks no socket: other tasks have their turn, and this one is late.
-        if has_budget_remaining()
-            && let Some(live) = self.live.borrow().as_ref()
-        {
+        if let Some(live) = self.live.borrow().as_ref() {
             let mut live = live.borrow_mut();
             // Of an early answer the clock tells from its first byte on, also while its head is not whole yet.
             if !self.has_answered() && !live.responded && self.head_written.get().0 != 0 {
-                live.relay(Relay::UpstreamDrain, MonoNs::now());
+                live.blocked(Relay::UpstreamDrain);
             }
         }
     }

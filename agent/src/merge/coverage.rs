@@ -40,6 +40,9 @@ struct Side {
 }
 
 impl Side {
+    /// Nothing was to be seen.
+    const NONE: Self = Self { seen: 0, lacks: false, why: Missing::NOTHING };
+
     /// A head's points are counted; of what a body's reads lack there is the reason alone.
     fn of(seen: usize, expected: usize, missing: Missing) -> Self {
         let lacks = seen < expected || missing != Missing::NOTHING;
@@ -59,11 +62,11 @@ pub(super) fn coverage(record: &Record<'_>) -> Coverage {
     // The last byte of a head that never was whole has no point, nor has a response that never came.
     let last = if head.head_read.known().is_some() { head.head_readable } else { MonoNs::UNKNOWN };
     let client = Side::of(count(&[head.first_readable, last]), 1 + count(&[head.head_read]), head.client_missing);
-    let upstream = attempt.map_or(Side::of(0, 0, Missing::NOTHING), upstream_side);
-    let backend = attempt.map_or(Side::of(0, 0, Missing::NOTHING), |attempt| backend_side(attempt, upstream.why));
+    let upstream = attempt.map_or(Side::NONE, upstream_side);
+    let backend = attempt.map_or(Side::NONE, |attempt| backend_side(attempt, upstream.why));
     let sides = [client, upstream, backend];
     // For how long an answer to a middleware lay unread is known by its mark.
-    let calls = record.calls.iter().map(upstream_side).fold(Side::of(0, 0, Missing::NOTHING), Side::with);
+    let calls = record.calls.iter().map(upstream_side).fold(Side::NONE, Side::with);
     if sides.iter().all(|side| !side.lacks) && !calls.lacks {
         return Coverage::Full;
     }
@@ -74,7 +77,7 @@ pub(super) fn coverage(record: &Record<'_>) -> Coverage {
 /// A server's answer has its first byte's point, where one came.
 fn upstream_side(attempt: &Attempt) -> Side {
     match (attempt.first_read.known(), attempt.first_readable.known()) {
-        (None, _) => Side::of(0, 0, Missing::NOTHING),
+        (None, _) => Side::NONE,
         (Some(_), readable) => Side::of(usize::from(readable.is_some()), 1, attempt.missing),
     }
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 use wayspan_proxy::observer::SocketObserver;
 
-use super::plan::{Hook, ROWS, Set};
+use super::plan::{ROWS, Set};
 use super::{Observer, Probes, Reason};
 use crate::config::model;
 
@@ -81,23 +81,23 @@ pub fn measure() -> Result<Vec<Cost>, Error> {
         (Ok(loaded), None) => loaded,
         (Err(super::Unloaded { reason, .. }), _) | (_, Some(reason)) => return Err(Error::Off(reason.clone())),
     };
-    let times = || run_times(loaded.programs().ebpf_ref());
     let observer = probes.observer();
+    let measured = |whose| -> Result<Vec<Cost>, Error> {
+        let times = || run_times(loaded.programs().ebpf_ref());
+        let before = times()?;
+        exchange(whose, &observer)?;
+        Ok(of_programs(whose, before, times()?))
+    };
     // Held until both phases are over: dropping it switches the statistics off.
     let _statistics = enable_stats(Stats::RunTime).map_err(|error| Error::Statistics(super::load::chain(&error)))?;
     let mut costs = Vec::with_capacity(ROWS.len() * 3);
     let idle = loaded.programs().attach_idle().map_err(Error::Off)?;
     for whose in [Whose::Own, Whose::Backend, Whose::Foreign] {
-        let before = times()?;
-        exchange(whose, &observer)?;
-        costs.extend(of_programs(whose, before, times()?));
+        costs.extend(measured(whose)?);
     }
     // What it costs beside the program that it makes up for, once it has to.
     probes.make_up();
-    let before = times()?;
-    exchange(Whose::Own, &observer)?;
-    let made_up = of_programs(Whose::Own, before, times()?);
-    costs.extend(made_up.into_iter().filter(|cost| makes_up(cost.tracepoint)));
+    costs.extend(measured(Whose::Own)?.into_iter().filter(|cost| makes_up(cost.tracepoint)));
     let (runs, time) = run_time(loaded.programs().ebpf_ref(), idle)?;
     let measuring_ns = nanos(time).checked_div(runs).unwrap_or(0);
     costs.iter_mut().for_each(|cost| cost.measuring_ns = measuring_ns);
@@ -106,7 +106,7 @@ pub fn measure() -> Result<Vec<Cost>, Error> {
 
 /// Whether a program is there only where another one's runs are left out: see [`Probes::make_up`].
 fn makes_up(name: &str) -> bool {
-    ROWS.iter().any(|row| row.tracepoint == name && matches!(row.hook, Hook::Again(_)))
+    ROWS.iter().any(|row| row.tracepoint == name && row.makes_up_for().is_some())
 }
 
 fn of_programs(whose: Whose, before: Times, after: Times) -> Vec<Cost> {

@@ -137,7 +137,7 @@ impl Programs {
         let on = on && self.is_attached(GIVES_BACK);
         for (index, row) in of_set() {
             // It comes behind the one that it makes up for.
-            if matches!(row.hook, Hook::Again(other) if !self.runs(other)) {
+            if row.makes_up_for().is_some_and(|other| !self.runs(other)) {
                 self.turn(index, row, false);
             }
         }
@@ -160,11 +160,7 @@ impl Programs {
     pub(super) fn make_up(&mut self) {
         self.makes_up = true;
         for set in Set::ALL {
-            let is_on = ROWS
-                .iter()
-                .zip(&self.rows)
-                .any(|(row, state)| row.set == set && row.tracepoint != GIVES_BACK && matches!(state, Ok(Some(_))));
-            if is_on {
+            if self.is_any_attached(|row| row.set == set && row.tracepoint != GIVES_BACK) {
                 self.switch(set, true);
             }
         }
@@ -172,7 +168,7 @@ impl Programs {
 
     /// A program that makes up for another's runs, only where some were left out, or all are.
     fn is_needed(&self, row: &Row) -> bool {
-        let Hook::Again(other) = row.hook else { return true };
+        let Some(other) = row.makes_up_for() else { return true };
         let runs = |(row, state): (&Row, &State)| row.tracepoint == other && state.is_ok();
         self.makes_up || !ROWS.iter().zip(&self.rows).any(runs)
     }
@@ -217,9 +213,9 @@ impl Programs {
                     Some(name) => Reason::Replaced(name, reason.to_string()),
                     None => reason.clone(),
                 }),
-                Ok(None) => Some(match (better(row, &self.rows), row.hook) {
+                Ok(None) => Some(match (better(row, &self.rows), row.makes_up_for()) {
                     (Some(name), _) => Reason::Spare(name),
-                    (None, Hook::Again(name)) if !self.is_needed(row) => Reason::NotNeeded(name),
+                    (None, Some(name)) if !self.is_needed(row) => Reason::NotNeeded(name),
                     (None, _) => Reason::Switched(row.set.name()),
                 }),
             };
@@ -243,7 +239,7 @@ impl Programs {
     fn substitute(&self, row: &Row) -> Option<&'static str> {
         let does = |(other, state): (&Row, &State)| {
             let can = state.is_ok() && other.instead_of.contains(&row.tracepoint) && is_loaded(&self.ebpf, other);
-            let does = makes_up_for(other, row.tracepoint) && matches!(state, Ok(Some(_)));
+            let does = other.makes_up_for() == Some(row.tracepoint) && matches!(state, Ok(Some(_)));
             (can || does).then_some(other.tracepoint)
         };
         ROWS.iter().zip(&self.rows).find_map(does)
@@ -251,9 +247,7 @@ impl Programs {
 
     /// Whether a backend's write is noted before anybody can read what it writes.
     pub(super) fn notes_writes_first(&self) -> bool {
-        let runs =
-            |(row, state): (&Row, &State)| WRITES_FIRST.contains(&row.tracepoint) && matches!(state, Ok(Some(_)));
-        ROWS.iter().zip(&self.rows).any(runs)
+        self.is_any_attached(|row| WRITES_FIRST.contains(&row.tracepoint))
     }
 
     /// What the core tells nothing without, where that is not attached.
@@ -263,32 +257,27 @@ impl Programs {
 
     /// Whether a row's program runs, or one that does its work.
     pub(super) fn is_attached(&self, tracepoint: &str) -> bool {
-        let does = |row: &Row| {
-            row.tracepoint == tracepoint || row.instead_of.contains(&tracepoint) || makes_up_for(row, tracepoint)
-        };
-        ROWS.iter().zip(&self.rows).any(|(row, state)| does(row) && matches!(state, Ok(Some(_))))
+        self.is_any_attached(|row| row.does(tracepoint))
     }
 
     /// Whether another program does what the kernel leaves out of this one's runs.
     pub(super) fn is_made_up_for(&self, tracepoint: &str) -> bool {
-        let runs = |(row, state): (&Row, &State)| makes_up_for(row, tracepoint) && matches!(state, Ok(Some(_)));
-        self.runs(tracepoint) && ROWS.iter().zip(&self.rows).any(runs)
+        self.runs(tracepoint) && self.is_any_attached(|row| row.makes_up_for() == Some(tracepoint))
     }
 
     /// Whether this very program is attached.
     fn runs(&self, name: &str) -> bool {
-        ROWS.iter().zip(&self.rows).any(|(row, state)| row.tracepoint == name && matches!(state, Ok(Some(_))))
+        self.is_any_attached(|row| row.tracepoint == name)
+    }
+
+    fn is_any_attached(&self, wanted: impl Fn(&Row) -> bool) -> bool {
+        ROWS.iter().zip(&self.rows).any(|(row, state)| wanted(row) && matches!(state, Ok(Some(_))))
     }
 }
 
 /// Whether a row's program is in the kernel.
 fn is_loaded(ebpf: &Ebpf, row: &Row) -> bool {
     ebpf.program(row.tracepoint).is_some_and(|program| program.fd().is_ok())
-}
-
-/// Whether a row's program does what is left out of that one's runs.
-fn makes_up_for(row: &Row, tracepoint: &str) -> bool {
-    matches!(row.hook, Hook::Again(name) if name == tracepoint)
 }
 
 /// The program that does a row's work better, among those that this kernel takes.

@@ -80,6 +80,21 @@ impl Row {
             Hook::Again(name) | Hook::Entry(name) => name,
         }
     }
+
+    /// The program of whose runs it sees what the kernel leaves out.
+    pub(super) fn makes_up_for(&self) -> Option<&'static str> {
+        match self.hook {
+            Hook::Again(name) => Some(name),
+            Hook::Tracepoint | Hook::Entry(_) => None,
+        }
+    }
+
+    /// Whether its program does that one's work.
+    pub(super) fn does(&self, tracepoint: &str) -> bool {
+        self.tracepoint == tracepoint
+            || self.instead_of.contains(&tracepoint)
+            || self.makes_up_for() == Some(tracepoint)
+    }
 }
 
 /// What is read where bytes became readable.

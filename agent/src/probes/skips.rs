@@ -60,7 +60,7 @@ impl Skips {
 
     /// Whether [`MADE_UP_FOR`] and the program behind it make up for each other from now on. What was left out before was missed.
     pub(super) fn make_up(&self, is_made_up_for: bool) {
-        for counted in self.programs().iter_mut().filter(|counted| tells_of_bytes(counted.row)) {
+        for counted in self.programs().iter_mut().filter(|counted| counted.row.does(MADE_UP_FOR)) {
             let _read = counted.look();
             counted.is_made_up_for = is_made_up_for;
         }
@@ -94,14 +94,10 @@ impl Skips {
 /// The others tell what is beside the phases, or give slots back.
 fn gives_points(row: &Row) -> bool {
     match row.set {
-        Set::Core => row.tracepoint == "inet_sock_set_state" || tells_of_bytes(row),
+        Set::Core => row.tracepoint == "inet_sock_set_state" || row.does(MADE_UP_FOR),
         Set::Backends => true,
         Set::Ack => false,
     }
-}
-
-fn tells_of_bytes(row: &Row) -> bool {
-    row.tells.starts_with("when bytes became readable")
 }
 
 impl Counted {

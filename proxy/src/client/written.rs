@@ -6,8 +6,6 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::task::Poll;
 
-use tokio::task::coop::has_budget_remaining;
-
 use super::{ClientConn, after};
 use crate::clock::MonoNs;
 use crate::live::Live;
@@ -98,16 +96,12 @@ impl<O: SocketObserver> ClientConn<O> {
 
     /// The socket takes nothing more for now.
     pub(super) fn blocked(&self) {
-        if !has_budget_remaining() {
-            // tokio asks no socket then: other tasks have their turn, and this one is late.
-            return;
-        }
         let lives = self.lives.borrow();
         if let Some(live) = lives.front() {
             let mut live = live.borrow_mut();
             // Of a tunnel nobody can say who waits for whom.
             if live.responded && !self.framer.borrow().is_tunnel() {
-                live.relay(Relay::ClientDrain, MonoNs::now());
+                live.blocked(Relay::ClientDrain);
             }
         }
     }

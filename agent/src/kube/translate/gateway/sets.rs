@@ -77,17 +77,15 @@ pub(super) fn all(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesPro
 
 /// What the sets of a Gateway of ours that cannot be read should say.
 pub(super) fn unserved<'s>(asking: &'s [Asking], gateway: &'s Key) -> impl Iterator<Item = Status> + 's {
-    asking.iter().filter(move |set| set.gateway == *gateway).map(|set| lost(set, "cannot be read"))
-}
-
-fn lost(Asking { key, generation, gateway, .. }: &Asking, why: &str) -> Status {
-    let message = format!("Gateway {gateway} {why}");
-    let conditions = vec![
-        Condition::new("Accepted", false, "ParentNotAccepted", &message),
-        Condition::new("Programmed", false, "ParentNotProgrammed", &message),
-    ];
-    let object = Object { kind: "ListenerSet", key: key.clone() };
-    Status { object, generation: *generation, conditions, body: json!({ "listeners": [] }) }
+    let message = format!("Gateway {gateway} cannot be read");
+    asking.iter().filter(move |set| set.gateway == *gateway).map(move |Asking { key, generation, .. }| {
+        let conditions = vec![
+            Condition::new("Accepted", false, "ParentNotAccepted", &message),
+            Condition::new("Programmed", false, "ParentNotProgrammed", &message),
+        ];
+        let object = Object { kind: "ListenerSet", key: key.clone() };
+        Status { object, generation: *generation, conditions, body: json!({ "listeners": [] }) }
+    })
 }
 
 /// Adds those of a Gateway to it.
