@@ -597,6 +597,42 @@ mod tests {
         }
     }
 
+    /// The keys below a schema's object, by their paths; of the chart's own there is one, a switch as in Traefik's chart.
+    fn below(schema: &serde_json::Value, path: &str, all: &mut std::collections::BTreeSet<String>) {
+        if let Some(properties) = schema["properties"].as_object() {
+            assert_eq!(schema["additionalProperties"], false, "{path} takes what the agent would not");
+            properties.iter().for_each(|(name, inner)| below(inner, &format!("{path}.{name}"), all));
+        } else if schema["items"]["properties"].is_object() {
+            below(&schema["items"], &format!("{path}[]"), all);
+        } else if path != "entryPoints.<name>.http.tls.enabled" {
+            all.insert(path.to_owned());
+        }
+    }
+
+    #[test]
+    fn the_chart_passes_on_the_keys_that_there_are_and_no_others() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/wayspan/values.schema.json");
+        let schema: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        for (path, place) in [
+            ("entryPoints.<name>.forwardedHeaders", "ports/additionalProperties/properties/forwardedHeaders"),
+            ("entryPoints.<name>.transport", "ports/additionalProperties/properties/transport"),
+            ("entryPoints.<name>.http", "ports/additionalProperties/properties/http"),
+            ("entryPoints.<name>.observability", "ports/additionalProperties/properties/observability"),
+            ("tracing.otlp.grpc.tls", "tracing/properties/otlp/properties/grpc/properties/tls"),
+            ("tracing.otlp.http.tls", "tracing/properties/otlp/properties/http/properties/tls"),
+            ("attribution", "attribution"),
+            ("workers", "workers"),
+        ] {
+            let part = schema.pointer(&format!("/properties/{place}")).unwrap_or_else(|| panic!("{place}"));
+            let mut shown = std::collections::BTreeSet::new();
+            below(part, path, &mut shown);
+            let begins = |row: &&Key| row.path.starts_with(&format!("{path}.")) && row.kind != Kind::Section;
+            let known: std::collections::BTreeSet<String> =
+                keys().filter(begins).map(|row| row.path.to_owned()).collect();
+            assert_eq!(shown, known, "{place}");
+        }
+    }
+
     #[test]
     fn far_words_are_not_suggested() {
         assert_eq!(nearest("entrypoint", ["entryPoints", "http"].into_iter()), Some("entryPoints"));

@@ -1,3 +1,13 @@
+{{/* An entry point's `http`: whether it takes TLS is said by a switch as in Traefik's chart, or by naming it. */}}
+{{- define "wayspan.http" -}}
+{{- $http := default dict .http | deepCopy -}}
+{{- if kindIs "map" $http.tls -}}
+{{- if eq (dig "enabled" true $http.tls) false -}}{{- $http = omit $http "tls" -}}{{- else -}}{{- $_ := set $http "tls" (omit $http.tls "enabled") -}}{{- end -}}
+{{- else -}}{{- $http = omit $http "tls" -}}
+{{- end -}}
+{{- toYaml $http -}}
+{{- end -}}
+
 {{/* The agent's configuration file. */}}
 {{- define "wayspan.config" -}}
 {{- $root := . -}}
@@ -5,9 +15,11 @@
 {{- $entryPoints := dict -}}
 {{- range $name, $port := omit $values.ports "api" -}}
 {{- $entry := dict "address" (include "wayspan.address" (list $root $port)) -}}
-{{- range $key := list "forwardedHeaders" "transport" "http" "observability" -}}
+{{- range $key := list "forwardedHeaders" "observability" -}}
 {{- with index $port $key -}}{{- $_ := set $entry $key . -}}{{- end -}}
 {{- end -}}
+{{- with include "wayspan.transport" (list $root $name $port) | fromYaml -}}{{- $_ := set $entry "transport" . -}}{{- end -}}
+{{- with include "wayspan.http" $port | fromYaml -}}{{- $_ := set $entry "http" . -}}{{- end -}}
 {{- with without (include "wayspan.publishedPorts" (list $root $name $port) | fromJsonArray) (include "wayspan.listen" (list $root $port) | float64) -}}{{- $_ := set $entry "publishedPorts" . -}}{{- end -}}
 {{- $_ := set $entryPoints $name $entry -}}
 {{- end -}}
@@ -52,6 +64,9 @@
 {{- end -}}
 {{- $otlp := dict -}}
 {{- if $values.tracing.otlp.enabled -}}
+{{- if not (or $values.tracing.otlp.grpc.enabled $values.tracing.otlp.http.enabled) -}}
+{{- fail "tracing.otlp.enabled: set tracing.otlp.grpc.enabled or tracing.otlp.http.enabled, too: nothing would be sent" -}}
+{{- end -}}
 {{- range $key := list "grpc" "http" -}}
 {{- $given := index $values.tracing.otlp $key -}}
 {{- if $given.enabled -}}

@@ -2,13 +2,14 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
+{{/* The name of a Service has 63 characters at most, and the api's has `-api` behind this. */}}
 {{- define "wayspan.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 59 | trimSuffix "-" -}}
 {{- else if contains (include "wayspan.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 59 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "wayspan.name" .) | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "wayspan.name" .) | trunc 59 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -48,6 +49,9 @@ stand beside each other. */}}
 {{- $repository := $image.repository -}}
 {{- if $image.registry -}}{{- $repository = printf "%s/%s" $image.registry $image.repository -}}{{- end -}}
 {{- $tag := default .Chart.AppVersion $image.tag -}}
+{{- if kindIs "float64" $tag -}}
+{{- fail "image.tag: write it as a text, in quotes: as a number 1.10 is 1.1" -}}
+{{- end -}}
 {{- if $image.digest -}}
 {{- printf "%s@%s" $repository $image.digest -}}
 {{- else if eq (toString $tag) "latest" -}}
@@ -273,14 +277,49 @@ stand beside each other. */}}
 {{- end -}}
 {{- end -}}
 
+{{/* Whether a pod holds a port of its node. */}}
+{{- define "wayspan.holds" -}}
+{{- $holds := include "wayspan.hostNetwork" . -}}
+{{- range $name, $port := omit .Values.ports "api" -}}{{- if $port.hostPort -}}{{- $holds = "true" -}}{{- end -}}{{- end -}}
+{{- $holds -}}
+{{- end -}}
+
+{{- define "wayspan.isNone" -}}
+{{- if has (toString .) (list "0" "0%") -}}true{{- end -}}
+{{- end -}}
+
 {{/* How an update goes, where nothing else is said: behind a Service the new pod is ready before the old one ends, but two pods of a
 node cannot hold one port of it. */}}
 {{- define "wayspan.rolling" -}}
-{{- $holds := include "wayspan.hostNetwork" . -}}
-{{- range $name, $port := omit .Values.ports "api" -}}{{- if $port.hostPort -}}{{- $holds = "true" -}}{{- end -}}{{- end -}}
+{{- $given := default dict .Values.updateStrategy.rollingUpdate | deepCopy -}}
+{{- $daemon := eq .Values.deployment.kind "DaemonSet" -}}
+{{- $holds := include "wayspan.holds" . -}}
+{{- $surges := and (hasKey $given "maxSurge") (not (include "wayspan.isNone" $given.maxSurge)) -}}
 {{- $default := dict "maxUnavailable" 1 "maxSurge" 0 -}}
-{{- if and (ne .Values.deployment.kind "DaemonSet") (not $holds) -}}{{- $default = dict "maxUnavailable" 0 "maxSurge" 1 -}}{{- end -}}
-{{- toYaml (mergeOverwrite $default (default dict .Values.updateStrategy.rollingUpdate | deepCopy)) -}}
+{{- if or (and (not $daemon) (not $holds)) (and $daemon $surges) -}}{{- $default = dict "maxUnavailable" 0 "maxSurge" 1 -}}{{- end -}}
+{{- $rolling := mergeOverwrite $default $given -}}
+{{- $noneAway := include "wayspan.isNone" $rolling.maxUnavailable -}}
+{{- $noneMore := include "wayspan.isNone" $rolling.maxSurge -}}
+{{- if and $daemon $holds (or $noneAway (not $noneMore)) -}}
+{{- fail "updateStrategy.rollingUpdate: maxSurge must be 0 and maxUnavailable above 0, since two pods cannot hold one port of a node; or set seamless" -}}
+{{- else if and $noneAway $noneMore -}}
+{{- fail "updateStrategy.rollingUpdate: maxUnavailable and maxSurge are both 0, so no pod could ever be replaced" -}}
+{{- else if and $daemon (not $noneAway) (not $noneMore) -}}
+{{- fail "updateStrategy.rollingUpdate: of maxUnavailable and maxSurge one has to be 0 for a DaemonSet" -}}
+{{- end -}}
+{{- toYaml $rolling -}}
+{{- end -}}
+
+{{/* What an entry point is told of its connections, by root, name and port. Behind a Service clients come for as long as not all nodes
+have heard that the pod ends. */}}
+{{- define "wayspan.transport" -}}
+{{- $root := index . 0 -}}{{- $port := index . 2 -}}
+{{- $transport := default dict $port.transport | deepCopy -}}
+{{- $exposed := has (index . 1) (splitList " " (include "wayspan.exposed" $root)) -}}
+{{- if and $exposed (not $port.hostPort) (not (include "wayspan.hostNetwork" $root)) -}}
+{{- $transport = mergeOverwrite (dict "lifeCycle" (dict "requestAcceptGraceTimeout" "10s")) $transport -}}
+{{- end -}}
+{{- toYaml $transport -}}
 {{- end -}}
 
 {{/* How long the slowest entry point may take to end, and five seconds to say so. */}}
@@ -288,9 +327,10 @@ node cannot hold one port of it. */}}
 {{- if .Values.deployment.terminationGracePeriodSeconds -}}
 {{- .Values.deployment.terminationGracePeriodSeconds -}}
 {{- else -}}
+{{- $root := . -}}
 {{- $longest := 0 -}}
 {{- range $name, $port := omit .Values.ports "api" -}}
-{{- $life := dig "transport" "lifeCycle" dict $port -}}
+{{- $life := dig "lifeCycle" dict (include "wayspan.transport" (list $root $name $port) | fromYaml) -}}
 {{- $accept := include "wayspan.seconds" (default "0" $life.requestAcceptGraceTimeout) | int -}}
 {{- $grace := include "wayspan.seconds" (default "10s" $life.graceTimeOut) | int -}}
 {{- $longest = max $longest (add $accept $grace) -}}
