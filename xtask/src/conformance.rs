@@ -1,6 +1,8 @@
 //! `cargo xtask conformance`: Gateway API's own suite, as it is, against the agent on a real node. What passed stands in
 //! docs/conformance.md, the suite's own report beside it.
 
+mod features;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -38,6 +40,10 @@ const MODULE: &str = "tests/peers/gateway-api";
 const REPORT: &str = "docs/gateway-api-report.yaml";
 /// Where the table stands.
 const TABLE: Part = Part { page: "docs/conformance.md", begin: "<!-- gateway-api -->", end: "<!-- /gateway-api -->" };
+/// The profile that is asked for.
+const PROFILE: &str = "GATEWAY-HTTP";
+/// Extended tests of that profile in Traefik's published report: more than these are to pass.
+const EXTENDED_OF_TRAEFIK: u32 = 29;
 /// What its Gateways are served by.
 const CLASS: &str = "wayspan";
 
@@ -45,12 +51,16 @@ const CLASS: &str = "wayspan";
 pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     let suite = build(root)?;
     let place = Place::new(&wayspan_tests::target_dir().join("conformance-cluster"))?;
+    if !options.keep {
+        // What a run that was cut off has left may be of another state of the source.
+        cluster::take_down(&place)?;
+    }
     let ran = (|| -> Result<Outcome> {
         cluster::bring_up(root, &place, 1, false)?;
         define(root, &place)?;
         name_images(root, &place)?;
         install(root, &place)?;
-        ask(&suite, &place, options)
+        ask(root, &suite, &place, options)
     })();
     if !options.keep {
         cluster::take_down(&place)?;
@@ -67,13 +77,9 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         fs::write(&page, TABLE.replaced(&text, &outcome.table())?)?;
         fs::write(root.join(REPORT), &outcome.report)?;
     }
-    let failed = outcome.profiles.iter().any(|profile| !profile.core.failed_tests.is_empty());
-    let tested = outcome.tests.values().any(|verdict| *verdict == Verdict::Passed);
-    Ok(if tested && !failed && !outcome.tests.values().any(|one| *one == Verdict::Failed) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let lacking = outcome.lacking(options.test.is_none());
+    lacking.iter().for_each(|lacking| eprintln!("FAILED  {lacking}"));
+    Ok(if lacking.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The suite as a program, built once for each state of the go.mod that pins it.
@@ -174,7 +180,6 @@ fn install(root: &Path, place: &Place) -> Result<()> {
     let pool = format!("providers.kubernetesGateway.addressPool={{{}}}", pool(place)?.join(","));
     for value in [
         &pool,
-        "image.tag=dev",
         "hostNetwork=true",
         "ports.web.hostPort=null",
         "ports.websecure.hostPort=null",
@@ -191,12 +196,12 @@ fn install(root: &Path, place: &Place) -> Result<()> {
 }
 
 /// Runs the suite; its words go to a log.
-fn ask(suite: &Path, place: &Place, options: &Options) -> Result<Outcome> {
+fn ask(root: &Path, suite: &Path, place: &Place, options: &Options) -> Result<Outcome> {
     let (log, report) = (place.path("suite.log"), place.path("report.yaml"));
     let mut command = Command::new(suite);
     command.current_dir(&place.directory).env("KUBECONFIG", place.kubeconfig());
     command.args(["-test.v", "-test.timeout=40m", "-test.run=TestConformance", "-gateway-class", CLASS]);
-    command.args(["-conformance-profiles=GATEWAY-HTTP", "-organization=wayspan", "-project=wayspan"]);
+    command.args(["-conformance-profiles", PROFILE, "-organization=wayspan", "-project=wayspan"]);
     command.args(["-url=https://wayspan.example", "-version", env!("CARGO_PKG_VERSION"), "-contact=maintainers"]);
     command.arg(format!("-report-output={}", report.display()));
     // One that the agent has, and one for documentation (RFC 5737), which nobody has.
@@ -207,10 +212,9 @@ fn ask(suite: &Path, place: &Place, options: &Options) -> Result<Outcome> {
     let file = File::create(&log)?;
     let mut command = wayspan_tests::tied(&command);
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-    // Tests that fail make it fail; the outcome says so.
-    progress::step("running Gateway API's suite", || {
-        command.status().map(drop).context("the suite could not be started")
-    })?;
+    // Tests that fail make it fail, and so does much else; the outcome says which.
+    let status =
+        progress::step("running Gateway API's suite", || command.status().context("the suite could not be started"))?;
     let said = fs::read_to_string(&log)?;
     let tests = verdicts(&said);
     if tests.is_empty() {
@@ -218,7 +222,10 @@ fn ask(suite: &Path, place: &Place, options: &Options) -> Result<Outcome> {
     }
     let report = fs::read_to_string(&report).unwrap_or_default();
     let read: Report = if report.is_empty() { Report::default() } else { serde_saphyr::from_str(&report)? };
-    Ok(Outcome { tests, profiles: read.profiles, report })
+    let ended = if status.success() { String::new() } else { format!("the suite: {status}; see {}", log.display()) };
+    let module = programs::module_directory(root, MODULE, "sigs.k8s.io/gateway-api/conformance")?;
+    let features = features::of_tests(&module.join("tests"))?;
+    Ok(Outcome { tests, profiles: read.profiles, features, ended, report })
 }
 
 /// What became of a test.
@@ -231,10 +238,14 @@ enum Verdict {
 }
 
 /// What came of a run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Outcome {
     tests: BTreeMap<String, Verdict>,
     profiles: Vec<Profile>,
+    /// What each test is about.
+    features: BTreeMap<String, BTreeSet<String>>,
+    /// How the suite ended, if not well.
+    ended: String,
     #[serde(skip)]
     report: String,
 }
@@ -280,6 +291,53 @@ struct Statistics {
 }
 
 impl Outcome {
+    /// What is not as it has to be; of a single test only whether it passed.
+    fn lacking(&self, of_all: bool) -> Vec<String> {
+        let failed = self.tests.iter().filter(|(_, verdict)| **verdict == Verdict::Failed);
+        let mut lacking: Vec<String> = failed.map(|(name, _)| name.clone()).collect();
+        if !self.tests.values().any(|verdict| *verdict == Verdict::Passed) {
+            lacking.push("no test passed".to_owned());
+        }
+        lacking.extend(Some(self.ended.clone()).filter(|ended| !ended.is_empty()));
+        if !of_all {
+            return lacking;
+        }
+        let Some(profile) = self.profiles.iter().find(|profile| profile.name == PROFILE) else {
+            lacking.push(format!("the suite reports nothing of {PROFILE}"));
+            return lacking;
+        };
+        let (core, extended) = (&profile.core.statistics, &profile.extended.status.statistics);
+        if core.passed == 0 || core.failed + core.skipped > 0 {
+            lacking.push(format!("core: {} failed, {} skipped, {} passed", core.failed, core.skipped, core.passed));
+        }
+        if extended.failed > 0 || extended.passed <= EXTENDED_OF_TRAEFIK {
+            let bar = format!("more than {EXTENDED_OF_TRAEFIK} are to pass");
+            lacking.push(format!("extended: {} failed, {} passed; {bar}", extended.failed, extended.passed));
+        }
+        lacking
+    }
+
+    /// What passed of the tests of each feature, as rows of a table.
+    fn by_feature(&self) -> String {
+        let mut all: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
+        for (name, verdict) in &self.tests {
+            for feature in self.features.get(name).into_iter().flatten() {
+                let counts = all.entry(feature).or_default();
+                let [passed, failed, skipped] = counts;
+                match verdict {
+                    Verdict::Passed => *passed += 1,
+                    Verdict::Failed => *failed += 1,
+                    Verdict::Skipped => *skipped += 1,
+                }
+            }
+        }
+        let mut out = "| feature | passed | failed | skipped |\n|---|---|---|---|\n".to_owned();
+        for (feature, [passed, failed, skipped]) in all {
+            let _written = writeln!(out, "| {feature} | {passed} | {failed} | {skipped} |");
+        }
+        out
+    }
+
     /// For people, and for Markdown.
     fn table(&self) -> String {
         let mut out = "| profile | tests | passed | failed | skipped | |\n|---|---|---|---|---|---|\n".to_owned();
@@ -297,6 +355,7 @@ impl Outcome {
             let _written = writeln!(out, "\nFeatures beyond the core: {}.", supported_features.join(", "));
             let _written = writeln!(out, "\nNot yet: {}.", unsupported_features.join(", "));
         }
+        let _written = write!(out, "\nA test counts for each feature that it names:\n\n{}", self.by_feature());
         let named = |wanted| {
             let all = self.tests.iter().filter(move |(_, verdict)| **verdict == wanted);
             all.map(|(name, _)| name.as_str()).collect::<Vec<_>>()
@@ -341,9 +400,43 @@ mod tests {
                       statistics: {Failed: 1, Passed: 36, Skipped: 0}\n  extended:\n    result: success\n    statistics: {Failed: 0, Passed: 30, Skipped: 1}\n    \
                       supportedFeatures: [X]\n    unsupportedFeatures: [Y, Z]\n  name: GATEWAY-HTTP\n";
         let profiles = serde_saphyr::from_str::<Report>(report).unwrap().profiles;
-        let table = Outcome { tests: BTreeMap::new(), profiles, report: String::new() }.table();
+        let features = BTreeMap::from([("One".to_owned(), BTreeSet::from(["X".to_owned()]))]);
+        let tests = BTreeMap::from([("One".to_owned(), Verdict::Passed), ("Two".to_owned(), Verdict::Skipped)]);
+        let table = Outcome { tests, profiles, features, ..Outcome::default() }.table();
         assert!(table.contains("| GATEWAY-HTTP | core | 36 | 1 | 0 | A |"), "{table}");
         assert!(table.contains("| GATEWAY-HTTP | extended | 30 | 0 | 1 |  |"), "{table}");
         assert!(table.contains("Not yet: Y, Z."), "{table}");
+        assert!(table.contains("| X | 1 | 0 | 0 |"), "{table}");
+    }
+
+    #[test]
+    fn a_run_is_good_when_all_of_the_core_and_more_than_traefiks_passed() {
+        let outcome = |core: [u32; 3], extended: [u32; 3], ended: &str| {
+            let statistics = |[passed, failed, skipped]: [u32; 3]| Statistics { passed, failed, skipped };
+            let core = Status { statistics: statistics(core), ..Status::default() };
+            let extended = Extended {
+                status: Status { statistics: statistics(extended), ..Status::default() },
+                ..Extended::default()
+            };
+            let profiles = vec![Profile { name: PROFILE.to_owned(), core, extended }];
+            let tests = BTreeMap::from([("One".to_owned(), Verdict::Passed)]);
+            Outcome { tests, profiles, ended: ended.to_owned(), ..Outcome::default() }
+        };
+        assert!(outcome([36, 0, 0], [30, 0, 0], "").lacking(true).is_empty());
+        for (bad, why) in [
+            (outcome([36, 1, 0], [30, 0, 0], ""), "core: 1 failed"),
+            (outcome([35, 0, 1], [30, 0, 0], ""), "1 skipped"),
+            (outcome([0, 0, 0], [30, 0, 0], ""), "core: 0 failed"),
+            (outcome([36, 0, 0], [29, 0, 0], ""), "extended: 0 failed, 29 passed"),
+            (outcome([36, 0, 0], [30, 1, 0], ""), "extended: 1 failed"),
+            (outcome([36, 0, 0], [30, 0, 0], "the suite: exit status: 1"), "exit status: 1"),
+        ] {
+            let lacking = bad.lacking(true);
+            assert!(lacking.len() == 1 && lacking[0].contains(why), "{lacking:?}");
+        }
+        // A report that was not written says nothing, which is no success.
+        let unwritten = Outcome { profiles: Vec::new(), ..outcome([36, 0, 0], [30, 0, 0], "") };
+        assert_eq!(unwritten.lacking(true), ["the suite reports nothing of GATEWAY-HTTP"]);
+        assert!(unwritten.lacking(false).is_empty() && !Outcome::default().lacking(false).is_empty());
     }
 }

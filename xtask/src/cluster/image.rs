@@ -14,8 +14,8 @@ use crate::{agent, peers, progress};
 /// The image that holds the namespaces of every pod.
 pub const PAUSE: &str = "wayspan-pause:1";
 
-/// The agent's image, as the chart's values name it: repository and tag.
-pub const AGENT: (&str, &str) = ("wayspan", "dev");
+/// The agent's image, as the chart names it where no value says otherwise: a test holds the two together.
+const AGENT: &str = concat!("wayspan:", env!("CARGO_PKG_VERSION"));
 
 /// Where the agent stands in its image.
 const AGENT_PLACE: &str = "usr/local/bin/wayspan";
@@ -44,12 +44,10 @@ pub fn all(root: &Path, agent: &Path, with_lab: bool) -> Result<Vec<PathBuf>> {
     let peers = if with_lab { Some(peers::ensure(root)?) } else { None };
     let tool = |name: &str| tools.join(name);
     let (pause, dns, echo) = (tool("pause"), tool("coredns"), tool("echo-basic"));
-    let agent_tag = format!("{}:{}", AGENT.0, AGENT.1);
-    let agent_tags = [agent_tag.as_str()];
     let mut recipes = vec![
         Recipe { name: "pause", tags: &[PAUSE], program: &pause, place: "pause" },
         Recipe { name: "coredns", tags: &["wayspan-coredns:1"], program: &dns, place: "coredns" },
-        Recipe { name: "wayspan", tags: &agent_tags, program: agent, place: AGENT_PLACE },
+        Recipe { name: "wayspan", tags: &[AGENT], program: agent, place: AGENT_PLACE },
         Recipe { name: "echo-basic", tags: &["wayspan-echo:lab"], program: &echo, place: "echo-basic" },
     ];
     if let Some(peers) = &peers {
@@ -66,9 +64,21 @@ pub fn all(root: &Path, agent: &Path, with_lab: bool) -> Result<Vec<PathBuf>> {
 /// A build failed.
 pub fn agent_image(root: &Path) -> Result<(PathBuf, PathBuf)> {
     let agent = agent::named_or(|| agent::build(root))?;
-    let tag = format!("{}:{}", AGENT.0, AGENT.1);
-    let archive = make(&Recipe { name: "wayspan", tags: &[&tag], program: &agent, place: AGENT_PLACE })?;
+    let archive = make(&Recipe { name: "wayspan", tags: &[AGENT], program: &agent, place: AGENT_PLACE })?;
     Ok((directory().join("wayspan"), archive))
+}
+
+/// What images are of, in words: other words for another image.
+///
+/// # Errors
+/// One was not made here.
+pub fn told(images: &[PathBuf]) -> Result<String> {
+    images.iter().map(|image| fs::read_to_string(label(image)).with_context(|| image.display().to_string())).collect()
+}
+
+/// Where it stands what an archive is made of.
+fn label(archive: &Path) -> PathBuf {
+    archive.with_extension("of")
 }
 
 fn directory() -> PathBuf {
@@ -78,7 +88,7 @@ fn directory() -> PathBuf {
 /// Makes the folder and the archive of an image, unless they are of this very program already.
 fn make(recipe: &Recipe<'_>) -> Result<PathBuf> {
     let (root, archive) = (directory().join(recipe.name), directory().join(format!("{}.tar", recipe.name)));
-    let (label, made_of) = (archive.with_extension("of"), made_of(recipe)?);
+    let (label, made_of) = (label(&archive), made_of(recipe)?);
     if archive.is_file() && fs::read_to_string(&label).is_ok_and(|text| text == made_of) {
         return Ok(archive);
     }
@@ -189,6 +199,16 @@ fn run(command: &mut Command) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_agents_image_is_the_one_that_the_chart_asks_for() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let chart = fs::read_to_string(root.join(crate::chart::CHART).join("Chart.yaml")).unwrap();
+        let version = chart.lines().find_map(|line| line.strip_prefix("appVersion: ")).unwrap().trim_matches('"');
+        assert_eq!(AGENT, format!("wayspan:{version}"));
+        let told = fs::read_to_string(root.join("deploy/image/Dockerfile")).unwrap();
+        assert!(told.contains(&format!(" -t {AGENT} ")));
+    }
 
     /// Nothing here has an engine that could build it.
     #[test]

@@ -41,9 +41,9 @@ pub struct Options {
 enum Action {
     /// Build, start, and print KUBECONFIG.
     Up {
-        /// How many nodes.
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
-        nodes: u8,
+        /// How many nodes; none: one, or as many as are up.
+        #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9))]
+        nodes: Option<u8>,
     },
     /// The chart and the lab on a cluster that is up.
     Test,
@@ -68,7 +68,7 @@ enum Action {
 /// # Errors
 /// It did not come up.
 pub fn bring_up(root: &Path, place: &Place, nodes: u8, with_lab: bool) -> Result<()> {
-    let up = up::run(root, place, nodes, with_lab)?;
+    let up = up::run(root, place, Some(nodes), with_lab)?;
     eprintln!("  the cluster is ready after {}", progress::seconds(up.took));
     Ok(())
 }
@@ -106,6 +106,8 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         }
         Action::Test => return test::run(root, &place, options.json),
         Action::Run { nodes } => {
+            // What a run that was cut off has left may be of another state of the source.
+            take_down(&place)?;
             let tested = bring_up(root, &place, nodes, true).and_then(|()| test::run(root, &place, options.json));
             let removed = take_down(&place);
             let code = tested?;

@@ -33,24 +33,26 @@ pub struct Up {
     pub record: Record,
 }
 
-/// Makes the cluster; one that is ready already is left as it is.
+/// Makes the cluster, of one node where no number is given. One that is ready already stays, with the images of today.
 ///
 /// # Errors
 /// Something could not be built or did not come up: then with the end of what it said.
-pub fn run(root: &Path, place: &Place, nodes: u8, with_lab: bool) -> Result<Up> {
+pub fn run(root: &Path, place: &Place, nodes: Option<u8>, with_lab: bool) -> Result<Up> {
     if !geteuid().is_root() {
         bail!("a node needs namespaces, mounts and cgroups, which only root can make: run this command as root");
     }
-    if let Some(up) = already_up(place)? {
-        return Ok(up);
-    }
+    let already_up = already_up(place, nodes)?;
     setup::ensure(root, &[Need::Ebpf, Need::Cluster])?;
     let programs = programs::ensure(root)?;
     // A cluster to try things on: nothing is measured there.
     let agent = agent::named_or(|| agent::build_quick(root))?;
     let images = image::all(root, &agent, with_lab)?;
     let watch = Stopwatch::start();
-    let record = begin(place, nodes)?;
+    if let Some(record) = already_up {
+        renew(place, &record, &images)?;
+        return Ok(Up { took: watch.elapsed(), record });
+    }
+    let record = begin(place, nodes.unwrap_or(1))?;
     let made = make(root, place, &record, &programs, &images);
     if let Err(error) = made {
         bail!("{error:#}\n(logs are below {}; `cargo xtask cluster down` removes it all)", place.directory.display());
@@ -58,12 +60,16 @@ pub fn run(root: &Path, place: &Place, nodes: u8, with_lab: bool) -> Result<Up> 
     Ok(Up { took: watch.elapsed(), record })
 }
 
-fn already_up(place: &Place) -> Result<Option<Up>> {
+fn already_up(place: &Place, nodes: Option<u8>) -> Result<Option<Record>> {
     let runs = !tools::marked(place).is_empty();
     match place.record() {
         Some(record) if runs && nodes_ready(place, &record) == Some(()) => {
-            eprintln!("  the cluster at {} is up already", place.directory.display());
-            Ok(Some(Up { took: Duration::ZERO, record }))
+            let directory = place.directory.display();
+            if nodes.is_some_and(|nodes| nodes != record.nodes) {
+                bail!("the cluster at {directory} has {} nodes: run `cargo xtask cluster down` first", record.nodes);
+            }
+            eprintln!("  the cluster at {directory} is up already");
+            Ok(Some(record))
         }
         None if !runs && !place.directory.exists() => Ok(None),
         _ => bail!(
@@ -71,6 +77,28 @@ fn already_up(place: &Place) -> Result<Option<Up>> {
             place.directory.display()
         ),
     }
+}
+
+/// Gives the nodes of a cluster that is up the images that have changed since, and has the agent's pods made anew from them.
+fn renew(place: &Place, record: &Record, images: &[PathBuf]) -> Result<()> {
+    let told = image::told(images)?;
+    if fs::read_to_string(loaded(place)).is_ok_and(|loaded| loaded == told) {
+        return Ok(());
+    }
+    progress::step("loading the images that have changed into the nodes", || {
+        for node in place.nodes(record) {
+            let holder = tools::holder(place, node.number).with_context(|| format!("{} is gone", node.name))?;
+            load(place, &node, holder, images)?;
+        }
+        let pods = ["delete", "pods", "-A", "-l", "app.kubernetes.io/name=wayspan"];
+        output(&mut kubectl(place, &pods))?;
+        Ok(fs::write(loaded(place), told)?)
+    })
+}
+
+/// Where it stands what images the nodes have.
+fn loaded(place: &Place) -> PathBuf {
+    place.path("images")
 }
 
 /// Takes a network of its own and keeps what was decided, before anything else is made.
@@ -122,7 +150,7 @@ fn make(root: &Path, place: &Place, record: &Record, programs: &Path, images: &[
         for (node, holder) in nodes.iter().zip(&holders) {
             load(place, node, *holder, images)?;
         }
-        Ok(())
+        Ok(fs::write(loaded(place), image::told(images)?)?)
     })?;
     progress::step("waiting for the nodes", || {
         until(place, "all nodes are ready", || nodes_ready(place, record))?;

@@ -15,8 +15,6 @@ const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_secs(2);
 /// Connections that ask at once.
 const ASKERS: usize = 4;
-/// Hosts that are asked, all over the routes: their connections to servers stay open in both agents.
-const HOSTS: usize = 64;
 /// New routes whose time to effect is measured.
 const ROUTES: usize = 40;
 /// Endpoint changes a second.
@@ -32,15 +30,23 @@ pub(super) struct Cost {
     pub(super) one_us: f64,
     /// With all of them, requests for one after the other that lead to the same servers.
     pub(super) many_us: f64,
-    /// Each to servers of its own: that more connections are in use costs too.
+    /// The same with those alone that are asked now, each of which leads to servers of its own: that more connections are in use
+    /// costs, too.
+    pub(super) few_us: f64,
+    /// Those of all of them.
     pub(super) spread_us: f64,
 }
 
 /// The agents in turns, the order changing.
 pub(super) fn cost(site: &mut Site) -> Result<Cost> {
     let shared: Vec<String> = (0..SHARED).map(|number| objects::shared(number).1).collect();
-    let loads = [(site.one(), vec![objects::host(0)]), (site.many(), shared), (site.many(), spread(site))];
-    let mut costs = [const { Vec::new() }; 3];
+    let loads = [
+        (site.one(), vec![objects::host(0)]),
+        (site.many(), shared),
+        (site.few(), spread(site)),
+        (site.many(), spread(site)),
+    ];
+    let mut costs = [const { Vec::new() }; 4];
     // The first of each opens connections.
     for round in 0..=ROUNDS {
         for turn in 0..loads.len() {
@@ -52,12 +58,12 @@ pub(super) fn cost(site: &mut Site) -> Result<Cost> {
             }
         }
     }
-    let [one_us, many_us, spread_us] = costs.map(median);
-    Ok(Cost { one_us, many_us, spread_us })
+    let [one_us, many_us, few_us, spread_us] = costs.map(median);
+    Ok(Cost { one_us, many_us, few_us, spread_us })
 }
 
 fn spread(site: &Site) -> Vec<String> {
-    (0..HOSTS).map(|one| objects::host(one * site.routes / HOSTS)).collect()
+    site.spread().map(objects::host).collect()
 }
 
 fn round_of(watching: &Watching, hosts: &[String]) -> Result<f64> {

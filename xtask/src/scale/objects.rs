@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 pub(super) const MANY: &str = "many";
 /// Where the one is.
 pub(super) const ONE: &str = "one";
+/// Where those are that are asked of the many, and no others.
+pub(super) const FEW: &str = "few";
 
 /// A collection of the API's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,15 +93,18 @@ pub(super) fn http_route(number: usize) -> Value {
     })
 }
 
-/// The class and the Gateway, as kubectl takes them.
-pub(super) fn gateway(port: u16) -> String {
+/// The class and the Gateways, as kubectl takes them.
+pub(super) fn gateways(port: u16) -> String {
     let class = json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "scale"},
         "spec": {"controllerName": "wayspan.io/gateway-controller"},
     });
-    let gateway = json!({
-        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "scale", "namespace": MANY},
-        "spec": {"gatewayClassName": "scale", "listeners": [{"name": "web", "port": port, "protocol": "HTTP"}]},
+    let [few, many] = [FEW, MANY].map(|namespace| {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": {"name": "scale", "namespace": namespace},
+            "spec": {"gatewayClassName": "scale", "listeners": [{"name": "web", "port": port, "protocol": "HTTP"}]},
+        })
     });
-    format!("{class}\n---\n{gateway}\n")
+    format!("{class}\n---\n{few}\n---\n{many}\n")
 }

@@ -1,4 +1,4 @@
-//! Who takes part: the API, its objects, the servers behind them, and the two agents.
+//! Who takes part: the API, its objects, the servers behind them, and the three agents.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use wayspan_tests::{Agent, Kubernetes, Process, http, private_loopback, wait_until};
 
-use super::objects::{self, Kind, MANY, ONE};
+use super::objects::{self, FEW, Kind, MANY, ONE};
 use crate::bench::measure::resident_kb;
 
 /// The entry point's, and the Gateway's.
@@ -18,6 +18,8 @@ const WEB: u16 = 8000;
 /// Further routes that lead to the first Service: with them it is routes alone that differ from request to request, and not
 /// the servers.
 pub(super) const SHARED: usize = 64;
+/// Hosts that are asked, all over the routes: their connections to servers stay open in all agents.
+const HOSTS: usize = 64;
 /// Those who make objects at once: the API server answers each when etcd has it on its disk.
 const MAKERS: usize = 8;
 /// An agent that has taken less than this of a CPU for [`CALM_FOR`] is at rest.
@@ -54,10 +56,10 @@ impl Site {
         let cluster = Kubernetes::start_alone()?;
         let definitions = definitions.display().to_string();
         cluster.kubectl(&["apply", "--server-side", "-f", &definitions], "")?;
-        for namespace in [ONE, MANY] {
+        for namespace in [ONE, FEW, MANY] {
             cluster.kubectl(&["create", "namespace", namespace], "")?;
         }
-        let known = || cluster.kubectl(&["apply", "-f", "-"], &objects::gateway(WEB)).ok();
+        let known = || cluster.kubectl(&["apply", "-f", "-"], &objects::gateways(WEB)).ok();
         wait_until(PATIENCE, known).context("the API does not take a Gateway")?;
         let mut command = Command::new(wayspan_tests::binary("KUBECTL_BIN", "peers/kubernetes/kubectl")?);
         command.arg("--kubeconfig").arg(cluster.config("admin")).args(["proxy", "--port=0", "--keepalive=60s"]);
@@ -80,7 +82,7 @@ impl Site {
                     let mut api = site.api()?;
                     (first..routes)
                         .step_by(MAKERS)
-                        .try_for_each(|number| site.make_one(&mut api, number, endpoints_each))
+                        .try_for_each(|number| site.make_one(&mut api, MANY, number, endpoints_each))
                 })
             };
             let makers: Vec<_> = (0..MAKERS).map(maker).collect();
@@ -92,6 +94,9 @@ impl Site {
             let (name, host) = objects::shared(number);
             api.make(Kind::Ingress, MANY, &objects::ingress(&name, &host, 0))?;
         }
+        for number in self.spread() {
+            self.make_one(&mut api, FEW, number, endpoints_each)?;
+        }
         api.make(Kind::Service, ONE, &objects::service(0))?;
         for nth in 0..endpoints_each {
             api.make(Kind::Slice, ONE, &objects::slice(0, nth, self.address, self.port(nth)))?;
@@ -99,16 +104,21 @@ impl Site {
         api.make(Kind::Ingress, ONE, &objects::ingress(&objects::name(0), &objects::host(0), 0))
     }
 
-    fn make_one(&self, api: &mut Api, number: usize, endpoints: usize) -> Result<()> {
-        api.make(Kind::Service, MANY, &objects::service(number))?;
+    /// The routes that are asked for with servers of their own.
+    pub(super) fn spread(&self) -> impl Iterator<Item = usize> {
+        (0..HOSTS).map(|one| one * self.routes / HOSTS)
+    }
+
+    fn make_one(&self, api: &mut Api, namespace: &str, number: usize, endpoints: usize) -> Result<()> {
+        api.make(Kind::Service, namespace, &objects::service(number))?;
         for nth in 0..endpoints {
-            api.make(Kind::Slice, MANY, &objects::slice(number, nth, self.address, self.port(nth)))?;
+            api.make(Kind::Slice, namespace, &objects::slice(number, nth, self.address, self.port(nth)))?;
         }
         if number.is_multiple_of(2) {
             let (name, host) = (objects::name(number), objects::host(number));
-            api.make(Kind::Ingress, MANY, &objects::ingress(&name, &host, number))
+            api.make(Kind::Ingress, namespace, &objects::ingress(&name, &host, number))
         } else {
-            api.make(Kind::HttpRoute, MANY, &objects::http_route(number))
+            api.make(Kind::HttpRoute, namespace, &objects::http_route(number))
         }
     }
 
@@ -121,10 +131,14 @@ impl Site {
         Ok(Api(http::Connection::open(self.api)?))
     }
 
-    /// Starts both agents and waits until they serve all routes.
+    /// Starts the agents and waits until they serve all routes.
     pub(super) fn start_agents(&mut self) -> Result<()> {
-        let many = "kubernetesIngress: {namespaces: [many]}, kubernetesGateway: {namespaces: [many]}";
-        for providers in ["kubernetesIngress: {namespaces: [one]}", many] {
+        let [few, many] = [FEW, MANY].map(|namespace| {
+            format!(
+                "kubernetesIngress: {{namespaces: [{namespace}]}}, kubernetesGateway: {{namespaces: [{namespace}]}}"
+            )
+        });
+        for providers in [format!("kubernetesIngress: {{namespaces: [{ONE}]}}"), few, many] {
             let address = private_loopback(&[WEB])?;
             let config = format!(
                 "entryPoints: {{web: {{address: \"{address}:{WEB}\"}}}}\nproviders: {{{providers}}}\nworkers: {{count: 1}}\n\
@@ -140,9 +154,12 @@ impl Site {
             self.agents.push(Watching { agent, web });
         }
         let last = [objects::host(self.routes.saturating_sub(2)), objects::host(self.routes.saturating_sub(1))];
-        let web = self.many().web;
-        let served = || last.iter().all(|host| http::get(web, host, "/").is_ok_and(|answer| answer.status == 200));
-        wait_until(PATIENCE, || served().then_some(())).context("the routes are not served")
+        let few: Vec<String> = self.spread().map(objects::host).collect();
+        for (watching, hosts) in [(self.many(), &last[..]), (self.few(), &few)] {
+            let answers = |host: &String| http::get(watching.web, host, "/").is_ok_and(|answer| answer.status == 200);
+            wait_until(PATIENCE, || hosts.iter().all(answers).then_some(())).context("the routes are not served")?;
+        }
+        Ok(())
     }
 
     /// The agent with a single route.
@@ -150,12 +167,17 @@ impl Site {
         &self.agents[0]
     }
 
-    /// The agent with all of them.
-    pub(super) fn many(&self) -> &Watching {
+    /// The agent with those of all of them that are asked for.
+    pub(super) fn few(&self) -> &Watching {
         &self.agents[1]
     }
 
-    /// Waits until both agents rest: statuses are written at a pace of their own.
+    /// The agent with all of them.
+    pub(super) fn many(&self) -> &Watching {
+        &self.agents[2]
+    }
+
+    /// Waits until the agents rest: statuses are written at a pace of their own.
     pub(super) fn settle(&self) -> Result<()> {
         let is_calm = |watching: &Watching| -> Result<bool> {
             let before = watching.cpu_ns(|_| true)?;
@@ -164,15 +186,14 @@ impl Site {
             let taken = (watching.cpu_ns(|_| true)? - before) as f64 / CALM_FOR.as_nanos() as f64;
             Ok(taken < CALM)
         };
-        let settled = wait_until(PATIENCE, || match (is_calm(self.one()), is_calm(self.many())) {
-            (Ok(true), Ok(true)) => Some(Ok(())),
-            (Ok(_), Ok(_)) => None,
-            (Err(error), _) | (_, Err(error)) => Some(Err(error)),
+        let settled = wait_until(PATIENCE, || {
+            let calm: Result<Vec<bool>> = self.agents.iter().map(is_calm).collect();
+            calm.map(|calm| calm.into_iter().all(|is_calm| is_calm).then_some(())).transpose()
         });
         settled.context("the agents do not come to rest")?
     }
 
-    /// Resident memory of both, in MB.
+    /// Resident memory with one route and with all, in MB.
     pub(super) fn memory(&self) -> Result<[f64; 2]> {
         #[expect(clippy::cast_precision_loss, reason = "megabytes for people")]
         let of =

@@ -7,11 +7,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use wayspan_tests::{PATIENCE, http, wait_until};
 
-use super::super::image::AGENT;
 use super::super::programs;
 use super::super::tools::{self, helm, json, kubectl, output};
 use super::lab::TARGETS;
-use super::{Stage, ask};
+use super::{Stage, ask, update};
 use crate::demo::HOST;
 
 /// Values that are set together, over each other's alternatives.
@@ -100,10 +99,10 @@ pub(super) fn restricted(stage: &mut Stage<'_>) -> Result<String> {
         "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: restricted\n  labels: \
          {pod-security.kubernetes.io/enforce: restricted}\n",
     )?;
-    let tag = format!("image.tag={}", AGENT.1);
     let no_host_ports = "ports.web.hostPort=null,ports.websecure.hostPort=null";
     let of_one_namespace = "rbac.namespaced=true,rbac.namespaces={default}";
-    let values = ["ebpf.enabled=false", "deployment.kind=Deployment", no_host_ports, of_one_namespace, &tag];
+    let values =
+        ["ebpf.enabled=false", "deployment.kind=Deployment", no_host_ports, of_one_namespace, "service.type=NodePort"];
     let mut install = helm(place, &["upgrade", "--install", "restricted", "--namespace", NAMESPACE]);
     install.arg(stage.chart());
     for value in values {
@@ -133,11 +132,15 @@ pub(super) fn restricted(stage: &mut Stage<'_>) -> Result<String> {
     }
     let (_forward, api) = ask::forward(place, NAMESPACE, "deployment/restricted-wayspan", 9000)?;
     let told = http::get(api, &api.to_string(), "/api/status")?.text();
+    let port = service["spec"]["ports"].as_array().into_iter().flatten().find(|port| port["name"] == "web");
+    let port = port.and_then(|port| u16::try_from(port["nodePort"].as_u64()?).ok());
+    let port = port.context("its Service has no port of the nodes")?;
+    let updated = update::behind_a_service(stage, NAMESPACE, "deployment/restricted-wayspan", port)?;
     output(&mut helm(place, &["uninstall", "restricted", "--namespace", NAMESPACE, "--wait"]))?;
     if !told.contains("\"probes\"") {
         bail!("its api says: {told:.300}");
     }
-    Ok("uid 65532, no capability, rights in one namespace".to_owned())
+    Ok(format!("uid 65532, no capability, rights in one namespace; updated under load: {updated}"))
 }
 
 #[cfg(test)]

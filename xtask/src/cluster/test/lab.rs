@@ -8,7 +8,6 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use wayspan_tests::{PATIENCE, http, wait_until};
 
-use super::super::image::AGENT;
 use super::super::place::Place;
 use super::super::tools::{self, helm, inside, json, kubectl, output};
 use super::{Stage, ask, rights};
@@ -46,8 +45,7 @@ pub(super) fn rollout(place: &Place, namespace: &str, workload: &str) -> Result<
 pub(super) fn install(stage: &Stage<'_>, namespace: &str, values: &[&str]) -> Result<()> {
     let mut install = helm(stage.place, &["upgrade", "--install", "wayspan", "--namespace", namespace]);
     install.arg(stage.chart()).arg("-f").arg(stage.lab_file("values.yaml"));
-    let always = format!("image.tag={},ebpf.required=true,providers.kubernetesGateway.enabled=true", AGENT.1);
-    install.args(["--set", &always]);
+    install.args(["--set", "ebpf.required=true,providers.kubernetesGateway.enabled=true"]);
     for value in values {
         install.args(["--set", value]);
     }
@@ -235,10 +233,10 @@ pub(super) fn install_in_kube_system(stage: &mut Stage<'_>) -> Result<String> {
 pub(super) const UPDATE: Duration = Duration::from_secs(120);
 
 /// Waits until a workload has no pod left that is about to end.
-pub(super) fn gone(stage: &Stage<'_>, workload: &str) -> Result<()> {
+pub(super) fn gone(stage: &Stage<'_>, namespace: &str, workload: &str) -> Result<()> {
     let name = workload.rsplit('/').next().unwrap_or_default();
     let ending = || -> Option<()> {
-        let pods = json(stage.place, &["get", "pods"]).ok()?;
+        let pods = json(stage.place, &["-n", namespace, "get", "pods"]).ok()?;
         let of = |pod: &&Value| pod["metadata"]["name"].as_str().is_some_and(|pod| pod.starts_with(name));
         let ends = |pod: &Value| !pod["metadata"]["deletionTimestamp"].is_null();
         (!pods["items"].as_array()?.iter().filter(of).any(ends)).then_some(())

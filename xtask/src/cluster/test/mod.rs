@@ -74,7 +74,7 @@ const STEPS: [Step; 19] = [
     step("the same route as an Ingress", routes::ingress),
     step("the same route as an HTTPRoute, and back", routes::http_route),
     step("the container's capabilities are BPF and PERFMON", rights::capabilities),
-    step("without either it runs, and says what it lacks", rights::without_each),
+    step("without each of those that there are it runs, and says what it lacks", rights::without_each),
     step("with backends watched, a pod's own socket is seen in its namespace", lab::backend_points),
     step("a backend is updated under load, no request fails", update::backend),
     step("the agent is updated under load, no request fails", update::agent),
@@ -85,7 +85,8 @@ const STEPS: [Step; 19] = [
     Step { base: true, ..step("helm uninstall leaves nothing", lab::uninstall_from_default) },
     step("helm install in kube-system, the lab's curls again", lab::install_in_kube_system),
     step(
-        "the restricted pod passes the namespace's Restricted policy, and serves one namespace with rights there alone",
+        "the restricted pods pass the namespace's Restricted policy, serve one namespace with rights there alone, and are updated \
+         under load, no request fails",
         chart::restricted,
     ),
 ];

@@ -9,10 +9,12 @@ use serde_json::Value;
 use super::super::place::Place;
 use super::super::tools::{self, kubectl, processes};
 use super::lab::{self, TARGETS};
-use super::{Stage, ask};
+use super::{Stage, ask, routes};
 
 /// CAP_PERFMON and CAP_BPF (linux/capability.h: 38 and 39).
 const CAPABILITIES: u64 = 1 << 38 | 1 << 39;
+/// CAP_NET_BIND_SERVICE.
+const LOW_PORTS: u64 = 1 << 10;
 
 /// A process of a pod, seen from outside: its cgroup has the pod's uid in its name.
 pub(super) fn process_of(pod: &Value) -> Result<u32> {
@@ -60,25 +62,37 @@ fn agents(place: &Place) -> Vec<u32> {
 }
 
 pub(super) fn capabilities(stage: &mut Stage<'_>) -> Result<String> {
+    all_have(stage, CAPABILITIES)?;
+    // The port of the node is the CNI plugin's affair: the pod itself listens on 8000 whatever it is.
+    Ok("CapEff 000000c000000000, no new privileges, seccomp filter; a hostPort below 1024 needs no more".to_owned())
+}
+
+/// In the node's network, where the agent listens on 443 itself.
+pub(super) fn with_low_ports(stage: &Stage<'_>) -> Result<String> {
+    all_have(stage, CAPABILITIES | LOW_PORTS)?;
+    Ok("CapEff 000000c000000400 where it opens 443 itself".to_owned())
+}
+
+/// Whether the agents of all nodes have these and no others.
+fn all_have(stage: &Stage<'_>, capabilities: u64) -> Result<()> {
     let agents = agents(stage.place);
     if agents.len() != usize::from(stage.record.nodes) {
         bail!("{} processes of the agent in containers, one per node was expected", agents.len());
     }
     for pid in &agents {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        judge_status(&status)?;
+        judge_status(&status, capabilities)?;
     }
-    // The port of the node is the CNI plugin's affair: the pod itself listens on 8000 whatever it is.
-    Ok("CapEff 000000c000000000, no new privileges, seccomp filter; a hostPort below 1024 needs no more".to_owned())
+    Ok(())
 }
 
 /// What `/proc/PID/status` must say of the agent.
-fn judge_status(status: &str) -> Result<()> {
+fn judge_status(status: &str, capabilities: u64) -> Result<()> {
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.map(|value| value.split_whitespace().next().unwrap_or_default().to_owned()).unwrap_or_default()
     };
-    let wanted = format!("{CAPABILITIES:016x}");
+    let wanted = format!("{capabilities:016x}");
     for (name, wanted) in [
         ("CapEff", wanted.as_str()),
         ("CapPrm", &wanted),
@@ -98,8 +112,9 @@ fn judge_status(status: &str) -> Result<()> {
 /// degree that has brought them.
 pub(super) fn without_each(stage: &mut Stage<'_>) -> Result<String> {
     let outcome = [("PERFMON", "CAP_BPF"), ("BPF", "CAP_PERFMON")].map(|(kept, lacking)| without(stage, kept, lacking));
+    let low_ports = without_low_ports(stage);
     lab::install(stage, "default", &[])?;
-    let told: Vec<String> = outcome.into_iter().collect::<Result<_>>()?;
+    let told: Vec<String> = outcome.into_iter().chain([low_ports]).collect::<Result<_>>()?;
     Ok(told.join("; "))
 }
 
@@ -117,6 +132,24 @@ fn without(stage: &mut Stage<'_>, kept: &str, lacking: &str) -> Result<String> {
         bail!("without {lacking} a span's coverage is {coverage:?}");
     }
     Ok(format!("{why}: tcp_info"))
+}
+
+/// In the node's network a Gateway may ask for any port, and one below 1024 is then refused.
+fn without_low_ports(stage: &Stage<'_>) -> Result<String> {
+    const NAME: &str = "CAP_NET_BIND_SERVICE";
+    let only = "securityContext.capabilities.add={BPF,PERFMON}";
+    lab::install(stage, "default", &["hostNetwork=true", "ports.websecure.hostPort=8443", only])?;
+    let pod = ask::agent_pod(stage)?;
+    let doctor = kubectl(stage.place, &["exec", &pod, "--", "/usr/local/bin/wayspan", "doctor", "--json"]).output()?;
+    let doctor: Value = serde_json::from_slice(&doctor.stdout).context("wayspan doctor --json")?;
+    let all = doctor["capabilities"].as_array().into_iter().flatten();
+    let held: Vec<(&str, bool)> =
+        all.filter_map(|one| Some((one["name"].as_str()?, one["held"].as_bool()?))).filter(|(_, held)| !held).collect();
+    if held != [(NAME, false)] {
+        bail!("without {NAME} wayspan doctor says that these are lacking: {held:?}");
+    }
+    routes::is_unavailable(stage, 81)?;
+    Ok(format!("without {NAME} a Gateway's port 81 is PortUnavailable"))
 }
 
 /// What `wayspan doctor` must say: this one is not there, the others are, and all probes are off for it.
@@ -149,11 +182,12 @@ mod tests {
                  CapBnd:\t000000c000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n"
             )
         };
-        judge_status(&status("000000c000000000")).unwrap();
+        judge_status(&status("000000c000000000"), CAPABILITIES).unwrap();
+        assert!(judge_status(&status("000000c000000000"), CAPABILITIES | LOW_PORTS).is_err());
         for other in ["0000008000000000", "000000c000000400"] {
-            assert!(judge_status(&status(other)).unwrap_err().to_string().contains("CapEff"));
+            assert!(judge_status(&status(other), CAPABILITIES).unwrap_err().to_string().contains("CapEff"));
         }
-        assert!(judge_status("").is_err());
+        assert!(judge_status("", CAPABILITIES).is_err());
     }
 
     #[test]

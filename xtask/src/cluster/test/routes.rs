@@ -51,12 +51,14 @@ fn all_nodes_are_in_the_status(stage: &Stage<'_>) -> Result<String> {
     Ok(wanted)
 }
 
-/// A Gateway at a port that leads to no entry point must not say that it is served.
-fn nobody_is_at_an_unpublished_port(stage: &Stage<'_>) -> Result<()> {
-    const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: nowhere, namespace: \
-                           default}\nspec: {gatewayClassName: wayspan, listeners: [{name: web, protocol: HTTP, port: 8081}]}\n";
+/// A Gateway at a port that cannot be had must not say that it is served.
+pub(super) fn is_unavailable(stage: &Stage<'_>, port: u16) -> Result<()> {
+    let gateway = format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: nowhere, namespace: default}}\n\
+         spec: {{gatewayClassName: wayspan, listeners: [{{name: web, protocol: HTTP, port: {port}}}]}}\n"
+    );
     let place = stage.place;
-    tools::apply(place, "nowhere", GATEWAY)?;
+    tools::apply(place, "nowhere", &gateway)?;
     let path = "jsonpath={.status.listeners[0].conditions[?(@.type==\"Programmed\")].reason}";
     let mut last = String::new();
     let told = wait_until(PATIENCE, || {
@@ -64,13 +66,13 @@ fn nobody_is_at_an_unpublished_port(stage: &Stage<'_>) -> Result<()> {
         (last == "PortUnavailable").then_some(())
     });
     output(&mut kubectl(place, &["delete", "gateway", "nowhere"]))?;
-    told.with_context(|| format!("a listener at a port that no node publishes says {last:?}"))
+    told.with_context(|| format!("a listener at port {port}, which cannot be had, says {last:?}"))
 }
 
 /// Afterwards the lab's own route is back.
 pub(super) fn http_route(stage: &mut Stage<'_>) -> Result<String> {
-    let outcome = by(stage, "hotrod-httproute", "@kubernetesgateway")
-        .and_then(|told| nobody_is_at_an_unpublished_port(stage).map(|()| told));
+    let outcome =
+        by(stage, "hotrod-httproute", "@kubernetesgateway").and_then(|told| is_unavailable(stage, 8081).map(|()| told));
     let back = by(stage, "hotrod-ingressroute", "@kubernetescrd");
     let told = outcome?;
     back?;
