@@ -89,6 +89,19 @@ pub fn gateway_definitions(root: &Path) -> Result<PathBuf> {
     Ok(module_directory(root, TOOLS.directory, "sigs.k8s.io/gateway-api")?.join("config/crd/standard"))
 }
 
+/// The resource definitions of the kinds of the Prometheus operator that the chart has objects of.
+///
+/// # Errors
+/// Go does not get the module.
+pub fn operator_definitions(root: &Path) -> Result<Vec<PathBuf>> {
+    const MODULE: &str = "github.com/prometheus-operator/prometheus-operator";
+    const DIRECTORY: &str = "tests/peers/prometheus-operator";
+    let mut download = Command::new(peers::find_go(TOOLS.go_minor_min)?);
+    output(download.current_dir(root.join(DIRECTORY)).args(["mod", "download", MODULE]))?;
+    let all = module_directory(root, DIRECTORY, MODULE)?.join("example/prometheus-operator-crd");
+    Ok(["servicemonitors", "prometheusrules"].map(|kind| all.join(format!("monitoring.coreos.com_{kind}.yaml"))).into())
+}
+
 /// Where Go has put a module that a go.mod of ours, in this directory, requires.
 ///
 /// # Errors

@@ -38,7 +38,7 @@ const MATRIX: [&[&str]; 5] = [
         "service.type=NodePort,networkPolicy.enabled=true,podDisruptionBudget.enabled=true,grafanaDashboard.enabled=true",
     ],
     &[
-        "tracing.sampleRate=0.5",
+        "tracing.sampleRate=0.5,metrics.prometheus.serviceMonitor.enabled=true,metrics.prometheus.prometheusRule.enabled=true",
         "tracing.otlp.enabled=true,tracing.otlp.grpc.enabled=true,tracing.otlp.grpc.endpoint=c:4317,\
          tracing.otlp.grpc.insecure=true",
     ],
@@ -70,6 +70,11 @@ fn pairs<'s>(set: &'s [&'static str]) -> impl Iterator<Item = (&'static str, &'s
 pub(super) fn dry_run(stage: &mut Stage<'_>) -> Result<String> {
     let place = stage.place;
     output(kubectl(place, &["apply", "--server-side", "-f"]).arg(stage.chart().join("crds")))?;
+    for definition in programs::operator_definitions(stage.root)? {
+        output(kubectl(place, &["apply", "--server-side", "-f"]).arg(&definition))?;
+        let known = ["wait", "--for=condition=Established", "--timeout=30s", "-f"];
+        output(kubectl(place, &known).arg(&definition))?;
+    }
     let file = place.path("rendered.yaml");
     let combinations = combinations();
     for values in &combinations {
