@@ -9,6 +9,7 @@ pub mod check;
 pub mod client;
 mod contests;
 pub mod events;
+mod feed;
 pub mod lease;
 mod light;
 pub mod nodes;

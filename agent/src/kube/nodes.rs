@@ -18,7 +18,8 @@ use tracing::{debug, warn};
 use wayspan_proxy::clock::MonoNs;
 
 use super::client::causes;
-use super::watch::{REFUSALS_MAX, is_forbidden};
+use super::feed::is_forbidden;
+use super::watch::REFUSALS_MAX;
 
 /// Addresses for statuses, by type and value, sorted; `None`: not known yet.
 pub type Addresses = Option<Arc<[(String, String)]>>;

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -20,7 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::client::{is_silence, reason};
+use super::client::reason;
+use super::feed::{Feed, is_absent, is_forbidden, is_silent, wants_list};
 use super::light::Light;
 use super::objects::{Key, Objects, Set};
 use super::refusals;
@@ -268,10 +269,9 @@ impl Watches {
     where
         K: Light + Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
-        let client = self.client.clone();
-        self.each(selection, config, place, |namespace| match namespace {
-            Some(namespace) => Api::<K>::namespaced(client.clone(), namespace),
-            None => Api::all(client.clone()),
+        self.each(&K::kind(&()), selection, config, place, |client, namespace| match namespace {
+            Some(namespace) => Api::namespaced(client, namespace),
+            None => Api::all(client),
         });
     }
 
@@ -287,8 +287,7 @@ impl Watches {
     where
         K: Light + Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>,
     {
-        let api = Api::<K>::all(self.client.clone());
-        self.one(K::kind(&()).into_owned(), None, api, config, place);
+        self.one(&K::kind(&()), None, config, place, |client, _| Api::all(client));
     }
 
     fn traefik(&mut self, selection: &Selection) {
@@ -308,9 +307,8 @@ impl Watches {
     fn gateway_api(&mut self, selection: &Selection, backends: &Selection) {
         const GROUP: &str = "gateway.networking.k8s.io";
         let class = ApiResource::from_gvk(&GroupVersionKind::gvk(GROUP, "v1", "GatewayClass"));
-        let api = Api::<DynamicObject>::all_with(self.client.clone(), &class);
-        let config = watcher::Config::default();
-        self.one("GatewayClass".to_owned(), None, api, config, |objects| &mut objects.gateway_classes);
+        let (config, api) = (watcher::Config::default(), |client, _: Option<&str>| Api::all_with(client, &class));
+        self.one("GatewayClass", None, config, |objects| &mut objects.gateway_classes, api);
         self.dynamic(selection, (GROUP, "v1", "Gateway"), |objects| &mut objects.gateways);
         self.dynamic(selection, (GROUP, "v1", "ListenerSet"), |objects| &mut objects.listener_sets);
         self.dynamic(selection, (GROUP, "v1", "HTTPRoute"), |objects| &mut objects.http_routes);
@@ -323,69 +321,64 @@ impl Watches {
 
     fn dynamic(&mut self, selection: &Selection, kind: (&str, &str, &str), place: Place<DynamicObject>) {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(kind.0, kind.1, kind.2));
-        let client = self.client.clone();
-        self.each_named(kind.2, selection, config(selection), place, |namespace| match namespace {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-            None => Api::all_with(client.clone(), &resource),
+        self.each(kind.2, selection, config(selection), place, |client, namespace| match namespace {
+            Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+            None => Api::all_with(client, &resource),
         });
     }
 
     fn each<K>(
         &mut self,
-        selection: &Selection,
-        config: watcher::Config,
-        place: Place<K>,
-        api: impl Fn(Option<&str>) -> Api<K>,
-    ) where
-        K: Light + Resource<DynamicType = ()>,
-    {
-        self.each_named(&K::kind(&()), selection, config, place, api);
-    }
-
-    fn each_named<K>(
-        &mut self,
         kind: &str,
         selection: &Selection,
         config: watcher::Config,
         place: Place<K>,
-        api: impl Fn(Option<&str>) -> Api<K>,
+        api: impl Fn(Client, Option<&str>) -> Api<K>,
     ) where
         K: Light,
     {
         if selection.namespaces.is_empty() {
-            self.one(kind.to_owned(), None, api(None), config, place);
+            self.one(kind, None, config, place, api);
             return;
         }
         for namespace in &selection.namespaces {
-            self.one(kind.to_owned(), Some(namespace.clone()), api(Some(namespace)), config.clone(), place);
+            self.one(kind, Some(namespace), config.clone(), place, &api);
         }
     }
 
-    fn one<K>(&mut self, kind: String, scope: Option<String>, api: Api<K>, config: watcher::Config, place: Place<K>)
-    where
+    fn one<K>(
+        &mut self,
+        kind: &str,
+        scope: Option<&str>,
+        config: watcher::Config,
+        place: Place<K>,
+        api: impl Fn(Client, Option<&str>) -> Api<K>,
+    ) where
         K: Light,
     {
+        let (kind, of) = (kind.to_owned(), scope.map(str::to_owned));
         if let Some(unread) = &self.once {
-            let (news, unread) = (self.news.clone(), unread.clone());
+            let (api, news, unread) = (api(self.client.clone(), scope), self.news.clone(), unread.clone());
             self.tasks.spawn(async move {
-                if let Err(error) = list(&api, &config, scope.as_deref(), &news, place).await {
+                if let Err(error) = list(&api, &config, of.as_deref(), &news, place).await {
                     // As many as there are kinds and namespaces: beyond a thousand nobody reads on.
                     let is_refused = matches!(&error, kube::Error::Api(status) if status.code == 403);
-                    drop(unread.try_send(Unread { kind, namespace: scope, why: reason(&error), is_refused }));
+                    drop(unread.try_send(Unread { kind, namespace: of, why: reason(&error), is_refused }));
                 }
             });
             return;
         }
+        let feed = Feed::new(&self.client, |client| api(client, scope));
         self.health.watches.fetch_add(1, Ordering::Relaxed);
         let watch = Watch {
             kind,
-            scope: scope.map(Arc::from),
-            place: refusals::Place { client: self.client.clone(), url: api.resource_url().to_owned() },
+            scope: of.map(Arc::from),
+            place: refusals::Place { client: self.client.clone(), url: feed.url().to_owned() },
             health: Arc::clone(&self.health),
             news: self.news.clone(),
             state: State::default(),
         };
-        self.tasks.spawn(watch.run(api, config, place));
+        self.tasks.spawn(watch.run(feed, config, place));
     }
 }
 
@@ -450,20 +443,18 @@ struct State {
 
 impl Watch {
     /// Until nobody reads any more.
-    async fn run<K>(mut self, api: Api<K>, config: watcher::Config, place: Place<K>)
+    async fn run<K>(mut self, feed: Feed<K>, config: watcher::Config, place: Place<K>)
     where
         K: Light,
     {
         // Lists as a stream cost the server and us the memory of one object at a time.
-        let mut stream = watcher(api.clone(), config.clone().streaming_lists()).boxed();
+        let mut stream = feed.events(config.clone().streaming_lists()).boxed();
         while let Some(event) = stream.next().await {
             match event {
                 Ok(event) => {
                     let done = matches!(event, Event::InitDone);
                     self.works();
-                    let (scope, event) = (self.scope.clone(), event.modify(Light::lighten));
-                    let news: News = Box::new(move |objects| place(objects).apply(scope.as_deref(), event));
-                    if self.news.send(news).await.is_err() {
+                    if self.tell(event.modify(Light::lighten), place).await.is_err() {
                         return;
                     }
                     if done {
@@ -475,7 +466,7 @@ impl Watch {
                 Err(error) if !self.state.ready && !self.state.listing && wants_list(&error) => {
                     debug!(kind = self.kind, %error, "the API server does not stream this list; asking for all of it");
                     self.state.listing = true;
-                    stream = watcher(api.clone(), config.clone()).boxed();
+                    stream = feed.events(config.clone()).boxed();
                 }
                 // It goes on from where it was; a server that is gone does not answer that.
                 Err(error) if self.state.ready && is_silent(&error) => {
@@ -487,6 +478,11 @@ impl Watch {
                 }
             }
         }
+    }
+
+    async fn tell<K: Light>(&self, event: Event<K>, place: Place<K>) -> Result<(), mpsc::error::SendError<News>> {
+        let scope = self.scope.clone();
+        self.news.send(Box::new(move |objects| place(objects).apply(scope.as_deref(), event))).await
     }
 
     fn works(&mut self) {
@@ -560,39 +556,6 @@ impl Watch {
     }
 }
 
-fn status(error: &watcher::Error) -> Option<u16> {
-    match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => Some(status.code),
-        watcher::Error::WatchError(status) => Some(status.code),
-        _ => None,
-    }
-}
-
-/// Whether a watch was given up since nothing came, which says nothing of the server.
-pub(super) fn is_silent(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchFailed(error) if is_silence(error))
-}
-
-fn is_absent(error: &watcher::Error) -> bool {
-    status(error) == Some(404)
-}
-
-pub(super) fn is_forbidden(error: &watcher::Error) -> bool {
-    status(error) == Some(403)
-}
-
-/// Whether a server may refuse to stream lists: older ones, those where it is switched off, and those whose etcd is too
-/// old for it, which say so as an internal error of the stream.
-///
-/// Of a group that it does not know a server says so in a text that is no watch's event; asked for a list, it says it
-/// properly.
-fn wants_list(error: &watcher::Error) -> bool {
-    matches!(status(error), Some(400 | 422 | 500))
-        || matches!(error, watcher::Error::WatchFailed(kube::Error::SerdeError(_)))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicBool;
@@ -601,6 +564,7 @@ mod tests {
     use wayspan_tests::{Reply, Request, Upstream};
 
     use super::super::client::{Limits, limited};
+    use super::super::feed::tests::{END, added, client, lists, named, streamed};
     use super::*;
     use crate::config::model::StatusAddress;
 
@@ -662,13 +626,8 @@ mod tests {
             if answers.load(Ordering::Relaxed) {
                 return Reply::default();
             }
-            let line = if request.target.contains("sendInitialEvents=true") {
-                r#"{"type":"BOOKMARK","object":{"kind":"K","apiVersion":"v1","metadata":{"resourceVersion":"5","annotations":{"k8s.io/initial-events-end":"true"}}}}"#
-            } else {
-                ""
-            };
-            let chunk = if line.is_empty() { String::new() } else { format!("{:x}\r\n{line}\n\r\n", line.len() + 1) };
-            Reply::raw(format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{chunk}").as_bytes())
+            let is_list = request.target.contains("sendInitialEvents=true");
+            streamed(if is_list { &[END] } else { &[] }, false)
         });
         within(200 * MS, "all is told", || health.is_ready()).await;
         let renewed = || server.requests().iter().filter(|one| one.target.contains("resourceVersion=5")).count();
@@ -679,6 +638,57 @@ mod tests {
         assert!(health.is_ready(), "what was told stays");
     }
 
+    const UNKNOWN: &[u8] = b"HTTP/1.1 404 Not Found\r\ncontent-length: 18\r\n\r\n404 page not found";
+
+    /// A watch of the grants of a server, its news, and the objects with a grant that it has told of.
+    struct Grants {
+        objects: Objects,
+        news: mpsc::Receiver<News>,
+        health: Arc<Health>,
+        _tasks: JoinSet<()>,
+    }
+
+    impl Grants {
+        fn watch(server: &Upstream, state: State) -> Self {
+            let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1beta1", "ReferenceGrant");
+            let kind = ApiResource::from_gvk(&kind);
+            let (client, (news, told)) = (client(server), mpsc::channel(QUEUE));
+            let feed = Feed::new(&client, |client| Api::<DynamicObject>::all_with(client, &kind));
+            let place = refusals::Place { client, url: feed.url().to_owned() };
+            let health = Arc::new(Health { watches: AtomicU64::new(1), ..Health::default() });
+            let (kind, health_too) = ("ReferenceGrant".to_owned(), Arc::clone(&health));
+            let watch = Watch { kind, scope: None, place, health: health_too, news, state };
+            let mut tasks = JoinSet::new();
+            tasks.spawn(watch.run(feed, watcher::Config::default(), |objects| &mut objects.reference_grants));
+            let mut objects = Objects::default();
+            objects.reference_grants.put(serde_json::from_value(named("told")).unwrap());
+            Self { objects, news: told, health, _tasks: tasks }
+        }
+
+        fn names(&self) -> Vec<&str> {
+            self.objects.reference_grants.iter().map(|(key, _)| &*key.name).collect()
+        }
+
+        /// Takes news until it is so.
+        async fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+            let waited = tokio::time::timeout(20_000 * MS, async {
+                while !is_so(self) {
+                    self.news.recv().await.unwrap()(&mut self.objects);
+                }
+            });
+            assert!(waited.await.is_ok(), "{what}: {:?}", self.names());
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_list_that_broke_off_told_of_is_not_taken_for_the_next_ones() {
+        let [revoked, kept] = ["revoked", "kept"].map(|name| added(&named(name)));
+        let server = lists([streamed(&[&revoked, &kept], true), streamed(&[&kept, END], false)], |_| Reply::default());
+        let mut grants = Grants::watch(&server, State::default());
+        grants.until("a list is whole", |grants| grants.health.is_ready()).await;
+        assert_eq!(grants.names(), ["kept"]);
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_kind_that_may_not_be_read_counts_as_known_after_some_refusals_and_one_that_cannot_be_read_never_does() {
         let server = Upstream::start(|request| match request.target.as_str() {
@@ -686,7 +696,7 @@ mod tests {
                 r#"{"kind":"APIResourceList","groupVersion":"traefik.io/v1alpha1","resources":[{"name":"tlsoptions",
                 "singularName":"","namespaced":true,"kind":"TLSOption","verbs":["list"]}]}"#,
             ),
-            _ => Reply::raw(b"HTTP/1.1 404 Not Found\r\ncontent-length: 18\r\n\r\n404 page not found"),
+            _ => Reply::raw(UNKNOWN),
         });
         let server = server.unwrap();
         let config = kube::Config::new(format!("http://{}", server.address()).parse().unwrap());

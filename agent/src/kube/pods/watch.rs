@@ -25,7 +25,7 @@ use crate::config::model::Metadata;
 use crate::export::clock::WallClock;
 use crate::export::peer::Writer;
 use crate::kube::client::{LIMITS, causes};
-use crate::kube::watch::is_silent;
+use crate::kube::feed::{Feed, is_silent, status};
 
 /// A node's zone, in the words of Kubernetes.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -55,12 +55,11 @@ pub(super) fn start(
     for (source, watch) in (0..u16::MAX).zip(&counts.watches) {
         let mouth = Mouth { told: told.clone(), counts: Arc::clone(counts), source };
         if watch.is_of_pods {
-            let api = if watch.namespace.is_empty() {
-                Api::all(client.clone())
-            } else {
-                Api::namespaced(client.clone(), &watch.namespace)
-            };
-            tasks.spawn(follow_pods(api, Reader::new(allowed.clone()), mouth));
+            let feed = Feed::new(client, |client| match &*watch.namespace {
+                "" => Api::all(client),
+                namespace => Api::namespaced(client, namespace),
+            });
+            tasks.spawn(follow_pods(feed, Reader::new(allowed.clone()), mouth));
         } else {
             tasks.spawn(follow_nodes(Api::all(client.clone()), mouth));
         }
@@ -101,11 +100,11 @@ enum Way {
     NoStreams,
 }
 
-async fn follow_pods(api: Api<PodObject>, mut reader: Reader, mouth: Mouth) {
-    let streams = watcher(api.clone(), watcher::Config::default().streaming_lists());
+async fn follow_pods(feed: Feed<PodObject>, mut reader: Reader, mouth: Mouth) {
+    let streams = feed.events(watcher::Config::default().streaming_lists());
     if follow(streams, true, &mut reader, &mouth).await == Way::NoStreams {
         debug!("the API server sends no lists as streams: they come in pages");
-        follow(watcher(api, watcher::Config::default()), false, &mut reader, &mouth).await;
+        follow(feed.events(watcher::Config::default()), false, &mut reader, &mouth).await;
     }
 }
 
@@ -194,11 +193,8 @@ async fn follow_nodes(api: Api<PartialObjectMeta<Node>>, mouth: Mouth) {
 /// within the stream where its etcd is too old for it. Where we may not ask, or it is too busy, that has other reasons.
 fn is_no_stream(error: &Error) -> bool {
     match error {
-        Error::InitialListFailed(kube::Error::Api(status)) | Error::WatchStartFailed(kube::Error::Api(status)) => {
-            !matches!(status.code, 401 | 403 | 429 | 502..)
-        }
         Error::WatchError(_) => true,
-        _ => false,
+        error => status(error).is_some_and(|code| !matches!(code, 401 | 403 | 429 | 502..)),
     }
 }
 
@@ -240,15 +236,67 @@ impl Mouth {
 #[cfg(test)]
 mod tests {
     use futures_util::stream;
+    use serde_json::json;
+    use wayspan_tests::Reply;
 
+    use super::super::cache::{self, Cache};
     use super::*;
+    use crate::kube::feed::tests::{END, EXPIRED, added, client, lists, page, refused, streamed};
+
+    fn mouth() -> (Mouth, mpsc::Receiver<Told>) {
+        let (told, changes) = mpsc::channel(9);
+        let watches = Box::new([Watch { is_of_pods: true, ..Watch::default() }]);
+        let counts = Arc::new(Counts { watches, ..Counts::default() });
+        (Mouth { told, counts, source: 0 }, changes)
+    }
+
+    fn pod(name: &str, ip: &str) -> serde_json::Value {
+        json!({
+            "metadata": {"name": name, "namespace": "default", "uid": name, "resourceVersion": "4"},
+            "spec": {"nodeName": "n", "containers": [{"name": "c"}]},
+            "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]},
+        })
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_pod_that_the_next_list_does_not_name_has_gone() {
+        let [a, b] = [("a", "10.0.0.1"), ("b", "10.0.0.2")].map(|(name, ip)| added(&pod(name, ip)));
+        let server =
+            lists([streamed(&[&a, &b, END, EXPIRED], true), streamed(&[&b, END], false)], |_| Reply::default());
+        let (mouth, mut changes) = mouth();
+        let feed = Feed::new(&client(&server), Api::<PodObject>::all);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow_pods(feed, Reader::new(Allowed::default()), mouth));
+        let (mut cache, mut lists) = (Cache::new(9), 0);
+        while lists < 2 {
+            let (at, change) = changes.recv().await.unwrap();
+            lists += u32::from(matches!(change, Change::Complete(_)));
+            cache.apply(change, at);
+        }
+        assert_eq!(cache.counts(), cache::Counts { pods: 1, resting: 1, refused: 0 });
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_server_that_streams_no_lists_is_asked_for_pages() {
+        let server = lists([refused(422)], |request| match request.target.contains("watch=true") {
+            true => streamed(&[], false),
+            false => page(&[pod("a", "10.0.0.1")]),
+        });
+        let (mouth, mut changes) = mouth();
+        let feed = Feed::new(&client(&server), Api::<PodObject>::all);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow_pods(feed, Reader::new(Allowed::default()), mouth));
+        let mut told = Vec::new();
+        while told.len() < 3 {
+            let (_, change) = changes.recv().await.unwrap();
+            told.push(format!("{change:?}").split('(').next().unwrap_or_default().to_owned());
+        }
+        assert_eq!(told, ["Listing", "Listed", "Complete"]);
+    }
 
     #[tokio::test]
     async fn a_silence_is_told_with_its_beginning() {
-        let (told, mut changes) = mpsc::channel(9);
-        let watches = Box::new([Watch { is_of_pods: true, ..Watch::default() }]);
-        let counts = Arc::new(Counts { watches, ..Counts::default() });
-        let mouth = Mouth { told, counts, source: 0 };
+        let (mouth, mut changes) = mouth();
         let silent = Error::WatchFailed(kube::Error::ReadEvents(std::io::ErrorKind::TimedOut.into()));
         let events = stream::iter([Ok(Event::Init), Ok(Event::InitDone), Err(silent)]);
         let mut reader = Reader::new(Allowed::default());
