@@ -453,7 +453,10 @@ impl Watch {
             match event {
                 Ok(event) => {
                     let done = matches!(event, Event::InitDone);
-                    self.works();
+                    // A list that has begun may fail yet; where it comes in pages it begins before it is asked for.
+                    if !matches!(event, Event::Init | Event::InitApply(_)) {
+                        self.works();
+                    }
                     if self.tell(event.modify(Light::lighten), place).await.is_err() {
                         return;
                     }
@@ -564,7 +567,7 @@ mod tests {
     use wayspan_tests::{Reply, Request, Upstream};
 
     use super::super::client::{Limits, limited};
-    use super::super::feed::tests::{END, added, client, lists, named, streamed};
+    use super::super::feed::tests::{END, added, client, lists, named, refused, streamed};
     use super::*;
     use crate::config::model::StatusAddress;
 
@@ -640,6 +643,9 @@ mod tests {
 
     const UNKNOWN: &[u8] = b"HTTP/1.1 404 Not Found\r\ncontent-length: 18\r\n\r\n404 page not found";
 
+    const SERVED: &str = r#"{"kind":"APIResourceList","groupVersion":"gateway.networking.k8s.io/v1beta1","resources":[
+        {"name":"referencegrants","singularName":"","namespaced":true,"kind":"ReferenceGrant","verbs":["list"]}]}"#;
+
     /// A watch of the grants of a server, its news, and the objects with a grant that it has told of.
     struct Grants {
         objects: Objects,
@@ -687,6 +693,19 @@ mod tests {
         let mut grants = Grants::watch(&server, State::default());
         grants.until("a list is whole", |grants| grants.health.is_ready()).await;
         assert_eq!(grants.names(), ["kept"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn lists_in_pages_that_fail_are_failures_in_a_row() {
+        let server = lists([refused(422)], |request| match request.target.ends_with("/v1beta1") {
+            true => Reply::ok(SERVED),
+            false => refused(403),
+        });
+        let mut grants = Grants::watch(&server, State::default());
+        let is_refused =
+            |grants: &Grants| grants.health.is_ready() && grants.objects.refused.any("ReferenceGrant", |_| true);
+        grants.until("it counts as one that may not be read", is_refused).await;
+        assert_eq!((grants.health.read().failing, grants.health.read().failures), (1, u64::from(REFUSALS_MAX) + 1));
     }
 
     #[tokio::test(flavor = "multi_thread")]
