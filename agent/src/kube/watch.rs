@@ -21,7 +21,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::client::reason;
-use super::feed::{Feed, is_absent, is_forbidden, is_silent, wants_list};
+use super::feed::{Feed, is_absent, is_forbidden, is_silent, is_text, wants_list};
 use super::light::Light;
 use super::objects::{Key, Objects, Set};
 use super::refusals;
@@ -38,6 +38,8 @@ const BACKOFF: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 /// So many refusals are waited for before a kind counts as one that may not be read: a role may be bound a moment later.
 pub(super) const REFUSALS_MAX: u32 = 3;
+/// So often in a row a kind must be unknown before objects that were told of are gone with it.
+const UNKNOWN_MAX: u32 = 6;
 
 /// What a watch told, to be applied to the objects; it says whether they changed.
 pub type News = Box<dyn FnOnce(&mut Objects) -> bool + Send>;
@@ -439,6 +441,8 @@ struct State {
     /// Whole lists instead of streams.
     listing: bool,
     failures: u32,
+    /// How often in a row the server did not know the kind.
+    unknown: u32,
 }
 
 impl Watch {
@@ -477,6 +481,15 @@ impl Watch {
                 }
                 Err(error) => {
                     let wait = self.failed(&error).await;
+                    if self.has_gone(&error).await {
+                        for event in [Event::Init, Event::InitDone] {
+                            // A reader that is gone needs no news.
+                            let _ = self.tell(event, place).await;
+                        }
+                        // Where the watch was, nothing will be: all that there is then is asked for, as at the start.
+                        (self.state.told, self.state.listing) = (false, true);
+                        stream = feed.events(config.clone()).boxed();
+                    }
                     sleep(wait).await;
                 }
             }
@@ -488,6 +501,18 @@ impl Watch {
         self.news.send(Box::new(move |objects| place(objects).apply(scope.as_deref(), event))).await
     }
 
+    /// Whether a kind that was told of is there no more, with its definition or in the version that is read: so its objects are
+    /// not either, nor the rights that they gave. The server says so again and again, and its list of kinds too, since one that is
+    /// just starting may not know all of them.
+    async fn has_gone(&mut self, error: &watcher::Error) -> bool {
+        self.state.unknown = if is_absent(error) || is_text(error) { self.state.unknown.saturating_add(1) } else { 0 };
+        let has_gone = self.state.told && self.state.unknown >= UNKNOWN_MAX && !self.place.is_served().await;
+        if has_gone {
+            warn!(kind = self.kind, "the API server does not know this kind any more: its objects are gone");
+        }
+        has_gone
+    }
+
     fn works(&mut self) {
         if self.state.failures > 0 {
             self.health.failing.fetch_sub(1, Ordering::Relaxed);
@@ -496,7 +521,7 @@ impl Watch {
         if self.state.absent {
             info!(kind = self.kind, "the API server knows this kind now");
         }
-        (self.state.failures, self.state.absent) = (0, false);
+        (self.state.failures, self.state.absent, self.state.unknown) = (0, false, 0);
     }
 
     /// The queue keeps the order: who reads this has read the list.
@@ -531,10 +556,6 @@ impl Watch {
                 self.state.failures = 0;
             }
             self.refused(false).await;
-            if self.state.ready {
-                // Its definition was deleted, and so were its objects; the watcher starts anew when it is back.
-                return ABSENT;
-            }
             self.ready().await;
             return ABSENT;
         }
@@ -567,7 +588,7 @@ mod tests {
     use wayspan_tests::{Reply, Request, Upstream};
 
     use super::super::client::{Limits, limited};
-    use super::super::feed::tests::{END, added, client, lists, named, refused, streamed};
+    use super::super::feed::tests::{END, added, client, lists, named, page, refused, streamed};
     use super::*;
     use crate::config::model::StatusAddress;
 
@@ -706,6 +727,52 @@ mod tests {
             |grants: &Grants| grants.health.is_ready() && grants.objects.refused.any("ReferenceGrant", |_| true);
         grants.until("it counts as one that may not be read", is_refused).await;
         assert_eq!((grants.health.read().failing, grants.health.read().failures), (1, u64::from(REFUSALS_MAX) + 1));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_kind_that_has_gone_takes_its_objects_with_it_and_is_told_of_when_it_is_back() {
+        let server = lists([Reply::raw(UNKNOWN)], |request| match request.target.ends_with("/v1beta1") {
+            true => Reply::raw(UNKNOWN),
+            false if request.target.contains("watch=true") => streamed(&[], false),
+            false => page(&[named("new")]),
+        });
+        let state = State { ready: true, told: true, unknown: UNKNOWN_MAX - 2, ..State::default() };
+        let mut grants = Grants::watch(&server, state);
+        grants.until("its objects are gone", |grants| grants.names().is_empty()).await;
+        let lists = server.requests().iter().filter(|one| one.target.contains("sendInitialEvents")).count();
+        assert_eq!(lists, 2, "not the first time");
+        grants.until("it is back", |grants| grants.names() == ["new"]).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_kind_that_has_gone_and_is_back_may_be_one_that_may_not_be_read() {
+        let is_back = AtomicBool::new(false);
+        let server = lists([Reply::raw(UNKNOWN)], move |request| match request.target.ends_with("/v1beta1") {
+            true if is_back.swap(true, Ordering::Relaxed) => Reply::ok(SERVED),
+            true => Reply::raw(UNKNOWN),
+            false => refused(403),
+        });
+        let state = State { ready: true, told: true, unknown: UNKNOWN_MAX - 1, ..State::default() };
+        let mut grants = Grants::watch(&server, state);
+        let is_refused = |grants: &Grants| grants.objects.refused.any("ReferenceGrant", |_| true);
+        grants.until("it counts as one that may not be read", is_refused).await;
+        assert!(grants.names().is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn objects_of_a_kind_stay_that_the_server_says_it_has() {
+        let server = Upstream::start(|_| refused(503)).unwrap();
+        let (news, _told) = mpsc::channel(QUEUE);
+        let place = refusals::Place { client: client(&server), url: "/apis/g/v1/kinds".to_owned() };
+        let (kind, health) = ("Kind".to_owned(), Arc::default());
+        let state = State { told: true, unknown: UNKNOWN_MAX, ..State::default() };
+        let mut watch = Watch { kind, scope: None, place, health, news, state };
+        let error = |code| {
+            let status = Status { code, ..Status::default() };
+            watcher::Error::InitialListFailed(kube::Error::Api(status.boxed()))
+        };
+        assert!(!watch.has_gone(&error(404)).await && !watch.has_gone(&error(500)).await);
+        assert_eq!(watch.state.unknown, 0);
     }
 
     #[tokio::test(flavor = "multi_thread")]
