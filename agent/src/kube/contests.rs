@@ -1,6 +1,6 @@
 //! Statuses that somebody else keeps changing back: a second release, or another controller, that serves the same objects. Each is
-//! let alone for a while, and longer each time, so that two writers do not keep the API server and each other busy for ever.
-//! Pure; the writing is [`super::status`]'s.
+//! let alone for a while, and longer each time, so that two writers do not keep the API server and each other busy for ever. So are
+//! those that the server refuses. Pure; the writing is [`super::status`]'s.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use wayspan_proxy::clock::MonoNs;
 
 use super::parts::{Object, Status};
+use super::status::Write;
 
 /// So often within so long the same is written to one object before that is a contest: who loses a race or two is in none.
 const WRITES_MAX: u32 = 5;
@@ -17,6 +18,8 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// what we are.
 const REST: Duration = Duration::from_secs(30);
 const REST_MAX: Duration = Duration::from_secs(900);
+/// Of a refused one: a role that lacks the right may have it soon.
+const REFUSED_MAX: Duration = Duration::from_secs(480);
 
 /// What has been written of late, by object: as many as are written within a minute, and those that are contested.
 #[derive(Debug, Default)]
@@ -67,10 +70,62 @@ impl Contests {
         if one.writes <= WRITES_MAX {
             return false;
         }
-        let rest = REST.saturating_mul(1 << one.rests.min(8)).min(REST_MAX);
+        one.until = now + pause(one.rests, REST_MAX, &mut self.chance);
         one.rests += 1;
-        one.until = now + rest.mul_f64(0.5 + self.chance.f64());
         one.rests == 1
+    }
+}
+
+fn pause(rests: u32, most: Duration, chance: &mut fastrand::Rng) -> Duration {
+    REST.saturating_mul(1 << rests.min(8)).min(most).mul_f64(0.5 + chance.f64())
+}
+
+/// Writes that the server refuses, for what they say or since we have no right to them.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    all: HashMap<Object, Refused>,
+    chance: fastrand::Rng,
+}
+
+#[derive(Debug)]
+struct Refused {
+    write: Arc<Write>,
+    rests: u32,
+    until: MonoNs,
+}
+
+impl Refused {
+    /// Another version of the object, or another status, is another matter.
+    fn is_of(&self, write: &Write) -> bool {
+        (&self.write.version, &self.write.wanted) == (&write.version, &write.wanted)
+    }
+}
+
+impl Refusals {
+    /// Keeps those that are still to be written, which are in the order of their objects. Gives how many.
+    pub(super) fn keep(&mut self, writes: &[Arc<Write>]) -> usize {
+        self.all.retain(|object, _| writes.binary_search_by(|write| write.object.cmp(object)).is_ok());
+        self.all.len()
+    }
+
+    /// How long a write is still let alone.
+    pub(super) fn rest(&self, write: &Write, now: MonoNs) -> Option<Duration> {
+        let one = self.all.get(&write.object).filter(|one| one.is_of(write) && one.until > now)?;
+        Some(Duration::from_nanos(one.until.0.saturating_sub(now.0)))
+    }
+
+    /// Notes that it was refused. Gives how many are.
+    pub(super) fn refused(&mut self, write: &Arc<Write>, now: MonoNs) -> usize {
+        let before = self.all.get(&write.object).filter(|one| one.is_of(write)).map_or(0, |one| one.rests);
+        let until = now + pause(before, REFUSED_MAX, &mut self.chance);
+        let refused = Refused { write: Arc::clone(write), rests: before.saturating_add(1), until };
+        self.all.insert(write.object.clone(), refused);
+        self.all.len()
+    }
+
+    /// Notes that it was not.
+    pub(super) fn written(&mut self, write: &Write) {
+        self.all.remove(&write.object);
     }
 }
 
@@ -150,6 +205,31 @@ mod tests {
         }
         assert_eq!(stays.contests.forget(at(8000 * TURNS_PER_SECOND)), 0);
         assert!(stays.due.is_empty() && stays.contests.all.is_empty());
+    }
+
+    #[test]
+    fn what_is_refused_is_tried_less_and_less_often_and_at_once_when_it_is_another_matter() {
+        let write = |version: &str, address| {
+            let wanted = wanted(address);
+            let (object, version) = (wanted.object.clone(), Some(version.to_owned()));
+            Arc::new(Write { object, version, status: json!({}), wanted })
+        };
+        let (mut refusals, first, mut now) = (Refusals::default(), write("1", "a"), MonoNs(1));
+        let mut tries = 0;
+        while now < MonoNs(3_600_000_000_000) {
+            assert_eq!((refusals.rest(&first, now), refusals.refused(&first, now)), (None, 1));
+            tries += 1;
+            now = now + refusals.rest(&first, now).unwrap();
+        }
+        assert!((7..24).contains(&tries), "{tries}");
+        let _ = refusals.refused(&first, now);
+        assert!(refusals.rest(&first, now).is_some());
+        assert_eq!([write("2", "a"), write("1", "b")].map(|other| refusals.rest(&other, now)), [None, None]);
+        // Of another matter the first pause is a short one again.
+        let _ = refusals.refused(&write("2", "a"), now);
+        assert!(refusals.rest(&write("2", "a"), now).unwrap() <= REST.mul_f64(1.5));
+        assert_eq!(refusals.keep(&[first]), 1);
+        assert_eq!(refusals.keep(&[]), 0);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use wayspan_proxy::clock::MonoNs;
 
 use super::client::Pace;
-use super::contests::Contests;
+use super::contests::{Contests, Refusals};
 use super::objects::{Key, Mark, Objects};
 use super::parts::{Object, Status};
 use super::translate::gateway::CONTROLLER;
@@ -251,6 +251,7 @@ pub struct Writer {
     /// Objects whose write failed: that is said once.
     failed: HashSet<Object>,
     contests: Contests,
+    refusals: Refusals,
     /// That there are some has been said.
     is_told: bool,
     health: Arc<Health>,
@@ -260,8 +261,9 @@ impl Writer {
     /// For one who leads.
     #[must_use]
     pub fn new(client: Client, writes: watch::Receiver<Arc<[Arc<Write>]>>, health: Arc<Health>) -> Self {
-        let (pace, failed, contests) = (Pace::new(PER_SECOND, BURST), HashSet::new(), Contests::default());
-        Self { client, writes, pace, failed, contests, is_told: false, health }
+        let (contests, refusals) = (Contests::default(), Refusals::default());
+        let (pace, failed) = (Pace::new(PER_SECOND, BURST), HashSet::new());
+        Self { client, writes, pace, failed, contests, refusals, is_told: false, health }
     }
 
     /// Until nobody has work any more.
@@ -279,26 +281,34 @@ impl Writer {
     }
 
     /// All that there is to write, until newer work, which is about newer objects. Gives after how long to look again by itself:
-    /// what is contested is let alone for a while.
+    /// what is contested or refused is let alone for a while.
     async fn write_all(&mut self) -> Option<Duration> {
         loop {
             let contested = self.contested();
             let writes = Arc::clone(&self.writes.borrow_and_update());
+            self.health.has_refused(self.refusals.keep(&writes));
             let (mut failed, mut rest) = (false, Some(LOOK).filter(|_| contested));
             for write in writes.iter() {
                 if self.writes.has_changed().unwrap_or(true) {
                     return None;
                 }
-                match self.contests.rest(&write.wanted, MonoNs::now()) {
-                    Some(own) => rest = rest.map_or(Some(own), |rest| Some(rest.min(own))),
-                    None => failed |= !self.write(write).await,
+                if self.rest(write).is_none() {
+                    failed |= !self.write(write).await;
                 }
+                rest = [rest, self.rest(write)].into_iter().flatten().min();
             }
             if !failed {
-                return rest;
+                // Who is due a moment later is written with the others.
+                return rest.map(|rest| rest.max(RETRY));
             }
             sleep(RETRY).await;
         }
+    }
+
+    /// How long a write is let alone.
+    fn rest(&self, write: &Write) -> Option<Duration> {
+        let now = MonoNs::now();
+        self.contests.rest(&write.wanted, now).or_else(|| self.refusals.rest(write, now))
     }
 
     /// Whether there are contests; counts them.
@@ -313,6 +323,7 @@ impl Writer {
     fn written(&mut self, write: &Write) {
         debug!(object = %write.object, "status written");
         self.failed.remove(&write.object);
+        self.refusals.written(write);
         if self.contests.written(&write.wanted, MonoNs::now()) && !std::mem::replace(&mut self.is_told, true) {
             warn!(
                 object = %write.object,
@@ -324,7 +335,7 @@ impl Writer {
     }
 
     /// Whether it is done with.
-    async fn write(&mut self, write: &Write) -> bool {
+    async fn write(&mut self, write: &Arc<Write>) -> bool {
         let Some(kind) = resource(write.object.kind) else { return true };
         let resource = ApiResource::from_gvk(&kind);
         let Key { namespace, name } = &write.object.key;
@@ -345,7 +356,13 @@ impl Writer {
                 if self.failed.insert(write.object.clone()) {
                     warn!(object = %write.object, %error, "a status cannot be written; it is tried again");
                 }
-                false
+                // What is refused for what it is, or who we are, will be the next time too.
+                let is_refused =
+                    matches!(&error, kube::Error::Api(status) if matches!(status.code, 400..=428 | 430..=499));
+                if is_refused {
+                    self.health.has_refused(self.refusals.refused(write, MonoNs::now()));
+                }
+                is_refused
             }
         }
     }
@@ -361,6 +378,7 @@ impl std::fmt::Debug for Writer {
 mod tests {
     use k8s_openapi::api::networking::v1::Ingress;
 
+    use super::super::feed::tests::{client, refused};
     use super::super::parts::Condition;
     use super::*;
 
@@ -424,6 +442,33 @@ mod tests {
         assert_eq!(written(&first, &wanted), None);
         let wanted = status("BackendTLSPolicy", vec![], json!({"ancestors": []}));
         assert_eq!(written(&first, &wanted), Some(json!({"ancestors": theirs})));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_write_that_the_server_refuses_is_let_alone_until_it_is_another() {
+        for code in [403, 422] {
+            let server = wayspan_tests::Upstream::start(move |_| refused(code)).unwrap();
+            let write = |version: &str| -> Arc<[Arc<Write>]> {
+                let wanted = Arc::new(status("Ingress", vec![], json!({})));
+                let (object, version) = (wanted.object.clone(), Some(version.to_owned()));
+                Arc::from([Arc::new(Write { object, version, status: json!({}), wanted })])
+            };
+            let (writes, seen) = watch::channel(write("1"));
+            let health = Arc::new(Health::default());
+            let mut writer = Writer::new(client(&server), seen, Arc::clone(&health));
+            for (version, requests) in [("1", 1), ("1", 1), ("2", 2)] {
+                writes.send_replace(write(version));
+                let rest = tokio::time::timeout(RETRY / 2, writer.write_all()).await.expect("it is not tried again");
+                assert!(rest > Some(RETRY), "{rest:?}");
+                assert_eq!(
+                    (server.requests().len(), health.read().statuses_refused),
+                    (requests, 1),
+                    "{code} {version}"
+                );
+            }
+            writes.send_replace(Arc::from([]));
+            assert_eq!((writer.write_all().await, health.read().statuses_refused), (None, 0));
+        }
     }
 
     #[test]

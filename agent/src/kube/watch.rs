@@ -57,6 +57,7 @@ pub struct Health {
     partial: AtomicU64,
     events_refused: AtomicU64,
     statuses_contested: AtomicU64,
+    statuses_refused: AtomicU64,
 }
 
 /// What is told of it.
@@ -79,6 +80,8 @@ pub struct Reading {
     pub events_refused: u64,
     /// Statuses that somebody else keeps changing to something else, and that are written less often for it.
     pub statuses_contested: u64,
+    /// Statuses that the server refuses, and that are tried less and less often.
+    pub statuses_refused: u64,
 }
 
 impl Health {
@@ -101,6 +104,7 @@ impl Health {
             partial_translations: load(&self.partial),
             events_refused: load(&self.events_refused),
             statuses_contested: load(&self.statuses_contested),
+            statuses_refused: load(&self.statuses_refused),
         }
     }
 
@@ -112,6 +116,11 @@ impl Health {
     /// Notes how many statuses are contested.
     pub(super) fn has_contested(&self, count: usize) {
         self.statuses_contested.store(count as u64, Ordering::Relaxed);
+    }
+
+    /// Notes how many statuses are refused.
+    pub(super) fn has_refused(&self, count: usize) {
+        self.statuses_refused.store(count as u64, Ordering::Relaxed);
     }
 
     /// Counts a translation.

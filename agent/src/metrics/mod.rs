@@ -391,7 +391,7 @@ fn kubernetes(page: &mut Page, pods: &pods::Reading) {
 
 fn providers(page: &mut Page, reading: &watch::Reading) {
     let watch::Reading { watches, ready, failing, failures, whole_translations, partial_translations, .. } = *reading;
-    let watch::Reading { events_refused, statuses_contested, .. } = *reading;
+    let watch::Reading { events_refused, statuses_contested, statuses_refused, .. } = *reading;
     gauge(page, "wayspan_provider_watches", "Watches of what routes are made from.", watches);
     gauge(page, "wayspan_provider_watches_ready", "Those that have told all that there is.", ready);
     let help = "Those that wait to try again; what they told last is served.";
@@ -406,6 +406,8 @@ fn providers(page: &mut Page, reading: &watch::Reading) {
     counter(page, "wayspan_provider_events_refused_total", help, events_refused);
     let help = "Statuses that somebody else keeps changing to something else, and that are written less often for it.";
     gauge(page, "wayspan_provider_statuses_contested", help, statuses_contested);
+    let help = "Statuses that the API server refuses, and that are tried less and less often.";
+    gauge(page, "wayspan_provider_statuses_refused", help, statuses_refused);
 }
 
 fn process(page: &mut Page, process: &Process) {
