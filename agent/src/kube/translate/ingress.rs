@@ -104,16 +104,14 @@ pub(super) fn translate<'t>(
     transports: &mut Transports,
     backends: &Backends<'t>,
     settings: &KubernetesProvider,
-    addresses: &[(String, String)],
+    said: &Said,
     (key, ingress): (&Key, &Ingress),
 ) {
     if !out.view.classes().takes(ingress) {
         return;
     }
     let object = Object { kind: "Ingress", key: key.clone() };
-    if !addresses.is_empty() {
-        out.parts.statuses.push(status(&object, addresses));
-    }
+    out.parts.statuses.extend(said.status(&object));
     let annotated = annotations::of_router(ingress.metadata.annotations.as_ref());
     let mut one = One { out, transports, backends, settings, object, ingress };
     let annotated = one.judged(annotated);
@@ -125,14 +123,50 @@ pub(super) fn not_first(other: &Key) -> String {
     format!("Ingress {other} has the default backend and is older, or of equals the first; remove one")
 }
 
-fn status(object: &Object, addresses: &[(String, String)]) -> Status {
+/// What Ingress objects say of where clients reach us, as type and value.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Said {
+    /// Where they do.
+    addresses: Vec<(String, String)>,
+    /// Where they did, while it is known that there is no such place any more.
+    withdrawn: Vec<(String, String)>,
+    /// The last that there were.
+    last: Vec<(String, String)>,
+}
+
+impl Said {
+    /// These as of now; without any, `is_known` is whether none is all that there is to know.
+    pub(super) fn now(&self, addresses: Vec<(String, String)>, is_known: bool) -> Self {
+        let last = if addresses.is_empty() { &self.last } else { &addresses }.clone();
+        let withdrawn = if addresses.is_empty() && is_known { last.clone() } else { Vec::new() };
+        Self { addresses, withdrawn, last }
+    }
+
+    /// Nothing is said for as long as no address is known. Addresses that are ours no longer are taken back, from those that say
+    /// just these: others may be the word of another controller.
+    fn status(&self, object: &Object) -> Option<Status> {
+        let over = match (self.addresses.as_slice(), self.withdrawn.as_slice()) {
+            ([], []) => return None,
+            ([], withdrawn) => Some(body(withdrawn)),
+            _ => None,
+        };
+        Some(Status {
+            object: object.clone(),
+            generation: 0,
+            conditions: Vec::new(),
+            body: body(&self.addresses),
+            over,
+        })
+    }
+}
+
+fn body(addresses: &[(String, String)]) -> Value {
     let address = |(kind, value): &(String, String)| match kind.as_str() {
         "Hostname" => json!({ "hostname": value }),
         _ => json!({ "ip": value }),
     };
     let addresses: Vec<Value> = addresses.iter().map(address).collect();
-    let body = json!({"loadBalancer": {"ingress": addresses}});
-    Status { object: object.clone(), generation: 0, conditions: Vec::new(), body }
+    json!({"loadBalancer": {"ingress": addresses}})
 }
 
 struct One<'a, 't> {

@@ -70,8 +70,10 @@ struct Framed {
     settings: Kubernetes,
     here: Here,
     around: Around,
-    /// Where clients reach us, for statuses of Ingress objects and of Gateways.
-    addresses: [Vec<(String, String)>; 2],
+    /// Where clients reach us, for statuses of Gateways,
+    addresses: Vec<(String, String)>,
+    /// and of Ingress objects.
+    said: ingress::Said,
     refused: Refused,
 }
 
@@ -86,7 +88,7 @@ impl Translator {
         node: Option<&str>,
         around: &Around,
     ) -> Parts {
-        let framed = framed(objects, settings, node, around);
+        let framed = framed(objects, settings, node, around, &self.framed.said);
         let changed = objects.changed(&mut self.marks).filter(|_| framed == self.framed);
         self.was_whole = changed.is_none();
         self.framed = framed;
@@ -181,18 +183,17 @@ impl Translator {
         let mut frame = gateway::Frame::default();
         if let Some(settings) = served(&framed.settings, unit) {
             let backends = Backends::new(&view, &framed.here, settings.allow_external_names);
-            let [of_ingresses, of_gateways] = &framed.addresses;
             match of(objects, unit) {
                 Of::Classes => classes = Classes::new(view.ingress_classes(), settings),
                 Of::Options => crd::tls::translate(&mut out, settings),
                 Of::Gateways => {
-                    let (addresses, pool) = (of_gateways.clone(), settings.address_pool.clone());
+                    let (addresses, pool) = (framed.addresses.clone(), settings.address_pool.clone());
                     let around = Around { addresses, pool, ..framed.around.clone() };
                     frame = gateway::frame(&mut out, gateways, settings, &around);
                 }
                 Of::Middleware(one) => crd::middlewares::translate(&mut out, &mut known.middlewares, settings, one),
                 Of::Ingress(one) => {
-                    ingress::translate(&mut out, transports, &backends, settings, of_ingresses, one);
+                    ingress::translate(&mut out, transports, &backends, settings, &framed.said, one);
                 }
                 Of::IngressRoute(one) => crd::translate(&mut out, known, transports, &backends, settings, one),
                 Of::HttpRoute(one) => gateway::routes::translate(&mut out, gateways, &backends, one),
@@ -323,10 +324,20 @@ fn is_together(unit: &Object) -> bool {
     unit.key.name.is_empty()
 }
 
-fn framed(objects: &Objects, settings: &Kubernetes, node: Option<&str>, around: &Around) -> Framed {
+fn framed(
+    objects: &Objects,
+    settings: &Kubernetes,
+    node: Option<&str>,
+    around: &Around,
+    said: &ingress::Said,
+) -> Framed {
     let here = Here { node: node.map(str::to_owned), zone: node.and_then(|node| zone(objects, node)) };
-    let addresses = [&settings.ingress, &settings.gateway].map(|provider| {
+    let [of_ingresses, addresses] = [&settings.ingress, &settings.gateway].map(|provider| {
         provider.as_ref().map(|provider| addresses(objects, &provider.address, around, node)).unwrap_or_default()
     });
-    Framed { settings: settings.clone(), here, around: around.clone(), addresses, refused: objects.refused.clone() }
+    // A Service that is not there may not have been read.
+    let published = settings.ingress.as_ref().and_then(|provider| provider.address.service.as_ref());
+    let is_known = published.is_some_and(|(namespace, name)| objects.services.get(namespace, name).is_some());
+    let (around, refused) = (around.clone(), objects.refused.clone());
+    Framed { settings: settings.clone(), here, around, addresses, said: said.now(of_ingresses, is_known), refused }
 }

@@ -233,7 +233,7 @@ fn unread(object: Object, generation: i64, message: &str) -> Status {
     let conditions = ["Accepted", "Programmed"];
     let conditions = conditions.map(|kind| Condition::new(kind, false, "Invalid", &format!("the spec {message}")));
     let body = json!({ "listeners": [], "attachedListenerSets": null });
-    Status { object, generation, conditions: conditions.into(), body }
+    Status { object, generation, conditions: conditions.into(), body, over: None }
 }
 
 /// The classes that are ours.
@@ -250,6 +250,7 @@ fn classes(out: &mut Out<'_>) -> Vec<String> {
             generation: class.metadata.generation.unwrap_or(0),
             conditions: vec![Condition::new("Accepted", true, "Accepted", "")],
             body: json!({ "supportedFeatures": features }),
+            over: None,
         });
     }
     ours
@@ -347,7 +348,7 @@ fn status(gateway: &Gateway, attached: &dyn Fn(usize) -> usize) -> Status {
     // Older definitions of Gateways do not know sets, and would say so with every write of a number; null takes away what was said.
     let sets = Some(sets::attached(gateway)).filter(|_| !gateway.sets.is_empty());
     let body = json!({"addresses": gateway.addresses, "listeners": listeners, "attachedListenerSets": sets});
-    Status { object: gateway.object.clone(), generation, conditions, body }
+    Status { object: gateway.object.clone(), generation, conditions, body, over: None }
 }
 
 /// Who may refer from where to what.

@@ -82,7 +82,7 @@ fn unread(object: &Object, route: &DynamicObject, gateways: &[Gateway], message:
         .into_iter()
         .map(|parent| json!({ "parentRef": parent, "controllerName": super::CONTROLLER, "conditions": conditions }));
     let body = json!({ "parents": parents.collect::<Vec<Value>>() });
-    Status { object: object.clone(), generation, conditions: Vec::new(), body }
+    Status { object: object.clone(), generation, conditions: Vec::new(), body, over: None }
 }
 
 struct One<'a, 't> {
@@ -163,6 +163,7 @@ impl One<'_, '_> {
             generation,
             conditions: Vec::new(),
             body: json!({ "parents": parents }),
+            over: None,
         });
     }
 

@@ -2,6 +2,7 @@
 
 use super::super::ingress::CONTROLLER;
 use super::*;
+use crate::kube::status::Lacking;
 
 #[track_caller]
 fn served(text: &str, want: &[&str]) {
@@ -424,6 +425,38 @@ fn servers_that_want_another_protocol_are_not_spoken_to_in_the_clear() {
         let refused = parts.routers.iter().filter(|router| router.service == UNUSABLE).count();
         assert_eq!((parts.routers.len(), refused), (2, want.len()), "{port} {scheme}");
     }
+}
+
+#[test]
+fn addresses_that_a_published_service_has_no_longer_are_taken_back_from_who_says_them() {
+    const ONE: &str = "{loadBalancer: {ingress: [{ip: 192.0.2.1}]}}";
+    let address = model::StatusAddress { service: Some(("default".to_owned(), "lb".to_owned())), ..Default::default() };
+    let settings = Kubernetes { ingress: Some(KubernetesProvider { address, ..provider() }), ..Kubernetes::default() };
+    let service = |status: &str| {
+        format!("kind: Service\nmetadata: {{name: lb}}\nspec: {{type: LoadBalancer}}\nstatus: {status}\n---\n")
+    };
+    // Ours, and one that another controller has written to meanwhile.
+    let ingress = |name: &str, status: &str| {
+        format!(
+            "kind: Ingress\nmetadata: {{name: {name}, resourceVersion: \"1\"}}\nspec: {{}}\nstatus: {status}\n---\n"
+        )
+    };
+    let both = ingress("ours", ONE) + &ingress("theirs", "{loadBalancer: {ingress: [{ip: 192.0.2.9}]}}");
+    let mut translator = Translator::default();
+    let mut lacking = |text: &str| {
+        let objects = objects(&(text.to_owned() + &both));
+        let parts = translator.translate(&objects, &settings, None, &Around::default());
+        let writes = Lacking::default().renew(&objects, &parts.statuses, "NOW").unwrap_or_default();
+        let told = writes.iter().map(|write| format!("{}: {}", write.object.key.name, write.status["loadBalancer"]));
+        told.collect::<Vec<_>>()
+    };
+    let pending = service("{loadBalancer: {}}");
+    assert!(lacking(&pending).is_empty(), "what they say is not known to be ours");
+    assert_eq!(lacking(&service(ONE)), [r#"theirs: {"ingress":[{"ip":"192.0.2.1"}]}"#]);
+    assert!(lacking("").is_empty(), "the Service may not have been read");
+    assert_eq!(lacking(&pending), [r#"ours: {"ingress":[]}"#]);
+    let other = service("{loadBalancer: {ingress: [{ip: 192.0.2.2}]}}");
+    assert_eq!(lacking(&other).len(), 2);
 }
 
 #[test]
