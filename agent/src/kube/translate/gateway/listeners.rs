@@ -117,6 +117,8 @@ pub(super) struct Owner<'k> {
     /// Which of the Gateway's sets.
     pub set: Option<usize>,
     pub clients: &'k Clients<'k>,
+    /// Why nothing of the Gateway is served, if nothing is.
+    pub refused: Option<&'k str>,
 }
 
 /// What a Gateway asks of its clients.
@@ -376,6 +378,9 @@ fn listener(
     }
     if is_http(&spec.protocol) {
         kinds(spec.allowed_routes.as_ref(), &mut listener);
+    }
+    if let Some(refused) = owner.refused.filter(|_| listener.accepted.is_ok()) {
+        listener.accepted = Err(("Invalid", refused.to_owned()));
     }
     if listener.accepted.is_ok() {
         match listening.on(spec.port, listener.secure) {

@@ -164,7 +164,7 @@ pub(super) fn frame(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesP
     let mut gateways = Vec::new();
     let is_ours = |gateway: &DynamicObject| {
         let class = gateway.data.pointer("/spec/gatewayClassName").and_then(Value::as_str).unwrap_or_default();
-        classes.iter().any(|ours| ours == class)
+        classes.contains_key(class)
     };
     let served = view.all("Gateway").filter(|(key, gateway)| settings.serves(&key.namespace) && is_ours(gateway));
     let served: Vec<_> = served.collect();
@@ -176,7 +176,6 @@ pub(super) fn frame(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesP
         match &*spec {
             Ok(spec) => {
                 let clients = Clients::of(spec, &gateway.data);
-                let owner = Owner { kind: "Gateway", key, set: None, clients: &clients };
                 if spec.tls.as_ref().is_some_and(|tls| tls.backend.is_some()) {
                     out.problem(&object, "spec.tls.backend", "TLS to servers is not supported yet; leave it out");
                 }
@@ -184,10 +183,14 @@ pub(super) fn frame(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesP
                 let own = given.get(key).map(|own| vec![(ADDRESS.to_owned(), own.to_string())]);
                 let ours = own.as_deref().unwrap_or(&around.addresses);
                 listening.at = given.get(key).copied();
+                let class = classes.get(&spec.gateway_class_name).and_then(Option::as_deref);
+                let (wanting, addresses) = (wanting(spec, class, ours), addresses(spec, ours));
+                let refused = refusal(wanting.as_ref());
+                let owner = Owner { kind: "Gateway", key, set: None, clients: &clients, refused };
                 let listeners = listeners::read(out, &mut listening, &grants, &owner, &spec.listeners);
-                let (wanting, addresses) = (wanting(spec, ours), addresses(spec, ours));
+                let wanting = wanting.clone();
                 let mut gateway = Gateway { object, generation, wanting, addresses, listeners, sets: Vec::new() };
-                sets::attach(out, &mut listening, &grants, &asking, (spec, &clients), &mut gateway);
+                sets::attach(out, &mut listening, &grants, &asking, (spec, &owner), &mut gateway);
                 listeners::settle(&mut gateway.listeners);
                 gateways.push(gateway);
             }
@@ -199,15 +202,22 @@ pub(super) fn frame(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesP
         }
     }
     out.parts.entry_points = listening.opened();
-    for gateway in &gateways {
-        for listener in &gateway.listeners {
-            let owner = listener.set.and_then(|set| gateway.sets.get(set)).map_or(&gateway.object, |set| &set.object);
-            for (place, message) in listener.problems() {
-                out.problem(owner, place, message);
-            }
+    gateways.iter().for_each(|gateway| tell(out, gateway));
+    (gateways, grants, Policies::read(out, known))
+}
+
+/// What the owners of a Gateway and of its sets should know.
+fn tell(out: &mut Out<'_>, gateway: &Gateway) {
+    if let Some(wanting) = &gateway.wanting {
+        out.problem(&gateway.object, "spec", format!("{}: {}", wanting.reason, wanting.message));
+    }
+    // Of one that is not served at all, each listener would say the same.
+    for listener in gateway.listeners.iter().filter(|_| refusal(gateway.wanting.as_ref()).is_none()) {
+        let owner = listener.set.and_then(|set| gateway.sets.get(set)).map_or(&gateway.object, |set| &set.object);
+        for (place, message) in listener.problems() {
+            out.problem(owner, place, message);
         }
     }
-    (gateways, grants, Policies::read(out, known))
 }
 
 /// What Gateways, their sets and policies should say, with so many routes on each listener of each Gateway, by their places, and
@@ -236,24 +246,39 @@ fn unread(object: Object, generation: i64, message: &str) -> Status {
     Status { object, generation, conditions: conditions.into(), body, over: None }
 }
 
-/// The classes that are ours.
-fn classes(out: &mut Out<'_>) -> Vec<String> {
-    let mut ours = Vec::new();
+/// The classes that are ours, and why one is not accepted.
+fn classes(out: &mut Out<'_>) -> BTreeMap<String, Option<String>> {
+    let mut ours = BTreeMap::new();
     for (key, class) in out.view.all("GatewayClass") {
         if class.data.pointer("/spec/controllerName").and_then(Value::as_str) != Some(CONTROLLER) {
             continue;
         }
-        ours.push(key.name.to_string());
+        let object = Object { kind: "GatewayClass", key: key.clone() };
+        let parameters = class.data.pointer("/spec/parametersRef").filter(|parameters| !parameters.is_null());
+        let refused = parameters.map(|parameters| unknown(parameters["kind"].as_str().unwrap_or_default()));
+        if let Some(message) = &refused {
+            out.problem(&object, "spec.parametersRef", message.clone());
+        }
+        let accepted = match &refused {
+            Some(message) => Condition::new("Accepted", false, "InvalidParameters", message),
+            None => Condition::new("Accepted", true, "Accepted", ""),
+        };
         let features: Vec<Value> = FEATURES.iter().map(|name| json!({ "name": name })).collect();
         out.parts.statuses.push(Status {
-            object: Object { kind: "GatewayClass", key: key.clone() },
+            object,
             generation: class.metadata.generation.unwrap_or(0),
-            conditions: vec![Condition::new("Accepted", true, "Accepted", "")],
+            conditions: vec![accepted],
             body: json!({ "supportedFeatures": features }),
             over: None,
         });
+        ours.insert(key.name.to_string(), refused);
     }
     ours
+}
+
+/// What is wrong with parameters of any kind.
+fn unknown(kind: &str) -> String {
+    format!("a {kind} holds no parameters of ours; leave parametersRef out")
 }
 
 /// Which Gateway has which address of the pool: the one that it asks for, else the one that its status says it has. The oldest
@@ -289,13 +314,17 @@ fn given<'g>(pool: &[IpAddr], gateways: &[(&'g Key, &Arc<DynamicObject>)]) -> BT
     given
 }
 
-/// What a Gateway asks for as a whole that cannot be had.
-fn wanting(spec: &GatewaySpec, ours: &[(String, String)]) -> Option<Condition> {
+/// What a Gateway asks for as a whole that cannot be had; by its class, too, which may be refused.
+fn wanting(spec: &GatewaySpec, class: Option<&str>, ours: &[(String, String)]) -> Option<Condition> {
     let lacks = |kind, reason, message: &str| Some(Condition::new(kind, false, reason, message));
+    if let Some(message) = class {
+        // The API has no reason for a class. Its parameters are the Gateway's, as far as that has none itself.
+        let message = format!("GatewayClass {}: {message}", spec.gateway_class_name);
+        return lacks("Accepted", "InvalidParameters", &message);
+    }
     let parameters = spec.infrastructure.as_ref().and_then(|infrastructure| infrastructure.parameters_ref.as_ref());
     if let Some(parameters) = parameters {
-        let message = format!("{}/{} holds no parameters of ours", parameters.group, parameters.kind);
-        return lacks("Accepted", "InvalidParameters", &message);
+        return lacks("Accepted", "InvalidParameters", &unknown(&parameters.kind));
     }
     let kind = |kind: &Option<String>| kind.as_deref().unwrap_or(ADDRESS).to_owned();
     let mut asked = spec.addresses.iter().flatten();
@@ -305,6 +334,11 @@ fn wanting(spec: &GatewaySpec, ours: &[(String, String)]) -> Option<Condition> {
     let is_ours = |value: &str| value.is_empty() || ours.iter().any(|(_, ours)| ours == value);
     let other = asked.find_map(|one| one.value.as_deref().filter(|value| !is_ours(value)))?;
     lacks("Programmed", "AddressNotUsable", &format!("{other} is no address of ours"))
+}
+
+/// Why nothing of a Gateway is served, if nothing is.
+fn refusal(wanting: Option<&Condition>) -> Option<&str> {
+    wanting.filter(|wanting| wanting.kind == "Accepted").map(|wanting| wanting.message.as_str())
 }
 
 /// Our addresses; where a Gateway names some of them, those.
@@ -336,8 +370,8 @@ fn status(gateway: &Gateway, attached: &dyn Fn(usize) -> usize) -> Status {
         Condition::new("Programmed", false, "Invalid", "no listener can be served")
     });
     if let Some(wanting) = &gateway.wanting {
-        if wanting.kind == "Accepted" {
-            conditions = vec![wanting.clone(), Condition::new("Programmed", false, "Invalid", &wanting.message)];
+        if let Some(refused) = refusal(Some(wanting)) {
+            conditions = vec![wanting.clone(), Condition::new("Programmed", false, "Invalid", refused)];
         } else {
             conditions.retain(|other| other.kind != wanting.kind);
             conditions.push(wanting.clone());

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::super::view::View;
 use super::super::{Object, Out};
-use super::listeners::{self, Clients, Listening, Owner};
-use super::{GROUP, Gateway, Grants, Known};
+use super::listeners::{self, Listening, Owner};
+use super::{GROUP, Gateway, Grants, Known, refusal};
 use crate::config::model::KubernetesProvider;
 use crate::kube::objects::Key;
 use crate::kube::parts::{Condition, Status};
@@ -94,7 +94,7 @@ pub(super) fn attach(
     listening: &mut Listening<'_>,
     grants: &Grants,
     asking: &[Asking],
-    (spec, clients): (&GatewaySpec, &Clients<'_>),
+    (spec, by): (&GatewaySpec, &Owner<'_>),
     gateway: &mut Gateway,
 ) {
     for Asking { key, generation, spec: set, .. } in asking.iter().filter(|one| one.gateway == gateway.object.key) {
@@ -102,7 +102,7 @@ pub(super) fn attach(
         let allowed = allows(spec, out.view, &gateway.object.key.namespace, &key.namespace);
         let object = Object { kind: "ListenerSet", key: key.clone() };
         if allowed {
-            let owner = Owner { kind: "ListenerSet", key, set: Some(gateway.sets.len()), clients };
+            let owner = Owner { kind: "ListenerSet", key, set: Some(gateway.sets.len()), ..*by };
             gateway.listeners.extend(listeners::read(out, listening, grants, &owner, &set.listeners));
         }
         gateway.sets.push(Set { object, generation: *generation, allowed });
@@ -142,7 +142,9 @@ fn of(gateway: &Gateway, set: usize) -> impl Iterator<Item = &listeners::Listene
 pub(super) fn statuses(gateway: &Gateway, attached: &dyn Fn(usize) -> usize) -> Vec<Status> {
     let status = |(index, set): (usize, &Set)| {
         let served = of(gateway, index).filter(|listener| listener.is_programmed()).count();
-        let (holds, accepted, programmed, message) = if !set.allowed {
+        let (holds, accepted, programmed, message) = if let Some(refused) = refusal(gateway.wanting.as_ref()) {
+            (false, "ParentNotAccepted", "ParentNotProgrammed", refused)
+        } else if !set.allowed {
             (false, "NotAllowed", "NotAllowed", "the Gateway takes no listeners of this namespace")
         } else if served == 0 {
             (false, "ListenersNotValid", "ListenersNotValid", "no listener can be served")

@@ -208,6 +208,40 @@ fn what_a_gateway_asks_for_as_a_whole_is_ours_or_says_so() {
 }
 
 #[test]
+fn of_a_gateway_that_is_not_accepted_nothing_is_served() {
+    let of_set = set("x", 1, "{name: x, port: 8123, protocol: HTTP}");
+    let to_set =
+        "kind: HTTPRoute\nmetadata: {name: s}\nspec: {parentRefs: [{kind: ListenerSet, name: x}], rules: [{}]}\n---\n";
+    let text = taking(FROM_ALL) + &of_set + &route("rules: [{}]") + to_set;
+    let parts = translated(&text, &around());
+    assert_eq!((parts.routers.len(), parts.entry_points.len()), (2, 1));
+    assert_eq!(conditions(&parts, "GatewayClass"), ["Accepted=True Accepted"]);
+    let parameters = "parametersRef: {group: a, kind: B, name: c}";
+    let message = "a B holds no parameters of ours; leave parametersRef out";
+    let own = format!("default/g InvalidParameters: {message}");
+    let classes = [format!("w {message}"), format!("default/g InvalidParameters: GatewayClass w: {message}")];
+    for (at, asks, class, want) in [
+        ("allowedListeners:", format!("infrastructure: {{{parameters}}},"), "True Accepted", &[own][..]),
+        ("controllerName:", format!("{parameters},"), "False InvalidParameters", &classes),
+    ] {
+        let parts = translated(&text.replace(at, &format!("{asks} {at}")), &around());
+        assert_eq!((parts.routers.len(), parts.entry_points.len()), (0, 0), "{asks}");
+        assert_eq!(conditions(&parts, "GatewayClass"), [format!("Accepted={class}")]);
+        let gateway = conditions(&parts, "Gateway");
+        assert_eq!(
+            gateway[..3],
+            ["Accepted=False InvalidParameters", "Programmed=False Invalid", "Accepted=False Invalid"]
+        );
+        assert_eq!(
+            said(&parts, "x")[..2],
+            ["Accepted=False ParentNotAccepted", "Programmed=False ParentNotProgrammed"]
+        );
+        let told = parts.problems.iter().map(|one| format!("{} {}", one.object.key, one.message));
+        assert_eq!(told.collect::<Vec<_>>(), want, "{asks}");
+    }
+}
+
+#[test]
 fn a_listener_that_is_refused_takes_no_host_from_those_that_are_served() {
     let route = route("hostnames: [shop.example, \"*.shop.example\"], rules: [{}]");
     let all = HTTP.replace("name: http", "name: all");
