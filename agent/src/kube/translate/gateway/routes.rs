@@ -392,7 +392,8 @@ impl One<'_, '_> {
             let matches = rule.spec.matches.as_deref().filter(|all| !all.is_empty()).unwrap_or(&any);
             for (number, one) in matches.iter().enumerate() {
                 self.place += 1;
-                for hostname in hostnames.iter().filter(|hostname| !narrower.contains(hostname)) {
+                let is_anothers = |hostname: &str| narrower.iter().any(|narrow| matches::is_below(narrow, hostname));
+                for hostname in hostnames.iter().filter(|hostname| !is_anothers(hostname)) {
                     if let Err(message) = self.router(rule, index, one, (hostname, narrower), at) {
                         let place = format!("spec.rules[{index}].matches[{number}]");
                         self.out.problem(&self.object, place, message);

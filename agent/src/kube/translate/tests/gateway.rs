@@ -397,6 +397,25 @@ fn the_requests_of_a_narrower_listener_are_its_own() {
     let text = gateway(listeners)
         + &route("hostnames: [a.example], rules: [{}]").replace("{name: g}", "{name: g, sectionName: wild}");
     assert!(translated(&text, &around()).routers.is_empty());
+    // Nor one that lies below another's wildcard.
+    let listeners = "{name: all, port: 80, protocol: HTTP}, {name: wild, port: 80, protocol: HTTP, hostname: \"*.example\"}, \
+                     {name: team, port: 80, protocol: HTTP, hostname: \"*.team.example\", allowedRoutes: {namespaces: {from: Same}}}";
+    for (hostname, at) in [
+        ("pay.team.example", "team"),
+        ("*.x.team.example", "team"),
+        ("*.team.example", "team"),
+        ("team.example", "wild"),
+        ("*.steam.example", "wild"),
+        ("other", "all"),
+    ] {
+        for section in ["all", "wild", "team"] {
+            let route = route(&format!("hostnames: [\"{hostname}\"], rules: [{{}}]"));
+            let text =
+                gateway(listeners) + &route.replace("{name: g}", &format!("{{name: g, sectionName: {section}}}"));
+            let served = !translated(&text, &around()).routers.is_empty();
+            assert_eq!(served, section == at, "{hostname} on {section}");
+        }
+    }
 }
 
 #[test]
