@@ -69,8 +69,6 @@ pub enum Middleware {
 pub struct Client {
     /// The other end of the connection.
     pub ip: IpAddr,
-    /// Our port on it.
-    pub local_port: u16,
     /// It speaks TLS.
     pub https: bool,
 }
@@ -152,9 +150,8 @@ fn split_host(host: &str) -> (&str, &str) {
 mod tests {
     use super::*;
 
-    pub(super) const PLAIN: Client =
-        Client { ip: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), local_port: 8000, https: false };
-    pub(super) const TLS: Client = Client { https: true, local_port: 8443, ..PLAIN };
+    pub(super) const PLAIN: Client = Client { ip: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), https: false };
+    pub(super) const TLS: Client = Client { https: true, ..PLAIN };
 
     /// A request's head.
     pub(super) fn parts(method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {

@@ -49,8 +49,7 @@ impl<'r> Around<'r> {
         parts: &mut Parts,
     ) -> Verdict {
         for middleware in self.middlewares {
-            let client =
-                Client { ip: conn.peer.ip(), local_port: conn.local.port(), https: conn.peer_headers().is_https() };
+            let client = Client { ip: conn.peer.ip(), https: conn.peer_headers().is_https() };
             match middleware {
                 Middleware::Headers(headers) => {
                     let asked = headers.request(parts, &client)?;

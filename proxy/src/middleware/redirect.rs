@@ -40,7 +40,7 @@ pub struct RequestRedirect {
     pub scheme: Option<String>,
     /// The new host; none: the request's.
     pub hostname: Option<String>,
-    /// The new port; none: the scheme's where one is given, else the one that the client reached.
+    /// The new port; none: the scheme's own.
     pub port: Option<u16>,
     /// The new path; none: the request's.
     pub path: Option<PathChange>,
@@ -92,12 +92,7 @@ impl RequestRedirect {
         let scheme = self.scheme.as_deref().unwrap_or_else(|| scheme_of(client));
         let (asked, _) = split_host(text(parts, &HOST));
         let host = self.hostname.as_deref().unwrap_or(asked);
-        let port = self.port.unwrap_or(match self.scheme.as_deref() {
-            Some("http") => 80,
-            Some("https") => 443,
-            _ => client.local_port,
-        });
-        let port = port.to_string();
+        let port = self.port.map(|port| port.to_string()).unwrap_or_default();
         let port = if is_usual(scheme, &port) { "" } else { &port };
         let changed = self.path.as_ref().and_then(|change| with_path(&parts.uri, &change.of(parts.uri.path())));
         let location = url(scheme, host, port, target(changed.as_ref().unwrap_or(&parts.uri)));
@@ -273,10 +268,12 @@ mod tests {
         };
         let full = |path: &str| Some(PathChange::Full(path.to_owned()));
         for (redirect, client, target, expected) in [
-            (to(None, None, None, full("/baz")), PLAIN, "/foo/bar?q", "http://foo.com:8000/baz?q"),
+            (to(None, None, None, full("/baz")), PLAIN, "/foo/bar?q", "http://foo.com/baz?q"),
             (to(None, None, Some(80), full("/baz/")), PLAIN, "/foo", "http://foo.com/baz/"),
-            (to(None, Some("bar.com"), None, None), PLAIN, "/foo/", "http://bar.com:8000/foo/"),
-            (to(None, Some("bar.com"), None, None), TLS, "/foo/", "https://bar.com:8443/foo/"),
+            (to(None, Some("bar.com"), None, None), PLAIN, "/foo/", "http://bar.com/foo/"),
+            (to(None, Some("bar.com"), None, None), TLS, "/foo/", "https://bar.com/foo/"),
+            (to(None, Some("bar.com"), Some(443), None), TLS, "/foo/", "https://bar.com/foo/"),
+            (to(None, Some("bar.com"), Some(8443), None), TLS, "/foo/", "https://bar.com:8443/foo/"),
             (to(Some("https"), None, None, None), PLAIN, "/", "https://foo.com/"),
             (to(Some("http"), None, None, None), TLS, "/", "http://foo.com/"),
             (to(Some("https"), None, Some(443), None), PLAIN, "/", "https://foo.com/"),

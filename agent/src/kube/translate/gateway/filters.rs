@@ -26,8 +26,13 @@ pub(super) enum Filter<'f> {
     Mirror(&'f HttpRouteRulesFiltersRequestMirror, Share),
 }
 
-/// A filter; `prefix` is what the match says that it may replace.
-pub(super) fn read<'f>(namespace: &str, filter: &'f HttpRouteRulesFilters, prefix: &str) -> Result<Filter<'f>, String> {
+/// A filter; `prefix` is what the match says that it may replace, `port` the listener's.
+pub(super) fn read<'f>(
+    namespace: &str,
+    filter: &'f HttpRouteRulesFilters,
+    prefix: &str,
+    port: Option<u16>,
+) -> Result<Filter<'f>, String> {
     let kind = match &filter.r#type {
         HttpRouteRulesFiltersType::RequestHeaderModifier => {
             let all = filter.request_header_modifier.as_ref().ok_or("names no headers")?;
@@ -43,7 +48,7 @@ pub(super) fn read<'f>(namespace: &str, filter: &'f HttpRouteRulesFilters, prefi
         }
         HttpRouteRulesFiltersType::RequestRedirect => {
             let redirect = filter.request_redirect.as_ref().ok_or("names no redirect")?;
-            MiddlewareKind::RequestRedirect(redirect_of(redirect, prefix)?.into())
+            MiddlewareKind::RequestRedirect(redirect_of(redirect, prefix, port)?.into())
         }
         HttpRouteRulesFiltersType::UrlRewrite => {
             let rewrite = filter.url_rewrite.as_ref().ok_or("names no rewrite")?;
@@ -136,7 +141,11 @@ fn modifier<'h>(
     })
 }
 
-fn redirect_of(of: &HttpRouteRulesFiltersRequestRedirect, prefix: &str) -> Result<RequestRedirect, String> {
+fn redirect_of(
+    of: &HttpRouteRulesFiltersRequestRedirect,
+    prefix: &str,
+    port: Option<u16>,
+) -> Result<RequestRedirect, String> {
     let status = of.status_code.and_then(|code| u16::try_from(code).ok()).unwrap_or(302);
     if !matches!(status, 301 | 302 | 303 | 307 | 308) {
         return Err(format!("{status} is no status of a redirect"));
@@ -145,10 +154,12 @@ fn redirect_of(of: &HttpRouteRulesFiltersRequestRedirect, prefix: &str) -> Resul
         HttpRouteRulesFiltersRequestRedirectScheme::Http => "http".to_owned(),
         HttpRouteRulesFiltersRequestRedirectScheme::Https => "https".to_owned(),
     });
+    let own = of.port.map(u16::try_from).transpose().map_err(|_| "port is none")?;
     Ok(RequestRedirect {
+        // The one that clients reach, which ours need not be; another scheme's is its own.
+        port: own.or(port.filter(|_| scheme.is_none())),
         scheme,
         hostname: of.hostname.clone(),
-        port: of.port.map(u16::try_from).transpose().map_err(|_| "port is none")?,
         path: of.path.as_ref().map(|path| redirected(path, prefix)).transpose()?,
         status: StatusCode::from_u16(status).map_err(|error| error.to_string())?,
     })

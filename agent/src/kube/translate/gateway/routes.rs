@@ -231,7 +231,8 @@ impl One<'_, '_> {
                     asked.extend(listener.secrets.iter().cloned());
                 }
                 let (entry_point, secure) = (listener.entry_point.as_str(), listener.secure);
-                let at = At { gateway: &gateway.object.key, entry_point, secure };
+                let port = u16::try_from(listener.port).ok();
+                let at = At { gateway: &gateway.object.key, entry_point, port, secure };
                 self.routers(prepared, &common, &listener.narrower, &at);
             }
         }
@@ -273,7 +274,7 @@ impl One<'_, '_> {
         let mut wrong = None;
         let mut mirrors = BTreeMap::new();
         for (number, filter) in rule.filters.iter().flatten().enumerate() {
-            match filters::read(&self.object.key.namespace, filter, "/") {
+            match filters::read(&self.object.key.namespace, filter, "/", None) {
                 Err(message) => wrong = Some(message),
                 Ok(Filter::Mirror(mirror, share)) => match self.backend(&Backend::of_mirror(&mirror.backend_ref)) {
                     Ok(servers) => drop(mirrors.insert(number, (servers, share))),
@@ -442,13 +443,14 @@ impl One<'_, '_> {
         // What of a rule is the same for all its matches and hostnames, and what is one's own.
         let (object, of_rule) = (self.object.clone(), format!("{gateway} {index} {entry_point}"));
         let of_rule = |name: &str| allocation::key(&names::of(GATEWAY, name), &object, &of_rule);
-        let (own_object, of_match) = (&object, format!("{gateway} {index} {hash} {entry_point}"));
+        let (own_object, port) = (&object, at.port.unwrap_or_default());
+        let of_match = format!("{gateway} {index} {hash} {entry_point} {port}");
         let of_match = |name: &str| allocation::key(&names::of(GATEWAY, name), own_object, &of_match);
         let name = of_match(&base);
         let mut middlewares = Vec::new();
         let filters = rule.spec.filters.iter().flatten().filter(|_| !rule.is_refused);
         for (number, filter) in filters.enumerate() {
-            let kind = match filters::read(&namespace, filter, &matches::prefix(Some(one)))? {
+            let kind = match filters::read(&namespace, filter, &matches::prefix(Some(one)), at.port)? {
                 Filter::Named(name) => {
                     middlewares.push(name);
                     continue;
@@ -516,6 +518,8 @@ impl<'r> Backend<'r> {
 struct At<'a> {
     gateway: &'a Key,
     entry_point: &'a str,
+    /// The listener's, one of several that the entry point may be reached at.
+    port: Option<u16>,
     secure: bool,
 }
 

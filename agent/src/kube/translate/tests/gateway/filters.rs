@@ -47,6 +47,42 @@ fn copies_go_to_a_service_of_their_own() {
 }
 
 #[test]
+fn a_redirect_leads_to_the_listener_s_port_and_not_to_that_of_its_entry_point() {
+    let [web, secure] = [("web", 8000, vec![80, 8080]), ("secure", 8443, vec![443])]
+        .map(|(name, port, published)| Entry { published, ..entry(name, &format!("[::]:{port}")) });
+    let around = Around { entry_points: vec![web, secure], ..Around::default() };
+    let tls = "port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: c}]}";
+    let listeners =
+        format!("{HTTP}, {}, {{name: s, {tls}}}", HTTP.replace("name: http, port: 80", "name: x, port: 8080"));
+    let to = |section: &str, redirect: &str| {
+        let filter = format!("{{type: RequestRedirect, requestRedirect: {{{redirect}}}}}");
+        let route = route(&format!("rules: [{{filters: [{filter}]}}]"));
+        let route = route.replace("{name: g}", &format!("{{name: g{section}}}"));
+        let parts = translated(&(gateway(&listeners) + &route), &around);
+        let all = parts.middlewares.iter().map(|one| match &one.kind {
+            MiddlewareKind::RequestRedirect(redirect) => redirect.port,
+            other => panic!("{other:?}"),
+        });
+        let mut all: Vec<Option<u16>> = all.collect();
+        all.sort_unstable();
+        all
+    };
+    for (section, redirect, port) in [
+        ("http", "hostname: www.example", Some(80)),
+        ("x", "path: {type: ReplaceFullPath, replaceFullPath: /x}", Some(8080)),
+        ("s", "hostname: www.example", Some(443)),
+        ("x", "scheme: https", None),
+        ("s", "scheme: http", None),
+        ("x", "port: 9000", Some(9000)),
+        ("s", "scheme: http, port: 9000", Some(9000)),
+    ] {
+        assert_eq!(to(&format!(", sectionName: {section}"), redirect), [port], "{section} {redirect}");
+    }
+    // On all of them each has its own, also those that share an entry point.
+    assert_eq!(to("", "hostname: www.example"), [Some(80), Some(443), Some(8080)]);
+}
+
+#[test]
 fn a_backend_s_filter_is_its_servers() {
     let backend = "backendRefs: [{name: shop, port: 80, filters: [{type: RequestHeaderModifier, requestHeaderModifier: \
                    {set: [{name: a, value: b}]}}]}, {name: copy, port: 80}]";
