@@ -238,23 +238,24 @@ fn server(host: &str, port: u16, service: &Arc<str>) -> Server {
     }
 }
 
-/// Groups of servers with the groups' weights as one list: each group gets its share, however many it has. Groups
-/// without servers have no share.
+/// Groups of servers with the groups' weights as one list: each group gets its share, however many it has, and each of its
+/// servers its part of that by its own weight. Groups without servers, or with none that has a weight, have no share.
 pub(super) fn flattened(groups: Vec<(u32, Vec<Server>)>) -> Vec<Server> {
     // Divisible by every small number of servers, so that shares are exact where anyone could count.
-    const UNIT: u64 = 720_720;
+    const UNIT: u128 = 720_720;
     let mut weights = Vec::new();
     let mut servers = Vec::new();
     for (weight, group) in groups {
-        let each = u64::from(weight) * UNIT / u64::try_from(group.len()).unwrap_or(u64::MAX).max(1);
+        let all: u128 = group.iter().map(|server| u128::from(server.weight)).sum();
         for server in group {
-            weights.push(if weight == 0 { 0 } else { each.max(1) });
+            let share = u128::from(weight) * u128::from(server.weight);
+            weights.push(if share == 0 { 0 } else { (share * UNIT / all).max(1) });
             servers.push(server);
         }
     }
     let divisor = weights.iter().fold(0, |divisor, weight| gcd(divisor, *weight)).max(1);
     let most = weights.iter().max().copied().unwrap_or(0) / divisor;
-    let scale = most.div_ceil(u64::from(u32::MAX)).max(1);
+    let scale = most.div_ceil(u128::from(u32::MAX)).max(1);
     for (server, weight) in servers.iter_mut().zip(weights) {
         let scaled = weight / divisor / scale;
         server.weight = u32::try_from(if weight == 0 { 0 } else { scaled.max(1) }).unwrap_or(u32::MAX);
@@ -263,6 +264,6 @@ pub(super) fn flattened(groups: Vec<(u32, Vec<Server>)>) -> Vec<Server> {
     servers
 }
 
-fn gcd(a: u64, b: u64) -> u64 {
+fn gcd(a: u128, b: u128) -> u128 {
     if b == 0 { a } else { gcd(b, a % b) }
 }

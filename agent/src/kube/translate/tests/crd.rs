@@ -61,6 +61,35 @@ fn weights_hold_whatever_the_number_of_servers() {
 }
 
 #[test]
+fn weights_hold_inside_each_other() {
+    let all = [("stable", "10.0.0.1"), ("canary", "10.0.0.2"), ("other", "10.0.0.3")];
+    let backends: String = all.map(|(name, address)| backend(name, 80, &[address])).concat();
+    for (stable, canary, outer, want) in [
+        (1, 0, 1, ["", " x0", ""]),
+        (9, 1, 1, [" x9", "", " x10"]),
+        (9, 1, 3, [" x27", " x3", " x10"]),
+        (0, 0, 1, [" x0", " x0", ""]),
+        // As many as there can be.
+        (2_147_483_647, 1, 2_147_483_647, [" x4294967292", "", " x2"]),
+    ] {
+        let of = |name: &str, services: &str| {
+            format!(
+                "\n---\nkind: TraefikService\nmetadata: {{name: {name}}}\nspec: {{weighted: {{services: [{services}]}}}}\n---"
+            )
+        };
+        let inner =
+            format!("{{name: stable, port: 80, weight: {stable}}}, {{name: canary, port: 80, weight: {canary}}}");
+        let outer = format!("{{name: in, kind: TraefikService, weight: {outer}}}, {{name: other, port: 80}}");
+        let text = route("{name: out, kind: TraefikService}", "") + &of("in", &inner) + &of("out", &outer) + &backends;
+        let [stable, canary, other] = want;
+        let servers = format!(
+            "default-out@kubernetescrd = http://10.0.0.1:8080{stable}, http://10.0.0.2:8080{canary}, http://10.0.0.3:8080{other}"
+        );
+        routed(&text, &["R: Host(`a.example`) -> default-out@kubernetescrd on web", &servers]);
+    }
+}
+
+#[test]
 fn a_service_within_itself_ends() {
     let service = "\n---\nkind: TraefikService\nmetadata: {name: me}\nspec: {weighted: {services: [{name: me, kind: \
                    TraefikService}, {name: me, kind: TraefikService}]}}\n---";
