@@ -305,8 +305,14 @@ fn conflict(one: &Listener, other: &Listener) -> Option<(&'static str, String)> 
     if other.port != port {
         return None;
     }
-    if self::is_http(&other.protocol) != is_http || (is_http && one.protocol != other.protocol) {
-        return Some(("ProtocolConflict", format!("listeners of different protocols on port {port}")));
+    let different = || ("ProtocolConflict", format!("listeners of different protocols on port {port}"));
+    if self::is_http(&other.protocol) != is_http {
+        // One of them is not served for its protocol. Of a Gateway's own that is all that is wrong; of its sets' the API's suite wants
+        // to hear that there is a conflict.
+        return (one.set.is_some() || other.set.is_some()).then(different);
+    }
+    if is_http && one.protocol != other.protocol {
+        return Some(different());
     }
     let same = one.hostname == other.hostname;
     same.then(|| ("HostnameConflict", format!("listeners of the same hostname on port {port}")))

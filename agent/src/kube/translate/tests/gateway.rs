@@ -154,11 +154,34 @@ fn what_cannot_be_listened_to_says_why() {
     assert_eq!(two[9], "Programmed=True Programmed");
     let same = of(&format!("{HTTP}, {}", HTTP.replace("name: http", "name: b")), &around());
     assert_eq!(same[3], "Conflicted=True HostnameConflict");
+    let mixed = of(
+        "{name: a, port: 80, protocol: HTTP}, {name: b, port: 80, protocol: HTTPS, tls: {certificateRefs: [{name: c}]}}",
+        &around(),
+    );
+    assert_eq!((&*mixed[3], &*mixed[7]), ("Conflicted=True ProtocolConflict", "Conflicted=True ProtocolConflict"));
     let kinds = of(
         "{name: a, port: 80, protocol: HTTP, allowedRoutes: {kinds: [{kind: TCPRoute}, {kind: HTTPRoute}]}}",
         &around(),
     );
     assert_eq!(kinds[4], "ResolvedRefs=False InvalidRouteKinds");
+}
+
+#[test]
+fn a_protocol_that_there_is_not_takes_no_port_from_one_that_there_is() {
+    let secure =
+        "{name: good, port: 443, hostname: shop.example, protocol: HTTPS, tls: {certificateRefs: [{name: c}]}}";
+    let passed = "{name: bad, port: 443, hostname: db.example, protocol: TLS, tls: {mode: Passthrough}}";
+    for (good, bad) in [(secure, passed), (HTTP, "{name: bad, port: 80, protocol: TCP}")] {
+        for (listeners, at) in [(format!("{good}, {bad}"), 2), (format!("{bad}, {good}"), 6)] {
+            let parts = translated(&(gateway(&listeners) + &route("rules: [{}]")), &around());
+            let said = conditions(&parts, "Gateway");
+            assert_eq!(said[0], "Accepted=True ListenersNotValid", "{listeners}");
+            assert_eq!(said[at..at + 2], ["Accepted=True Accepted", "Conflicted=False NoConflicts"], "{listeners}");
+            let bad = &said[8 - at..];
+            assert_eq!(bad[..2], ["Accepted=False UnsupportedProtocol", "Conflicted=False NoConflicts"], "{listeners}");
+            assert_eq!(parts.routers.len(), 1, "{listeners}");
+        }
+    }
 }
 
 #[test]
