@@ -45,7 +45,7 @@ pub struct RouteTable {
 #[derive(Debug)]
 struct Apart {
     route: Arc<Route>,
-    expr: Arc<Expr>,
+    rule: Rule,
     names: Names,
     branches: Box<[(Key, Rest)]>,
 }
@@ -104,11 +104,12 @@ enum Rest {
 
 impl Entry {
     fn holds(&self, subject: &Subject<'_>) -> bool {
-        match self.of.branches.get(usize::from(self.branch)) {
+        let holds = match self.of.branches.get(usize::from(self.branch)) {
             Some((_, Rest::Literals(literals))) => literals.iter().all(|literal| literal.holds(subject)),
             Some((_, Rest::Whole(expr))) => expr.holds(subject),
             None => false,
-        }
+        };
+        holds && !self.of.rule.excepts(subject)
     }
 }
 
@@ -134,8 +135,8 @@ impl RouteTable {
             .collect();
         routes.sort_by(|(_, a, left), (_, b, right)| (a, &left.name).cmp(&(b, &right.name)));
         let apart = routes.into_iter().map(|(rule, _, route)| {
-            let known = known.get(&Arc::as_ptr(&route)).filter(|known| Arc::ptr_eq(&known.expr, rule.expr()));
-            known.map_or_else(|| Arc::new(Apart::new(&rule, route)), |known| Arc::clone(known))
+            let known = known.get(&Arc::as_ptr(&route)).filter(|known| known.rule == rule);
+            known.map_or_else(|| Arc::new(Apart::new(rule, route)), |known| Arc::clone(known))
         });
         let apart: Vec<Arc<Apart>> = apart.collect();
         let each = apart.iter().flat_map(|of| (0..).zip(&of.branches).map(move |(branch, (key, _))| (of, branch, key)));
@@ -163,7 +164,7 @@ impl RouteTable {
 }
 
 impl Apart {
-    fn new(rule: &Rule, route: Arc<Route>) -> Self {
+    fn new(rule: Rule, route: Arc<Route>) -> Self {
         let mut names = Names { route: route.id, operations: Vec::new(), patterns: Vec::new() };
         let branches = match rule.expr().branches(BRANCHES_MAX) {
             Some(branches) => branches.into_iter().map(Branch::of).collect(),
@@ -176,7 +177,7 @@ impl Apart {
             (key, rest)
         });
         let branches = branches.collect();
-        Self { expr: Arc::clone(rule.expr()), route, names, branches }
+        Self { rule, route, names, branches }
     }
 }
 

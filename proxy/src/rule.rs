@@ -5,6 +5,7 @@
 //! before operators, `%20` in a Path or PathPrefix equals a space, `%2f` is never taken for a slash, and values that
 //! could never match (a port in Host, `Header` of `Host`) are refused with their remedy instead of accepted silently.
 
+mod hosts;
 mod matcher;
 mod parse;
 mod pattern;
@@ -14,6 +15,7 @@ mod subject;
 use std::fmt;
 use std::sync::Arc;
 
+pub use hosts::Hosts;
 pub(crate) use matcher::{HostName, Literal, Matcher};
 pub use pattern::Regexp;
 pub use subject::RequestView;
@@ -34,6 +36,8 @@ pub struct Rule {
     /// The rule as written; its length is the default priority.
     pub text: Arc<str>,
     expr: Arc<Expr>,
+    /// Whose requests are not its, whatever the text says.
+    except: Option<Arc<Hosts>>,
 }
 
 /// What is wrong with a rule, where, and what to write instead.
@@ -55,7 +59,13 @@ impl Rule {
     /// The first fault with its column and remedy.
     pub fn parse(text: &str) -> Result<Self, RuleError> {
         let expr = parse::parse(text)?;
-        Ok(Self { text: text.into(), expr: Arc::new(expr) })
+        Ok(Self { text: text.into(), expr: Arc::new(expr), except: None })
+    }
+
+    /// The same rule but for these hosts, of which there may be more than a text can name.
+    #[must_use]
+    pub fn except(self, hosts: Arc<Hosts>) -> Self {
+        Self { except: Some(hosts), ..self }
     }
 
     /// What can be read of a text that is no rule: hosts and paths that it names, without the conditions that nobody can read.
@@ -70,7 +80,13 @@ impl Rule {
     #[must_use]
     pub fn matches(&self, request: &RequestView<'_>) -> bool {
         let canonical = Canonical::new(request);
-        self.expr.holds(&canonical.subject(request))
+        let subject = canonical.subject(request);
+        self.expr.holds(&subject) && !self.excepts(&subject)
+    }
+
+    /// Whether the request is of a host that it is not for.
+    pub(crate) fn excepts(&self, subject: &Subject<'_>) -> bool {
+        self.except.as_ref().is_some_and(|hosts| hosts.cover(subject.name))
     }
 
     /// The priority of a router that names none: the rule's length, in which the stars of `**.` hosts do not count, so
@@ -90,7 +106,7 @@ impl Rule {
 /// A text has one meaning.
 impl PartialEq for Rule {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        (&self.text, &self.except) == (&other.text, &other.except)
     }
 }
 

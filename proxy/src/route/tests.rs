@@ -170,12 +170,46 @@ fn rule_text() -> impl Strategy<Value = String> {
     })
 }
 
+/// The hosts that a rule is not for, if there are some.
+fn excepted() -> impl Strategy<Value = Option<Vec<&'static str>>> {
+    let hosts = prop::sample::subsequence(vec!["a.b", "b", "*.b", "*.a.b"], 0..4);
+    prop::option::weighted(0.3, hosts)
+}
+
+#[test]
+fn a_rule_takes_no_request_of_a_host_that_it_is_not_for() {
+    let hosts = (0..10_000).map(|host| format!("h{host}.example")).chain(["*.team.example".to_owned()]);
+    let hosts: Vec<String> = hosts.collect();
+    let hosts: Arc<crate::rule::Hosts> = Arc::new(hosts.iter().map(String::as_str).collect());
+    let wide = Rule::parse("Host(`**.example`) && PathPrefix(`/`)").unwrap();
+    let build = |rule: Rule| RouteTable::build(vec![(rule, 0.into(), route(0, "wide"))]);
+    let (all, some) = (build(wide.clone()), build(wide.clone().except(Arc::clone(&hosts))));
+    for (host, want) in [
+        ("a.example", true),
+        ("H7.example:80", false),
+        ("h9999.example.", false),
+        ("h10000.example", true),
+        ("a.team.example", false),
+        ("b.a.team.example", false),
+        ("team.example", true),
+    ] {
+        assert!(found(&all, host, "/").is_some(), "{host}");
+        assert_eq!(found(&some, host, "/").is_some(), want, "{host}");
+    }
+    // The same rule with other such hosts is another one.
+    let (of_before, rule) = (route(1, "again"), wide.clone().except(hosts));
+    let before = RouteTable::build(vec![(wide.clone(), 0.into(), Arc::clone(&of_before))]);
+    let after = before.renewed(vec![(rule.clone(), 0.into(), of_before)]);
+    assert!(found(&after, "h7.example", "/").is_none());
+    assert!(wide != rule && rule == rule.clone());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
     #[test]
     fn the_index_finds_what_plain_evaluation_finds(
-        rules in prop::collection::vec((rule_text(), -1_i64..3), 0..24),
+        rules in prop::collection::vec((rule_text(), -1_i64..3, excepted()), 0..24),
         requests in prop::collection::vec(
             (
                 prop::sample::select(vec!["a.b", "A.B:80", "b", "c.a.b", "x.a.b", "x.b", ".b", "a.b.", "z", ""]),
@@ -187,7 +221,14 @@ proptest! {
     ) {
         let routes: Vec<_> = (0_u32..)
             .zip(&rules)
-            .map(|(id, (text, priority))| (Rule::parse(text).unwrap(), Precedence::from(*priority), route(id, &format!("r{:02}", id * 7 % 24))))
+            .map(|(id, (text, priority, excepted))| {
+                let rule = Rule::parse(text).unwrap();
+                let rule = match excepted {
+                    Some(hosts) => rule.except(Arc::new(hosts.iter().copied().collect())),
+                    None => rule,
+                };
+                (rule, Precedence::from(*priority), route(id, &format!("r{:02}", id * 7 % 24)))
+            })
             .collect();
         let mut plain: Vec<_> = routes
             .iter()

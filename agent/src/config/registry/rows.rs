@@ -19,8 +19,7 @@ pub(super) struct Row {
 
 impl PartialEq for Row {
     fn eq(&self, other: &Self) -> bool {
-        let (rule, other_rule) = (&self.rule.text, &other.rule.text);
-        (rule, &self.precedence, &self.tls) == (other_rule, &other.precedence, &other.tls)
+        (&self.rule, &self.precedence, &self.tls) == (&other.rule, &other.precedence, &other.tls)
             && Arc::ptr_eq(&self.route, &other.route)
     }
 }

@@ -12,7 +12,7 @@ use wayspan_proxy::snapshot::{Route, Service, Snapshot, Target};
 use super::{Inputs, Registry, STAY};
 use crate::catalog::{Catalog, qualified};
 use crate::config::disputes;
-use crate::config::model::{Dynamic, MiddlewareKind};
+use crate::config::model::{Config, Dynamic, MiddlewareKind};
 use crate::config::resolve::{Resolved, names};
 use crate::config::tests::good;
 
@@ -28,7 +28,10 @@ struct World {
 
 impl World {
     fn build(&mut self, main: &str) -> (Snapshot, Catalog) {
-        let config = good(main);
+        self.build_of(&good(main))
+    }
+
+    fn build_of(&mut self, config: &Config) -> (Snapshot, Catalog) {
         let api = config.fixed.api.as_ref().map(|api| SocketAddr::new(api.address.ip(), 9123));
         let (fixed, dynamic) = (&config.fixed, &config.dynamic);
         let disputes = &disputes(dynamic);
@@ -79,6 +82,13 @@ fn a_change_touches_only_its_entry_point() {
     assert!(!Arc::ptr_eq(&second.entry_points[0].routes, &third.entry_points[0].routes));
     let a = catalog.routes.values().find(|names| &*names.router == "a@file").unwrap();
     assert_eq!(&*a.rule, "Path(`/z`)");
+    // So is the same rule that is not for some hosts any more.
+    let mut config = good(&file(A, S));
+    let (before, _) = world.build_of(&config);
+    let router = Arc::make_mut(config.dynamic.routers.first_mut().unwrap());
+    router.rule = router.rule.clone().except(Arc::new(["b.example"].into_iter().collect()));
+    let (after, _) = world.build_of(&config);
+    assert!(!Arc::ptr_eq(&before.entry_points[0].routes, &after.entry_points[0].routes));
 }
 
 fn route_of(world: &World, router: &str) -> Arc<Route> {

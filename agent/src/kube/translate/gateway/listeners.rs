@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use gateway_api::apis::standard::gateways::{
     GatewayListeners, GatewayListenersAllowedRoutes, GatewayListenersAllowedRoutesNamespacesFrom,
     GatewayListenersAllowedRoutesNamespacesSelector, GatewayListenersTlsMode, GatewaySpec, GatewayTlsFrontend,
 };
 use serde_json::{Value, json};
+use wayspan_proxy::rule::Hosts;
 
 use super::super::names::{self, normalized};
 use super::super::view::View;
@@ -169,7 +171,7 @@ pub(super) struct Listener {
     takes_routes: bool,
     kinds: Vec<Value>,
     /// Hosts of other listeners on its port, of those that have any, that are more exact than its own: their requests are not its.
-    pub narrower: Vec<String>,
+    pub narrower: Arc<Hosts>,
     accepted: Result<(), (&'static str, String)>,
     resolved: Result<(), (&'static str, String)>,
     /// What is not resolved is some of its certificates or kinds of routes, and it is served with the others.
@@ -278,8 +280,9 @@ pub(super) fn read(
 }
 
 /// Says which of all listeners of a Gateway cannot be served beside the others, and leaves the requests of narrower ones to
-/// those. The Gateway's own come before those of its sets, which are in their order: who comes first is served.
-pub(super) fn settle(listeners: &mut [Listener]) {
+/// those; `known` are such hosts as there were before. The Gateway's own come before those of its sets, which are in their order:
+/// who comes first is served.
+pub(super) fn settle(listeners: &mut [Listener], known: &mut Vec<Arc<Hosts>>) {
     for index in 0..listeners.len() {
         let (Some(own), before) = (listeners.get(index), listeners.get(..index).unwrap_or_default()) else { continue };
         let behind = listeners.get(index + 1..).unwrap_or_default();
@@ -295,7 +298,14 @@ pub(super) fn settle(listeners: &mut [Listener]) {
     let hosts: Vec<(i32, String)> = hosts.filter_map(|one| Some((one.port, one.hostname.clone()?))).collect();
     for own in listeners {
         let others = hosts.iter().filter(|(port, host)| *port == own.port && covers(own.hostname.as_deref(), host));
-        own.narrower = others.map(|(_, host)| host.clone()).collect();
+        let narrower: Hosts = others.map(|(_, host)| host.as_str()).collect();
+        // Routes keep theirs while listeners are read again and again, so the same hosts are to be there once.
+        let same = known.iter().find(|known| ***known == narrower).cloned();
+        own.narrower = same.unwrap_or_else(|| {
+            let new = Arc::new(narrower);
+            known.push(Arc::clone(&new));
+            new
+        });
     }
 }
 
@@ -327,7 +337,7 @@ fn hostname(listener: &GatewayListeners) -> Option<String> {
 }
 
 /// Whether a hostname, or none, stands for all that another one stands for, and more.
-pub(super) fn covers(wide: Option<&str>, narrow: &str) -> bool {
+fn covers(wide: Option<&str>, narrow: &str) -> bool {
     match wide {
         None => true,
         Some(wide) => wide != narrow && super::matches::is_below(wide, narrow),
@@ -353,7 +363,7 @@ fn listener(
         namespaces: namespaces(spec.allowed_routes.as_ref(), owner.key),
         takes_routes: false,
         kinds: Vec::new(),
-        narrower: Vec::new(),
+        narrower: Arc::default(),
         accepted: Ok(()),
         resolved: Ok(()),
         has_others: false,

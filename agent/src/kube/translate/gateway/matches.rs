@@ -72,17 +72,10 @@ pub(super) fn prefix(one: Option<&HttpRouteRulesMatches>) -> String {
     path.unwrap_or("/").to_owned()
 }
 
-/// For one hostname; requests of `narrower` ones that it covers are others'.
-pub(super) fn matched(hostname: &str, narrower: &[String], one: &HttpRouteRulesMatches) -> Result<Matched, String> {
+/// For one hostname.
+pub(super) fn matched(hostname: &str, one: &HttpRouteRulesMatches) -> Result<Matched, String> {
     let mut rank = Rank::new(Of::HttpRoute, hostname);
     let mut parts: Vec<String> = host(hostname).into_iter().collect();
-    let wide = (!hostname.is_empty()).then_some(hostname);
-    parts.extend(
-        narrower
-            .iter()
-            .filter(|other| super::listeners::covers(wide, other))
-            .filter_map(|other| Some(format!("!{}", host(other)?))),
-    );
     parts.push(path(one, &mut rank));
     if let Some(method) = &one.method {
         let method = serde_json::to_value(method).map_err(|error| error.to_string())?;

@@ -18,6 +18,7 @@ use gateway_api::apis::standard::gateways::GatewaySpec;
 use gateway_api::apis::standard::referencegrants::ReferenceGrantSpec;
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
+use wayspan_proxy::rule::Hosts;
 
 use self::listeners::{Clients, Listener, Listening, Owner};
 pub(super) use self::policies::Policies;
@@ -83,6 +84,8 @@ pub(super) struct Known {
     routes: Specs<HttpRouteSpec>,
     grants: Specs<ReferenceGrantSpec>,
     policies: Specs<PolicySpec>,
+    /// What listeners leave to others.
+    narrower: Vec<Arc<Hosts>>,
 }
 
 impl Known {
@@ -92,6 +95,7 @@ impl Known {
         self.routes.forget_unused();
         self.grants.forget_unused();
         self.policies.forget_unused();
+        self.narrower.retain(|hosts| Arc::strong_count(hosts) > 1);
     }
 }
 
@@ -191,7 +195,7 @@ pub(super) fn frame(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesP
                 let wanting = wanting.clone();
                 let mut gateway = Gateway { object, generation, wanting, addresses, listeners, sets: Vec::new() };
                 sets::attach(out, &mut listening, &grants, &asking, (spec, &owner), &mut gateway);
-                listeners::settle(&mut gateway.listeners);
+                listeners::settle(&mut gateway.listeners, &mut known.narrower);
                 gateways.push(gateway);
             }
             Err(message) => {

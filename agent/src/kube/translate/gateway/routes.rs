@@ -10,6 +10,7 @@ use gateway_api::apis::experimental::httproutes::{
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 use wayspan_proxy::middleware::{Retry, Share};
+use wayspan_proxy::rule::Hosts;
 use wayspan_proxy::snapshot::Timeouts;
 
 use super::super::allocation;
@@ -231,9 +232,9 @@ impl One<'_, '_> {
                     asked.extend(listener.secrets.iter().cloned());
                 }
                 let (entry_point, secure) = (listener.entry_point.as_str(), listener.secure);
-                let port = u16::try_from(listener.port).ok();
-                let at = At { gateway: &gateway.object.key, entry_point, port, secure };
-                self.routers(prepared, &common, &listener.narrower, &at);
+                let (port, narrower) = (u16::try_from(listener.port).ok(), &listener.narrower);
+                let at = At { gateway: &gateway.object.key, entry_point, port, secure, narrower };
+                self.routers(prepared, &common, &at);
             }
         }
         if attached { Ok(()) } else { Err(why) }
@@ -310,7 +311,7 @@ impl One<'_, '_> {
         let matches = rule.matches.as_deref().unwrap_or_default();
         let (mut served, mut unserved) = (matches.is_empty(), Vec::new());
         for (number, one) in matches.iter().enumerate() {
-            let matched = matches::matched(hostname, &[], one);
+            let matched = matches::matched(hostname, one);
             match matched.and_then(|matched| Ok(self.out.rules.parse(&matched.rule)?)) {
                 Ok(_) => served = true,
                 Err(message) => unserved.push(format!("{place}.matches[{number}]: {message}")),
@@ -387,15 +388,14 @@ impl One<'_, '_> {
         self.backends.servers(service, &port).map_err(not_found)
     }
 
-    fn routers(&mut self, prepared: &Prepared<'_>, hostnames: &[String], narrower: &[String], at: &At<'_>) {
+    fn routers(&mut self, prepared: &Prepared<'_>, hostnames: &[String], at: &At<'_>) {
         let any = [HttpRouteRulesMatches::default()];
         for (index, rule) in prepared.rules.iter().enumerate() {
             let matches = rule.spec.matches.as_deref().filter(|all| !all.is_empty()).unwrap_or(&any);
             for (number, one) in matches.iter().enumerate() {
                 self.place += 1;
-                let is_anothers = |hostname: &str| narrower.iter().any(|narrow| matches::is_below(narrow, hostname));
-                for hostname in hostnames.iter().filter(|hostname| !is_anothers(hostname)) {
-                    if let Err(message) = self.router(rule, index, one, (hostname, narrower), at) {
+                for hostname in hostnames.iter().filter(|hostname| !at.narrower.cover(hostname)) {
+                    if let Err(message) = self.router(rule, index, one, hostname, at) {
                         let place = format!("spec.rules[{index}].matches[{number}]");
                         self.out.problem(&self.object, place, message);
                     }
@@ -427,11 +427,14 @@ impl One<'_, '_> {
         rule: &Rule<'_>,
         index: usize,
         one: &HttpRouteRulesMatches,
-        (hostname, narrower): (&str, &[String]),
+        hostname: &str,
         at: &At<'_>,
     ) -> Result<(), String> {
-        let matched = matches::matched(hostname, narrower, one)?;
-        let parsed = self.out.rules.parse(&matched.rule)?;
+        let matched = matches::matched(hostname, one)?;
+        let mut parsed = self.out.rules.parse(&matched.rule)?;
+        if !at.narrower.is_empty() && (hostname.is_empty() || hostname.starts_with('*')) {
+            parsed = parsed.except(Arc::clone(at.narrower));
+        }
         let Key { namespace, name } = self.object.key.clone();
         let (gateway, entry_point) = (at.gateway, at.entry_point);
         let key = normalized(&format!(
@@ -521,6 +524,8 @@ struct At<'a> {
     /// The listener's, one of several that the entry point may be reached at.
     port: Option<u16>,
     secure: bool,
+    /// Hosts of other listeners there.
+    narrower: &'a Arc<Hosts>,
 }
 
 fn kind_name(kind: &HttpRouteRulesFiltersType) -> &'static str {

@@ -283,6 +283,27 @@ fn a_listener_that_is_refused_takes_no_host_from_those_that_are_served() {
     assert_eq!(rules(&world("", &closed)), both[..1]);
 }
 
+#[test]
+fn however_many_hosts_others_have_the_routes_of_a_wider_listener_are_served() {
+    let label = "x".repeat(60);
+    let host = |number: usize| format!("h{number:05}.{label}.{label}.{label}.{label}");
+    let listener = |number: usize| format!("{{name: l{number}, port: 80, protocol: HTTP, hostname: {}}}", host(number));
+    let all = gateway(HTTP).replace("gatewayClassName: w,", &format!("gatewayClassName: w, {FROM_ALL}"));
+    let sets = (0..5_u8).map(|at| {
+        let listeners: Vec<String> = (0..64).map(|number| listener(usize::from(at) * 64 + number)).collect();
+        set(&format!("s{at}"), at, &listeners.join(", "))
+    });
+    let to_set = "kind: HTTPRoute\nmetadata: {name: s}\n\
+                  spec: {parentRefs: [{kind: ListenerSet, name: s4}], rules: [{}]}\n---\n";
+    let text = all + &sets.collect::<String>() + &route("rules: [{}]") + to_set;
+    let parts = translated(&text, &around());
+    assert!(parts.problems.is_empty(), "{:?}", parts.problems);
+    assert_eq!(conditions(&parts, "HTTPRoute")[0], "Accepted=True Accepted");
+    assert_eq!(satisfied(&parts, "other.example"), ["PathPrefix(\"/\")"]);
+    assert_eq!(satisfied(&parts, &host(255)), [""; 0]);
+    assert_eq!(satisfied(&parts, &host(319)).len(), 1);
+}
+
 /// What is to be written into the status of an object of this kind.
 fn written(world: &Objects, parts: &Parts, kind: &str) -> Option<serde_json::Value> {
     let writes = crate::kube::status::Lacking::default().renew(world, &parts.statuses, "NOW")?;
