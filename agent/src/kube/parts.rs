@@ -300,6 +300,6 @@ pub struct Status {
     pub conditions: Vec<Condition>,
     /// The other fields that are ours.
     pub body: Value,
-    /// The only status that this takes the place of; `None`: any. Of some it is not known whose word they are.
-    pub over: Option<Value>,
+    /// The statuses that this takes the place of; none: any. Of some it is not known whose word they are.
+    pub over: Vec<Value>,
 }

@@ -121,7 +121,7 @@ fn differing(before: &[Arc<Status>], now: &[Arc<Status>], into: &mut BTreeSet<Ob
 /// The difference between what a status says and what it should say.
 fn lack(objects: &Objects, wanted: &Arc<Status>, now: &str) -> Option<Write> {
     let (current, version) = current(objects, &wanted.object)?;
-    if wanted.over.as_ref().is_some_and(|over| *over != current) {
+    if !wanted.over.is_empty() && !wanted.over.contains(&current) {
         return None;
     }
     let (object, status) = difference(&current, wanted, now)?;
@@ -386,7 +386,13 @@ mod tests {
     use super::*;
 
     fn status(kind: &'static str, conditions: Vec<Condition>, body: Value) -> Status {
-        Status { object: Object { kind, key: Key::new("default", "x") }, generation: 2, conditions, body, over: None }
+        Status {
+            object: Object { kind, key: Key::new("default", "x") },
+            generation: 2,
+            conditions,
+            body,
+            over: Vec::new(),
+        }
     }
 
     fn written(current: &Value, wanted: &Status) -> Option<Value> {
@@ -484,7 +490,7 @@ mod tests {
         let wanted = |name: &str| {
             let object = Object { kind: "Ingress", key: Key::new("default", name) };
             let body = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}});
-            Arc::new(Status { object, generation: 0, conditions: Vec::new(), body, over: None })
+            Arc::new(Status { object, generation: 0, conditions: Vec::new(), body, over: Vec::new() })
         };
         let mut objects = Objects::default();
         objects.ingresses.put(ingress("a", "10.9.9.9", "1"));

@@ -38,8 +38,8 @@ const BACKOFF: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 /// So many refusals are waited for before a kind counts as one that may not be read: a role may be bound a moment later.
 pub(super) const REFUSALS_MAX: u32 = 3;
-/// So often in a row a kind must be unknown before objects that were told of are gone with it.
-const UNKNOWN_MAX: u32 = 6;
+/// So often in a row a kind must be unknown before objects that were told of are gone with it: in half a minute or more.
+const UNKNOWN_MAX: u32 = 8;
 
 /// What a watch told, to be applied to the objects; it says whether they changed.
 pub type News = Box<dyn FnOnce(&mut Objects) -> bool + Send>;
@@ -479,7 +479,7 @@ impl Watch {
                         self.ready().await;
                     }
                 }
-                Err(error) if !self.state.ready && !self.state.listing && wants_list(&error) => {
+                Err(error) if !self.state.told && !self.state.listing && wants_list(&error) => {
                     debug!(kind = self.kind, %error, "the API server does not stream this list; asking for all of it");
                     self.state.listing = true;
                     stream = feed.events(config.clone()).boxed();
@@ -514,8 +514,9 @@ impl Watch {
     /// not either, nor the rights that they gave. The server says so again and again, and its list of kinds too, since one that is
     /// just starting may not know all of them.
     async fn has_gone(&mut self, error: &watcher::Error) -> bool {
-        self.state.unknown = if is_absent(error) || is_text(error) { self.state.unknown.saturating_add(1) } else { 0 };
-        let has_gone = self.state.told && self.state.unknown >= UNKNOWN_MAX && !self.place.is_served().await;
+        let is_unknown = self.state.told && (is_absent(error) || is_text(error)) && !self.place.is_served().await;
+        self.state.unknown = if is_unknown { self.state.unknown.saturating_add(1) } else { 0 };
+        let has_gone = self.state.unknown >= UNKNOWN_MAX;
         if has_gone {
             warn!(kind = self.kind, "the API server does not know this kind any more: its objects are gone");
         }

@@ -123,33 +123,40 @@ pub(super) fn not_first(other: &Key) -> String {
     format!("Ingress {other} has the default backend and is older, or of equals the first; remove one")
 }
 
+/// Of so many addresses of before it is known that they were ours.
+const BEFORE_MAX: usize = 16;
+
 /// What Ingress objects say of where clients reach us, as type and value.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Said {
     /// Where they do.
     addresses: Vec<(String, String)>,
-    /// Where they did, while it is known that there is no such place any more.
-    withdrawn: Vec<(String, String)>,
-    /// The last that there were.
-    last: Vec<(String, String)>,
+    /// It is known that there is no such place any more.
+    is_withdrawn: bool,
+    /// All that there were, the last ones last.
+    before: Vec<Vec<(String, String)>>,
 }
 
 impl Said {
     /// These as of now; without any, `is_known` is whether none is all that there is to know.
     pub(super) fn now(&self, addresses: Vec<(String, String)>, is_known: bool) -> Self {
-        let last = if addresses.is_empty() { &self.last } else { &addresses }.clone();
-        let withdrawn = if addresses.is_empty() && is_known { last.clone() } else { Vec::new() };
-        Self { addresses, withdrawn, last }
+        let mut before = self.before.clone();
+        if !addresses.is_empty() && before.last() != Some(&addresses) {
+            before.retain(|one| *one != addresses);
+            before.push(addresses.clone());
+            before.drain(..before.len().saturating_sub(BEFORE_MAX));
+        }
+        Self { is_withdrawn: addresses.is_empty() && is_known, addresses, before }
     }
 
     /// Nothing is said for as long as no address is known. Addresses that are ours no longer are taken back, from those that say
     /// just these: others may be the word of another controller.
     fn status(&self, object: &Object) -> Option<Status> {
-        let over = match (self.addresses.as_slice(), self.withdrawn.as_slice()) {
-            ([], []) => return None,
-            ([], withdrawn) => Some(body(withdrawn)),
-            _ => None,
-        };
+        if self.addresses.is_empty() && (!self.is_withdrawn || self.before.is_empty()) {
+            return None;
+        }
+        let before = self.before.iter().filter(|_| self.is_withdrawn);
+        let over = before.map(|addresses| body(addresses)).collect();
         Some(Status {
             object: object.clone(),
             generation: 0,

@@ -151,7 +151,8 @@ pub(super) struct Gateway {
 impl Gateway {
     /// Whether routes find the same in both.
     pub(super) fn leads_alike(&self, other: &Self) -> bool {
-        (&self.object, &self.listeners, &self.sets) == (&other.object, &other.listeners, &other.sets)
+        let [own, others] = [self, other].map(|one| refusal(one.wanting.as_ref()));
+        (&self.object, own, &self.listeners, &self.sets) == (&other.object, others, &other.listeners, &other.sets)
     }
 }
 
@@ -172,7 +173,13 @@ pub(super) fn frame(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesP
     };
     let served = view.all("Gateway").filter(|(key, gateway)| settings.serves(&key.namespace) && is_ours(gateway));
     let served: Vec<_> = served.collect();
-    let given = given(&around.pool, &served);
+    // Nobody is to be reached at an address of one that is not served.
+    let mut accepted = served.clone();
+    accepted.retain(|(key, gateway)| {
+        let spec = known.gateways.typed(key, gateway);
+        (*spec).as_ref().map_or(true, |spec| refusal(wanting(spec, &classes, &[]).as_ref()).is_none())
+    });
+    let given = given(&around.pool, &accepted);
     for (key, gateway) in served {
         let object = Object { kind: "Gateway", key: key.clone() };
         let generation = gateway.metadata.generation.unwrap_or(0);
@@ -187,9 +194,9 @@ pub(super) fn frame(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesP
                 let own = given.get(key).map(|own| vec![(ADDRESS.to_owned(), own.to_string())]);
                 let ours = own.as_deref().unwrap_or(&around.addresses);
                 listening.at = given.get(key).copied();
-                let class = classes.get(&spec.gateway_class_name).and_then(Option::as_deref);
-                let (wanting, addresses) = (wanting(spec, class, ours), addresses(spec, ours));
+                let wanting = wanting(spec, &classes, ours);
                 let refused = refusal(wanting.as_ref());
+                let addresses = if refused.is_some() { Vec::new() } else { addresses(spec, ours) };
                 let owner = Owner { kind: "Gateway", key, set: None, clients: &clients, refused };
                 let listeners = listeners::read(out, &mut listening, &grants, &owner, &spec.listeners);
                 let wanting = wanting.clone();
@@ -247,11 +254,14 @@ fn unread(object: Object, generation: i64, message: &str) -> Status {
     let conditions = ["Accepted", "Programmed"];
     let conditions = conditions.map(|kind| Condition::new(kind, false, "Invalid", &format!("the spec {message}")));
     let body = json!({ "listeners": [], "attachedListenerSets": null });
-    Status { object, generation, conditions: conditions.into(), body, over: None }
+    Status { object, generation, conditions: conditions.into(), body, over: Vec::new() }
 }
 
-/// The classes that are ours, and why one is not accepted.
-fn classes(out: &mut Out<'_>) -> BTreeMap<String, Option<String>> {
+/// By name, and why one is not accepted.
+type Classes = BTreeMap<String, Option<String>>;
+
+/// The classes that are ours.
+fn classes(out: &mut Out<'_>) -> Classes {
     let mut ours = BTreeMap::new();
     for (key, class) in out.view.all("GatewayClass") {
         if class.data.pointer("/spec/controllerName").and_then(Value::as_str) != Some(CONTROLLER) {
@@ -273,7 +283,7 @@ fn classes(out: &mut Out<'_>) -> BTreeMap<String, Option<String>> {
             generation: class.metadata.generation.unwrap_or(0),
             conditions: vec![accepted],
             body: json!({ "supportedFeatures": features }),
-            over: None,
+            over: Vec::new(),
         });
         ours.insert(key.name.to_string(), refused);
     }
@@ -319,9 +329,9 @@ fn given<'g>(pool: &[IpAddr], gateways: &[(&'g Key, &Arc<DynamicObject>)]) -> BT
 }
 
 /// What a Gateway asks for as a whole that cannot be had; by its class, too, which may be refused.
-fn wanting(spec: &GatewaySpec, class: Option<&str>, ours: &[(String, String)]) -> Option<Condition> {
+fn wanting(spec: &GatewaySpec, classes: &Classes, ours: &[(String, String)]) -> Option<Condition> {
     let lacks = |kind, reason, message: &str| Some(Condition::new(kind, false, reason, message));
-    if let Some(message) = class {
+    if let Some(message) = classes.get(&spec.gateway_class_name).and_then(Option::as_deref) {
         // The API has no reason for a class. Its parameters are the Gateway's, as far as that has none itself.
         let message = format!("GatewayClass {}: {message}", spec.gateway_class_name);
         return lacks("Accepted", "InvalidParameters", &message);
@@ -386,7 +396,7 @@ fn status(gateway: &Gateway, attached: &dyn Fn(usize) -> usize) -> Status {
     // Older definitions of Gateways do not know sets, and would say so with every write of a number; null takes away what was said.
     let sets = Some(sets::attached(gateway)).filter(|_| !gateway.sets.is_empty());
     let body = json!({"addresses": gateway.addresses, "listeners": listeners, "attachedListenerSets": sets});
-    Status { object: gateway.object.clone(), generation, conditions, body, over: None }
+    Status { object: gateway.object.clone(), generation, conditions, body, over: Vec::new() }
 }
 
 /// Who may refer from where to what.

@@ -83,7 +83,7 @@ fn unread(object: &Object, route: &DynamicObject, gateways: &[Gateway], message:
         .into_iter()
         .map(|parent| json!({ "parentRef": parent, "controllerName": super::CONTROLLER, "conditions": conditions }));
     let body = json!({ "parents": parents.collect::<Vec<Value>>() });
-    Status { object: object.clone(), generation, conditions: Vec::new(), body, over: None }
+    Status { object: object.clone(), generation, conditions: Vec::new(), body, over: Vec::new() }
 }
 
 struct One<'a, 't> {
@@ -164,7 +164,7 @@ impl One<'_, '_> {
             generation,
             conditions: Vec::new(),
             body: json!({ "parents": parents }),
-            over: None,
+            over: Vec::new(),
         });
     }
 
@@ -192,9 +192,12 @@ impl One<'_, '_> {
         parent: &HttpRouteParentRefs,
         (gateway, at, set): (&Gateway, usize, Option<usize>),
     ) -> Result<(), Unresolved> {
+        if let Some(refused) = super::refusal(gateway.wanting.as_ref()) {
+            return Err(("ParentNotAccepted", refused.to_owned()));
+        }
         let view = self.out.view;
         let mut why = ("NoMatchingParent", "the parent has no such listener".to_owned());
-        let mut attached = false;
+        let (mut attached, mut left, mut served) = (false, BTreeSet::new(), BTreeSet::new());
         let hostnames = spec.hostnames.as_deref().unwrap_or_default();
         for (number, listener) in gateway.listeners.iter().enumerate().filter(|(_, listener)| listener.set == set) {
             let meant = parent.section_name.as_deref().is_none_or(|name| name.is_empty() || name == listener.name)
@@ -234,8 +237,15 @@ impl One<'_, '_> {
                 let (entry_point, secure) = (listener.entry_point.as_str(), listener.secure);
                 let (port, narrower) = (u16::try_from(listener.port).ok(), &listener.narrower);
                 let at = At { gateway: &gateway.object.key, entry_point, port, secure, narrower };
-                self.routers(prepared, &common, &at);
+                let (others, own): (Vec<_>, Vec<_>) = common.into_iter().partition(|name| narrower.cover(name));
+                self.routers(prepared, &own, &at);
+                left.extend(others);
+                served.extend(own);
             }
+        }
+        for name in left.difference(&served) {
+            let message = "is for a listener with a more exact hostname, to which this route is not attached";
+            self.out.problem(&self.object, "spec.hostnames", format!("{name} {message}"));
         }
         if attached { Ok(()) } else { Err(why) }
     }
@@ -394,7 +404,7 @@ impl One<'_, '_> {
             let matches = rule.spec.matches.as_deref().filter(|all| !all.is_empty()).unwrap_or(&any);
             for (number, one) in matches.iter().enumerate() {
                 self.place += 1;
-                for hostname in hostnames.iter().filter(|hostname| !at.narrower.cover(hostname)) {
+                for hostname in hostnames {
                     if let Err(message) = self.router(rule, index, one, hostname, at) {
                         let place = format!("spec.rules[{index}].matches[{number}]");
                         self.out.problem(&self.object, place, message);
@@ -446,7 +456,10 @@ impl One<'_, '_> {
         // What of a rule is the same for all its matches and hostnames, and what is one's own.
         let (object, of_rule) = (self.object.clone(), format!("{gateway} {index} {entry_point}"));
         let of_rule = |name: &str| allocation::key(&names::of(GATEWAY, name), &object, &of_rule);
-        let (own_object, port) = (&object, at.port.unwrap_or_default());
+        // Listeners that share an entry point share what is the same for both.
+        let redirects = rule.spec.filters.iter().flatten().filter_map(|filter| filter.request_redirect.as_ref());
+        let by_port = redirects.into_iter().any(|one| one.port.is_none() && one.scheme.is_none());
+        let (own_object, port) = (&object, at.port.filter(|_| by_port).unwrap_or_default());
         let of_match = format!("{gateway} {index} {hash} {entry_point} {port}");
         let of_match = |name: &str| allocation::key(&names::of(GATEWAY, name), own_object, &of_match);
         let name = of_match(&base);

@@ -84,7 +84,7 @@ pub(super) fn unserved<'s>(asking: &'s [Asking], gateway: &'s Key) -> impl Itera
             Condition::new("Programmed", false, "ParentNotProgrammed", &message),
         ];
         let object = Object { kind: "ListenerSet", key: key.clone() };
-        Status { object, generation: *generation, conditions, body: json!({ "listeners": [] }), over: None }
+        Status { object, generation: *generation, conditions, body: json!({ "listeners": [] }), over: Vec::new() }
     })
 }
 
@@ -164,7 +164,7 @@ pub(super) fn statuses(gateway: &Gateway, attached: &dyn Fn(usize) -> usize) -> 
             generation: set.generation,
             conditions,
             body: json!({ "listeners": listeners }),
-            over: None,
+            over: Vec::new(),
         }
     };
     gateway.sets.iter().enumerate().map(status).collect()

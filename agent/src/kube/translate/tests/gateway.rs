@@ -429,7 +429,13 @@ fn the_requests_of_a_narrower_listener_are_its_own() {
     // A hostname that is another listener's is not served by this one.
     let text = gateway(listeners)
         + &route("hostnames: [a.example], rules: [{}]").replace("{name: g}", "{name: g, sectionName: wild}");
-    assert!(translated(&text, &around()).routers.is_empty());
+    let parts = translated(&text, &around());
+    assert!(parts.routers.is_empty());
+    let message = "a.example is for a listener with a more exact hostname, to which this route is not attached";
+    assert_eq!((&*parts.problems[0].path, &*parts.problems[0].message), ("spec.hostnames", message));
+    // On all of them there is one that serves it.
+    let parts = translated(&(gateway(listeners) + &route("hostnames: [a.example], rules: [{}]")), &around());
+    assert!(parts.problems.is_empty() && parts.routers.len() == 1);
     // Nor one that lies below another's wildcard.
     let listeners = "{name: all, port: 80, protocol: HTTP}, {name: wild, port: 80, protocol: HTTP, hostname: \"*.example\"}, \
                      {name: team, port: 80, protocol: HTTP, hostname: \"*.team.example\", allowedRoutes: {namespaces: {from: Same}}}";

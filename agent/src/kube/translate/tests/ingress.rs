@@ -457,6 +457,8 @@ fn addresses_that_a_published_service_has_no_longer_are_taken_back_from_who_says
     assert_eq!(lacking(&pending), [r#"ours: {"ingress":[]}"#]);
     let other = service("{loadBalancer: {ingress: [{ip: 192.0.2.2}]}}");
     assert_eq!(lacking(&other).len(), 2);
+    // Who says the one before the last has not been written to since.
+    assert_eq!(lacking(&pending), [r#"ours: {"ingress":[]}"#]);
 }
 
 #[test]

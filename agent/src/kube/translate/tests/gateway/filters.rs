@@ -78,7 +78,7 @@ fn a_redirect_leads_to_the_listener_s_port_and_not_to_that_of_its_entry_point() 
     ] {
         assert_eq!(to(&format!(", sectionName: {section}"), redirect), [port], "{section} {redirect}");
     }
-    // On all of them each has its own, also those that share an entry point.
+    // On all of them each has its own. Of those that share an entry point the first one's is found.
     assert_eq!(to("", "hostname: www.example"), [Some(80), Some(443), Some(8080)]);
 }
 

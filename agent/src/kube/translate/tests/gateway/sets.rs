@@ -193,7 +193,7 @@ fn what_a_gateway_asks_for_as_a_whole_is_ours_or_says_so() {
         (
             "infrastructure: {parametersRef: {group: a, kind: B, name: c}},",
             ["Accepted=False InvalidParameters", "Programmed=False Invalid"],
-            1,
+            0,
         ),
     ] {
         // The translator's own way to its addresses is the settings'.
@@ -213,8 +213,21 @@ fn of_a_gateway_that_is_not_accepted_nothing_is_served() {
     let to_set =
         "kind: HTTPRoute\nmetadata: {name: s}\nspec: {parentRefs: [{kind: ListenerSet, name: x}], rules: [{}]}\n---\n";
     let text = taking(FROM_ALL) + &of_set + &route("rules: [{}]") + to_set;
-    let parts = translated(&text, &around());
-    assert_eq!((parts.routers.len(), parts.entry_points.len()), (2, 1));
+    // One that is served, and younger.
+    let other = "kind: Gateway\nmetadata: {name: h, creationTimestamp: \"2026-01-02T00:00:00Z\"}\nspec: {gatewayClassName: v, \
+                 listeners: []}\n---\n";
+    let other = CLASS.replace("name: w", "name: v") + other;
+    let pool = KubernetesProvider { address_pool: vec!["10.0.0.7".parse().unwrap()], ..provider() };
+    let settings = Kubernetes { gateway: Some(pool), ..Kubernetes::default() };
+    let translated = |text: &str| Translator::default().translate(&objects(text), &settings, Some("here"), &around());
+    let addressed = |parts: &Parts| {
+        let gateways = parts.statuses.iter().filter(|status| status.object.kind == "Gateway");
+        let has_one = gateways.filter(|one| one.body["addresses"][0]["value"] == "10.0.0.7");
+        has_one.map(|one| one.object.key.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(addressed(&translated(&(text.clone() + &other))), ["g"]);
+    let parts = translated(&text);
+    assert_eq!((parts.routers.len(), parts.entry_points.len()), (2, 2));
     assert_eq!(conditions(&parts, "GatewayClass"), ["Accepted=True Accepted"]);
     let parameters = "parametersRef: {group: a, kind: B, name: c}";
     let message = "a B holds no parameters of ours; leave parametersRef out";
@@ -224,7 +237,13 @@ fn of_a_gateway_that_is_not_accepted_nothing_is_served() {
         ("allowedListeners:", format!("infrastructure: {{{parameters}}},"), "True Accepted", &[own][..]),
         ("controllerName:", format!("{parameters},"), "False InvalidParameters", &classes),
     ] {
-        let parts = translated(&text.replace(at, &format!("{asks} {at}")), &around());
+        let refused = text.replace(at, &format!("{asks} {at}"));
+        assert_eq!(addressed(&translated(&(refused.clone() + &other))), ["h"], "{asks}");
+        let parts = translated(&refused);
+        assert_eq!(
+            conditions(&parts, "HTTPRoute"),
+            ["Accepted=False ParentNotAccepted", "ResolvedRefs=True ResolvedRefs"]
+        );
         assert_eq!((parts.routers.len(), parts.entry_points.len()), (0, 0), "{asks}");
         assert_eq!(conditions(&parts, "GatewayClass"), [format!("Accepted={class}")]);
         let gateway = conditions(&parts, "Gateway");
@@ -236,8 +255,10 @@ fn of_a_gateway_that_is_not_accepted_nothing_is_served() {
             said(&parts, "x")[..2],
             ["Accepted=False ParentNotAccepted", "Programmed=False ParentNotProgrammed"]
         );
-        let told = parts.problems.iter().map(|one| format!("{} {}", one.object.key, one.message));
+        let (routes, others): (Vec<_>, Vec<_>) = parts.problems.iter().partition(|one| one.object.kind == "HTTPRoute");
+        let told = others.iter().map(|one| format!("{} {}", one.object.key, one.message));
         assert_eq!(told.collect::<Vec<_>>(), want, "{asks}");
+        assert_eq!(routes.len(), 2, "{asks}");
     }
 }
 
