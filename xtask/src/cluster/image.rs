@@ -210,7 +210,7 @@ mod tests {
         assert!(told.contains(&format!(" -t {AGENT} ")));
     }
 
-    /// Nothing here has an engine that could build it.
+    /// The gate has no engine that could build it.
     #[test]
     fn the_dockerfile_makes_the_image_that_a_cluster_gets() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

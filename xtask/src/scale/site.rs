@@ -106,7 +106,8 @@ impl Site {
 
     /// The routes that are asked for with servers of their own.
     pub(super) fn spread(&self) -> impl Iterator<Item = usize> {
-        (0..HOSTS).map(|one| one * self.routes / HOSTS)
+        let hosts = HOSTS.min(self.routes);
+        (0..hosts).map(move |one| one * self.routes / hosts)
     }
 
     fn make_one(&self, api: &mut Api, namespace: &str, number: usize, endpoints: usize) -> Result<()> {

@@ -64,7 +64,7 @@
 {{- end -}}
 {{- $otlp := dict -}}
 {{- if $values.tracing.otlp.enabled -}}
-{{- if not (or $values.tracing.otlp.grpc.enabled $values.tracing.otlp.http.enabled) -}}
+{{- if not (or $values.tracing.otlp.grpc.enabled $values.tracing.otlp.http.enabled (dig "tracing" "otlp" "" $values.config)) -}}
 {{- fail "tracing.otlp.enabled: set tracing.otlp.grpc.enabled or tracing.otlp.http.enabled, too: nothing would be sent" -}}
 {{- end -}}
 {{- range $key := list "grpc" "http" -}}

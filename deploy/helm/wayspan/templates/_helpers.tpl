@@ -315,6 +315,7 @@ have heard that the pod ends. */}}
 {{- define "wayspan.transport" -}}
 {{- $root := index . 0 -}}{{- $port := index . 2 -}}
 {{- $transport := default dict $port.transport | deepCopy -}}
+{{- if kindIs "invalid" $transport.lifeCycle -}}{{- $transport = omit $transport "lifeCycle" -}}{{- end -}}
 {{- $exposed := has (index . 1) (splitList " " (include "wayspan.exposed" $root)) -}}
 {{- if and $exposed (not $port.hostPort) (not (include "wayspan.hostNetwork" $root)) -}}
 {{- $transport = mergeOverwrite (dict "lifeCycle" (dict "requestAcceptGraceTimeout" "10s")) $transport -}}
@@ -322,20 +323,19 @@ have heard that the pod ends. */}}
 {{- toYaml $transport -}}
 {{- end -}}
 
-{{/* How long the slowest entry point may take to end, and five seconds to say so. */}}
+{{/* How long the entry points may take to end, and five seconds to say so: all go on accepting for as long as one of them does. */}}
 {{- define "wayspan.grace" -}}
 {{- if .Values.deployment.terminationGracePeriodSeconds -}}
 {{- .Values.deployment.terminationGracePeriodSeconds -}}
 {{- else -}}
 {{- $root := . -}}
-{{- $longest := 0 -}}
+{{- $accepts := 0 -}}{{- $ends := 0 -}}
 {{- range $name, $port := omit .Values.ports "api" -}}
 {{- $life := dig "lifeCycle" dict (include "wayspan.transport" (list $root $name $port) | fromYaml) -}}
-{{- $accept := include "wayspan.seconds" (default "0" $life.requestAcceptGraceTimeout) | int -}}
-{{- $grace := include "wayspan.seconds" (default "10s" $life.graceTimeOut) | int -}}
-{{- $longest = max $longest (add $accept $grace) -}}
+{{- $accepts = max $accepts (include "wayspan.seconds" (default "0" $life.requestAcceptGraceTimeout) | int) -}}
+{{- $ends = max $ends (include "wayspan.seconds" (default "10s" $life.graceTimeOut) | int) -}}
 {{- end -}}
-{{- add $longest 5 -}}
+{{- add $accepts $ends 5 -}}
 {{- end -}}
 {{- end -}}
 
