@@ -225,7 +225,7 @@ pub fn client_address(headers: &HeaderMap, peer: IpAddr, trust: Trust<'_>) -> Ip
 }
 
 /// An address as proxies write it into X-Forwarded-For: bare, or with brackets, a port or a zone.
-fn read_address(hop: &[u8]) -> Option<IpAddr> {
+pub(crate) fn read_address(hop: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(hop.trim_ascii()).ok()?;
     let bare = match text.strip_prefix('[') {
         Some(bracketed) => bracketed.split(']').next()?,

@@ -41,7 +41,7 @@ fn read(origin: &str, root: &serde_json::Value, prefix: &str) -> (Dynamic, Vec<F
     };
     let mut faults = Faults::default();
     let mut source = Source { file: origin.to_owned(), root };
-    walk::check(origin, Role::Main, &mut source.root, &mut faults);
+    walk::check(origin, Role::Object, &mut source.root, &mut faults);
     // What it refers to stands elsewhere.
     let around = Around { fixed: &Static::default(), incomplete: true, default_transport: None, before: None };
     let parts = dynamic::read(std::slice::from_ref(&source), around, &mut faults);

@@ -16,6 +16,15 @@ pub(super) enum Role {
     Main,
     /// A file of `providers.file`.
     Further,
+    /// A part of an object, whose words are the API's: that does mind case, and so does whoever looks for a word in it.
+    Object,
+}
+
+impl Role {
+    /// The known word that this one is, with what may be below it.
+    fn child<'t>(self, trie: &'t Trie, word: &str) -> Option<(&'static str, &'t Trie)> {
+        trie.child(word).filter(|(known, _)| self != Self::Object || *known == word)
+    }
 }
 
 /// Checks a whole file; afterwards all keys have their right spelling and values have their kinds, save where a fault
@@ -90,7 +99,7 @@ impl Walk<'_> {
         let mut seen = HashSet::new();
         entries.retain_mut(|(word, child)| {
             let line = word.line;
-            let next = match (trie.child(&word.text), trie.any()) {
+            let next = match (self.role.child(trie, &word.text), trie.any()) {
                 (Some((known, next)), _) => {
                     known.clone_into(&mut word.text);
                     Some(next)
@@ -150,7 +159,7 @@ impl Walk<'_> {
 
     /// Whether a key is one for this file: a further file's top level has few.
     fn is_held(&self, level: &Level, word: &str) -> bool {
-        self.role == Role::Main || !level.path.is_empty() || FURTHER.contains(&word)
+        self.role != Role::Further || !level.path.is_empty() || FURTHER.contains(&word)
     }
 
     fn name(&mut self, line: u32, name: &str) {

@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::StatusCode;
 use tokio::sync::Semaphore;
@@ -14,29 +13,9 @@ use crate::clock::MonoNs;
 use crate::live::Live;
 use crate::middleware::{Answer, Authenticator, Check};
 
-/// Checks at once, in the whole process.
+/// Checks at once, in the whole process. Those who have one to make take turns.
 const CHECKS_MAX: usize = 2;
-/// Checks that wait: five seconds' worth of an expensive hash. Beyond, clients are told to come later.
-const WAITING_MAX: usize = 128;
-
 static CHECKS: Semaphore = Semaphore::const_new(CHECKS_MAX);
-static WAITING: AtomicUsize = AtomicUsize::new(0);
-
-/// Counts one that waits, for as long as it lives.
-struct Counted;
-
-impl Counted {
-    fn enter() -> Option<Self> {
-        let counted = Self;
-        (WAITING.fetch_add(1, Ordering::Relaxed) < WAITING_MAX).then_some(counted)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        WAITING.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// The credentials, if they are right.
 ///
@@ -49,17 +28,18 @@ pub(super) async fn checked(
 ) -> Result<Check, Box<Answer>> {
     let _waiting = Waiting::new(live, MonoNs::now());
     let busy = || Answer::status(StatusCode::SERVICE_UNAVAILABLE);
-    let waits = Counted::enter().ok_or_else(busy)?;
-    let permit = CHECKS.acquire().await.map_err(|_| busy())?;
-    drop(waits);
+    let waits = users.turns().enter().ok_or_else(busy)?;
+    let turn = users.turns().next().await.ok_or_else(busy)?;
     // Many ask with the same credentials at once: those behind the first need no check of their own.
     if users.is_known(&check) {
         return Ok(check);
     }
+    let permit = CHECKS.acquire().await.map_err(|_| busy())?;
+    drop(waits);
     let of = Arc::clone(users);
     let checked = spawn_blocking(move || {
         // Held to the check's end, also where nobody waits for it any more.
-        let _permit = permit;
+        let (_turn, _permit) = (turn, permit);
         let right = check.is_right();
         if right {
             of.learn(&check);

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use base64::Engine as _;
@@ -15,6 +16,7 @@ use http::request::Parts;
 use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Answer, text};
 
@@ -168,6 +170,46 @@ pub struct Authenticator {
     /// Of this process, so that a digest tells nothing elsewhere.
     key: [u64; 4],
     known: ArcSwap<HashSet<[u8; 32]>>,
+    turns: Turns,
+}
+
+/// Checks that wait for one who makes them: five seconds' worth of an expensive hash. Beyond, clients are told to come later.
+const WAITING_MAX: usize = 64;
+
+/// Checks of one that knows users: one after the other, so that a flood of wrong passwords for it leaves others their turns.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    own: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { own: Arc::new(Semaphore::new(1)), waiting: AtomicUsize::new(0) }
+    }
+}
+
+impl Turns {
+    /// One that waits, unless too many do.
+    pub(crate) fn enter(&self) -> Option<Waits<'_>> {
+        let waits = Waits(self);
+        (self.waiting.fetch_add(1, Ordering::Relaxed) < WAITING_MAX).then_some(waits)
+    }
+
+    /// The turn of the next one, for as long as it is held.
+    pub(crate) async fn next(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.own).acquire_owned().await.ok()
+    }
+}
+
+/// Counts one that waits, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Waits<'t>(&'t Turns);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Credentials that have to be checked.
@@ -190,7 +232,12 @@ impl Authenticator {
         let challenge = challenge.unwrap_or(HeaderValue::from_static("Basic realm=\"traefik\""));
         let hasher = RandomState::new();
         let key = std::array::from_fn(|part| hasher.hash_one(part));
-        Self { settings: settings.clone(), challenge, key, known: ArcSwap::default() }
+        Self { settings: settings.clone(), challenge, key, known: ArcSwap::default(), turns: Turns::default() }
+    }
+
+    /// Who is checked when.
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// Lets on whose credentials were right before; others have to be checked.

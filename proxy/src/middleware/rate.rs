@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::hash::RandomState;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -31,12 +31,12 @@ pub struct RateLimit {
     pub source: Source,
 }
 
-/// Places of one segment, which exists once a source is in it: 16 KiB.
-const SEGMENT: usize = 1024;
-/// Segments: with them 65,536 sources, as in Traefik, in 1 MiB.
-const SEGMENTS: usize = 64;
-/// Places that a source may be in.
+/// Places that a source may be in: a set.
 const WAYS: usize = 8;
+/// Sets at first: 128 places in 2 KiB.
+const SETS: usize = 16;
+/// How often their number doubles, where more sources are busy at once: 65,536 places, as in Traefik, in 1 MiB.
+const LEVELS: usize = 10;
 
 /// One that counts.
 #[derive(Debug)]
@@ -49,7 +49,10 @@ pub struct RateLimiter {
     /// As in Traefik, who is early by no more than half an interval is kept waiting instead of refused.
     patience_ns: u64,
     hasher: RandomState,
-    segments: Box<[OnceLock<Box<[Place]>>]>,
+    /// The sets of the first level, and those that each further one adds.
+    levels: [OnceLock<Box<[Place]>>; LEVELS],
+    /// The level that new sources go to.
+    top: AtomicUsize,
 }
 
 /// One source's bucket.
@@ -74,7 +77,8 @@ impl RateLimiter {
             tolerance_ns: settings.burst.max(1).saturating_sub(1).saturating_mul(interval_ns),
             patience_ns: 500_000_000 / per_second.max(1),
             hasher: RandomState::new(),
-            segments: (0..SEGMENTS).map(|_| OnceLock::new()).collect(),
+            levels: [const { OnceLock::new() }; LEVELS],
+            top: AtomicUsize::new(0),
         }
     }
 
@@ -111,11 +115,27 @@ impl RateLimiter {
     /// The bucket of a source, in place of the fullest where it has none.
     fn bucket(&self, source: u64, now: u64) -> &AtomicU64 {
         let tag = source | 1;
-        let set = usize::try_from(source >> 32).unwrap_or(0) % (SEGMENTS * SEGMENT / WAYS);
-        let (segment, set) = (set / (SEGMENT / WAYS), set % (SEGMENT / WAYS));
-        let segment = self.segments.get(segment).expect("the segment is a remainder");
-        let places = segment.get_or_init(|| (0..SEGMENT).map(|_| Place::default()).collect());
-        let places = places.get(set * WAYS..(set + 1) * WAYS).expect("the set is a remainder");
+        let top = self.top.load(Ordering::Relaxed);
+        // One that has been busy since there were fewer sets is where it was.
+        let is_own = |place: &&Place| place.source.load(Ordering::Acquire) == tag;
+        let sets = (0..=top).rev().flat_map(|level| Self::sets(source, level));
+        if let Some(own) = sets.filter_map(|place| self.known(place)).find_map(|set| set.iter().find(is_own)) {
+            return &own.full_at;
+        }
+        let is_free = |place: &Place| place.full_at.load(Ordering::Relaxed) <= now;
+        for level in top..LEVELS {
+            let mut sets = Self::sets(source, level).into_iter();
+            if let Some(set) = sets.find(|place| self.set(*place).iter().any(is_free)) {
+                self.top.fetch_max(level, Ordering::Relaxed);
+                return Self::claimed(self.set(set), tag, now);
+            }
+        }
+        let [first, _] = Self::sets(source, LEVELS - 1);
+        Self::claimed(self.set(first), tag, now)
+    }
+
+    /// A place of a set for a source that has none there.
+    fn claimed(places: &[Place], tag: u64, now: u64) -> &AtomicU64 {
         // Another worker may take the same place; two rounds are rare, and at worst two sources share.
         let mut fullest = places.first().expect("a set has places");
         for _ in 0..WAYS {
@@ -134,6 +154,37 @@ impl RateLimiter {
             }
         }
         &fullest.full_at
+    }
+
+    /// The two sets that a source may be in when there are as many as at a level: in the part that some level added, and the number
+    /// there. With two of them nearly all places are busy before both are full.
+    fn sets(source: u64, level: usize) -> [(usize, usize); 2] {
+        [source >> 32, source & 0xffff_ffff].map(|hash| {
+            let set = usize::try_from(hash).unwrap_or(0) % (SETS << level);
+            let part = (set / SETS).checked_ilog2().map_or(0, |log| log as usize + 1);
+            (part, set % Self::sets_of(part))
+        })
+    }
+
+    /// Each level adds as many as there were before.
+    fn sets_of(part: usize) -> usize {
+        SETS << part.saturating_sub(1)
+    }
+
+    fn known(&self, (part, set): (usize, usize)) -> Option<&[Place]> {
+        self.levels.get(part)?.get()?.get(set * WAYS..(set + 1) * WAYS)
+    }
+
+    fn set(&self, (part, set): (usize, usize)) -> &[Place] {
+        let places = self.levels.get(part).expect("a part is a level's");
+        let places = places.get_or_init(|| (0..Self::sets_of(part) * WAYS).map(|_| Place::default()).collect());
+        places.get(set * WAYS..(set + 1) * WAYS).expect("a set is one of its part's")
+    }
+
+    /// Places that there are.
+    #[cfg(test)]
+    fn places(&self) -> usize {
+        self.levels.iter().filter_map(OnceLock::get).map(|places| places.len()).sum()
     }
 }
 
@@ -262,10 +313,29 @@ mod tests {
         for n in 0..655_360 {
             let _ = limiter.admit(source(n), 20 * SECOND);
         }
-        assert_eq!(
-            limiter.segments.iter().filter_map(OnceLock::get).map(|segment| segment.len()).sum::<usize>(),
-            65_536
-        );
+        assert_eq!(limiter.places(), 65_536);
+    }
+
+    #[test]
+    fn memory_is_for_as_many_sources_as_are_busy_at_once() {
+        let limiter = limiter(1, Duration::from_secs(1), 1);
+        let hasher = RandomState::new();
+        let source = |n: u64| std::hash::BuildHasher::hash_one(&hasher, n);
+        // One after the other, each at rest when the next comes.
+        for n in 0..10_000 {
+            assert_eq!(limiter.admit(source(n), SECOND + n * 2 * SECOND), Ok(0));
+        }
+        assert_eq!(limiter.places(), 128);
+        // Who was busy before there were more places keeps its bucket.
+        let now = 100_000 * SECOND;
+        assert_eq!(limiter.admit(source(0), now), Ok(0));
+        for n in 1..5_000 {
+            assert_eq!(limiter.admit(source(n), now), Ok(0), "{n}");
+        }
+        assert!((5_000..20_000).contains(&limiter.places()), "{}", limiter.places());
+        for n in 0..5_000 {
+            assert!(limiter.admit(source(n), now).is_err(), "{n} was forgotten");
+        }
     }
 
     #[test]

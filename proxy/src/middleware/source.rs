@@ -10,6 +10,7 @@ use http::request::Parts;
 use ipnet::IpNet;
 
 use super::{Answer, Client, Verdict, text};
+use crate::headers::read_address;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -61,10 +62,7 @@ impl IpStrategy {
 fn forwarded<'p>(parts: &'p Parts, client: &Client) -> impl Iterator<Item = Option<IpAddr>> + use<'p> {
     let values = parts.headers.get_all(&X_FORWARDED_FOR).iter().rev();
     let hops = values.flat_map(|value| value.to_str().unwrap_or("?").rsplit(','));
-    let hops = hops
-        .map(str::trim)
-        .filter(|hop| !hop.is_empty())
-        .map(|hop| hop.parse().ok().map(|ip: IpAddr| ip.to_canonical()));
+    let hops = hops.map(str::trim).filter(|hop| !hop.is_empty()).map(|hop| read_address(hop.as_bytes()));
     let mut hops = hops.peekable();
     hops.next_if_eq(&Some(client.ip.to_canonical()));
     hops
@@ -149,6 +147,10 @@ mod tests {
             (from(IpFrom::Depth(3)), "10.0.0.3,10.0.0.1", None),
             (from(IpFrom::Depth(1)), "", None),
             (from(IpFrom::Depth(1)), "10.0.0.3, nonsense", None),
+            // As some load balancers write them, Azure's with a port.
+            (from(IpFrom::Depth(1)), "203.0.113.9:41234", Some("203.0.113.9")),
+            (from(IpFrom::Depth(1)), "[2001:db8::1]:443", Some("2001:db8::1")),
+            (excluding(&["10.0.0.0/8"]), "1.2.3.4, 10.0.0.2:80", Some("1.2.3.4")),
             (from(IpFrom::Depth(1)), "127.0.0.1", Some("127.0.0.1")),
             (excluding(&[]), "", None),
             (excluding(&["10.0.0.0/8"]), "", None),

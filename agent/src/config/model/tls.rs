@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ResolvesServerCertUsingSni, ServerConfig, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ResolvesServerCertUsingSni, ServerConfig, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme, SupportedCipherSuite};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
@@ -250,6 +250,8 @@ impl TlsSettings {
         let resolver = Arc::new(ResolvesServerCertUsingSni::new());
         let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(resolver);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // By tickets alone: in a memory of its own TLS 1.2 would resume sessions where these are off.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(config)
     }
 

@@ -78,6 +78,11 @@ pub(in super::super) fn translate(
 }
 
 fn read(id: &Object, spec: &Value) -> Result<Read, String> {
+    let kinds = spec.as_object().into_iter().flatten().filter(|(_, settings)| !settings.is_null());
+    let kinds: Vec<&str> = kinds.map(|(kind, _)| kind.as_str()).collect();
+    if kinds.len() > 1 {
+        return Err(format!("spec: has several kinds ({}); make a Middleware of each", kinds.join(", ")));
+    }
     if let Some(members) = spec.pointer("/chain/middlewares") {
         let members = serde::Deserialize::deserialize(members);
         return members.map(Read::Chain).map_err(|error| format!("spec.chain.middlewares: {error}"));

@@ -148,12 +148,22 @@ fn own(id: &Object, first: Option<&Key>, settings: &KubernetesProvider) -> Strin
     format!("asks for client certificates, and is for the routes of {namespace} alone, since {why}")
 }
 
-/// Whether options ask clients for certificates, as far as it can be told.
+/// Whether options ask clients for certificates, as far as it can be told: what is misspelt may have been meant to.
 fn asks_clients(spec: &Value) -> bool {
-    let Some(auth) = spec.get("clientAuth").filter(|auth| !auth.is_null()) else { return false };
+    let fields = spec.as_object().into_iter().flatten();
+    let mut meant = fields.filter(|(word, auth)| word.eq_ignore_ascii_case("clientAuth") && !auth.is_null());
+    meant.any(|(_, auth)| asks(auth))
+}
+
+fn asks(auth: &Value) -> bool {
+    const NAMES: [&str; 2] = ["secretNames", "caFiles"];
     let Some(auth) = auth.as_object() else { return true };
+    let is_known = |word: &str| word == "clientAuthType" || NAMES.contains(&word);
+    if auth.iter().any(|(word, value)| !is_known(word) && !value.is_null()) {
+        return true;
+    }
     let kind = auth.get("clientAuthType").filter(|kind| !kind.is_null() && *kind != "");
-    let names = ["secretNames", "caFiles"].iter().filter_map(|word| auth.get(*word));
+    let names = NAMES.iter().filter_map(|word| auth.get(*word));
     let names_any =
         || names.into_iter().any(|names| !names.is_null() && names.as_array().is_none_or(|all| !all.is_empty()));
     kind.map_or_else(names_any, |kind| !kind.as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("NoClientCert")))

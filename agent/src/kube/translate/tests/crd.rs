@@ -220,6 +220,21 @@ fn what_is_not_supported_yet_is_said_and_its_route_is_not_served_without_it() {
         ],
     );
     served(&middleware("7"), &["! Middleware default/m: spec: must be a section, not a value"]);
+    // None of several kinds is served without the others.
+    for spec in [
+        "{basicAuth: {secret: users}, ipAllowList: {sourceRange: [10.0.0.0/8]}}",
+        "{chain: {middlewares: [{name: n}]}, basicAuth: {secret: users}}",
+        "{basicAuth: {secret: users}, digestAuth: {}}",
+    ] {
+        let parts = Translator::default().translate(&objects(&middleware(spec)), &settings(), None, &Around::default());
+        let message = &parts.problems[0].message;
+        assert!(message.starts_with("spec: has several kinds (") && parts.middlewares.is_empty(), "{message}");
+    }
+    // What another spelling of a chain names is not looked for beyond its namespace, and without the leave that it takes.
+    served(
+        &middleware("{Chain: {middlewares: [other-secret@kubernetescrd]}}"),
+        &["! Middleware default/m: spec.Chain: unknown key; did you mean `chain`?"],
+    );
 }
 
 #[test]

@@ -203,6 +203,11 @@ fn a_default_that_cannot_be_used_takes_no_routes_away_unless_it_asks_for_client_
         ("{clientAuth: {secretNames: [gone]}}", true),
         ("{minVersion: x, clientAuth: {clientAuthType: RequireAnyClientCert}}", true),
         ("{clientAuth: 7}", true),
+        // What is misspelt may have been meant to.
+        ("{clientAuth: {ClientAuthType: RequireAndVerifyClientCert}}", true),
+        ("{ClientAuth: {clientAuthType: RequireAnyClientCert}}", true),
+        ("{clientAuth: {CAFiles: [/etc/passwd]}}", true),
+        ("{minVersion: x, ClientAuth: null}", false),
     ] {
         let parts = translated(&(route.clone() + &option("default", spec)), vec![]);
         let (merged, missing) = parts.merged(&Dynamic::default());
