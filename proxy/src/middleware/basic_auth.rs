@@ -336,6 +336,18 @@ mod tests {
         format!("Basic {}", STANDARD.encode(credentials))
     }
 
+    #[test]
+    fn a_flood_for_one_leaves_others_their_turns() {
+        let (flooded, other) = (Turns::default(), Turns::default());
+        let now = |turns: &Turns| Arc::clone(&turns.own).try_acquire_owned().ok();
+        let turn = now(&flooded);
+        let mut waits: Vec<_> = (0..WAITING_MAX).map(|_| flooded.enter().unwrap()).collect();
+        assert!(turn.is_some() && now(&flooded).is_none() && flooded.enter().is_none());
+        assert!(now(&other).is_some() && other.enter().is_some());
+        drop((turn, waits.pop()));
+        assert!(now(&flooded).is_some() && flooded.enter().is_some());
+    }
+
     /// By htpasswd, the first two of `test`; what follows is of other passwords or of none.
     const USERS: [(&str, &str); 5] = [
         ("apr", "$apr1$H6uskkkW$IgXLP6ewTrSuBkTrqE8wj/"),
