@@ -267,7 +267,6 @@ impl One<'_, '_> {
         let Some(target) = self.service(backend, annotated, DEFAULT_BACKEND) else { return };
         // What is refused does not keep the place from another's.
         let is_default = alone && !annotated.is_refused();
-        let Ok(rule) = self.out.rules.parse("PathPrefix(\"/\")") else { return };
         // Whether it is the oldest of all is seen when all are known: it has no other routers.
         self.out.parts.is_default = is_default;
         if is_default {
@@ -279,27 +278,16 @@ impl One<'_, '_> {
             false => normalized(&format!("{}-{}-default", self.object.key.namespace, self.object.key.name)),
         };
         let name = names::of(INGRESS, &name);
-        let rules = if alone { vec![rule] } else { self.host_rules() };
-        for (index, rule) in rules.into_iter().enumerate() {
+        let hosts = if alone { vec![""] } else { hosts(self.ingress) };
+        let rules = hosts.into_iter().filter_map(|host| Some((host, self.out.rules.parse(&of_host(host)).ok()?)));
+        let rules: Vec<_> = rules.collect();
+        for (index, (host, rule)) in rules.into_iter().enumerate() {
             let name = if index == 0 { name.clone() } else { name.replacen('@', &format!("-{index}@"), 1) };
-            let priority = LAST - i64::from(annotated.is_refused());
-            let router = Router { priority, ..router(rule, target.clone(), annotated) };
+            // That of a host is before the one for everybody.
+            let turn = Rank::new(Of::Ingress, host).turn() + if annotated.is_refused() { UNREAD } else { BEHIND };
+            let router = Router { priority: LAST, turn: Some(turn.into()), ..router(rule, target.clone(), annotated) };
             self.add(&name, &format!("default {index}"), router, annotated);
         }
-    }
-
-    /// One rule for each host that the Ingress names.
-    fn host_rules(&mut self) -> Vec<wayspan_proxy::rule::Rule> {
-        let spec = self.ingress.spec.as_ref();
-        let rules = spec.and_then(|spec| spec.rules.as_deref()).unwrap_or_default();
-        let mut seen = HashSet::new();
-        let hosts = rules.iter().map(|rule| rule.host.as_deref().unwrap_or_default());
-        let texts = hosts.filter(|host| seen.insert(*host)).map(|host| match host {
-            "" => "PathPrefix(\"/\")".to_owned(),
-            host => format!("Host({})", quoted(host)),
-        });
-        let texts: Vec<String> = texts.collect();
-        texts.iter().filter_map(|text| self.out.rules.parse(text).ok()).collect()
     }
 
     fn router(&mut self, host: &str, path: &HTTPIngressPath, annotated: &OfRouter, place: &str) -> Option<Router> {
@@ -408,6 +396,22 @@ pub(super) fn plain(scheme: Option<&str>, port: &ServicePort) -> Result<(), Stri
 
 fn not_yet(what: &str, remedy: &str) -> Result<(), String> {
     Err(format!("{what} to servers is not supported yet; {remedy}"))
+}
+
+/// The hosts that an Ingress names, each once.
+fn hosts(ingress: &Ingress) -> Vec<&str> {
+    let rules = ingress.spec.as_ref().and_then(|spec| spec.rules.as_deref()).unwrap_or_default();
+    let mut seen = HashSet::new();
+    let hosts = rules.iter().map(|rule| rule.host.as_deref().unwrap_or_default());
+    hosts.filter(|host| seen.insert(*host)).collect()
+}
+
+/// The rule of all that a host is asked for; of none, all that is.
+fn of_host(host: &str) -> String {
+    match host {
+        "" => "PathPrefix(\"/\")".to_owned(),
+        host => format!("Host({})", quoted(host)),
+    }
 }
 
 /// Who names it comes later.

@@ -36,6 +36,11 @@ fn ingress_route(rule: &str, priority: i64) -> String {
 
 /// The kind of whoever gets a request to this host and path.
 fn taken(objects: &str, request: &str) -> &'static str {
+    taker(objects, request).map_or("nobody", |object| object.kind)
+}
+
+/// Whoever gets it.
+fn taker(objects: &str, request: &str) -> Option<Object> {
     let settings = Kubernetes { ingress: Some(provider()), crd: Some(provider()), gateway: Some(provider()) };
     let around = Around { entry_points: vec![entry("web", "[::]:80")], ..Around::default() };
     let text = FRAME.to_owned() + objects + &backend("s", 80, &["10.0.0.1"]);
@@ -65,7 +70,7 @@ fn taken(objects: &str, request: &str) -> &'static str {
     };
     let table = RouteTable::build(rows.collect());
     let name = table.find(&asked).map(|found| found.route.name.to_string());
-    name.and_then(|name| parts.origin(&name)).map_or("nobody", |object| object.kind)
+    name.and_then(|name| parts.origin(&name)).cloned()
 }
 
 #[test]
@@ -110,5 +115,27 @@ fn of_two_kinds_with_the_same_host_the_longer_path_takes_it() {
     for (priority, want) in [(20, "HTTPRoute"), (100, "IngressRoute")] {
         let rule = ingress_route("Host(`shop.example`)", priority);
         assert_eq!(taken(&(rule + &http_route("shop.example", "/")), "shop.example/x"), want);
+    }
+}
+
+#[test]
+fn default_backends_of_hosts_are_before_the_one_for_everybody() {
+    let one = |key: (&str, &str), rules: &str, annotation: &str| {
+        format!(
+            "kind: Ingress\nmetadata: {{namespace: {}, name: {}, annotations: {{{annotation}}}}}\nspec: {{defaultBackend: {{service: \
+             {{name: s, port: {{number: 80}}}}}}{rules}}}\n---\n",
+            key.0, key.1
+        )
+    };
+    let hosts = |hosts: &str| format!(", rules: [{hosts}]");
+    let all = one(("infra", "all"), "", "")
+        + &one(("shop", "web"), &hosts("{host: a.example}, {host: b.example}"), "")
+        + &one(("any", "wild"), &hosts("{host: \"*.example\"}"), "")
+        + &one(("shop", "wrong"), &hosts("{host: c.example}"), "traefik.ingress.kubernetes.io/router.priority: x");
+    for (request, want) in
+        [("a.example", "web"), ("b.example", "web"), ("c.example", "wrong"), ("d.example", "wild"), ("a.b", "all")]
+    {
+        let taker = taker(&all, &format!("{request}/y")).unwrap();
+        assert_eq!(&*taker.key.name, want, "{request}");
     }
 }
