@@ -98,6 +98,8 @@ impl OfRouter {
                 let tls = self.tls.get_or_insert_default();
                 match name {
                     "tls.options" => tls.options = options(value)?,
+                    // For certificates that Traefik would fetch.
+                    name if name == "tls.domains" || name.starts_with("tls.domains.") => {}
                     _ => return Err("not supported yet".to_owned()),
                 }
             }

@@ -20,7 +20,9 @@ mod units;
 mod view;
 mod whole;
 
-use k8s_openapi::api::core::v1::Secret;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{Secret, ServiceSpec};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -59,16 +61,31 @@ pub(in crate::kube) fn addresses(
         let spec = service.and_then(|service| service.spec.as_ref());
         let external = spec.and_then(|spec| spec.external_ips.as_ref()).into_iter().flatten();
         let all: Vec<_> = given.chain(external.map(ip)).collect();
-        // As in ingress-nginx: what is for within the cluster alone is reached there.
-        let within = spec.filter(|spec| spec.type_.as_deref().is_none_or(|kind| kind == "ClusterIP"));
-        let within = within.and_then(|spec| spec.cluster_ip.as_ref()).filter(|ip| !matches!(ip.as_str(), "" | "None"));
-        return if all.is_empty() { within.into_iter().map(ip).collect() } else { all };
+        match spec.map(|spec| spec.type_.as_deref().unwrap_or("ClusterIP")) {
+            _ if !all.is_empty() => return all,
+            // As in ingress-nginx: what is for within the cluster alone is reached there.
+            Some("ClusterIP") => {
+                let within = spec.and_then(|spec| spec.cluster_ip.as_ref());
+                return within.filter(|ip| !matches!(ip.as_str(), "" | "None")).into_iter().map(ip).collect();
+            }
+            Some("ExternalName") => return spec.and_then(elsewhere).into_iter().collect(),
+            // Every node leads there: by which of them it is reached is known as without the Service.
+            Some("NodePort") => {}
+            _ => return Vec::new(),
+        }
     }
     if !around.addresses.is_empty() {
         return around.addresses.clone();
     }
     let own = node.and_then(|node| objects.nodes.get("", node));
     own.map(|node| nodes::of_node(node).iter().map(ip).collect()).unwrap_or_default()
+}
+
+/// What an ExternalName leads to, as type and value.
+fn elsewhere(spec: &ServiceSpec) -> Option<(String, String)> {
+    let name = spec.external_name.as_deref()?.trim_end_matches('.');
+    let kind = if name.parse::<IpAddr>().is_ok() { "IPAddress" } else { "Hostname" };
+    Some((kind.to_owned(), name.to_owned())).filter(|_| !name.is_empty())
 }
 
 /// The zone of a node: by its own object, else by what runs there.

@@ -216,6 +216,20 @@ fn with_an_annotation_that_cannot_be_read_requests_get_500_and_go_to_nobody_else
 }
 
 #[test]
+fn domains_for_certificates_that_traefik_would_fetch_have_no_effect() {
+    const AT: &str = "traefik.ingress.kubernetes.io/router.tls";
+    let annotations =
+        format!("{AT}.options: strict@file, {AT}.domains.0.main: a.example, {AT}.Domains.0.sans: \"b.example\"");
+    let text = SHOP.replace("{name: shop}", &format!("{{name: shop, annotations: {{{annotations}}}}}"))
+        + &backend("shop", 80, &["10.0.0.1"]);
+    let settings = Kubernetes { ingress: Some(provider()), ..Kubernetes::default() };
+    let parts = Translator::default().translate(&objects(&text), &settings, None, &Around::default());
+    let options = |router: &model::Router| router.tls.as_ref().and_then(|tls| tls.options.clone());
+    let served = |router: &model::Router| router.service != UNUSABLE && options(router).as_deref() == Some("strict");
+    assert!(parts.problems.is_empty() && parts.routers.iter().all(|router| served(router)), "{:?}", shown(&parts));
+}
+
+#[test]
 fn paths_that_are_meant_nobody_knows_how_are_taken_as_prefixes() {
     let text = SHOP.replace("pathType: Exact", "pathType: ImplementationSpecific").replace(
         "{name: shop}",
@@ -471,7 +485,9 @@ fn a_published_services_addresses_are_those_for_the_world_and_else_its_own_withi
             model::StatusAddress { service: Some(("default".to_owned(), "lb".to_owned())), ..Default::default() };
         let settings =
             Kubernetes { ingress: Some(KubernetesProvider { address, ..provider() }), ..Kubernetes::default() };
-        let parts = Translator::default().translate(&objects(&text), &settings, None, &Around::default());
+        let addresses = vec![("IPAddress".to_owned(), "192.0.2.7".to_owned())];
+        let around = Around { addresses, ..Around::default() };
+        let parts = Translator::default().translate(&objects(&text), &settings, None, &around);
         parts.statuses.first().map(|status| status.body["loadBalancer"]["ingress"].to_string())
     };
     let balanced = "{loadBalancer: {ingress: [{ip: 192.0.2.1}, {hostname: lb.example}]}}";
@@ -490,6 +506,11 @@ fn a_published_services_addresses_are_those_for_the_world_and_else_its_own_withi
         ),
         ("{type: ClusterIP, clusterIP: 10.96.0.1}", pending, Some("[{\"ip\":\"10.96.0.1\"}]")),
         ("{clusterIP: None}", pending, None),
+        // Where the nodes are is known as it is without the Service.
+        ("{type: NodePort, clusterIP: 10.96.0.1}", pending, Some("[{\"ip\":\"192.0.2.7\"}]")),
+        ("{type: NodePort, clusterIP: 10.96.0.1, externalIPs: [192.0.2.2]}", pending, Some("[{\"ip\":\"192.0.2.2\"}]")),
+        ("{type: ExternalName, externalName: lb.example.}", pending, Some("[{\"hostname\":\"lb.example\"}]")),
+        ("{type: ExternalName, externalName: 192.0.2.3}", pending, Some("[{\"ip\":\"192.0.2.3\"}]")),
     ] {
         assert_eq!(of(spec, status).as_deref(), wanted, "{spec}");
     }
