@@ -110,11 +110,9 @@ fn check_cluster(asked: &Check, file: Option<config::model::Config>) -> anyhow::
         if !asked.namespace.is_empty() {
             provider.namespaces.clone_from(&asked.namespace);
         }
-        if let Some(class) = &asked.ingress_class {
-            provider.ingress_class.clone_from(class);
-        }
     }
-    let asked_for = objects::Asked { settings, file: file.map(|file| file.dynamic) };
+    let asked_for =
+        objects::Asked { settings, file: file.map(|file| file.dynamic), class: asked.ingress_class.clone() };
     let report = runtime()?.block_on(objects::run(&asked_for))?;
     let told = if asked.json { serde_json::to_string_pretty(&report)? + "\n" } else { report.to_string() };
     say(&told)?;

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use k8s_openapi::api::networking::v1::Ingress;
+use kube::core::DynamicObject;
 use serde_json::Value;
 
 use super::nginx;
 use super::report::{Count, Effect, Finding, Report};
 use super::{Asked, Seen};
 use crate::config::disputes;
-use crate::config::model::{Dynamic, EntryPoint, KubernetesProvider, Router};
+use crate::config::model::{Dynamic, EntryPoint, Kubernetes, KubernetesProvider, Router};
 use crate::kube::objects::{Key, Objects};
 use crate::kube::parts::{GET_500, Object, Parts, Problem, no_entry_point};
 use crate::kube::translate::gateway::CONTROLLER as GATEWAYS;
@@ -41,7 +42,8 @@ pub(super) fn of(seen: Seen, asked: &Asked) -> Report {
     let file = asked.file.as_ref();
     let entry_points = file.map(|file| file.entry_points.as_slice()).unwrap_or_default();
     let around = Around { entry_points: entry_points.iter().map(Entry::from).collect(), ..Around::default() };
-    let parts = Translator::default().translate(&objects, &asked.settings, None, &around);
+    let settings = tried(asked, &objects);
+    let parts = Translator::default().translate(&objects, &settings, None, &around);
     let mut all = Findings { parts: &parts, file, all: Vec::new(), counts: BTreeMap::new() };
     for problem in &parts.problems {
         all.problem(problem);
@@ -53,10 +55,10 @@ pub(super) fn of(seen: Seen, asked: &Asked) -> Report {
     }
     all.missing(file.unwrap_or(&nothing));
     all.entry_points();
-    if let Some(settings) = &asked.settings.ingress {
+    if let Some(settings) = &settings.ingress {
         all.ingresses(&objects, settings);
     }
-    if let Some(settings) = &asked.settings.crd {
+    if let Some(settings) = &settings.crd {
         all.ingress_routes(&objects, settings);
     }
     if asked.settings.gateway.is_some() {
@@ -283,13 +285,20 @@ impl Findings<'_> {
 
     fn ingress_routes(&mut self, objects: &Objects, settings: &KubernetesProvider) {
         for (key, route) in objects.ingress_routes.iter().filter(|(key, _)| settings.serves(&key.namespace)) {
-            let class = route.data.pointer("/spec/ingressClassName").and_then(Value::as_str);
-            let class = crd::class(class, route);
+            let class = class_of(route);
             let is_ours = crd::takes(settings, class);
             self.counts.entry("IngressRoute").or_default().push((key.clone(), is_ours));
             if !is_ours {
-                let message = format!("its class is `{class}`");
-                let remedy = format!("`--ingress-class {class}` reads it as if it were ours");
+                let (message, remedy) = match class {
+                    "" => (
+                        format!("it names no class, and only `{}` is asked for", settings.ingress_class),
+                        "name the class in spec.ingressClassName".to_owned(),
+                    ),
+                    class => (
+                        format!("its class is `{class}`"),
+                        format!("`--ingress-class {class}` reads it as if it were ours"),
+                    ),
+                };
                 self.add(("IngressRoute", key), Effect::NotOurs, "spec.ingressClassName", message, remedy);
             }
         }
@@ -334,6 +343,25 @@ impl Findings<'_> {
             self.counts.insert("HTTPRoute", routes);
         }
     }
+}
+
+/// The settings with which a class is tried. Who serves Ingresses of one class by it serves Traefik's kinds as without: those have it
+/// where one of them names it, and it is not among those that are ours anyway.
+fn tried(asked: &Asked, objects: &Objects) -> Kubernetes {
+    let mut settings = asked.settings.clone();
+    let Some(class) = &asked.class else { return settings };
+    if let Some(ingress) = &mut settings.ingress {
+        ingress.ingress_class.clone_from(class);
+    }
+    let is_named = || objects.ingress_routes.iter().any(|(_, route)| class_of(route) == class);
+    if let Some(crd) = settings.crd.as_mut().filter(|crd| !crd::takes(crd, class) && is_named()) {
+        crd.ingress_class.clone_from(class);
+    }
+    settings
+}
+
+fn class_of(route: &DynamicObject) -> &str {
+    crd::class(route.data.pointer("/spec/ingressClassName").and_then(Value::as_str), route)
 }
 
 fn by_object(parts: &Parts) -> HashMap<&Object, Vec<&Router>> {

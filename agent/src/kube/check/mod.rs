@@ -52,6 +52,8 @@ pub struct Asked {
     pub settings: Kubernetes,
     /// What the configuration's file adds; `None`: there is none, so that what it may hold is not missed.
     pub file: Option<Dynamic>,
+    /// The class that is tried.
+    pub class: Option<String>,
 }
 
 /// What was read.
@@ -244,7 +246,7 @@ mod tests {
             let config = kube::Config::new(format!("http://{}", server.address()).parse().unwrap());
             let client = Client::try_from(config).unwrap();
             let settings = crate::config::kubernetes_defaults();
-            let report = report(&client, Asked { settings, file: None }).await;
+            let report = report(&client, Asked { settings, file: None, class: None }).await;
             let told = report.to_string();
             let unread: Vec<&str> = told.lines().filter(|line| line.contains("cannot be read")).collect();
             assert_eq!(unread, want, "{told}");
@@ -277,7 +279,8 @@ mod tests {
         let server = Upstream::start(|request| cluster(request, &[])).unwrap();
         let config = kube::Config::new(format!("http://{}", server.address()).parse().unwrap());
         let client = Client::try_from(config).unwrap();
-        let report = report(&client, Asked { settings: crate::config::kubernetes_defaults(), file: None }).await;
+        let report =
+            report(&client, Asked { settings: crate::config::kubernetes_defaults(), file: None, class: None }).await;
         assert!(!report.is_whole && report.unread.len() > 10 && report.unread.iter().all(|one| one.is_needed));
     }
 }

@@ -6,15 +6,11 @@ use crate::kube::check::NotRead;
 use crate::kube::translate::tests::{backend, objects};
 
 fn asked() -> Asked {
-    Asked { settings: config::kubernetes_defaults(), file: None }
+    Asked { settings: config::kubernetes_defaults(), file: None, class: None }
 }
 
 fn of_class(class: &str) -> Asked {
-    let mut asked = asked();
-    for provider in [&mut asked.settings.ingress, &mut asked.settings.crd].into_iter().flatten() {
-        provider.ingress_class = class.to_owned();
-    }
-    asked
+    Asked { class: Some(class.to_owned()), ..asked() }
 }
 
 fn report(text: &str, asked: &Asked) -> Report {
@@ -30,6 +26,11 @@ fn found(text: &str, asked: &Asked, want: &[&str]) -> Report {
     assert!(got == want, "got:\n{}\nwant:\n{}", got.join("\n"), want.join("\n"));
     assert!(report.findings.iter().all(|finding| !finding.remedy.is_empty()), "{told}");
     report
+}
+
+/// The last line.
+fn report_of(text: &str, asked: &Asked) -> String {
+    report(text, asked).to_string().lines().last().unwrap_or_default().to_owned()
 }
 
 fn ingress(name: &str, metadata: &str, spec: &str) -> String {
@@ -223,4 +224,33 @@ fn a_policy_that_asks_for_tls_to_servers_is_told_beside_the_routes_that_lead_the
             "HTTPRoute: 1 there, 1 ours, 0 of these served as they are",
         ],
     );
+}
+
+#[test]
+fn a_class_that_is_tried_leaves_traefiks_kinds_where_none_of_them_has_it() {
+    let route = |name: &str, class: &str| {
+        format!(
+            "kind: IngressRoute\nmetadata: {{name: {name}}}\nspec: {{ingressClassName: {class}, routes: []}}\n---\n"
+        )
+    };
+    let without = |name: &str| route(name, "x").replace("ingressClassName: x, ", "");
+    let as_they_are = "IngressRoute: 2 there, 2 ours, 2 of these served as they are";
+    // As Traefik without a class has them, and beside ingress-nginx.
+    found(&(without("a") + &route("b", "traefik")), &of_class("traefik"), &[as_they_are]);
+    found(&(without("a") + &without("b")), &of_class("nginx"), &[as_they_are]);
+    // Whose class one of them names serves none without.
+    let report = found(
+        &(without("a") + &route("b", "inner")),
+        &of_class("inner"),
+        &[
+            "IngressRoute default/a: not ours: spec.ingressClassName: it names no class, and only `inner` is asked for",
+            "IngressRoute: 2 there, 1 ours, 1 of these served as they are",
+        ],
+    );
+    assert_eq!(report.findings[0].remedy, "name the class in spec.ingressClassName");
+    // The file's word for Traefik's kinds is another's class.
+    let mut named = of_class("traefik");
+    named.settings.crd.as_mut().unwrap().ingress_class = "inner".to_owned();
+    let told = report_of(&(without("a") + &route("b", "traefik")), &named);
+    assert_eq!(told, "IngressRoute: 2 there, 1 ours, 1 of these served as they are");
 }
