@@ -92,7 +92,7 @@ pub struct Parts {
     pub host_owners: Arc<HostOwners>,
     /// What is wrong with objects by themselves.
     pub problems: Vec<Problem>,
-    /// What is wrong beside other objects: certificates that are not shown.
+    /// What is wrong beside other objects: certificates that are not shown, requests that another one gets.
     pub disputes: Vec<Problem>,
     /// What statuses should say.
     pub statuses: Vec<Arc<Status>>,

@@ -49,9 +49,11 @@ pub(super) fn of(seen: Seen, asked: &Asked) -> Report {
         all.problem(problem);
     }
     for Problem { object, path, message } in &parts.disputes {
-        // The route is served, by another certificate.
+        // Another one gets the requests, or the route is served, by another certificate.
+        let is_lost = matches!(path.as_str(), "spec.rules" | "spec.defaultBackend");
         let (message, remedy) = split(message);
-        all.add((object.kind, &object.key), Effect::Differs, path, message, remedy);
+        let effect = if is_lost { Effect::NotServed } else { Effect::Differs };
+        all.add((object.kind, &object.key), effect, path, message, remedy);
     }
     all.missing(file.unwrap_or(&nothing));
     all.entry_points();

@@ -1,6 +1,7 @@
 //! Ingress objects: their classes, rules, paths, default backends and certificates.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressClass, IngressServiceBackend};
@@ -31,7 +32,7 @@ pub(super) const DEFAULT_BACKEND: &str = "spec.defaultBackend";
 const WSS: &str = "kubernetes.io/wss";
 const H2C: &str = "kubernetes.io/h2c";
 /// Below every route of anyone's.
-const LAST: i64 = i32::MIN as i64;
+pub(super) const LAST: i64 = i32::MIN as i64;
 /// Behind HTTPRoutes of the same rank, and behind that what cannot be read.
 const BEHIND: &str = "~";
 const UNREAD: &str = "~~";
@@ -113,7 +114,10 @@ pub(super) fn translate<'t>(
     let object = Object { kind: "Ingress", key: key.clone() };
     out.parts.statuses.extend(said.status(&object));
     let annotated = annotations::of_router(ingress.metadata.annotations.as_ref());
-    let mut one = One { out, transports, backends, settings, object, ingress };
+    let age = ingress.metadata.creation_timestamp.as_ref();
+    let age = age.map_or_else(String::new, |time| format!("{:020}", time.0.as_nanosecond()));
+    let age = format!("{age} {} {}", key.namespace, key.name);
+    let mut one = One { out, transports, backends, settings, object, ingress, age };
     let annotated = one.judged(annotated);
     one.translate(&annotated);
 }
@@ -183,6 +187,8 @@ struct One<'a, 't> {
     settings: &'a KubernetesProvider,
     object: Object,
     ingress: &'a Ingress,
+    /// Of equals the oldest comes first, then the first by name.
+    age: String,
 }
 
 impl One<'_, '_> {
@@ -284,10 +290,15 @@ impl One<'_, '_> {
         for (index, (host, rule)) in rules.into_iter().enumerate() {
             let name = if index == 0 { name.clone() } else { name.replacen('@', &format!("-{index}@"), 1) };
             // That of a host is before the one for everybody.
-            let turn = Rank::new(Of::Ingress, host).turn() + if annotated.is_refused() { UNREAD } else { BEHIND };
-            let router = Router { priority: LAST, turn: Some(turn.into()), ..router(rule, target.clone(), annotated) };
+            let behind = if annotated.is_refused() { UNREAD } else { BEHIND };
+            let turn = self.turn(&Rank::new(Of::Ingress, host), behind);
+            let router = Router { priority: LAST, turn, ..router(rule, target.clone(), annotated) };
             self.add(&name, &format!("default {index}"), router, annotated);
         }
+    }
+
+    fn turn(&self, rank: &Rank, behind: &str) -> Option<Arc<str>> {
+        Some(format!("{}{behind}{}", rank.turn(), self.age).into())
     }
 
     fn router(&mut self, host: &str, path: &HTTPIngressPath, annotated: &OfRouter, place: &str) -> Option<Router> {
@@ -298,15 +309,15 @@ impl One<'_, '_> {
             Ok(rule) => {
                 let target = self.service(&path.backend, annotated, &format!("{place}.backend"))?;
                 let priority = said.unwrap_or(rank.priority());
-                let turn = said.is_none().then(|| rank.turn_behind(BEHIND)).flatten();
+                let turn = self.turn(&rank, BEHIND);
                 Some(Router { priority, turn, ..router(rule, target, annotated) })
             }
             Err(unreadable) => {
                 self.problem(place, unreadable.told(&matched.rule));
                 // Below whatever of this host can be read.
                 let rank = Rank::new(Of::Ingress, host);
-                let turn = rank.turn_behind(UNREAD);
-                let most = rank.priority() - i64::from(turn.is_none());
+                let turn = self.turn(&rank, UNREAD);
+                let most = rank.priority();
                 let priority = said.unwrap_or(most).min(most);
                 Some(Router { priority, turn, ..router(unreadable.left?, UNUSABLE.to_owned(), annotated) })
             }

@@ -16,6 +16,7 @@ mod settle;
 mod shelf;
 mod specs;
 mod transports;
+mod twins;
 mod units;
 mod view;
 mod whole;

@@ -5,8 +5,6 @@
 //! host, are below all that name a host, and not below a route that somebody gives a priority of 1 so that it is the last: there is
 //! room for a few numbers, and their order is in the turn.
 
-use std::sync::Arc;
-
 /// Of what is the same in all rules: `Host("") && PathPrefix("")`.
 const FRAME: i64 = 26;
 /// From prefixes to expressions, and from these to whole paths: above the longest path.
@@ -100,11 +98,6 @@ impl Rank {
         let bits: u32 = fields.iter().map(|(_, bits)| bits).sum();
         let number = fields.into_iter().fold(0, |number, (value, bits)| (number << bits) | value);
         format!("{:09x}", (1_i64 << bits) - 1 - number)
-    }
-
-    /// The same with this behind it, for a kind whose routes of one exact host are in order by their priorities alone.
-    pub(super) fn turn_behind(&self, text: &str) -> Option<Arc<str>> {
-        (self.host_kind != EXACT).then(|| (self.turn() + text).into())
     }
 }
 

@@ -12,6 +12,7 @@ use super::ingress;
 use super::owners;
 use super::settle::{Chained, Settled};
 use super::shelf::Shelf;
+use super::twins;
 use super::units::{GATEWAYS, OPTIONS, PHASES};
 use super::view::{Read, Sort};
 use crate::config::model::{self, EntryPoint, HostOwners, Middleware, Router, Service, TlsOptions};
@@ -74,6 +75,9 @@ struct Shown {
     certificates: Vec<Arc<Certificate>>,
     owners: Arc<HostOwners>,
     disputes: Vec<Problem>,
+    /// Ingress objects whose requests another one gets, and whether that may be otherwise by now.
+    twins: Vec<Problem>,
+    are_ingresses_others: bool,
 }
 
 impl Whole {
@@ -135,7 +139,10 @@ impl Whole {
             let keys: BTreeSet<_> = keys.into_iter().collect();
             for (sort, key) in before.into_iter().filter(|one| !keys.contains(one)) {
                 match sort {
-                    Sort::Routers => self.routers.leave(&key, unit),
+                    Sort::Routers => {
+                        self.routers.leave(&key, unit);
+                        self.shown.routers_are_others(unit);
+                    }
                     Sort::Services => self.services.leave(&key, unit),
                     Sort::Middlewares => self.middlewares.leave(&key, unit),
                     Sort::Options => self.options.leave(&key, unit),
@@ -208,7 +215,10 @@ impl Whole {
             (self.default_certificate, self.default_options_lost) =
                 (collected.default_certificate, collected.default_options_lost);
         }
-        self.show(unit, collected.asked, collected.certificates, is_another);
+        if is_another {
+            self.shown.routers_are_others(unit);
+        }
+        self.show(unit, collected.asked, collected.certificates);
         self.count(unit, collected.attached, collected.refused);
         self.say(unit, collected.statuses);
         self.look(unit, reads);
@@ -219,9 +229,8 @@ impl Whole {
         self.units.remove(unit);
     }
 
-    fn show(&mut self, unit: &Arc<Object>, asked: Asked, certificates: BTreeMap<Key, Certificate>, is_another: bool) {
+    fn show(&mut self, unit: &Arc<Object>, asked: Asked, certificates: BTreeMap<Key, Certificate>) {
         let Shown { by_unit, is_stale, .. } = &mut self.shown;
-        *is_stale |= is_another;
         let is_same = match by_unit.get(unit) {
             Some(before) => (&before.0, &before.1) == (&asked, &certificates),
             None => asked.is_empty() && certificates.is_empty(),
@@ -333,8 +342,12 @@ impl Whole {
             routers.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
         }
         let (origins, routers): (Vec<_>, Vec<_>) = routers.into_iter().unzip();
+        let pairs = origins.iter().zip(&routers).map(|(by, router)| (&**by, &**router));
+        if std::mem::take(&mut self.shown.are_ingresses_others) {
+            self.shown.twins = twins::of(pairs.clone());
+        }
         if std::mem::take(&mut self.shown.is_stale) {
-            self.shown.renew(objects, origins.iter().zip(&routers).map(|(by, router)| (&**by, &**router)));
+            self.shown.renew(objects, pairs);
         }
         let mut tls_options: Vec<_> = self.options.iter().map(|(_, one)| TlsOptions::clone(one)).collect();
         tls_options.sort_by(|a, b| a.name.cmp(&b.name));
@@ -346,7 +359,7 @@ impl Whole {
             certificates: self.shown.certificates.clone(),
             host_owners: Arc::clone(&self.shown.owners),
             problems: self.problems.values().flatten().cloned().collect(),
-            disputes: self.shown.disputes.clone(),
+            disputes: self.shown.disputes.iter().chain(&self.shown.twins).cloned().collect(),
             statuses: self.statuses.values().map(|(_, status)| Arc::clone(status)).collect(),
             origins,
             default_certificate: self.default_certificate.clone(),
@@ -365,6 +378,12 @@ fn listed<T>(shelf: &Shelf<T>, name: impl Fn(&T) -> &String) -> Vec<Arc<T>> {
 }
 
 impl Shown {
+    /// A unit has other routers than before.
+    fn routers_are_others(&mut self, unit: &Object) {
+        self.is_stale = true;
+        self.are_ingresses_others |= unit.kind == "Ingress";
+    }
+
     fn renew<'r>(&mut self, objects: &Objects, routers: impl Iterator<Item = (&'r Object, &'r Router)>) {
         let mut asked = Asked::new();
         let mut certificates = BTreeMap::new();

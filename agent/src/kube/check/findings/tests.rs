@@ -254,3 +254,14 @@ fn a_class_that_is_tried_leaves_traefiks_kinds_where_none_of_them_has_it() {
     let told = report_of(&(without("a") + &route("b", "traefik")), &named);
     assert_eq!(told, "IngressRoute: 2 there, 1 ours, 1 of these served as they are");
 }
+
+#[test]
+fn who_gets_no_requests_since_another_has_the_same_is_not_served() {
+    let text = ingress("a", "", "")
+        + &ingress("a", ", namespace: z", "")
+        + &shop()
+        + &shop().replace("{name", "{namespace: z, name");
+    let report = report(&text, &asked());
+    let told: Vec<_> = report.findings.iter().map(|one| (&*one.namespace, one.effect, &*one.remedy)).collect();
+    assert_eq!(told, [("z", Effect::NotServed, "remove one")]);
+}

@@ -139,3 +139,65 @@ fn default_backends_of_hosts_are_before_the_one_for_everybody() {
         assert_eq!(&*taker.key.name, want, "{request}");
     }
 }
+
+#[test]
+fn who_has_the_requests_again_is_told_nothing_any_more() {
+    let one = |namespace: &str| {
+        let text = ingress("shop.example", "/x") + &backend("s", 80, &["10.0.0.1"]);
+        text.replace("metadata: {", &format!("metadata: {{namespace: {namespace}, "))
+    };
+    let mut objects = objects(&(one("a") + &one("b")));
+    let settings =
+        Kubernetes { ingress: Some(KubernetesProvider { allow_empty: false, ..provider() }), ..Kubernetes::default() };
+    let mut translator = Translator::default();
+    let mut disputes =
+        |objects: &Objects| translator.translate(objects, &settings, None, &Around::default()).disputes.len();
+    assert_eq!(disputes(&objects), 1);
+    // Without endpoints the first has no router any more.
+    let mut slice = (**objects.slices.get("a", "s-1").unwrap()).clone();
+    slice.endpoints.clear();
+    objects.slices.put(slice);
+    assert_eq!(disputes(&objects), 0);
+}
+
+#[test]
+fn of_two_ingresses_with_one_host_and_path_the_older_has_it_and_the_other_is_told() {
+    let one = |name: &str, year: u16, path: &str, annotation: &str| {
+        ingress("shop.example", path).replace(
+            "{name: ingress}",
+            &format!("{{name: {name}, creationTimestamp: \"{year}-01-01T00:00:00Z\", annotations: {{{annotation}}}}}"),
+        )
+    };
+    let settings = Kubernetes { ingress: Some(provider()), ..Kubernetes::default() };
+    let mut translator = Translator::default();
+    let mut told = |text: &str| {
+        let text = text.to_owned() + &backend("s", 80, &["10.0.0.1"]);
+        let parts = translator.translate(&objects(&text), &settings, None, &Around::default());
+        parts.disputes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for (years, first, other) in [([2021, 2020], "z", "a"), ([2020, 2020], "a", "z")] {
+        let both = one("a", years[0], "/x", "") + &one("z", years[1], "/x", "");
+        assert_eq!(&*taker(&both, "shop.example/x").unwrap().key.name, first);
+        let rule = "Host(\"shop.example\") && (Path(\"/x\") || PathPrefix(\"/x/\"))";
+        let want = format!(
+            "Ingress default/{other}: spec.rules: `{rule}` is Ingress default/{first}'s, too, which is older, or of equals the first, \
+             and gets the requests; remove one"
+        );
+        assert_eq!(told(&both), [want]);
+    }
+    const AT: &str = "traefik.ingress.kubernetes.io/router";
+    for (path, annotation) in [
+        ("/y", String::new()),
+        // Such is meant.
+        ("/x", format!("{AT}.priority: \"9\"")),
+        ("/x", format!("{AT}.tls: \"true\"")),
+        ("/x", format!("{AT}.entrypoints: other")),
+        // That is told of anyhow.
+        ("/x", format!("{AT}.priority: x")),
+    ] {
+        let both = one("a", 2020, "/x", "") + &one("z", 2021, path, &annotation);
+        assert!(told(&both).is_empty(), "{path} {annotation}");
+    }
+    let refused = one("a", 2020, "/x", &format!("{AT}.priority: x")) + &one("z", 2021, "/x", "");
+    assert_eq!(told(&refused).len(), 1);
+}
