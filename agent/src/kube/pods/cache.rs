@@ -11,7 +11,7 @@ use std::time::Duration;
 use wayspan_proxy::clock::MonoNs;
 
 use super::QUIET;
-use super::facts::{Facts, Place, Pod};
+use super::facts::{Facts, Place, Pod, PodContainer};
 use crate::export::peer::Encoded;
 
 /// How long a pod that is gone is still known: the longest requests end, and their records come.
@@ -244,8 +244,12 @@ impl Cache {
     #[must_use]
     pub fn server(&self, address: SocketAddr, at: MonoNs) -> Option<Found<'_>> {
         let (ip, port) = (address.ip().to_canonical(), address.port());
-        let pod = self.holder(Place { ip, port: 0 }, at).or_else(|| self.holder(Place { ip, port }, at))?;
-        let mut named = pod.containers.iter().filter(|container| container.ports.contains(&port));
+        let own = self.holder(Place { ip, port: 0 }, at);
+        let pod = own.or_else(|| self.holder(Place { ip, port }, at))?;
+        let ports = |container: &PodContainer| {
+            if own.is_some() { container.ports.contains(&port) } else { container.host_ports.contains(&port) }
+        };
+        let mut named = pod.containers.iter().filter(|container| ports(container));
         let named = named.next().filter(|_| named.next().is_none()).or_else(|| only(&pod.containers));
         Some(self.found(pod, named.map(|container| &container.name)))
     }

@@ -152,7 +152,10 @@ pub struct Pod {
 /// A container of a pod that runs as long as the pod.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct PodContainer {
+    /// At the pod's own address,
     pub(super) ports: Box<[u16]>,
+    /// and at its node's.
+    pub(super) host_ports: Box<[u16]>,
     pub(super) name: Encoded,
 }
 
@@ -270,8 +273,9 @@ impl Reader {
         let called = writer.take();
         let containers = running(spec).map(|container| {
             writer.own(otel::K8S_CONTAINER_NAME, &container.name);
-            let ports = container.ports.iter().filter(|port| is_tcp(port)).map(|port| port.container_port).collect();
-            PodContainer { ports, name: writer.take() }
+            let ports = || container.ports.iter().filter(|port| is_tcp(port));
+            let host_ports = ports().map(|port| on_node(spec, port)).filter(|port| *port != 0).collect();
+            PodContainer { ports: ports().map(|port| port.container_port).collect(), host_ports, name: writer.take() }
         });
         let containers = containers.collect();
         Pod { name: name.into(), node: spec.node_name.as_str().into(), attributes, called, containers }
@@ -285,6 +289,11 @@ fn running(spec: &Spec) -> impl Iterator<Item = &Container> {
 
 fn is_tcp(port: &Port) -> bool {
     matches!(port.protocol.as_str(), "" | "TCP")
+}
+
+/// Where a port is at the node's addresses; 0: nowhere.
+fn on_node(spec: &Spec, port: &Port) -> u16 {
+    if spec.host_network { port.container_port } else { port.host_port }
 }
 
 /// The workload that a pod is of, and the one that this one is of: the outermost last. By the names that Kubernetes gives
@@ -361,7 +370,7 @@ fn places(spec: &Spec, status: &Status) -> Vec<Place> {
         return places;
     }
     for port in running(spec).flat_map(|container| &container.ports).filter(|port| is_tcp(port)) {
-        let number = if spec.host_network { port.container_port } else { port.host_port };
+        let number = on_node(spec, port);
         let bound = port.host_ip.parse().ok().filter(|ip: &IpAddr| !ip.is_unspecified());
         if number != 0 {
             places.extend(

@@ -188,7 +188,7 @@ fn the_container_is_named_where_the_port_or_their_number_decides() {
     let mut writer = Writer::default();
     let mut container = |name: &str, ports: &[u16]| {
         writer.own("k8s.container.name", name);
-        super::super::facts::PodContainer { ports: ports.into(), name: writer.take() }
+        PodContainer { ports: ports.into(), host_ports: Box::default(), name: writer.take() }
     };
     let [one, two] = [container("one", &[80, 81]), container("two", &[81])];
     let with = |containers: &[_]| {
@@ -206,6 +206,21 @@ fn the_container_is_named_where_the_port_or_their_number_decides() {
     assert_eq!(server(&alone, 82), Some(two.name.clone()));
     let found = alone.client((ip(1), 80).into(), s(2)).unwrap();
     assert_eq!((found.container, found.zone), (Some(&two.name), Some(&one.name)));
+}
+
+#[test]
+fn a_port_of_the_node_is_the_containers_that_has_it_there() {
+    let mut writer = Writer::default();
+    let mut container = |name: &str, port: u16, host_ports: &[u16]| {
+        writer.own("k8s.container.name", name);
+        PodContainer { ports: [port].into(), host_ports: host_ports.into(), name: writer.take() }
+    };
+    let [web, admin] = [container("web", 80, &[8080]), container("admin", 8080, &[])];
+    let pod = Pod { name: "p".into(), containers: [web.clone(), admin.clone()].into(), ..Pod::default() };
+    let places = [whole(1), Place { ip: ip(100), port: 8080 }];
+    let cache = told(9, [(1, Change::Applied(0, Facts { pod, ..facts("p", 1, &places) }))]);
+    let named = |n| cache.server((ip(n), 8080).into(), s(2)).unwrap().container.cloned();
+    assert_eq!((named(100), named(1)), (Some(web.name), Some(admin.name)));
 }
 
 #[test]

@@ -77,9 +77,18 @@ fn a_pod_is_told_by_its_names_its_workload_and_what_is_allowed() {
     );
     let called = ["service.peer.name=shop", "service.peer.namespace=store", "peer.service=shop"];
     assert_eq!(told(&facts.pod.called), called);
-    let containers: Vec<_> = facts.pod.containers.iter().map(|c| (c.ports.to_vec(), told(&c.name))).collect();
+    let containers = facts.pod.containers.iter().map(|c| (c.ports.to_vec(), c.host_ports.to_vec(), told(&c.name)));
     let named = |name: &str| vec![format!("peer.k8s.container.name={name}")];
-    assert_eq!(containers, [(vec![8080], named("web")), (vec![9100], named("metrics")), (vec![], named("mesh"))]);
+    let want = [
+        (vec![8080], vec![80], named("web")),
+        (vec![9100], vec![9100], named("metrics")),
+        (vec![], vec![], named("mesh")),
+    ];
+    assert_eq!(containers.collect::<Vec<_>>(), want);
+    let mut in_nodes_network = pod();
+    in_nodes_network["spec"]["hostNetwork"] = true.into();
+    let first = read(in_nodes_network).pod.containers[0].clone();
+    assert_eq!(first.host_ports, first.ports);
     assert_eq!((&*facts.uid, facts.version, facts.is_over), ("a-b", 117, false));
 }
 
