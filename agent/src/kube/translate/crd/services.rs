@@ -4,14 +4,17 @@
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use wayspan_proxy::snapshot::Timeouts;
 
+use super::super::allocation;
 use super::super::backends::{Backends, Port, flattened};
 use super::super::ingress::plain;
+use super::super::names::normalized;
 use super::super::specs::Specs;
 use super::super::transports::{Transport, Transports};
 use super::super::{IDLE_MAX, Out};
 use super::schema::{LoadBalancer, ServiceSpec};
 use super::{CRD, called, key, names, within};
 use crate::config::model::{KubernetesProvider, Server, Service};
+use crate::kube::objects::Key;
 
 /// TraefikServices inside each other.
 const NESTING_MAX: usize = 8;
@@ -71,15 +74,36 @@ impl Loader<'_, '_> {
     }
 
     /// Of another provider: `api@internal`, `shop@file`.
-    fn elsewhere(&self, namespace: &str, name: &str) -> Result<String, String> {
+    fn elsewhere(&mut self, namespace: &str, name: &str) -> Result<String, String> {
         self.settings.may_name(namespace, name)?;
-        if name.ends_with("@kubernetescrd") && !self.settings.allow_cross_namespace {
-            return Err(format!("`{name}`: another namespace's needs allowCrossNamespace; write its name alone"));
+        if name.ends_with("@kubernetescrd") {
+            if !self.settings.allow_cross_namespace {
+                return Err(format!("`{name}`: another namespace's needs allowCrossNamespace; write its name alone"));
+            }
+            return self.named(name);
         }
         Ok(match names::referred(CRD, name).as_str() {
             "dashboard@internal" => "api@internal".to_owned(),
             other => other.to_owned(),
         })
+    }
+
+    /// By the name that other providers' objects call it by: a TraefikService, or what is made anyhow.
+    fn named(&mut self, name: &str) -> Result<String, String> {
+        let is_it = |key: &&Key| names::of(CRD, &normalized(&format!("{}-{}", key.namespace, key.name))) == name;
+        let all: Vec<&Key> = self.out.view.all("TraefikService").map(|(key, _)| key).filter(is_it).collect();
+        match all.as_slice() {
+            [] => Ok(names::referred(CRD, name)),
+            [key] => {
+                let called = called("TraefikService", &key.namespace, &key.name);
+                let group = self.of_key(key, 0)?;
+                self.add(called.clone(), group);
+                Ok(called)
+            }
+            [one, other, ..] => {
+                Err(allocation::ambiguous(name, &[one, other].map(|key| format!("TraefikService {key}"))))
+            }
+        }
     }
 
     fn add(&mut self, name: String, group: Group) {
@@ -139,14 +163,17 @@ impl Loader<'_, '_> {
 
     fn nested(&mut self, namespace: &str, one: &LoadBalancer, depth: usize) -> Result<Group, String> {
         let namespace = within(self.settings, namespace, one.namespace.as_deref(), &one.name)?;
-        let key = key(namespace, &one.name);
+        self.of_key(&key(namespace, &one.name), depth)
+    }
+
+    fn of_key(&mut self, key: &Key, depth: usize) -> Result<Group, String> {
         if depth >= NESTING_MAX {
             return Err(format!(
                 "TraefikService {key}: more than {NESTING_MAX} inside each other, or one within itself"
             ));
         }
-        let object = self.out.view.traefik_service(&key);
-        let spec = self.services.typed(&key, object.ok_or_else(|| format!("there is no TraefikService {key}"))?);
+        let object = self.out.view.traefik_service(key);
+        let spec = self.services.typed(key, object.ok_or_else(|| format!("there is no TraefikService {key}"))?);
         let spec = (*spec).as_ref().map_err(|message| format!("TraefikService {key}: {message}"))?;
         for (what, there) in [
             ("mirroring", spec.mirroring.is_some()),
@@ -160,7 +187,7 @@ impl Loader<'_, '_> {
         }
         let weighted = spec.weighted.as_ref().and_then(|weighted| weighted.services.as_deref());
         let weighted = weighted.ok_or_else(|| format!("TraefikService {key} names no kind; write weighted"))?;
-        self.weighted(namespace, weighted, depth + 1).map_err(|message| format!("TraefikService {key}: {message}"))
+        self.weighted(&key.namespace, weighted, depth + 1).map_err(|message| format!("TraefikService {key}: {message}"))
     }
 
     fn weighted(&mut self, namespace: &str, many: &[LoadBalancer], depth: usize) -> Result<Group, String> {

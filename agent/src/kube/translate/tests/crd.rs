@@ -90,6 +90,31 @@ fn weights_hold_inside_each_other() {
 }
 
 #[test]
+fn a_traefik_service_by_its_name_for_other_providers_needs_no_other_route_to_it() {
+    let service = |namespace: &str, name: &str| {
+        format!(
+            "\n---\nkind: TraefikService\nmetadata: {{namespace: {namespace}, name: {name}}}\nspec: {{weighted: {{services: [{{name: \
+             shop, port: 80}}]}}}}\n---"
+        )
+    };
+    let text = route("{name: default-wrr@kubernetescrd, kind: TraefikService}", "")
+        + &service("default", "wrr")
+        + &backend("shop", 80, &["10.0.0.1"]);
+    let crd = Some(KubernetesProvider { allow_cross_namespace: true, ..provider() });
+    let settings = Kubernetes { crd, ..Kubernetes::default() };
+    let translate = |text: &str| Translator::default().translate(&objects(text), &settings, None, &Around::default());
+    let parts = translate(&text);
+    assert_eq!(parts.routers[0].service, "default-wrr@kubernetescrd");
+    assert_eq!(shown(&parts)[1..], ["default-wrr@kubernetescrd = http://10.0.0.1:8080"]);
+    // It could be one or the other.
+    let text = text.replace("default-wrr@", "default-a-wrr@").replace("name: wrr", "name: a-wrr")
+        + &service("default-a", "wrr");
+    let parts = translate(&text);
+    assert_eq!(parts.routers[0].service, UNUSABLE);
+    assert!(parts.problems[0].message.contains("TraefikService default-a/wrr"), "{:?}", parts.problems);
+}
+
+#[test]
 fn a_service_within_itself_ends() {
     let service = "\n---\nkind: TraefikService\nmetadata: {name: me}\nspec: {weighted: {services: [{name: me, kind: \
                    TraefikService}, {name: me, kind: TraefikService}]}}\n---";
