@@ -248,7 +248,6 @@ pub struct Server {
 /// Weights are divided by their greatest common divisor; a turn longer than 4096 is scaled down to fit.
 #[must_use]
 pub fn turn(weights: &[u32]) -> Box<[u16]> {
-    const TURN_MAX: u64 = 4096;
     fn gcd(a: u64, b: u64) -> u64 {
         if b == 0 { a } else { gcd(b, a % b) }
     }
@@ -256,10 +255,7 @@ pub fn turn(weights: &[u32]) -> Box<[u16]> {
     let mut scaled: Vec<u64> = weights.iter().map(|weight| u64::from(*weight) / divisor).collect();
     let total: u64 = scaled.iter().sum();
     if total > TURN_MAX {
-        for weight in &mut scaled {
-            // A server that is wanted at all stays in the turn.
-            *weight = if *weight == 0 { 0 } else { (*weight * TURN_MAX / total).max(1) };
-        }
+        scaled = slots(&scaled, total);
     }
     let total: i64 = scaled.iter().map(|weight| i64::try_from(*weight).unwrap_or(0)).sum();
     let mut current = vec![0_i64; scaled.len()];
@@ -276,6 +272,24 @@ pub fn turn(weights: &[u32]) -> Box<[u16]> {
             u16::try_from(best).ok()
         })
         .collect()
+}
+
+/// How long a turn is.
+const TURN_MAX: u64 = 4096;
+
+/// The slots of servers in a turn that is shorter than their weights come to. Neighbours of one weight, as the pods of a Service are, have
+/// as many as their weights together ask for, and one at least. Where these are fewer than they are, those that chance chooses have
+/// them: one for each would be far more than their share.
+fn slots(weights: &[u64], total: u64) -> Vec<u64> {
+    let mut slots = Vec::with_capacity(weights.len());
+    for alike in weights.chunk_by(PartialEq::eq) {
+        let all: u64 = alike.iter().sum();
+        let share = if all == 0 { 0 } else { (all * TURN_MAX / total).max(1) };
+        let count = u64::try_from(alike.len()).unwrap_or(u64::MAX);
+        let chance = fastrand::u64(0..count);
+        slots.extend((0..count).map(|at| ((at + 1) * share + chance) / count - (at * share + chance) / count));
+    }
+    slots
 }
 
 #[cfg(test)]
@@ -307,6 +321,21 @@ mod tests {
         assert_eq!(*turn(&[10, 10]), [0, 1]);
         assert_eq!(*turn(&[0, 3]), [1]);
         assert!(turn(&[]).is_empty() && turn(&[0]).is_empty());
+    }
+
+    #[test]
+    fn shares_hold_however_many_servers_they_are_divided_among() {
+        // The weights that 99 and 1 come to by server.
+        for (stable, canary, weights) in [(1, 100, (9900, 1)), (1000, 1000, (99, 1)), (100, 3, (297, 100))] {
+            let weights = [vec![weights.0; stable], vec![weights.1; canary]].concat();
+            let turn = turn(&weights);
+            let of_canary = turn.iter().filter(|at| usize::from(**at) >= stable).count();
+            let share = of_canary as f64 / turn.len() as f64;
+            assert!(turn.len() <= 4096 && (share - 0.01).abs() < 0.000_5, "{stable} {canary}: {share}");
+            let times = |server: usize| turn.iter().filter(|at| usize::from(**at) == server).count();
+            let each: Vec<usize> = (stable..stable + canary).map(times).collect();
+            assert!(each.iter().max().unwrap() - each.iter().min().unwrap() <= 1, "{each:?}");
+        }
     }
 
     #[test]
