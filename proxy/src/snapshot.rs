@@ -2,7 +2,7 @@
 //! part. Ids are stable across snapshots, so pools, balancing and counters that live beside it survive a swap.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -281,12 +281,15 @@ const TURN_MAX: u64 = 4096;
 /// as many as their weights together ask for, and one at least. Where these are fewer than they are, those that chance chooses have
 /// them: one for each would be far more than their share.
 fn slots(weights: &[u64], total: u64) -> Vec<u64> {
+    // The same in each build, so that it is the same service; another one on each node.
+    static SEED: OnceLock<u64> = OnceLock::new();
+    let mut chances = fastrand::Rng::with_seed(*SEED.get_or_init(|| fastrand::u64(..)));
     let mut slots = Vec::with_capacity(weights.len());
     for alike in weights.chunk_by(PartialEq::eq) {
         let all: u64 = alike.iter().sum();
         let share = if all == 0 { 0 } else { (all * TURN_MAX / total).max(1) };
         let count = u64::try_from(alike.len()).unwrap_or(u64::MAX);
-        let chance = fastrand::u64(0..count);
+        let chance = chances.u64(0..count);
         slots.extend((0..count).map(|at| ((at + 1) * share + chance) / count - (at * share + chance) / count));
     }
     slots

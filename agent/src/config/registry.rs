@@ -78,6 +78,7 @@ pub struct Registry {
     frame: Frame,
     resolved: Resolved,
     last: Built,
+    users: middlewares::Users,
     tls: tls::Held,
     headers: [Arc<[Box<str>]>; 2],
 }
@@ -174,6 +175,7 @@ impl Registry {
             self.routes.says(id, Arc::new(names));
         }
         (self.last, self.frame) = (now, frame);
+        self.users.forget_unused();
         self.entry_points.finish(inputs.now);
         self.routes.finish(inputs.now);
         self.services.finish(inputs.now);
@@ -389,6 +391,9 @@ impl<'b> Build<'b> {
         if let MiddlewareKind::Mirror(mirror) = &one.kind {
             let service = self.service(self.services.get(mirror.service.as_str()).copied()?);
             return Some(Middleware::Mirror(Arc::new(Mirror { service, share: mirror.share })));
+        }
+        if let Some(users) = self.registry.users.of(one) {
+            return Some(users);
         }
         let named = |all: &[(Arc<model::Middleware>, Middleware)]| {
             all.iter().find(|(known, _)| known.name == one.name).cloned()

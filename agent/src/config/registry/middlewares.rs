@@ -1,10 +1,34 @@
 //! From a middleware's kind to what the proxy runs, and what it is called. Those that call servers are the registry's own.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 
 use wayspan_proxy::middleware::{Authenticator, InFlightLimiter, Middleware, RateLimiter};
 
-use super::super::model::MiddlewareKind;
+use super::super::model::{self, MiddlewareKind};
+
+/// Who knows the users of each `basicAuth`, by its name: one for all routers, for its checks take turns.
+#[derive(Debug, Default)]
+pub(super) struct Users(HashMap<String, (Arc<model::Middleware>, Weak<Authenticator>)>);
+
+impl Users {
+    /// The one of a middleware; the one of before where its settings are the same. None where it is of another kind.
+    pub(super) fn of(&mut self, one: &Arc<model::Middleware>) -> Option<Middleware> {
+        let MiddlewareKind::BasicAuth(settings) = &one.kind else { return None };
+        let known = self.0.get(&one.name).filter(|(known, _)| known.kind == one.kind);
+        let built = known.and_then(|(_, built)| built.upgrade()).unwrap_or_else(|| {
+            let built = Arc::new(Authenticator::new(settings));
+            self.0.insert(one.name.clone(), (Arc::clone(one), Arc::downgrade(&built)));
+            built
+        });
+        Some(Middleware::BasicAuth(built))
+    }
+
+    /// Forgets those that no router has any more.
+    pub(super) fn forget_unused(&mut self) {
+        self.0.retain(|_, (_, built)| built.strong_count() > 0);
+    }
+}
 
 /// Traefik's span name of a middleware's kind.
 pub(super) fn kind_name(kind: &MiddlewareKind) -> &'static str {
@@ -52,7 +76,8 @@ pub(super) fn built(kind: &MiddlewareKind) -> Option<Middleware> {
         MiddlewareKind::IpAllowList(one) => Middleware::IpAllowList(Arc::clone(one)),
         MiddlewareKind::RateLimit(one) => Middleware::RateLimit(Arc::new(RateLimiter::new(one))),
         MiddlewareKind::InFlightReq(one) => Middleware::InFlightReq(Arc::new(InFlightLimiter::new(one))),
-        MiddlewareKind::BasicAuth(one) => Middleware::BasicAuth(Arc::new(Authenticator::new(one))),
+        // It is the same one for all routers.
+        MiddlewareKind::BasicAuth(_) => return None,
         // They need servers' ids and addresses: whoever builds those builds them.
         MiddlewareKind::ForwardAuth(_) | MiddlewareKind::Mirror(_) => return None,
         MiddlewareKind::Chain(_) | MiddlewareKind::Unsupported(_) => return None,

@@ -289,6 +289,26 @@ fn what_a_middleware_counts_survives_and_is_each_routers_own() {
 }
 
 #[test]
+fn who_knows_users_is_one_for_all_routers_and_another_where_the_users_are() {
+    let text = |priority: u32, user: &str| {
+        format!(
+            "entryPoints: {{web: {{address: ':1'}}}}\nhttp:\n  routers: {{r: {{rule: Path(`/r`), service: s, middlewares: [a]}}, \
+             q: {{rule: Path(`/q`), priority: {priority}, service: s, middlewares: [a]}}}}\n  services: {{s: {{loadBalancer: {{servers: []}}}}}}\n  \
+             middlewares: {{a: {{basicAuth: {{users: ['{user}:{{SHA}}qUqP5cyxm6YcTAhz05Hph5gvu9M=']}}}}}}"
+        )
+    };
+    let mut world = World::default();
+    world.build(&text(1, "ann"));
+    let known = middlewares_of(&world, "r").remove(0);
+    assert!(middlewares_of(&world, "q")[0].is_same(&known));
+    // Of the two routers one is another.
+    world.build(&text(2, "ann"));
+    assert!(["r", "q"].iter().all(|router| middlewares_of(&world, router)[0].is_same(&known)));
+    world.build(&text(2, "bob"));
+    assert!(!middlewares_of(&world, "r")[0].is_same(&known));
+}
+
+#[test]
 fn a_router_whose_middleware_is_not_supported_is_not_there() {
     let mut config = good(
         "entryPoints: {web: {address: ':1'}}\nhttp: {routers: {r: {rule: Path(`/r`), service: s, middlewares: [c]}, \

@@ -70,8 +70,8 @@ pub(in crate::kube) fn addresses(
                 return within.filter(|ip| !matches!(ip.as_str(), "" | "None")).into_iter().map(ip).collect();
             }
             Some("ExternalName") => return spec.and_then(elsewhere).into_iter().collect(),
-            // Every node leads there: by which of them it is reached is known as without the Service.
-            Some("NodePort") => {}
+            // Every node leads there; those with one of us are told, where they are looked for.
+            Some("NodePort") => return around.addresses.clone(),
             _ => return Vec::new(),
         }
     }

@@ -54,7 +54,8 @@ pub(in super::super) fn translate<'t>(
         .as_ref()
         .map_or_else(String::new, |time| format!("{:020}", time.0.as_nanosecond()));
     let age = format!("{age} {} {} ", key.namespace, key.name);
-    let mut one = One { out, backends, refused: BTreeSet::new(), object, age, place: 0 };
+    let (left, served) = (BTreeSet::new(), BTreeSet::new());
+    let mut one = One { out, backends, refused: BTreeSet::new(), object, age, place: 0, left, served };
     one.attach(spec, route.metadata.generation.unwrap_or(0));
 }
 
@@ -96,6 +97,9 @@ struct One<'a, 't> {
     age: String,
     /// The place among its own equals.
     place: usize,
+    /// Hostnames, by Gateway and port, that are other listeners', and those that are served.
+    left: BTreeSet<(Key, i32, String)>,
+    served: BTreeSet<(Key, i32, String)>,
 }
 
 /// What of a route is the same for all its parents.
@@ -156,6 +160,13 @@ impl One<'_, '_> {
                 "conditions": conditions,
             }));
         }
+        for (gateway, port, name) in self.left.difference(&self.served) {
+            let message = format!(
+                "{name} is for a listener of Gateway {gateway} at port {port} with a more exact hostname, to which this route is not \
+                 attached"
+            );
+            self.out.problem(&self.object, "spec.hostnames", message);
+        }
         if let Some(Prepared { resolved: Err((reason, message)), .. }) = &prepared {
             self.out.problem(&self.object, "spec.rules", format!("{reason}: {message}"));
         }
@@ -197,7 +208,7 @@ impl One<'_, '_> {
         }
         let view = self.out.view;
         let mut why = ("NoMatchingParent", "the parent has no such listener".to_owned());
-        let (mut attached, mut left, mut served) = (false, BTreeSet::new(), BTreeSet::new());
+        let mut attached = false;
         let hostnames = spec.hostnames.as_deref().unwrap_or_default();
         for (number, listener) in gateway.listeners.iter().enumerate().filter(|(_, listener)| listener.set == set) {
             let meant = parent.section_name.as_deref().is_none_or(|name| name.is_empty() || name == listener.name)
@@ -239,13 +250,10 @@ impl One<'_, '_> {
                 let at = At { gateway: &gateway.object.key, entry_point, port, secure, narrower };
                 let (others, own): (Vec<_>, Vec<_>) = common.into_iter().partition(|name| narrower.cover(name));
                 self.routers(prepared, &own, &at);
-                left.extend(others);
-                served.extend(own);
+                let at = |name: String| (gateway.object.key.clone(), listener.port, name);
+                self.left.extend(others.into_iter().map(at));
+                self.served.extend(own.into_iter().map(at));
             }
-        }
-        for name in left.difference(&served) {
-            let message = "is for a listener with a more exact hostname, to which this route is not attached";
-            self.out.problem(&self.object, "spec.hostnames", format!("{name} {message}"));
         }
         if attached { Ok(()) } else { Err(why) }
     }

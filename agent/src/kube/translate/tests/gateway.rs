@@ -431,8 +431,14 @@ fn the_requests_of_a_narrower_listener_are_its_own() {
         + &route("hostnames: [a.example], rules: [{}]").replace("{name: g}", "{name: g, sectionName: wild}");
     let parts = translated(&text, &around());
     assert!(parts.routers.is_empty());
-    let message = "a.example is for a listener with a more exact hostname, to which this route is not attached";
+    let message = "a.example is for a listener of Gateway default/g at port 80 with a more exact hostname, to which this route is not \
+                   attached";
     assert_eq!((&*parts.problems[0].path, &*parts.problems[0].message), ("spec.hostnames", message));
+    // Nor is that so where it is attached to both, each by its own reference.
+    let both = "{name: g, sectionName: wild}, {name: g, sectionName: one}";
+    let text = gateway(listeners) + &route("hostnames: [a.example], rules: [{}]").replace("{name: g}", both);
+    let parts = translated(&text, &around());
+    assert!(parts.problems.is_empty() && parts.routers.len() == 1, "{:?}", parts.problems);
     // On all of them there is one that serves it.
     let parts = translated(&(gateway(listeners) + &route("hostnames: [a.example], rules: [{}]")), &around());
     assert!(parts.problems.is_empty() && parts.routers.len() == 1);
