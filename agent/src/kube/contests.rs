@@ -141,7 +141,7 @@ mod tests {
     fn wanted(address: &str) -> Arc<Status> {
         let object = Object { kind: "Ingress", key: Key::new("default", "i") };
         let body = json!({"loadBalancer": {"ingress": [{"ip": address}]}});
-        Arc::new(Status { object, generation: 0, conditions: Vec::new(), body, over: Vec::new() })
+        Arc::new(Status::new(object, 0, Vec::new(), body))
     }
 
     /// A release that wants its address in the status.

@@ -303,3 +303,11 @@ pub struct Status {
     /// The statuses that this takes the place of; none: any. Of some it is not known whose word they are.
     pub over: Vec<Value>,
 }
+
+impl Status {
+    /// By its parts, in place of any other.
+    #[must_use]
+    pub fn new(object: Object, generation: i64, conditions: Vec<Condition>, body: Value) -> Self {
+        Self { object, generation, conditions, body, over: Vec::new() }
+    }
+}

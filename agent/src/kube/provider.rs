@@ -293,7 +293,7 @@ mod tests {
         objects.ingresses.put(serde_json::from_value(ingress).unwrap());
         let object = Object { kind: "Ingress", key: Key::new("default", "i") };
         let body = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}});
-        let status = Status { object: object.clone(), generation: 0, conditions: Vec::new(), body, over: Vec::new() };
+        let status = Status::new(object.clone(), 0, Vec::new(), body);
         let problem = Problem { object, path: String::new(), message: "is bad".to_owned() };
         let parts = Parts { statuses: vec![Arc::new(status)], problems: vec![problem], ..Parts::default() };
         let (leads, led) = watch::channel(false);

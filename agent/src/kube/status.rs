@@ -386,13 +386,7 @@ mod tests {
     use super::*;
 
     fn status(kind: &'static str, conditions: Vec<Condition>, body: Value) -> Status {
-        Status {
-            object: Object { kind, key: Key::new("default", "x") },
-            generation: 2,
-            conditions,
-            body,
-            over: Vec::new(),
-        }
+        Status::new(Object { kind, key: Key::new("default", "x") }, 2, conditions, body)
     }
 
     fn written(current: &Value, wanted: &Status) -> Option<Value> {
@@ -490,7 +484,7 @@ mod tests {
         let wanted = |name: &str| {
             let object = Object { kind: "Ingress", key: Key::new("default", name) };
             let body = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}});
-            Arc::new(Status { object, generation: 0, conditions: Vec::new(), body, over: Vec::new() })
+            Arc::new(Status::new(object, 0, Vec::new(), body))
         };
         let mut objects = Objects::default();
         objects.ingresses.put(ingress("a", "10.9.9.9", "1"));

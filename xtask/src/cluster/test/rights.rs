@@ -121,11 +121,7 @@ pub(super) fn without_each(stage: &mut Stage<'_>) -> Result<String> {
 fn without(stage: &mut Stage<'_>, kept: &str, lacking: &str) -> Result<String> {
     let only = format!("securityContext.capabilities.add[0]={kept}");
     lab::install(stage, "default", &["ebpf.required=false", &only])?;
-    let pod = ask::agent_pod(stage)?;
-    // It fails where a probe is lacking.
-    let doctor = kubectl(stage.place, &["exec", &pod, "--", "/usr/local/bin/wayspan", "doctor", "--json"]).output()?;
-    let doctor: Value = serde_json::from_slice(&doctor.stdout).context("wayspan doctor --json")?;
-    let why = judge_doctor(&doctor, lacking)?;
+    let why = judge_doctor(&doctor(stage)?, lacking)?;
     let trace = ask::traced(&ask::jaeger(stage.place)?, ask::through(stage.node(), TARGETS[0]))?;
     let coverage = ask::ours(&trace, "server")?.tag("wayspan.coverage");
     if coverage != Some("none: probes unavailable, tcp_info") {
@@ -139,9 +135,7 @@ fn without_low_ports(stage: &Stage<'_>) -> Result<String> {
     const NAME: &str = "CAP_NET_BIND_SERVICE";
     let only = "securityContext.capabilities.add={BPF,PERFMON}";
     lab::install(stage, "default", &["hostNetwork=true", "ports.websecure.hostPort=8443", only])?;
-    let pod = ask::agent_pod(stage)?;
-    let doctor = kubectl(stage.place, &["exec", &pod, "--", "/usr/local/bin/wayspan", "doctor", "--json"]).output()?;
-    let doctor: Value = serde_json::from_slice(&doctor.stdout).context("wayspan doctor --json")?;
+    let doctor = doctor(stage)?;
     let all = doctor["capabilities"].as_array().into_iter().flatten();
     let held: Vec<(&str, bool)> =
         all.filter_map(|one| Some((one["name"].as_str()?, one["held"].as_bool()?))).filter(|(_, held)| !held).collect();
@@ -150,6 +144,13 @@ fn without_low_ports(stage: &Stage<'_>) -> Result<String> {
     }
     routes::is_unavailable(stage, 81)?;
     Ok(format!("without {NAME} a Gateway's port 81 is PortUnavailable"))
+}
+
+/// What `wayspan doctor` says in the pod. It fails where a probe is lacking.
+fn doctor(stage: &Stage<'_>) -> Result<Value> {
+    let pod = ask::agent_pod(stage)?;
+    let doctor = kubectl(stage.place, &["exec", &pod, "--", "/usr/local/bin/wayspan", "doctor", "--json"]).output()?;
+    serde_json::from_slice(&doctor.stdout).context("wayspan doctor --json")
 }
 
 /// What `wayspan doctor` must say: this one is not there, the others are, and all probes are off for it.

@@ -141,6 +141,11 @@ fn modifier<'h>(
     })
 }
 
+/// Whether a redirect leads to the listener's port, the one that clients reach, which ours need not be. Another scheme's is its own.
+pub(super) fn leads_to_listener(redirect: &HttpRouteRulesFiltersRequestRedirect) -> bool {
+    redirect.port.is_none() && redirect.scheme.is_none()
+}
+
 fn redirect_of(
     of: &HttpRouteRulesFiltersRequestRedirect,
     prefix: &str,
@@ -156,8 +161,7 @@ fn redirect_of(
     });
     let own = of.port.map(u16::try_from).transpose().map_err(|_| "port is none")?;
     Ok(RequestRedirect {
-        // The one that clients reach, which ours need not be; another scheme's is its own.
-        port: own.or(port.filter(|_| scheme.is_none())),
+        port: own.or(port.filter(|_| leads_to_listener(of))),
         scheme,
         hostname: of.hostname.clone(),
         path: of.path.as_ref().map(|path| redirected(path, prefix)).transpose()?,

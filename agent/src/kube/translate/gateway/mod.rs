@@ -177,7 +177,7 @@ pub(super) fn frame(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesP
     let mut accepted = served.clone();
     accepted.retain(|(key, gateway)| {
         let spec = known.gateways.typed(key, gateway);
-        (*spec).as_ref().map_or(true, |spec| refusal(wanting(spec, &classes, &[]).as_ref()).is_none())
+        (*spec).as_ref().map_or(true, |spec| not_accepted(spec, &classes).is_none())
     });
     let given = given(&around.pool, &accepted);
     for (key, gateway) in served {
@@ -194,7 +194,7 @@ pub(super) fn frame(out: &mut Out<'_>, known: &mut Known, settings: &KubernetesP
                 let own = given.get(key).map(|own| vec![(ADDRESS.to_owned(), own.to_string())]);
                 let ours = own.as_deref().unwrap_or(&around.addresses);
                 listening.at = given.get(key).copied();
-                let wanting = wanting(spec, &classes, ours);
+                let wanting = not_accepted(spec, &classes).or_else(|| not_programmed(spec, ours));
                 let refused = refusal(wanting.as_ref());
                 let addresses = if refused.is_some() { Vec::new() } else { addresses(spec, ours) };
                 let owner = Owner { kind: "Gateway", key, set: None, clients: &clients, refused };
@@ -254,7 +254,7 @@ fn unread(object: Object, generation: i64, message: &str) -> Status {
     let conditions = ["Accepted", "Programmed"];
     let conditions = conditions.map(|kind| Condition::new(kind, false, "Invalid", &format!("the spec {message}")));
     let body = json!({ "listeners": [], "attachedListenerSets": null });
-    Status { object, generation, conditions: conditions.into(), body, over: Vec::new() }
+    Status::new(object, generation, conditions.into(), body)
 }
 
 /// By name, and why one is not accepted.
@@ -278,13 +278,8 @@ fn classes(out: &mut Out<'_>) -> Classes {
             None => Condition::new("Accepted", true, "Accepted", ""),
         };
         let features: Vec<Value> = FEATURES.iter().map(|name| json!({ "name": name })).collect();
-        out.parts.statuses.push(Status {
-            object,
-            generation: class.metadata.generation.unwrap_or(0),
-            conditions: vec![accepted],
-            body: json!({ "supportedFeatures": features }),
-            over: Vec::new(),
-        });
+        let (generation, body) = (class.metadata.generation.unwrap_or(0), json!({ "supportedFeatures": features }));
+        out.parts.statuses.push(Status::new(object, generation, vec![accepted], body));
         ours.insert(key.name.to_string(), refused);
     }
     ours
@@ -328,26 +323,29 @@ fn given<'g>(pool: &[IpAddr], gateways: &[(&'g Key, &Arc<DynamicObject>)]) -> BT
     given
 }
 
-/// What a Gateway asks for as a whole that cannot be had; by its class, too, which may be refused.
-fn wanting(spec: &GatewaySpec, classes: &Classes, ours: &[(String, String)]) -> Option<Condition> {
-    let lacks = |kind, reason, message: &str| Some(Condition::new(kind, false, reason, message));
+/// What a Gateway asks for as a whole, itself or by its class, for which nothing of it is served.
+fn not_accepted(spec: &GatewaySpec, classes: &Classes) -> Option<Condition> {
+    let lacks = |reason, message: &str| Some(Condition::new("Accepted", false, reason, message));
     if let Some(message) = classes.get(&spec.gateway_class_name).and_then(Option::as_deref) {
         // The API has no reason for a class. Its parameters are the Gateway's, as far as that has none itself.
         let message = format!("GatewayClass {}: {message}", spec.gateway_class_name);
-        return lacks("Accepted", "InvalidParameters", &message);
+        return lacks("InvalidParameters", &message);
     }
     let parameters = spec.infrastructure.as_ref().and_then(|infrastructure| infrastructure.parameters_ref.as_ref());
     if let Some(parameters) = parameters {
-        return lacks("Accepted", "InvalidParameters", &unknown(&parameters.kind));
+        return lacks("InvalidParameters", &unknown(&parameters.kind));
     }
-    let kind = |kind: &Option<String>| kind.as_deref().unwrap_or(ADDRESS).to_owned();
-    let mut asked = spec.addresses.iter().flatten();
-    if let Some(other) = asked.clone().map(|one| kind(&one.r#type)).find(|kind| kind != ADDRESS && kind != "Hostname") {
-        return lacks("Accepted", "UnsupportedAddress", &format!("addresses of the type {other} cannot be had"));
-    }
+    let kinds = spec.addresses.iter().flatten().map(|one| one.r#type.as_deref().unwrap_or(ADDRESS));
+    let other = kinds.into_iter().find(|kind| *kind != ADDRESS && *kind != "Hostname")?;
+    lacks("UnsupportedAddress", &format!("addresses of the type {other} cannot be had"))
+}
+
+/// An address that a Gateway asks for and that is not ours.
+fn not_programmed(spec: &GatewaySpec, ours: &[(String, String)]) -> Option<Condition> {
     let is_ours = |value: &str| value.is_empty() || ours.iter().any(|(_, ours)| ours == value);
-    let other = asked.find_map(|one| one.value.as_deref().filter(|value| !is_ours(value)))?;
-    lacks("Programmed", "AddressNotUsable", &format!("{other} is no address of ours"))
+    let mut asked = spec.addresses.iter().flatten().filter_map(|one| one.value.as_deref());
+    let other = asked.find(|value| !is_ours(value))?;
+    Some(Condition::new("Programmed", false, "AddressNotUsable", &format!("{other} is no address of ours")))
 }
 
 /// Why nothing of a Gateway is served, if nothing is.
@@ -396,7 +394,7 @@ fn status(gateway: &Gateway, attached: &dyn Fn(usize) -> usize) -> Status {
     // Older definitions of Gateways do not know sets, and would say so with every write of a number; null takes away what was said.
     let sets = Some(sets::attached(gateway)).filter(|_| !gateway.sets.is_empty());
     let body = json!({"addresses": gateway.addresses, "listeners": listeners, "attachedListenerSets": sets});
-    Status { object: gateway.object.clone(), generation, conditions, body, over: Vec::new() }
+    Status::new(gateway.object.clone(), generation, conditions, body)
 }
 
 /// Who may refer from where to what.

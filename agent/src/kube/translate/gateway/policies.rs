@@ -108,7 +108,7 @@ impl Policies {
             };
             let ancestors: Vec<Value> = gateways.iter().map(ancestor).collect();
             let body = json!({ "ancestors": ancestors });
-            statuses.push(Status { object, generation: *generation, conditions: Vec::new(), body, over: Vec::new() });
+            statuses.push(Status::new(object, *generation, Vec::new(), body));
         }
         (statuses, problems)
     }

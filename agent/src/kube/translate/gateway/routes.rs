@@ -84,7 +84,7 @@ fn unread(object: &Object, route: &DynamicObject, gateways: &[Gateway], message:
         .into_iter()
         .map(|parent| json!({ "parentRef": parent, "controllerName": super::CONTROLLER, "conditions": conditions }));
     let body = json!({ "parents": parents.collect::<Vec<Value>>() });
-    Status { object: object.clone(), generation, conditions: Vec::new(), body, over: Vec::new() }
+    Status::new(object.clone(), generation, Vec::new(), body)
 }
 
 struct One<'a, 't> {
@@ -170,13 +170,8 @@ impl One<'_, '_> {
         if let Some(Prepared { resolved: Err((reason, message)), .. }) = &prepared {
             self.out.problem(&self.object, "spec.rules", format!("{reason}: {message}"));
         }
-        self.out.parts.statuses.push(Status {
-            object: self.object.clone(),
-            generation,
-            conditions: Vec::new(),
-            body: json!({ "parents": parents }),
-            over: Vec::new(),
-        });
+        let status = Status::new(self.object.clone(), generation, Vec::new(), json!({ "parents": parents }));
+        self.out.parts.statuses.push(status);
     }
 
     /// The place of the Gateway of ours that a parent reference means, or of the one of the set that it means, with the set's.
@@ -465,8 +460,8 @@ impl One<'_, '_> {
         let (object, of_rule) = (self.object.clone(), format!("{gateway} {index} {entry_point}"));
         let of_rule = |name: &str| allocation::key(&names::of(GATEWAY, name), &object, &of_rule);
         // Listeners that share an entry point share what is the same for both.
-        let redirects = rule.spec.filters.iter().flatten().filter_map(|filter| filter.request_redirect.as_ref());
-        let by_port = redirects.into_iter().any(|one| one.port.is_none() && one.scheme.is_none());
+        let mut redirects = rule.spec.filters.iter().flatten().filter_map(|filter| filter.request_redirect.as_ref());
+        let by_port = redirects.any(filters::leads_to_listener);
         let (own_object, port) = (&object, at.port.filter(|_| by_port).unwrap_or_default());
         let of_match = format!("{gateway} {index} {hash} {entry_point} {port}");
         let of_match = |name: &str| allocation::key(&names::of(GATEWAY, name), own_object, &of_match);

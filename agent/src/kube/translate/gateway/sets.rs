@@ -84,7 +84,7 @@ pub(super) fn unserved<'s>(asking: &'s [Asking], gateway: &'s Key) -> impl Itera
             Condition::new("Programmed", false, "ParentNotProgrammed", &message),
         ];
         let object = Object { kind: "ListenerSet", key: key.clone() };
-        Status { object, generation: *generation, conditions, body: json!({ "listeners": [] }), over: Vec::new() }
+        Status::new(object, *generation, conditions, json!({ "listeners": [] }))
     })
 }
 
@@ -159,13 +159,7 @@ pub(super) fn statuses(gateway: &Gateway, attached: &dyn Fn(usize) -> usize) -> 
         ];
         let all = gateway.listeners.iter().enumerate().filter(|(_, listener)| listener.set == Some(index));
         let listeners: Vec<Value> = all.map(|(at, one)| one.status(set.generation, attached(at))).collect();
-        Status {
-            object: set.object.clone(),
-            generation: set.generation,
-            conditions,
-            body: json!({ "listeners": listeners }),
-            over: Vec::new(),
-        }
+        Status::new(set.object.clone(), set.generation, conditions, json!({ "listeners": listeners }))
     };
     gateway.sets.iter().enumerate().map(status).collect()
 }
